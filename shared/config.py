@@ -1,0 +1,148 @@
+"""Configuration: read once from `ENERGYFLEET_*`, typed, frozen. A wrong value stops the start and names the variable."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+RETENTION_DAYS = 400
+"""Days that a reading may lie back: thirteen months, so that a year can be compared with the one before."""
+
+MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+"""gRPC's own default: 40,000 readings or so. Larger messages gain no speed and cost memory per stream."""
+
+
+class ConfigError(Exception):
+    """A variable of the environment is wrong. The message names it and says what is accepted."""
+
+
+class Settings(BaseSettings):
+    """What every process of the fleet reads."""
+
+    model_config = SettingsConfigDict(env_prefix="ENERGYFLEET_", frozen=True)
+
+    database_url: str | None = Field(None, description="postgresql://user@host/name of a PostgreSQL >= 15")
+    data_dir: Path = Field(
+        Path(".energyfleet"), description="where the embedded PostgreSQL lives when there is no database URL"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="the least that is logged")
+
+
+class ServingSettings(Settings):
+    """What every service reads."""
+
+    tls_cert_file: Path | None = Field(None, description="PEM certificate chain; without it only loopback is served")
+    tls_key_file: Path | None = Field(None, description="PEM private key of the certificate")
+    shutdown_grace_s: PositiveFloat = Field(10.0, description="seconds that calls have to end in on SIGTERM")
+    health_interval_s: PositiveFloat = Field(1.0, description="seconds between looks at the database")
+
+    def require_database_url(self) -> str:
+        """The database URL, in SQLAlchemy's and psycopg's common form; ConfigError where there is none."""
+        if not self.database_url:
+            raise ConfigError(
+                "ENERGYFLEET_DATABASE_URL is not set: postgresql://user@host/name of a PostgreSQL >= 15."
+                " `energyfleet up` starts everything on an embedded one."
+            )
+        return self.database_url
+
+    def _require_safe(self, variable: str, address: str) -> None:
+        host = address.rpartition(":")[0].strip("[]")
+        if not host or not address.rpartition(":")[2].isdecimal():
+            raise ValueError(f"{variable}: {address!r} is not HOST:PORT")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("ENERGYFLEET_TLS_CERT_FILE and ENERGYFLEET_TLS_KEY_FILE go together")
+        if self.tls_cert_file is None and not _is_loopback(host):
+            raise ValueError(
+                f"{variable}: {address!r} is reachable from other machines; set ENERGYFLEET_TLS_CERT_FILE and"
+                " ENERGYFLEET_TLS_KEY_FILE, or listen on a loopback address such as 127.0.0.1"
+            )
+
+
+class IngestionSettings(ServingSettings):
+    """What `ingestion_svc` reads."""
+
+    ingestion_address: str = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0: a free one")
+    retention_days: PositiveInt = Field(RETENTION_DAYS, description="days that a reading may lie back")
+    writers: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="database connections for meters, and as many for vehicles"
+    )
+    batch_max_readings: Annotated[int, Field(ge=1, le=50_000)] = Field(
+        5_000, description="readings in one transaction at most; ten times more gains nothing, ten times less costs half"
+    )
+    batch_max_age_s: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.005, description="seconds that a reading waits for company"
+    )
+    inflight_max_readings: PositiveInt = Field(
+        100_000, description="readings held in memory at most, about 1 KiB each; then streams wait"
+    )
+    inflight_max_readings_per_stream: PositiveInt = Field(
+        20_000, description="readings of one stream held in memory at most; then this stream waits"
+    )
+    outage_grace_s: PositiveFloat = Field(
+        5.0, description="seconds of an outage that are waited through before callers are told UNAVAILABLE"
+    )
+    write_timeout_s: PositiveFloat = Field(
+        90.0, description="seconds that a transaction may take; longer than a careful migration holds a lock"
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        self._require_safe("ENERGYFLEET_INGESTION_ADDRESS", self.ingestion_address)
+        return self
+
+
+class AnalyticsSettings(ServingSettings):
+    """What `analytics_svc` reads."""
+
+    analytics_address: str = Field("127.0.0.1:50052", description="HOST:PORT to listen on; port 0: a free one")
+    pool_size: Annotated[int, Field(ge=1, le=100)] = Field(8, description="database connections at most")
+    query_timeout_s: PositiveFloat = Field(10.0, description="seconds that a question to the database may take")
+    low_efficiency_below: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.85, description="ratio below which somebody should look: expected losses are 10 to 15 %"
+    )
+    implausible_above: Annotated[float, Field(ge=1, le=2)] = Field(
+        1.0, description="ratio above which the numbers cannot be right"
+    )
+    evidence_min_kwh: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="kWh drawn below which nothing is said: standby losses would dominate"
+    )
+    evidence_min_coverage: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.9, description="share of hours with both sides below which nothing is said: a gap on one side bends the ratio"
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        self._require_safe("ENERGYFLEET_ANALYTICS_ADDRESS", self.analytics_address)
+        return self
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def read_settings(kind: type[AnySettings]) -> AnySettings:
+    """The settings of the environment; ConfigError with every wrong variable, a line each."""
+    try:
+        return kind()
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explained(kind, dict(each)) for each in error.errors())) from None
+
+
+def _explained(kind: type[Settings], problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not isinstance(location, tuple) or not location:
+        return message
+    name = str(location[0])
+    meaning = kind.model_fields[name].description
+    return f"ENERGYFLEET_{name.upper()}: {message}, got {problem['input']!r} ({meaning})"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

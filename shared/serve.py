@@ -1,0 +1,117 @@
+"""A gRPC server from its first breath to its last: health, reflection, TLS, signals, draining."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from shared.config import MESSAGE_MAX_BYTES, ServingSettings
+from shared.guard import Guard
+
+_log = structlog.get_logger()
+
+# The two sides of keepalive must agree, or clients are sent away with `too_many_pings`.
+KEEPALIVE_TIME_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+CLIENT_PING_MIN_INTERVAL_MS = 10_000
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not a silent half of the traffic
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MIN_INTERVAL_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+DatabaseCheck = Callable[[], Awaitable[bool]]
+"""Tells within bounded time whether the database answers."""
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+class Service:
+    """One gRPC service on one address."""
+
+    def __init__(
+        self, name: str, settings: ServingSettings, address: str, database_answers: DatabaseCheck
+    ) -> None:
+        self.name = name
+        self.draining = asyncio.Event()
+        self.server = grpc.aio.server(interceptors=(Guard(),), options=OPTIONS)
+        self._settings = settings
+        self._address = address
+        self._database_answers = database_answers
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
+
+    async def start(self) -> str:
+        """Listens, and returns HOST:PORT with the port that it got; ListenError where that cannot be had."""
+        try:
+            if self._settings.tls_cert_file and self._settings.tls_key_file:
+                pair = (self._settings.tls_key_file.read_bytes(), self._settings.tls_cert_file.read_bytes())
+                port = self.server.add_secure_port(self._address, grpc.ssl_server_credentials([pair]))
+            else:
+                port = self.server.add_insecure_port(self._address)
+        except (RuntimeError, OSError) as error:
+            raise ListenError(f"cannot listen on {self._address}: {error}") from error
+        await self._tell_health(await self._database_answers())
+        await self.server.start()
+        return f"{self._address.rpartition(':')[0]}:{port}"
+
+    async def run_until_signal(self, address: str) -> None:
+        """Serves until SIGTERM or SIGINT, then drains: NOT_SERVING first, final answers, then the end."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop.set)
+        watch = asyncio.create_task(self._watch_database())
+        announce_ready(address)
+        _log.info("serving", address=address, tls=self._settings.tls_cert_file is not None)
+        try:
+            await stop.wait()
+        finally:
+            watch.cancel()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Tells health, then the handlers, and gives calls the grace period to end in."""
+        _log.info("draining", grace_s=self._settings.shutdown_grace_s)
+        await self._health.enter_graceful_shutdown()
+        self.draining.set()
+        await self.server.stop(self._settings.shutdown_grace_s)
+        _log.info("stopped")
+
+    async def _watch_database(self) -> None:
+        was_answering = True
+        while True:
+            await asyncio.sleep(self._settings.health_interval_s)
+            answers = await self._database_answers()
+            if answers != was_answering:
+                _log.warning("database_back" if answers else "database_away")
+                was_answering = answers
+            await self._tell_health(answers)
+
+    async def _tell_health(self, answers: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", self.name):
+            await self._health.set(name, state)
+
+
+def announce_ready(address: str) -> None:
+    """Writes the address as a line to the file that ENERGYFLEET_READY_FILE names, for whoever started this process."""
+    ready_file = os.environ.get("ENERGYFLEET_READY_FILE")
+    if ready_file:
+        unfinished = Path(ready_file + ".new")
+        unfinished.write_text(address + "\n")
+        unfinished.rename(ready_file)

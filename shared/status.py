@@ -1,0 +1,48 @@
+"""The one place where an error becomes a gRPC status."""
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from shared import errors
+
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+"""The trailing metadata that carries `google.rpc.Status`, as all of gRPC's languages agree."""
+
+_CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownDevice: grpc.StatusCode.NOT_FOUND,
+    errors.MappingContradiction: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DatabaseUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ServiceStopping: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def _details(error: errors.FleetError) -> list[Message]:
+    match error:
+        case errors.InvalidRequest():
+            violations = [
+                error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                for v in error.violations
+            ]
+            return [error_details_pb2.BadRequest(field_violations=violations)]
+        case errors.RetryLater():
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(int(error.retry_after_s * 1_000))
+            return [error_details_pb2.RetryInfo(retry_delay=delay)]
+        case _:
+            return []
+
+
+async def abort(context: grpc.aio.ServicerContext[Message, Message], error: errors.FleetError) -> None:
+    """Ends the call with the error's status code, its message, and its details where it has any. Raises always."""
+    code = _CODES[type(error)]
+    status = status_pb2.Status(code=code.value[0], message=str(error))
+    for detail in _details(error):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    trailing = ((STATUS_DETAILS_KEY, status.SerializeToString()),) if status.details else ()
+    await context.abort(code, str(error), trailing)

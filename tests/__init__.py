@@ -1,0 +1,1 @@
+"""unit: nothing needed; integration: PostgreSQL; acceptance: a real channel to a real server."""
