@@ -1,1 +1,1 @@
-"""What both services stand on: serving, errors and their status codes, configuration, logs, time, and the schema (`db`)."""
+"""What both services stand on: serving, errors and their status codes, configuration, logs, time, the schema."""

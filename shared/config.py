@@ -1,4 +1,4 @@
-"""Configuration: read once from `ENERGYFLEET_*`, typed, frozen. A wrong value stops the start and names the variable."""
+"""Configuration, read once from `ENERGYFLEET_*`. A wrong value stops the start and names the variable."""
 
 import ipaddress
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.errors import StartRefused
+
 RETENTION_DAYS = 400
 """Days that a reading may lie back: thirteen months, so that a year can be compared with the one before."""
 
@@ -14,7 +16,7 @@ MESSAGE_MAX_BYTES = 4 * 1024 * 1024
 """gRPC's own default: 40,000 readings or so. Larger messages gain no speed and cost memory per stream."""
 
 
-class ConfigError(Exception):
+class ConfigError(StartRefused):
     """A variable of the environment is wrong. The message names it and says what is accepted."""
 
 
@@ -69,7 +71,8 @@ class IngestionSettings(ServingSettings):
         1, description="database connections for meters, and as many for vehicles"
     )
     batch_max_readings: Annotated[int, Field(ge=1, le=50_000)] = Field(
-        5_000, description="readings in one transaction at most; ten times more gains nothing, ten times less costs half"
+        5_000,
+        description="readings in one transaction at most; ten times more gains nothing, ten times less costs half",
     )
     batch_max_age_s: Annotated[float, Field(ge=0, le=1)] = Field(
         0.005, description="seconds that a reading waits for company"

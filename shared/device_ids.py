@@ -3,7 +3,7 @@
 import re
 
 DEVICE_ID_MAX_LENGTH = 64
-"""Characters. Long enough for a UUID, an EVSE id or a VIN with a prefix; short enough to keep in memory by the 100,000."""
+"""Characters. Enough for a UUID, an EVSE id or a VIN with a prefix; few enough to keep 100,000 ids in memory."""
 
 DEVICE_ID_ACCEPTED = f"1 to {DEVICE_ID_MAX_LENGTH} characters out of A-Z a-z 0-9 . _ : -"
 """What is accepted, in words for people."""

@@ -8,7 +8,8 @@
     ├── DatabaseUnavailable    may succeed later
     └── ServiceStopping        may succeed elsewhere, or later
 
-`shared.status` says which status code each one leaves as. Anything else is a defect: it is logged and leaves as INTERNAL.
+`shared.status` says which status code each one leaves as. Anything else is a defect: it is logged and leaves as
+INTERNAL. What stops a process from starting is a StartRefused; no caller ever sees one.
 """
 
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ class DatabaseUnavailable(RetryLater):
 
     def __init__(self) -> None:
         super().__init__("the database is unavailable")
+
+
+class StartRefused(Exception):
+    """The process cannot start as things are. The message says what to change."""
 
 
 class ServiceStopping(RetryLater):

@@ -1,7 +1,9 @@
 """What stands around every rpc: bytes that are no message, errors that become statuses, defects that stay inside."""
 
+from __future__ import annotations  # gRPC's classes are generic in the stubs only
+
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -12,14 +14,14 @@ from shared.errors import FleetError, MalformedRequest
 
 _log = structlog.get_logger()
 
-Context = grpc.aio.ServicerContext[Message, Message]
+Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
 
 class _Malformed:
     """Stands for a request that could not be deserialized, because gRPC answers a failed deserializer with UNKNOWN."""
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Answers malformed bytes with INVALID_ARGUMENT, a FleetError with its status, and a defect with INTERNAL.
 
     gRPC would tell the client `Unexpected <type>: <text>` of an exception; here it is logged, and the client learns
@@ -34,7 +36,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith("/energyfleet."):
-            return handler
+            return cast("grpc.RpcMethodHandler[Message, Message]", handler)
         deserializer = _lenient(handler.request_deserializer)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(

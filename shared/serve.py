@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import structlog
@@ -12,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
+from shared.errors import StartRefused
 from shared.guard import Guard
 
 _log = structlog.get_logger()
@@ -35,23 +37,22 @@ DatabaseCheck = Callable[[], Awaitable[bool]]
 """Tells within bounded time whether the database answers."""
 
 
-class ListenError(Exception):
+class ListenError(StartRefused):
     """The address cannot be listened on."""
 
 
 class Service:
     """One gRPC service on one address."""
 
-    def __init__(
-        self, name: str, settings: ServingSettings, address: str, database_answers: DatabaseCheck
-    ) -> None:
+    def __init__(self, name: str, settings: ServingSettings, address: str, database_answers: DatabaseCheck) -> None:
         self.name = name
         self.draining = asyncio.Event()
         self.server = grpc.aio.server(interceptors=(Guard(),), options=OPTIONS)
         self._settings = settings
         self._address = address
         self._database_answers = database_answers
-        self._health = health.aio.HealthServicer()
+        self._watch: asyncio.Task[None] | None = None
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # grpc-stubs does not have it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
 
@@ -67,26 +68,24 @@ class Service:
             raise ListenError(f"cannot listen on {self._address}: {error}") from error
         await self._tell_health(await self._database_answers())
         await self.server.start()
+        self._watch = asyncio.create_task(self._watch_database())
         return f"{self._address.rpartition(':')[0]}:{port}"
 
-    async def run_until_signal(self, address: str) -> None:
-        """Serves until SIGTERM or SIGINT, then drains: NOT_SERVING first, final answers, then the end."""
+    async def until_signal(self, address: str) -> None:
+        """Announces the service and returns on SIGTERM or SIGINT; the caller then drains it."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, stop.set)
-        watch = asyncio.create_task(self._watch_database())
         announce_ready(address)
         _log.info("serving", address=address, tls=self._settings.tls_cert_file is not None)
-        try:
-            await stop.wait()
-        finally:
-            watch.cancel()
-            await self.drain()
+        await stop.wait()
 
     async def drain(self) -> None:
         """Tells health, then the handlers, and gives calls the grace period to end in."""
         _log.info("draining", grace_s=self._settings.shutdown_grace_s)
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         self.draining.set()
         await self.server.stop(self._settings.shutdown_grace_s)
@@ -106,6 +105,14 @@ class Service:
         state = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", self.name):
             await self._health.set(name, state)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a process to its end. A StartRefused is said on standard error, and the exit code is 1."""
+    try:
+        asyncio.run(main())
+    except StartRefused as error:
+        raise SystemExit(f"{error}") from None
 
 
 def announce_ready(address: str) -> None:

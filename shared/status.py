@@ -1,5 +1,7 @@
 """The one place where an error becomes a gRPC status."""
 
+from __future__ import annotations  # gRPC's classes are generic in the stubs only
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message

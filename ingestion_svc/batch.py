@@ -1,0 +1,271 @@
+"""Commits the readings of all calls together: by count or by age, whichever is first.
+
+Readings wait in lanes. A lane belongs to one writer and to one kind of device, and a device always goes through the
+same lane, so that two writers never touch the same row and a device's readings are written in the order of their
+coming.
+"""
+
+import asyncio
+import random
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
+from ingestion_svc.receipt import Receipt, Submission
+from ingestion_svc.writer import Written
+from ingestion_svc.writer_sql import AnyRow
+from shared.config import IngestionSettings
+from shared.errors import DatabaseUnavailable
+
+_log = structlog.get_logger()
+
+RETRY_MIN_S = 0.05
+"""A backend that was killed is back at once."""
+
+RETRY_MAX_S = 1.0
+"""An outage ends within a second of the database's return."""
+
+CLOSE_TIMEOUT_S = 5.0
+"""What a lane gets to commit the readings of calls that nobody waits for any more."""
+
+_ALL_STORED = Written()
+
+WrittenRow = TypeVar("WrittenRow", bound=MeterRow | VehicleRow, contravariant=True)
+
+
+class BatchWriter(Protocol[WrittenRow]):
+    """What a lane needs of its writer."""
+
+    async def write(self, rows: Sequence[WrittenRow], /) -> Written:
+        """Commits rows; raises DatabaseUnavailable when that failed, or when its outcome is unknown."""
+        ...
+
+    async def connect(self) -> None:
+        """Sees to it that there is a connection; raises DatabaseUnavailable where none can be had."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+        ...
+
+
+class Batcher:
+    """Takes the decoded readings of every call and sees to it that each one's outcome reaches its receipt."""
+
+    def __init__(
+        self,
+        meter_writers: Sequence[BatchWriter[MeterRow]],
+        vehicle_writers: Sequence[BatchWriter[VehicleRow]],
+        settings: IngestionSettings,
+    ) -> None:
+        self._meter_lanes = [Lane(writer, self, settings) for writer in meter_writers]
+        self._vehicle_lanes = [Lane(writer, self, settings) for writer in vehicle_writers]
+        self._per_stream_max = settings.inflight_max_readings_per_stream
+        self._room = settings.inflight_max_readings
+        self._capacity = settings.inflight_max_readings
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def start(self) -> None:
+        """Connects the writers and begins to commit; DatabaseUnavailable where the database is away."""
+        for lane in self._lanes():
+            await lane.start()
+
+    async def close(self) -> None:
+        """Commits what is still waiting, within CLOSE_TIMEOUT_S, and lets go of the connections."""
+        await asyncio.gather(*(lane.close() for lane in self._lanes()))
+
+    async def submit(self, decoded: Decoded, receipt: Receipt) -> None:
+        """Puts a message's rows into their lanes, waiting while the call or all calls have too much in flight.
+
+        Raises what the call's earlier readings failed with, and DatabaseUnavailable during an outage.
+        """
+        readings = len(decoded.meters) + len(decoded.vehicles)
+        await receipt.room_for(readings, self._per_stream_max)
+        if not all(lane.available for lane in self._lanes()):
+            raise DatabaseUnavailable
+        await self._take_room(readings)
+        receipt.receive(decoded)
+        self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt)
+        self._spread(self._vehicle_lanes, decoded.vehicles, decoded.vehicle_indexes, receipt)
+
+    def give_room_back(self, readings: int) -> None:
+        """Called by lanes for readings that have left memory."""
+        self._room += readings
+        while self._waiting and self._fits(self._waiting[0][0]):
+            wanted, turn = self._waiting.popleft()
+            if not turn.done():
+                self._room -= wanted
+                turn.set_result(None)
+
+    async def _take_room(self, readings: int) -> None:
+        if not self._waiting and self._fits(readings):
+            self._room -= readings
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((readings, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_room_back(readings)
+            raise
+
+    def _fits(self, readings: int) -> bool:
+        return readings <= self._room or self._room == self._capacity
+
+    def _spread(
+        self, lanes: Sequence["Lane[AnyRow]"], rows: Sequence[AnyRow], indexes: Sequence[int], receipt: Receipt
+    ) -> None:
+        if not rows:
+            return
+        if len(lanes) == 1:
+            lanes[0].put(Submission(rows, indexes, receipt))
+            return
+        shares: list[tuple[list[AnyRow], list[int]]] = [([], []) for _ in lanes]
+        for row, index in zip(rows, indexes, strict=True):
+            share = shares[hash(row[0]) % len(lanes)]
+            share[0].append(row)
+            share[1].append(index)
+        for lane, (its_rows, its_indexes) in zip(lanes, shares, strict=True):
+            if its_rows:
+                lane.put(Submission(its_rows, its_indexes, receipt))
+
+    def _lanes(self) -> list["Lane[Any]"]:
+        return [*self._meter_lanes, *self._vehicle_lanes]
+
+
+class Lane(Generic[AnyRow]):
+    """The queue in front of one writer."""
+
+    def __init__(self, writer: BatchWriter[AnyRow], batcher: Batcher, settings: IngestionSettings) -> None:
+        self.available = True
+        """False from the end of an outage's grace until the database is back."""
+        self._writer = writer
+        self._batcher = batcher
+        self._batch_max_readings = settings.batch_max_readings
+        self._batch_max_age_s = settings.batch_max_age_s
+        self._outage_grace_s = settings.outage_grace_s
+        self._queue: deque[Submission[AnyRow]] = deque()
+        self._queued_readings = 0
+        self._filled = asyncio.Event()
+        self._full = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._writer.connect()
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        try:
+            await asyncio.wait_for(self._idle.wait(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("unacknowledged_readings_dropped", readings=self._queued_readings)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._writer.close()
+
+    def put(self, submission: Submission[AnyRow]) -> None:
+        submission.queued_at = asyncio.get_running_loop().time()
+        self._queue.append(submission)
+        self._queued_readings += len(submission.rows)
+        self._idle.clear()
+        self._filled.set()
+        if self._queued_readings >= self._batch_max_readings:
+            self._full.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._filled.wait()
+            batch = await self._next_batch()
+            try:
+                await self._commit(batch)
+            except DatabaseUnavailable as error:
+                await self._sit_out(batch, error)
+            except Exception as error:
+                _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
+                self._refuse(batch, error)
+            if not self._queue:
+                self._filled.clear()
+                self._idle.set()
+
+    async def _next_batch(self) -> list[Submission[AnyRow]]:
+        """Whole submissions, up to the one with which the batch is full."""
+        if self._queued_readings < self._batch_max_readings:
+            age_s = asyncio.get_running_loop().time() - self._queue[0].queued_at
+            if age_s < self._batch_max_age_s:
+                self._full.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), self._batch_max_age_s - age_s)
+        batch: list[Submission[AnyRow]] = []
+        readings = 0
+        while self._queue and readings < self._batch_max_readings:
+            submission = self._queue.popleft()
+            batch.append(submission)
+            readings += len(submission.rows)
+        self._queued_readings -= readings
+        return batch
+
+    async def _commit(self, batch: list[Submission[AnyRow]]) -> None:
+        """Writes a batch, again and again while an outage is short, and settles its receipts."""
+        rows = batch[0].rows if len(batch) == 1 else [row for submission in batch for row in submission.rows]
+        loop = asyncio.get_running_loop()
+        away_since: float | None = None
+        for delay_s in _retry_delays():
+            try:
+                written = await self._writer.write(rows)
+                break
+            except DatabaseUnavailable:
+                away_since = away_since or loop.time()
+                if loop.time() + delay_s > away_since + self._outage_grace_s:
+                    raise
+                await asyncio.sleep(delay_s)
+        self._settle(batch, written)
+
+    def _settle(self, batch: list[Submission[AnyRow]], written: Written) -> None:
+        starts = list(accumulate((len(submission.rows) for submission in batch), initial=0))
+        exceptions: defaultdict[int, Written] = defaultdict(Written)
+        for name in ("duplicates", "conflicts", "refused"):
+            for position in getattr(written, name):
+                at = bisect_right(starts, position) - 1
+                getattr(exceptions[at], name).append(position - starts[at])
+        for at, submission in enumerate(batch):
+            submission.receipt.settle(submission, exceptions.get(at, _ALL_STORED))
+        self._batcher.give_room_back(starts[-1])
+
+    async def _sit_out(self, batch: list[Submission[AnyRow]], error: DatabaseUnavailable) -> None:
+        """Refuses what waits, so that callers learn of the outage, and comes back when the database does."""
+        self.available = False
+        _log.error("database_away", refused_readings=self._queued_readings + sum(len(each.rows) for each in batch))
+        self._refuse(batch + list(self._queue), error)
+        self._queue.clear()
+        self._queued_readings = 0
+        for delay_s in _retry_delays():
+            try:
+                await self._writer.connect()
+                break
+            except DatabaseUnavailable:
+                await asyncio.sleep(delay_s)
+        _log.warning("database_back")
+        self.available = True
+
+    def _refuse(self, batch: list[Submission[AnyRow]], error: Exception) -> None:
+        for submission in batch:
+            submission.receipt.fail(submission, error)
+        self._batcher.give_room_back(sum(len(submission.rows) for submission in batch))
+
+
+def _retry_delays() -> Iterator[float]:
+    """Jittered exponential back-off in seconds, without end."""
+    delay_s = RETRY_MIN_S
+    while True:
+        yield delay_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter protects nothing)
+        delay_s = min(2 * delay_s, RETRY_MAX_S)

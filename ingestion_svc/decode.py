@@ -1,0 +1,199 @@
+"""Turns wire messages into rows and rejections. Pure: no clock, no database.
+
+The bounds are those of `telemetry.proto`; of a reading's violations the first one is told.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, NoReturn
+
+from energyfleet.v1 import ingestion_service_pb2 as wire
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
+from shared.timestamps import TIMESTAMP_MAX_SECONDS, TIMESTAMP_MIN_SECONDS, US_PER_DAY, US_PER_SECOND, iso_from_us
+
+INTERVAL_MAX_KWH = 1_000.0
+"""One reading's energy. A megawatt charger takes an hour for it; more is a register sent as an interval."""
+
+VOLTAGE_MAX = 2_000.0
+"""Volts. Above the 1,500 V of the largest direct-current systems."""
+
+SOC_MAX = 100.0
+"""Percent."""
+
+BATTERY_TEMP_MIN, BATTERY_TEMP_MAX = -60.0, 150.0
+"""Degrees Celsius: below any winter, above a burning cell's neighbour."""
+
+FUTURE_SKEW_US = 5 * 60 * US_PER_SECOND
+"""How far a device's clock may be ahead of ours. More would pin its current status for as long."""
+
+REJECTIONS_MAX = 100
+"""Rejections and conflicts that an answer lists, each; the counts are whole. 100 show any pattern within 20 KiB."""
+
+
+class MeterRow(NamedTuple):
+    """A meter's reading, checked. Energy in kWh, voltage in volts or None, time in microseconds."""
+
+    meter_id: str
+    ts_us: int
+    kwh_consumed_ac: float
+    voltage: float | None
+
+
+class VehicleRow(NamedTuple):
+    """A vehicle's reading, checked. Energy in kWh, soc in percent or None, battery_temp in °C or None."""
+
+    vehicle_id: str
+    ts_us: int
+    kwh_delivered_dc: float
+    soc: float | None
+    battery_temp: float | None
+
+
+class TimeBounds(NamedTuple):
+    """The timestamps that are accepted, in microseconds, both ends included."""
+
+    earliest_us: int
+    latest_us: int
+
+    @classmethod
+    def at(cls, now_us: int, retention_days: int) -> "TimeBounds":
+        """What is accepted now: back to the retention floor, ahead by the skew that clocks are allowed."""
+        return cls(now_us - retention_days * US_PER_DAY, now_us + FUTURE_SKEW_US)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the reading at `index` of a call was not stored. `field` is a path from `Telemetry`."""
+
+    index: int
+    field: str
+    reason: wire.RejectionReason.ValueType
+    description: str
+
+    @classmethod
+    def by_database(cls, index: int) -> "Rejection":
+        """For a reading that looked right and that the database alone refused; our log has its reason."""
+        return cls(index, "reading", wire.REJECTION_REASON_REFUSED_BY_DATABASE, "the database refused this reading")
+
+
+@dataclass(slots=True)
+class Decoded:
+    """The readings of one message: rows with the index of each in the call, and what was rejected."""
+
+    meters: list[MeterRow] = field(default_factory=list)
+    meter_indexes: list[int] = field(default_factory=list)
+    vehicles: list[VehicleRow] = field(default_factory=list)
+    vehicle_indexes: list[int] = field(default_factory=list)
+    rejected: int = 0
+    rejections: list[Rejection] = field(default_factory=list)
+    """The first REJECTIONS_MAX."""
+
+
+class _Rejected(Exception):
+    def __init__(self, path: str, reason: wire.RejectionReason.ValueType, description: str) -> None:
+        self.path = path
+        self.reason = reason
+        self.description = description
+
+
+def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) -> Decoded:
+    """Checks the readings of a message whose first one is the call's reading number `first_index`."""
+    decoded = Decoded()
+    for index, reading in enumerate(readings, first_index):
+        try:
+            match reading.WhichOneof("reading"):
+                case "meter":
+                    decoded.meters.append(_meter_row(reading.meter, bounds))
+                    decoded.meter_indexes.append(index)
+                case "vehicle":
+                    decoded.vehicles.append(_vehicle_row(reading.vehicle, bounds))
+                    decoded.vehicle_indexes.append(index)
+                case None:
+                    raise _Rejected("reading", wire.REJECTION_REASON_MISSING, "set one of meter and vehicle")
+        except _Rejected as why:
+            decoded.rejected += 1
+            if len(decoded.rejections) < REJECTIONS_MAX:
+                decoded.rejections.append(Rejection(index, why.path, why.reason, why.description))
+    return decoded
+
+
+def _meter_row(reading: MeterReading, bounds: TimeBounds) -> MeterRow:
+    meter_id = reading.meter_id
+    if not is_device_id(meter_id):
+        _reject_id("meter.meter_id", meter_id)
+    if not reading.HasField("kwh_consumed_ac"):
+        _reject_absent("meter.kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
+    kwh = reading.kwh_consumed_ac
+    if not 0.0 <= kwh <= INTERVAL_MAX_KWH:
+        _reject_range("meter.kwh_consumed_ac", kwh, 0.0, INTERVAL_MAX_KWH, "kWh")
+    voltage = reading.voltage if reading.HasField("voltage") else None
+    if voltage is not None and not 0.0 <= voltage <= VOLTAGE_MAX:
+        _reject_range("meter.voltage", voltage, 0.0, VOLTAGE_MAX, "V")
+    ts_us = _ts_us(reading.timestamp if reading.HasField("timestamp") else None, "meter.timestamp", bounds)
+    return MeterRow(meter_id, ts_us, kwh, voltage)
+
+
+def _vehicle_row(reading: VehicleReading, bounds: TimeBounds) -> VehicleRow:
+    vehicle_id = reading.vehicle_id
+    if not is_device_id(vehicle_id):
+        _reject_id("vehicle.vehicle_id", vehicle_id)
+    if not reading.HasField("kwh_delivered_dc"):
+        _reject_absent("vehicle.kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
+    kwh = reading.kwh_delivered_dc
+    if not 0.0 <= kwh <= INTERVAL_MAX_KWH:
+        _reject_range("vehicle.kwh_delivered_dc", kwh, 0.0, INTERVAL_MAX_KWH, "kWh")
+    soc = reading.soc if reading.HasField("soc") else None
+    if soc is not None and not 0.0 <= soc <= SOC_MAX:
+        _reject_range("vehicle.soc", soc, 0.0, SOC_MAX, "%")
+    temp = reading.battery_temp if reading.HasField("battery_temp") else None
+    if temp is not None and not BATTERY_TEMP_MIN <= temp <= BATTERY_TEMP_MAX:
+        _reject_range("vehicle.battery_temp", temp, BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C")
+    ts_us = _ts_us(reading.timestamp if reading.HasField("timestamp") else None, "vehicle.timestamp", bounds)
+    return VehicleRow(vehicle_id, ts_us, kwh, soc, temp)
+
+
+def _ts_us(timestamp: Timestamp | None, path: str, bounds: TimeBounds) -> int:
+    if timestamp is None:
+        raise _Rejected(path, wire.REJECTION_REASON_MISSING, "required: the end of the reading's interval, UTC")
+    seconds, nanos = timestamp.seconds, timestamp.nanos
+    ts_us = seconds * US_PER_SECOND + nanos // 1_000
+    if nanos % 1_000 == 0 and 0 <= nanos < 1_000_000_000 and bounds.earliest_us <= ts_us <= bounds.latest_us:
+        return ts_us
+    if not (TIMESTAMP_MIN_SECONDS <= seconds <= TIMESTAMP_MAX_SECONDS and 0 <= nanos < 1_000_000_000):
+        raise _Rejected(
+            path,
+            wire.REJECTION_REASON_MALFORMED,
+            f"seconds={seconds} nanos={nanos} is no timestamp between the years 1 and 9999",
+        )
+    if nanos % 1_000:
+        raise _Rejected(
+            path, wire.REJECTION_REASON_TOO_PRECISE, f"{nanos} ns are finer than a microsecond; send whole microseconds"
+        )
+    if ts_us > bounds.latest_us:
+        raise _Rejected(
+            path,
+            wire.REJECTION_REASON_IN_FUTURE,
+            f"{iso_from_us(ts_us)} is ahead of the server's clock; at most {iso_from_us(bounds.latest_us)} is accepted",
+        )
+    raise _Rejected(
+        path,
+        wire.REJECTION_REASON_TOO_OLD,
+        f"{iso_from_us(ts_us)} is before the retention floor {iso_from_us(bounds.earliest_us)}",
+    )
+
+
+def _reject_id(path: str, device_id: str) -> NoReturn:
+    if not device_id:
+        raise _Rejected(path, wire.REJECTION_REASON_MISSING, f"required: {DEVICE_ID_ACCEPTED}")
+    raise _Rejected(path, wire.REJECTION_REASON_MALFORMED, f"{device_id[:80]!r} is not an id: {DEVICE_ID_ACCEPTED}")
+
+
+def _reject_absent(path: str, least: float, most: float, unit: str) -> NoReturn:
+    raise _Rejected(path, wire.REJECTION_REASON_MISSING, f"required: {least:g} to {most:g} {unit}")
+
+
+def _reject_range(path: str, value: float, least: float, most: float, unit: str) -> NoReturn:
+    raise _Rejected(path, wire.REJECTION_REASON_OUT_OF_RANGE, f"{value!r} is not within {least:g} to {most:g} {unit}")

@@ -1,0 +1,106 @@
+"""What became of one call's readings."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
+from ingestion_svc.writer import Written
+from ingestion_svc.writer_sql import AnyRow
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The reading at `index` of a call found its device and timestamp (microseconds) taken by other values."""
+
+    index: int
+    device_id: str
+    ts_us: int
+
+
+@dataclass(slots=True)
+class Submission(Generic[AnyRow]):
+    """Rows of one message on their way to one writer, with the index of each in its call."""
+
+    rows: Sequence[AnyRow]
+    indexes: Sequence[int]
+    receipt: "Receipt"
+    queued_at: float = 0.0
+    """On the event loop's clock, in seconds."""
+
+
+@dataclass(slots=True)
+class Receipt:
+    """Counts the outcomes of one call's readings and tells when all of them are known.
+
+    `received = stored + duplicate + conflicting + rejected + in_flight`. The lists hold the first ones that became
+    known, at most REJECTIONS_MAX by index.
+    """
+
+    received: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    conflicting: int = 0
+    rejected: int = 0
+    in_flight: int = 0
+    rejections: list[Rejection] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    failure: Exception | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def receive(self, decoded: Decoded) -> None:
+        """Counts a message's readings in: the rejected ones are settled, the others in flight."""
+        rows = len(decoded.meters) + len(decoded.vehicles)
+        self.received += rows + decoded.rejected
+        self.in_flight += rows
+        self._reject(decoded.rejected, decoded.rejections)
+
+    def settle(self, submission: Submission[Any], written: Written) -> None:
+        """Counts a committed submission: all of it stored but for the rows at the positions that `written` names."""
+        self.stored += len(submission.rows) - len(written.duplicates) - len(written.conflicts) - len(written.refused)
+        self.duplicate += len(written.duplicates)
+        if written.conflicts:
+            self.conflicting += len(written.conflicts)
+            self.conflicts += [
+                Conflict(submission.indexes[at], submission.rows[at][0], submission.rows[at].ts_us)
+                for at in written.conflicts
+            ]
+            self.conflicts = sorted(self.conflicts, key=lambda each: each.index)[:REJECTIONS_MAX]
+        if written.refused:
+            self._reject(
+                len(written.refused), [Rejection.by_database(submission.indexes[at]) for at in written.refused]
+            )
+        self._release(submission)
+
+    def fail(self, submission: Submission[Any], error: Exception) -> None:
+        """Notes that a submission will not be committed."""
+        self.failure = self.failure or error
+        self._release(submission)
+
+    async def settled(self) -> None:
+        """Waits until every reading's outcome is known; raises the failure as soon as there is one."""
+        await self.room_for(0, 0)
+
+    async def room_for(self, readings: int, most: int) -> None:
+        """Waits until so many more readings would be at most `most` in flight, or none are; raises the failure."""
+        while self.failure is None and self.in_flight > 0 and self.in_flight + readings > most:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def failed(self) -> None:
+        """Waits until there is a failure."""
+        while self.failure is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _reject(self, count: int, rejections: list[Rejection]) -> None:
+        self.rejected += count
+        if rejections:
+            self.rejections = sorted(self.rejections + rejections, key=lambda each: each.index)[:REJECTIONS_MAX]
+
+    def _release(self, submission: Submission[Any]) -> None:
+        self.in_flight -= len(submission.rows)
+        self._changed.set()

@@ -1,0 +1,226 @@
+"""Writes a batch of rows in one transaction; the statements are in `writer_sql`.
+
+The rows go by COPY into a temporary table that lives as long as the session. Then one statement inserts into history
+what is new there and, from the rows that it really inserted, brings current status forward and adds to the hourly
+rollups. A resend can therefore never be counted twice, whatever happened between COMMIT and the answer.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from ingestion_svc.writer_sql import AnyRow, Target
+from shared.db.engine import UnsafeServer, require_safe_server
+from shared.db.partitions import create_partitions
+from shared.errors import DatabaseUnavailable
+from shared.failpoints import FailPoints
+from shared.timestamps import US_PER_DAY, datetime_from_us
+
+_log = structlog.get_logger()
+
+DEVICE_KEYS_MAX = 100_000
+"""Keys that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""
+
+PARTITION_DAYS_MAX = 1_000
+"""Days whose partition a writer knows to be there: more than retention keeps."""
+
+_ROWS_FAULT = ("22", "23")
+"""SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of a batch: every row is stored but those at the positions listed here."""
+
+    duplicates: list[int] = field(default_factory=list)
+    conflicts: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+
+    def add(self, other: "Written", offset: int) -> None:
+        """Adds the outcome of the rows that begin at a position of ours."""
+        self.duplicates += [offset + position for position in other.duplicates]
+        self.conflicts += [offset + position for position in other.conflicts]
+        self.refused += [offset + position for position in other.refused]
+
+
+class _RowsRefused(Exception):
+    """At least one of the rows can never be stored."""
+
+
+class Writer(Generic[AnyRow]):
+    """Owns one connection and writes one kind of reading through it. Not for use by two tasks at once."""
+
+    def __init__(
+        self, target: Target[AnyRow], parameters: Mapping[str, Any], timeout_s: float, pass_fail_point: FailPoints
+    ) -> None:
+        self._target = target
+        self._parameters = parameters
+        self._timeout_s = timeout_s
+        self._pass_fail_point = pass_fail_point
+        self._connection: AsyncConnection[Any] | None = None
+        self._device_keys: dict[str, int] = {}
+        self._partition_days: set[int] = set()
+
+    async def write(self, rows: Sequence[AnyRow]) -> Written:
+        """Commits rows and tells what became of each.
+
+        A row that only the database refuses is found by halving, and costs its neighbours nothing. Raises
+        DatabaseUnavailable when a transaction failed or its outcome is unknown: the same rows may be written again,
+        and those that were committed then count as duplicates.
+        """
+        try:
+            return await self._attempt(rows)
+        except _RowsRefused as refusal:
+            if len(rows) == 1:
+                _log.warning("reading_refused", device=rows[0][0], ts_us=rows[0].ts_us, error=str(refusal.__cause__))
+                return Written(refused=[0])
+        middle = len(rows) // 2
+        written = await self.write(rows[:middle])
+        written.add(await self.write(rows[middle:]), middle)
+        return written
+
+    async def connect(self) -> None:
+        """Sees to it that there is a connection; raises DatabaseUnavailable where none can be had."""
+        try:
+            await self._connected()
+        except (psycopg.Error, OSError, UnsafeServer) as error:
+            await self.close()
+            raise DatabaseUnavailable from error
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def _attempt(self, rows: Sequence[AnyRow]) -> Written:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._transact(rows)
+        except (psycopg.Error, OSError, UnsafeServer) as error:  # TimeoutError is an OSError
+            if isinstance(error, psycopg.Error) and self._is_rows_fault(error):
+                raise _RowsRefused from error
+            sqlstate = getattr(error, "sqlstate", None)
+            _log.warning(
+                "write_failed", readings=len(rows), error=str(error) or type(error).__name__, sqlstate=sqlstate
+            )
+            await self.close()
+            raise DatabaseUnavailable from error
+        except BaseException:
+            await self.close()
+            raise
+
+    def _is_rows_fault(self, error: psycopg.Error) -> bool:
+        if error.sqlstate is None or not error.sqlstate.startswith(_ROWS_FAULT):
+            return False
+        if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
+            self._partition_days.clear()  # the partition is gone: what we know of them is old
+            return False
+        return True
+
+    async def _transact(self, rows: Sequence[AnyRow]) -> Written:
+        target = self._target
+        connection = await self._connected()
+        await self._ensure_partitions(connection, rows)
+        ordinals, repeats = _without_repeats(rows)
+        distinct = rows if not repeats else [rows[ordinal] for ordinal in ordinals]
+        async with connection.transaction(), connection.cursor(binary=True) as cursor:
+            keys, new_keys = await self._resolve([row[0] for row in distinct], cursor)
+            async with cursor.copy(target.copy_to_staging) as copy:
+                await copy.write(target.pack(distinct, ordinals, keys))
+            await cursor.execute(target.insert, prepare=True)
+            missed = [ordinal for (ordinal,) in await cursor.fetchall()]
+            stored = await self._find_stored(rows, missed, cursor) if missed else {}
+            self._pass_fail_point("before_commit")
+        self._pass_fail_point("after_commit")
+        self._remember(new_keys)
+        return _compare(rows, missed, stored, repeats)
+
+    async def _connected(self) -> AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
+            await require_safe_server(self._connection)
+            await self._connection.execute(self._target.create_staging)
+        return self._connection
+
+    async def _ensure_partitions(self, connection: AsyncConnection[Any], rows: Sequence[AnyRow]) -> None:
+        missing = {row.ts_us // US_PER_DAY for row in rows} - self._partition_days
+        if missing:
+            await create_partitions(connection, self._target.history_table, missing)
+            if len(self._partition_days) > PARTITION_DAYS_MAX:
+                self._partition_days.clear()
+            self._partition_days |= missing
+
+    async def _resolve(
+        self, ids: Sequence[str], cursor: psycopg.AsyncCursor[Any]
+    ) -> tuple[Sequence[int], dict[str, int]]:
+        """The devices' keys, and which of them were not known here; devices never heard of are registered."""
+        known = self._device_keys
+        try:
+            return [known[device_id] for device_id in ids], {}
+        except KeyError:
+            pass
+        unknown = {device_id for device_id in ids if device_id not in known}
+        new_keys = await self._find_devices(unknown, cursor)
+        if len(new_keys) < len(unknown):
+            await cursor.execute(self._target.add_devices, {"ids": list(unknown - new_keys.keys())})
+            new_keys = await self._find_devices(unknown, cursor)
+        both = known | new_keys
+        return [both[device_id] for device_id in ids], new_keys
+
+    async def _find_devices(self, ids: set[str], cursor: psycopg.AsyncCursor[Any]) -> dict[str, int]:
+        await cursor.execute(self._target.find_devices, {"ids": list(ids)})
+        return dict(await cursor.fetchall())
+
+    def _remember(self, new_keys: dict[str, int]) -> None:
+        if len(self._device_keys) + len(new_keys) > DEVICE_KEYS_MAX:
+            self._device_keys.clear()  # rare, and cheaper than keeping an order
+        self._device_keys |= new_keys
+
+    async def _find_stored(
+        self, rows: Sequence[AnyRow], missed: list[int], cursor: psycopg.AsyncCursor[Any]
+    ) -> dict[int, tuple[float | None, ...]]:
+        """The values that history has in the places of the rows that it did not take."""
+        times = [rows[ordinal].ts_us for ordinal in missed]
+        bounds = {"first": datetime_from_us(min(times)), "last": datetime_from_us(max(times)), "ordinals": missed}
+        await cursor.execute(self._target.find_stored, bounds, prepare=False)
+        return {ordinal: tuple(values) for ordinal, *values in await cursor.fetchall()}
+
+
+def _without_repeats(rows: Sequence[AnyRow]) -> tuple[Sequence[int], dict[int, int]]:
+    """The positions of the first row of each device and timestamp; and for each other row, which one it repeats."""
+    places = [(row[0], row.ts_us) for row in rows]
+    if len(set(places)) == len(rows):
+        return range(len(rows)), {}
+    first: dict[tuple[str, int], int] = {}
+    repeats = {}
+    for position, place in enumerate(places):
+        if first.setdefault(place, position) != position:
+            repeats[position] = first[place]
+    return list(first.values()), repeats
+
+
+def _compare(
+    rows: Sequence[AnyRow],
+    missed: list[int],
+    stored: dict[int, tuple[float | None, ...]],
+    repeats: dict[int, int],
+) -> Written:
+    """Tells duplicates from conflicts, for rows that history had already and for those that the batch repeats."""
+    written = Written()
+    missed_places = set(missed)
+    for position in sorted([*missed, *repeats]):
+        place = repeats.get(position, position)
+        values = stored.get(place) if place in missed_places else rows[place][2:]
+        if values is None:
+            written.refused.append(position)  # its partition was dropped between two statements: older than the floor
+        elif values == rows[position][2:]:
+            written.duplicates.append(position)
+        else:
+            written.conflicts.append(position)
+    return written

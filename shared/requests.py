@@ -1,0 +1,62 @@
+"""Checks that every request has in common. All violations of a call are told at once."""
+
+import base64
+import binascii
+import json
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
+from shared.errors import InvalidRequest, Violation
+from shared.timestamps import TIMESTAMP_MAX_SECONDS, TIMESTAMP_MIN_SECONDS, us_from_proto
+
+
+class Checks:
+    """Collects violations; `raise_if_any` tells them."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Notes a violation."""
+        self.violations.append(Violation(field, description))
+
+    def device_id(self, field: str, device_id: str) -> str:
+        """Notes an absent or malformed id."""
+        if not device_id:
+            self.add(field, f"required: {DEVICE_ID_ACCEPTED}")
+        elif not is_device_id(device_id):
+            self.add(field, f"{device_id[:80]!r} is not an id: {DEVICE_ID_ACCEPTED}")
+        return device_id
+
+    def time_us(self, field: str, timestamp: Timestamp) -> int:
+        """Notes what is no timestamp or not whole in microseconds; returns microseconds."""
+        if not (
+            TIMESTAMP_MIN_SECONDS <= timestamp.seconds <= TIMESTAMP_MAX_SECONDS and 0 <= timestamp.nanos < 1_000_000_000
+        ):
+            self.add(field, "no timestamp between the years 1 and 9999")
+            return 0
+        if timestamp.nanos % 1_000:
+            self.add(field, f"{timestamp.nanos} ns are finer than a microsecond; send whole microseconds")
+        return us_from_proto(timestamp)
+
+    def raise_if_any(self) -> None:
+        """Raises InvalidRequest with everything noted."""
+        if self.violations:
+            raise InvalidRequest(self.violations)
+
+
+def page_token(*place: str | int) -> str:
+    """An opaque token for the place where the next page begins."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def place_of_page(token: str, *kinds: type) -> list[str | int] | None:
+    """The place that a token names, or None where the token holds no values of these kinds; the caller checks them."""
+    try:
+        place = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        return None
+    if isinstance(place, list) and [type(value) for value in place] == list(kinds):
+        return place
+    return None
