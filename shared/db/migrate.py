@@ -75,7 +75,7 @@ async def require_usable_database(url: str, application_name: str) -> None:
             await require_safe_server(connection)
             await require_current_schema(connection)
     except (OperationalError, OSError) as error:
-        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {str(error).strip()}") from error
+        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error
 
 
 async def require_current_schema(connection: AsyncConnection[Any]) -> None:

@@ -94,7 +94,8 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions', 0));
-    IF to_regclass(partition) IS NOT NULL THEN
+    -- to_regclass may still remember that there was none; a query looks.
+    IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'public'::regnamespace) THEN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', partition, parent);

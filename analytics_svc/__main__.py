@@ -1,0 +1,50 @@
+"""Starts the analytics service: `python -m analytics_svc`. The only place where its parts are put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from energyfleet.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
+
+from analytics_svc.queries import Queries
+from analytics_svc.servicer import AnalyticsServicer
+from shared.config import AnalyticsSettings, read_settings
+from shared.db.migrate import require_usable_database
+from shared.logs import configure_logs
+from shared.serve import Service, run
+from shared.timestamps import Clock, system_clock
+
+NAME = "energyfleet.v1.AnalyticsService"
+APPLICATION_NAME = "energyfleet analytics"
+
+HEALTH_TIMEOUT_S = 3.0
+"""A database that takes longer for `SELECT 1` is away, for whoever waits for an answer."""
+
+
+@asynccontextmanager
+async def serving(settings: AnalyticsSettings, clock: Clock = system_clock) -> AsyncIterator[tuple[Service, str]]:
+    """The running service and its HOST:PORT; drains and lets go of everything at the end. Raises StartRefused."""
+    url = settings.require_database_url()
+    await require_usable_database(url, APPLICATION_NAME)
+    queries = Queries(url, APPLICATION_NAME, pool_size=settings.pool_size, timeout_s=settings.query_timeout_s)
+    # A connection of its own: a service that is merely busy is not one whose database is away.
+    health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
+    service = Service(NAME, settings, settings.analytics_address, health.database_answers)
+    add_AnalyticsServiceServicer_to_server(AnalyticsServicer(queries, settings, clock), service.server)
+    try:
+        yield service, await service.start()
+    finally:
+        await service.drain()
+        await health.close()
+        await queries.close()
+
+
+async def main() -> None:
+    """Serves until SIGTERM or SIGINT."""
+    settings = read_settings(AnalyticsSettings)
+    configure_logs(settings.log_level, "analytics")
+    async with serving(settings) as (service, address):
+        await service.until_signal(address)
+
+
+if __name__ == "__main__":
+    run(main)

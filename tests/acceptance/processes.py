@@ -1,0 +1,55 @@
+"""A service as a process of its own, to be killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_TIMEOUT_S = 30
+
+
+@dataclass
+class ServiceProcess:
+    """A running service process and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+
+    async def ended(self, timeout_s: float = 20) -> int:
+        """Waits for its end; returns the exit code, negative for the signal that killed it."""
+        await until(lambda: self.process.poll() is not None, timeout_s)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@asynccontextmanager
+async def service_process(module: str, tmp_path: Path, **variables: str) -> AsyncIterator[ServiceProcess]:
+    """Starts `python -m module` on a free port, waits until it is ready, and kills it at the end if it still runs."""
+    ready_file = tmp_path / f"ready-{len(list(tmp_path.iterdir()))}"
+    variables |= {
+        "ENERGYFLEET_INGESTION_ADDRESS": "127.0.0.1:0",
+        "ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0",
+        "ENERGYFLEET_READY_FILE": str(ready_file),
+        "ENERGYFLEET_LOG_LEVEL": "WARNING",
+    }
+    process = subprocess.Popen([sys.executable, "-m", module], env=os.environ | variables)
+    try:
+        await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)
+        assert process.poll() is None, "the service ended before it was ready"
+        yield ServiceProcess(process, ready_file.read_text().strip())
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Waits for a condition outside this process; TimeoutError where it does not come true."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,219 @@
+"""Random sequences through the real servers give what a plain-Python model gives."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import psycopg
+import pytest
+from energyfleet.v1 import analytics_service_pb2 as analytics_wire
+from energyfleet.v1 import ingestion_service_pb2 as wire
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us, us_from_datetime
+from tests.builders import NOW_US
+from tests.model import Contradiction, Counts, Device, Model
+
+if TYPE_CHECKING:  # in the stubs' types only
+    from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
+    from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
+
+DEVICES = range(2)
+_examples = itertools.count()
+
+MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
+
+# Few places, so that readings meet: around midnight, on and beside the hours, and a few far away.
+times = st.one_of(
+    st.integers(-8, 3).map(lambda n: MIDNIGHT_US + n * US_PER_HOUR // 6),
+    st.builds(
+        lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside,
+        st.integers(-2, 0),
+        st.sampled_from([-1, 0, 1]),
+    ),
+    st.sampled_from([NOW_US, NOW_US + 300 * US_PER_SECOND, NOW_US - 30 * US_PER_DAY]),
+)
+bad_times = st.sampled_from([NOW_US + 301 * US_PER_SECOND, NOW_US - 401 * US_PER_DAY, 0])
+kwh = st.one_of(st.sampled_from([0.0, 1.5]), st.floats(0, 1000))
+device_numbers = st.sampled_from(DEVICES)
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
+    """(side, device number, fields): one in ten is wrong in some way."""
+    side = draw(st.sampled_from(["meter", "vehicle"]))
+    wrong = draw(st.sampled_from([None] * 18 + ["time", "energy", "absent"]))
+    energy = {"energy": -1.0, "absent": None}.get(wrong or "", draw(kwh))
+    fields: dict[str, Any] = {"timestamp": proto_from_us(draw(bad_times if wrong == "time" else times))}
+    if side == "meter":
+        fields |= {"kwh_consumed_ac": energy, "voltage": draw(st.sampled_from([None, 0.0, 230.0]))}
+    else:
+        fields |= {
+            "kwh_delivered_dc": energy,
+            "soc": draw(st.sampled_from([None, 50.0])),
+            "battery_temp": draw(st.none() | st.floats(-60, 150)),
+        }
+    return side, draw(device_numbers), {name: value for name, value in fields.items() if value is not None}
+
+
+sends = st.tuples(st.sampled_from(["unary", "stream"]), st.lists(readings(), max_size=20))
+maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, times))
+windows = st.tuples(times, times).map(sorted).filter(lambda window: window[0] < window[1])
+
+
+def message(prefix: str, side: str, number: int, fields: dict[str, Any]) -> Telemetry:
+    if side == "meter":
+        return Telemetry(meter=MeterReading(meter_id=f"{prefix}m{number}", **fields))
+    return Telemetry(vehicle=VehicleReading(vehicle_id=f"{prefix}v{number}", **fields))
+
+
+@pytest.mark.timeout(600)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(st.one_of(sends, sends, maps), min_size=1, max_size=12),
+    asked=st.lists(windows, min_size=1, max_size=4),
+)
+async def test_history_status_rollups_and_performance_are_what_was_sent(
+    steps: list[tuple[str, Any]],
+    asked: list[list[int]],
+    ingest: IngestionServiceAsyncStub,
+    ask: AnalyticsServiceAsyncStub,
+    database_url: str,
+) -> None:
+    model = Model()
+    prefix = f"x{next(_examples)}-"
+    for kind, what in steps:
+        if kind == "map":
+            await check_mapping(ingest, model, f"{prefix}v{what[0]}", f"{prefix}m{what[1]}", what[2])
+        else:
+            telemetry = [message(prefix, *each) for each in what]
+            assert counts(await send(ingest, kind, telemetry)) == model.send(telemetry)
+
+    with psycopg.connect(database_url) as connection:
+        for number in DEVICES:
+            check_stored(connection, model, ("meter", f"{prefix}m{number}"))
+            check_stored(connection, model, ("vehicle", f"{prefix}v{number}"))
+    for start_us, end_us in [*asked, [NOW_US - US_PER_DAY, NOW_US]]:
+        for number in DEVICES:
+            await check_performance(ask, model, f"{prefix}v{number}", start_us, end_us)
+
+
+async def send(ingest: IngestionServiceAsyncStub, kind: str, telemetry: list[Telemetry]) -> wire.IngestionSummary:
+    if kind == "unary":
+        return (await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=telemetry))).summary
+    call = ingest.StreamTelemetry(None)
+    for start in range(0, len(telemetry), 7):
+        await call.write(wire.StreamTelemetryRequest(readings=telemetry[start : start + 7]))
+    await call.done_writing()
+    return (await call).summary
+
+
+def counts(summary: wire.IngestionSummary) -> Counts:
+    assert len(summary.rejections) == summary.rejected
+    assert len(summary.conflicts) == summary.conflicting
+    return Counts(summary.received, summary.stored, summary.duplicate, summary.conflicting, summary.rejected)
+
+
+async def check_mapping(
+    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, meter_id: str, from_us: int
+) -> None:
+    request = wire.MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us))
+    try:
+        model.map(vehicle_id, meter_id, from_us)
+    except Contradiction:
+        event("mapping contradicts")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await ingest.MapVehicle(request)
+        assert raised.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    else:
+        event("mapping taken")
+        await ingest.MapVehicle(request)
+    listed = await ingest.ListMappings(wire.ListMappingsRequest(vehicle_id=vehicle_id))
+    assert [(each.meter_id, each.effective_from, each.effective_until) for each in listed.mappings] == [
+        (
+            span.meter_id,
+            proto_from_us(span.from_us),
+            proto_from_us(span.until_us) if span.until_us else type(each.effective_until)(),
+        )
+        for each, span in zip(
+            listed.mappings,
+            sorted((s for s in model.mappings if s.vehicle_id == vehicle_id), key=lambda s: s.from_us),
+            strict=True,
+        )
+    ]
+
+
+COLUMNS = {
+    "meter": "kwh_consumed_ac, voltage",
+    "vehicle": "kwh_delivered_dc, soc, battery_temp",
+}
+
+
+def check_stored(connection: psycopg.Connection[Any], model: Model, device: Device) -> None:
+    side, device_id = device
+    source = f"JOIN {side}s USING ({side}_key) WHERE {side}_id = '{device_id}'"
+    history = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_telemetry_history {source}")
+    assert {us_from_datetime(ts): tuple(values) for ts, *values in history} == model.history[device]
+
+    status = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_current_status {source}").fetchall()
+    newest = model.newest(device)
+    assert [(us_from_datetime(ts), tuple(values)) for ts, *values in status] == ([newest] if newest else [])
+
+    energy = COLUMNS[side].split(",")[0]
+    rollups: dict[int, tuple[float, int]] = {
+        us_of(hour): (kwh, readings)
+        for hour, kwh, readings in connection.execute(
+            f"SELECT hour_start, {energy}, readings FROM {side}_energy_hourly {source}"
+        )
+    }
+    expected = model.hourly(device)
+    assert {hour: readings for hour, (_, readings) in rollups.items()} == {
+        hour: readings for hour, (_, readings) in expected.items()
+    }
+    assert all(close(rollups[hour][0], kwh) for hour, (kwh, _) in expected.items())
+
+
+def us_of(moment: datetime) -> int:
+    return us_from_datetime(moment)
+
+
+async def check_performance(
+    ask: AnalyticsServiceAsyncStub, model: Model, vehicle_id: str, start_us: int, end_us: int
+) -> None:
+    request = analytics_wire.GetVehiclePerformanceRequest(
+        vehicle_id=vehicle_id,
+        window=analytics_wire.TimeWindow(start=proto_from_us(start_us), end=proto_from_us(end_us)),
+    )
+    known = model.history.get(("vehicle", vehicle_id)) or any(s.vehicle_id == vehicle_id for s in model.mappings)
+    if not known:
+        # A contradicted mapping registers nothing, so the vehicle stays unheard of.
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await ask.GetVehiclePerformance(request)
+        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+        return
+    answer = await ask.GetVehiclePerformance(request)
+    expected = model.performance(vehicle_id, start_us, end_us)
+    assert close(present(answer, "kwh_delivered_dc"), expected.dc)
+    assert close(present(answer, "kwh_consumed_ac"), expected.ac)
+    assert close(present(answer, "average_battery_temp"), expected.temp)
+    assert close(present(answer, "coverage"), expected.coverage)
+    assert (answer.vehicle_readings, answer.meter_readings) == (expected.vehicle_readings, expected.meter_readings)
+    assert (answer.verdict == analytics_wire.VERDICT_NO_METER) == (not expected.mapped)
+    ratio = expected.dc / expected.ac if expected.dc is not None and expected.ac else None
+    assert close(present(answer, "efficiency_ratio"), ratio)
+
+
+def present(answer: analytics_wire.GetVehiclePerformanceResponse, name: Any) -> float | None:
+    return getattr(answer, name) if answer.HasField(name) else None
+
+
+def close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)

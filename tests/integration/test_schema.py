@@ -1,0 +1,112 @@
+"""The schema: what the migrations make, and who may do what with it."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from shared.db.embedded import EmbeddedServer
+from shared.db.migrate import SchemaOutdated, head, migrate, require_usable_database
+from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
+from shared.db.tables import metadata
+
+
+def test_the_tables_are_what_the_migrations_make(database_url: str) -> None:
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url), poolclass=NullPool)
+    with engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+
+    assert [each for each in differences if not re.search(r"history_\d{8}", str(each))] == []
+
+
+def test_five_migrations_at_once_make_one_schema(postgres: EmbeddedServer, database: str) -> None:
+    fresh = f"{database}_fresh"
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {fresh}")
+        try:
+            with ThreadPoolExecutor(5) as pool:
+                revisions = list(pool.map(migrate, [postgres.url(fresh)] * 5))
+        finally:
+            connection.execute(f"DROP DATABASE {fresh} WITH (FORCE)")
+
+    assert revisions == [head()] * 5
+
+
+def test_migrating_creates_the_coming_weeks_partitions_and_may_be_repeated(database_url: str) -> None:
+    migrate(database_url)
+    today = datetime.now(UTC).date()
+    with psycopg.connect(database_url) as connection:
+        names = {name for (name,) in connection.execute("SELECT relname FROM pg_class WHERE relispartition")}
+
+    for table in HISTORY_TABLES:
+        for day in range(-1, DAYS_AHEAD + 1):
+            assert f"{table}_{today + timedelta(days=day):%Y%m%d}" in names
+
+
+async def test_a_service_refuses_a_schema_that_is_missing_and_says_which_command_mends_it(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    with pytest.raises(SchemaOutdated, match=r"missing.*energyfleet migrate"):
+        await require_usable_database(postgres.url("postgres"), "test")
+
+
+async def test_a_service_refuses_an_older_schema_and_takes_a_newer_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.db.migrate.head", lambda: "0002")
+    with pytest.raises(SchemaOutdated, match="at revision 0001 and revision 0002 is needed"):
+        await require_usable_database(database_url, "test")
+    monkeypatch.undo()
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await require_usable_database(database_url, "test")
+
+
+def test_two_sessions_that_need_the_same_partition_get_one(database_url: str) -> None:
+    def ensure(_: int) -> bool:
+        with psycopg.connect(database_url) as connection:
+            row = connection.execute(
+                "SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')"
+            ).fetchone()
+            assert row is not None
+            return bool(row[0])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(ensure, range(8))) == [False] * 7 + [True]
+
+
+def test_only_history_has_partitions_made(database_url: str) -> None:
+    with (
+        psycopg.connect(database_url) as connection,
+        pytest.raises(psycopg.errors.InvalidParameterValue, match="not a history table"),
+    ):
+        connection.execute("SELECT ensure_history_partition('meters', DATE '2025-06-01')")
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("energyfleet_analytics", "INSERT INTO meters (meter_id) VALUES ('m')"),
+        ("energyfleet_analytics", "UPDATE vehicle_current_status SET soc = 1"),
+        ("energyfleet_analytics", "SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')"),
+        ("energyfleet_ingestion", "DELETE FROM meter_telemetry_history"),
+        ("energyfleet_ingestion", "UPDATE meter_telemetry_history SET kwh_consumed_ac = 0"),
+        ("energyfleet_ingestion", "UPDATE alembic_version SET version_num = '1'"),
+        ("energyfleet_ingestion", "DROP TABLE meter_energy_hourly"),
+        ("energyfleet_ingestion", "CREATE TABLE public.mine (a integer)"),
+    ],
+)
+def test_a_service_may_not_do_what_it_has_no_need_of(
+    postgres: EmbeddedServer, database: str, role: str, statement: str
+) -> None:
+    with (
+        psycopg.connect(postgres.url(database, role=role)) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement)

@@ -1,0 +1,169 @@
+"""The fleet in plain Python: what must come out of whatever was sent. Slow, obvious, and without a database."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from energyfleet.v1.telemetry_pb2 import Telemetry
+
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
+from tests.builders import NOW_US
+
+Device = tuple[str, str]
+"""`("meter", id)` or `("vehicle", id)`."""
+
+Values = tuple[float | None, ...]
+"""(kWh, volts) or (kWh, percent, degrees Celsius)."""
+
+
+class Span(NamedTuple):
+    """A meter feeds a vehicle for `from_us < t <= until_us`."""
+
+    vehicle_id: str
+    meter_id: str
+    from_us: int
+    until_us: int | None
+
+    def holds(self, ts_us: int) -> bool:
+        return self.from_us < ts_us and (self.until_us is None or ts_us <= self.until_us)
+
+
+class Contradiction(Exception):
+    """The mapping contradicts what is registered."""
+
+
+@dataclass
+class Counts:
+    received: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    conflicting: int = 0
+    rejected: int = 0
+
+
+@dataclass
+class Performance:
+    """Sums over `start_us < t <= end_us`; None where nothing was reported."""
+
+    dc: float | None
+    ac: float | None
+    temp: float | None
+    vehicle_readings: int
+    meter_readings: int
+    coverage: float | None
+    mapped: bool
+
+
+def hour_start_us(ts_us: int) -> int:
+    """The hour `(h, h + 1 h]` that a timestamp belongs to."""
+    return (ts_us - 1) // US_PER_HOUR * US_PER_HOUR
+
+
+@dataclass
+class Model:
+    history: dict[Device, dict[int, Values]] = field(default_factory=lambda: defaultdict(dict))
+    mappings: list[Span] = field(default_factory=list)
+
+    def send(self, readings: list[Telemetry]) -> Counts:
+        counts = Counts()
+        for reading in readings:
+            counts.received += 1
+            checked = self._checked(reading)
+            if checked is None:
+                counts.rejected += 1
+                continue
+            device, ts_us, values = checked
+            places = self.history[device]
+            if ts_us not in places:
+                places[ts_us] = values
+                counts.stored += 1
+            elif places[ts_us] == values:
+                counts.duplicate += 1
+            else:
+                counts.conflicting += 1
+        return counts
+
+    def map(self, vehicle_id: str, meter_id: str, from_us: int) -> None:
+        touching = [
+            span
+            for span in self.mappings
+            if (span.vehicle_id == vehicle_id or span.meter_id == meter_id)
+            and (span.until_us is None or span.until_us > from_us)
+        ]
+        same = [s for s in touching if s.until_us is None and (s.vehicle_id, s.meter_id) == (vehicle_id, meter_id)]
+        if same and same[0].from_us <= from_us:
+            return
+        others = [span for span in touching if span not in same]
+        if any(span.until_us is not None or span.from_us >= from_us for span in others):
+            raise Contradiction
+        for span in [*same, *others]:
+            self.mappings.remove(span)
+        self.mappings += [span._replace(until_us=from_us) for span in others]
+        self.mappings.append(Span(vehicle_id, meter_id, from_us, None))
+
+    def newest(self, device: Device) -> tuple[int, Values] | None:
+        return max(self.history[device].items(), default=None)
+
+    def hourly(self, device: Device) -> dict[int, tuple[float, int]]:
+        """(kWh, readings) by the start of the hour."""
+        hours: dict[int, list[float]] = defaultdict(list)
+        for ts_us, values in self.history[device].items():
+            assert values[0] is not None
+            hours[hour_start_us(ts_us)].append(values[0])
+        return {hour: (math.fsum(kwh), len(kwh)) for hour, kwh in hours.items()}
+
+    def performance(self, vehicle_id: str, start_us: int, end_us: int) -> Performance:
+        spans = [
+            span
+            for span in self.mappings
+            if span.vehicle_id == vehicle_id
+            and span.from_us < end_us
+            and (span.until_us is None or span.until_us > start_us)
+        ]
+        dc = self._within(("vehicle", vehicle_id), start_us, end_us)
+        ac = {
+            (span.meter_id, ts_us): values
+            for span in spans
+            for ts_us, values in self._within(("meter", span.meter_id), start_us, end_us).items()
+            if span.holds(ts_us)
+        }
+        dc_hours = {hour_start_us(ts_us) for ts_us in dc}
+        ac_hours = {hour_start_us(ts_us) for _, ts_us in ac}
+        temps = [values[2] for values in dc.values() if values[2] is not None]
+        return Performance(
+            dc=math.fsum(values[0] or 0.0 for values in dc.values()) if dc else None,
+            ac=math.fsum(values[0] or 0.0 for values in ac.values()) if ac else None,
+            temp=math.fsum(temps) / len(temps) if temps else None,
+            vehicle_readings=len(dc),
+            meter_readings=len(ac),
+            coverage=len(dc_hours & ac_hours) / len(dc_hours | ac_hours) if dc_hours | ac_hours else None,
+            mapped=bool(spans),
+        )
+
+    def _within(self, device: Device, start_us: int, end_us: int) -> dict[int, Values]:
+        return {ts: values for ts, values in self.history.get(device, {}).items() if start_us < ts <= end_us}
+
+    def _checked(self, reading: Telemetry) -> tuple[Device, int, Values] | None:
+        """The tests' readings are wrong in few ways: no side, energy absent or negative, a time out of bounds."""
+        side = reading.WhichOneof("reading")
+        if side is None:
+            return None
+        it = reading.meter if side == "meter" else reading.vehicle
+        ts_us = it.timestamp.seconds * US_PER_SECOND + it.timestamp.nanos // 1_000
+        if it.timestamp.nanos % 1_000 or not NOW_US - 400 * US_PER_DAY <= ts_us <= NOW_US + 300 * US_PER_SECOND:
+            return None
+        if side == "meter":
+            meter = reading.meter
+            if not meter.HasField("kwh_consumed_ac") or meter.kwh_consumed_ac < 0:
+                return None
+            return ("meter", meter.meter_id), ts_us, (meter.kwh_consumed_ac, _or_none(meter, "voltage"))
+        vehicle = reading.vehicle
+        if not vehicle.HasField("kwh_delivered_dc") or vehicle.kwh_delivered_dc < 0:
+            return None
+        values = (vehicle.kwh_delivered_dc, _or_none(vehicle, "soc"), _or_none(vehicle, "battery_temp"))
+        return ("vehicle", vehicle.vehicle_id), ts_us, values
+
+
+def _or_none(reading: object, name: str) -> float | None:
+    return getattr(reading, name) if reading.HasField(name) else None  # type: ignore[attr-defined]  # any message

@@ -1,0 +1,218 @@
+"""How the readings of many calls become few transactions, and what callers learn when the database is away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ingestion_svc.batch import Batcher
+from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
+from ingestion_svc.receipt import Receipt
+from ingestion_svc.writer import Written
+from shared.config import IngestionSettings
+from shared.errors import DatabaseUnavailable
+
+
+class FakeWriter:
+    """Keeps the batches that it was given; waits at its gate, and fails as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[MeterRow]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.away = False
+        self.outcome = Written()
+
+    async def write(self, rows: Sequence[MeterRow], /) -> Written:
+        await self.gate.wait()
+        if self.away:
+            raise DatabaseUnavailable
+        self.batches.append(list(rows))
+        return self.outcome
+
+    async def connect(self) -> None:
+        if self.away:
+            raise DatabaseUnavailable
+
+    async def close(self) -> None:
+        pass
+
+
+class NoWriter:
+    async def write(self, rows: Sequence[VehicleRow], /) -> Written:
+        raise AssertionError("these tests have meters only")
+
+    async def connect(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def batching(*writers: FakeWriter, **settings: float) -> AsyncIterator[Batcher]:
+    batcher = Batcher(writers, [NoWriter()], IngestionSettings.model_validate(settings))
+    await batcher.start()
+    try:
+        yield batcher
+    finally:
+        for writer in writers:
+            writer.gate.set()
+        await batcher.close()
+
+
+def some(count: int, device: str = "meter-{}") -> Decoded:
+    rows = [MeterRow(device.format(at), at, 1.0, None) for at in range(count)]
+    return Decoded(meters=rows, meter_indexes=list(range(count)))
+
+
+async def until(condition: asyncio.Future[None] | None = None) -> None:
+    """Lets every task that can run come to its next wait."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_what_comes_while_a_batch_is_written_is_written_together() -> None:
+    writer = FakeWriter()
+    async with batching(writer, batch_max_age_s=0) as batcher:
+        writer.gate.clear()
+        receipts = [Receipt() for _ in range(10)]
+        for receipt in receipts:
+            await batcher.submit(some(3), receipt)
+            await until()
+        writer.gate.set()
+        for receipt in receipts:
+            await receipt.settled()
+
+    assert [len(batch) for batch in writer.batches] == [3, 27]
+    assert [receipt.stored for receipt in receipts] == [3] * 10
+
+
+async def test_a_batch_is_closed_by_count() -> None:
+    writer = FakeWriter()
+    async with batching(writer, batch_max_readings=10, batch_max_age_s=1) as batcher:
+        receipt = Receipt()
+        for _ in range(4):
+            await batcher.submit(some(6), receipt)
+        await asyncio.wait_for(receipt.settled(), 0.5)
+
+    assert [len(batch) for batch in writer.batches] == [12, 12]
+
+
+async def test_each_call_learns_the_outcome_of_its_own_readings() -> None:
+    writer = FakeWriter()
+    writer.outcome = Written(duplicates=[0, 4], conflicts=[3], refused=[5])
+    async with batching(writer, batch_max_readings=6, batch_max_age_s=1) as batcher:
+        one, other = Receipt(), Receipt()
+        await batcher.submit(some(2), one)
+        await batcher.submit(some(4), other)
+        await one.settled()
+        await other.settled()
+
+    assert (one.received, one.stored, one.duplicate, one.conflicting, one.rejected) == (2, 1, 1, 0, 0)
+    assert (other.received, other.stored, other.duplicate, other.conflicting, other.rejected) == (4, 1, 1, 1, 1)
+    assert [conflict.index for conflict in other.conflicts] == [1]
+    assert [rejection.index for rejection in other.rejections] == [3]
+
+
+async def test_a_full_memory_makes_calls_wait_and_then_serves_them_in_order() -> None:
+    writer = FakeWriter()
+    async with batching(writer, inflight_max_readings=10, batch_max_age_s=0) as batcher:
+        writer.gate.clear()
+        await batcher.submit(some(8), Receipt())
+        served: list[int] = []
+
+        async def submit(number: int, readings: int) -> None:
+            await batcher.submit(some(readings), Receipt())
+            served.append(number)
+
+        waiting = [asyncio.ensure_future(submit(0, 9)), asyncio.ensure_future(submit(1, 1))]
+        await until()
+        assert served == []
+        writer.gate.set()
+        await asyncio.gather(*waiting)
+
+    assert served == [0, 1]
+
+
+async def test_a_call_that_gives_up_waiting_takes_no_room_with_it() -> None:
+    writer = FakeWriter()
+    async with batching(writer, inflight_max_readings=10, batch_max_age_s=0) as batcher:
+        writer.gate.clear()
+        await batcher.submit(some(10), Receipt())
+        waiting = asyncio.ensure_future(batcher.submit(some(10), Receipt()))
+        await until()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        writer.gate.set()
+        receipt = Receipt()
+        for _ in range(3):
+            await batcher.submit(some(10), receipt)
+        await receipt.settled()
+
+    assert receipt.stored == 30
+
+
+async def test_one_stream_waits_at_its_own_bound() -> None:
+    writer = FakeWriter()
+    async with batching(writer, inflight_max_readings_per_stream=10, batch_max_age_s=0) as batcher:
+        writer.gate.clear()
+        greedy = Receipt()
+        await batcher.submit(some(10), greedy)
+        waiting = asyncio.ensure_future(batcher.submit(some(1), greedy))
+        await batcher.submit(some(1), Receipt())
+        await until()
+        assert not waiting.done()
+        writer.gate.set()
+        await waiting
+
+
+async def test_a_short_outage_is_waited_through() -> None:
+    writer = FakeWriter()
+    async with batching(writer, batch_max_age_s=0) as batcher:
+        writer.away = True
+        receipt = Receipt()
+        await batcher.submit(some(1), receipt)
+        await until()
+        writer.away = False
+        await receipt.settled()
+
+    assert receipt.stored == 1
+
+
+async def test_a_long_outage_is_told_to_callers_and_ends_with_the_databases_return() -> None:
+    writer = FakeWriter()
+    async with batching(writer, batch_max_age_s=0, outage_grace_s=0.01) as batcher:
+        writer.away = True
+        receipt = Receipt()
+        await batcher.submit(some(1), receipt)
+        with pytest.raises(DatabaseUnavailable):
+            await receipt.settled()
+        await until()
+        with pytest.raises(DatabaseUnavailable):
+            await batcher.submit(some(1), Receipt())
+        writer.away = False
+        after = Receipt()
+        async with asyncio.timeout(5):
+            while after.received == 0:
+                try:
+                    await batcher.submit(some(1), after)
+                except DatabaseUnavailable:
+                    await asyncio.sleep(0.01)
+        await after.settled()
+
+    assert after.stored == 1
+
+
+async def test_a_device_always_goes_through_the_same_writer() -> None:
+    writers = [FakeWriter(), FakeWriter(), FakeWriter()]
+    async with batching(*writers, batch_max_age_s=0) as batcher:
+        receipt = Receipt()
+        for _ in range(5):
+            await batcher.submit(some(50), receipt)
+        await receipt.settled()
+
+    devices = [{row.meter_id for batch in writer.batches for row in batch} for writer in writers]
+    assert sum(len(its) for its in devices) == 50
+    assert all(devices)

@@ -1,0 +1,56 @@
+"""A wrong variable stops the start and is named."""
+
+import pytest
+
+from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "told"),
+    [
+        (IngestionSettings, "BATCH_MAX_READINGS", "many", "ENERGYFLEET_BATCH_MAX_READINGS: "),
+        (IngestionSettings, "WRITERS", "0", "ENERGYFLEET_WRITERS: "),
+        (IngestionSettings, "LOG_LEVEL", "LOUD", "ENERGYFLEET_LOG_LEVEL: "),
+        (IngestionSettings, "INGESTION_ADDRESS", "0.0.0.0:50051", "ENERGYFLEET_TLS_CERT_FILE"),
+        (IngestionSettings, "INGESTION_ADDRESS", "example.com:50051", "ENERGYFLEET_INGESTION_ADDRESS: "),
+        (IngestionSettings, "INGESTION_ADDRESS", "[::]:50051", "ENERGYFLEET_INGESTION_ADDRESS: "),
+        (IngestionSettings, "INGESTION_ADDRESS", "50051", "not HOST:PORT"),
+        (IngestionSettings, "TLS_CERT_FILE", "cert.pem", "go together"),
+        (AnalyticsSettings, "LOW_EFFICIENCY_BELOW", "85", "ENERGYFLEET_LOW_EFFICIENCY_BELOW: "),
+        (AnalyticsSettings, "ANALYTICS_ADDRESS", "0.0.0.0:0", "ENERGYFLEET_ANALYTICS_ADDRESS: "),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(f"ENERGYFLEET_{name}", value)
+
+    with pytest.raises(ConfigError) as raised:
+        read_settings(kind)
+
+    assert told in str(raised.value)
+
+
+def test_every_wrong_value_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENERGYFLEET_WRITERS", "0")
+    monkeypatch.setenv("ENERGYFLEET_RETENTION_DAYS", "-1")
+
+    with pytest.raises(ConfigError) as raised:
+        read_settings(IngestionSettings)
+
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:50051", "[::1]:50051", "127.8.8.8:1"])
+def test_loopback_needs_no_tls(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("ENERGYFLEET_INGESTION_ADDRESS", address)
+
+    assert read_settings(IngestionSettings).ingestion_address == address
+
+
+def test_every_interface_is_served_with_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENERGYFLEET_INGESTION_ADDRESS", "0.0.0.0:50051")
+    monkeypatch.setenv("ENERGYFLEET_TLS_CERT_FILE", "cert.pem")
+    monkeypatch.setenv("ENERGYFLEET_TLS_KEY_FILE", "key.pem")
+
+    assert read_settings(IngestionSettings).ingestion_address == "0.0.0.0:50051"

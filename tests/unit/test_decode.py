@@ -1,0 +1,119 @@
+"""Which readings are rejected, and with which field and reason."""
+
+import math
+
+import pytest
+from energyfleet.v1 import ingestion_service_pb2 as wire
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestion_svc.decode import REJECTIONS_MAX, MeterRow, TimeBounds, VehicleRow, decode
+from shared.timestamps import US_PER_DAY, US_PER_SECOND
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
+
+BOUNDS = TimeBounds.at(NOW_US, retention_days=400)
+FIVE_MINUTES_US = 300 * US_PER_SECOND
+
+
+@pytest.mark.parametrize(
+    ("reading", "field", "reason"),
+    [
+        (Telemetry(), "reading", wire.REJECTION_REASON_MISSING),
+        (Telemetry(meter=MeterReading()), "meter.meter_id", wire.REJECTION_REASON_MISSING),
+        (a_meter_reading(meter_id="m" * 65), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
+        (a_meter_reading(meter_id="meter/1"), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
+        (a_meter_reading(meter_id="meter-1\n"), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
+        (a_meter_reading(meter_id="zähler"), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
+        (a_meter_reading(kwh_consumed_ac=None), "meter.kwh_consumed_ac", wire.REJECTION_REASON_MISSING),
+        (a_meter_reading(kwh_consumed_ac=-1e-9), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=1000.0001), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=math.nan), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=math.inf), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(voltage=-1), "meter.voltage", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(voltage=2000.1), "meter.voltage", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(voltage=math.nan), "meter.voltage", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_meter_reading(ts_us=None), "meter.timestamp", wire.REJECTION_REASON_MISSING),
+        (a_meter_reading(ts_us=0), "meter.timestamp", wire.REJECTION_REASON_TOO_OLD),
+        (a_meter_reading(ts_us=NOW_US + FIVE_MINUTES_US + 1), "meter.timestamp", wire.REJECTION_REASON_IN_FUTURE),
+        (
+            a_meter_reading(ts_us=NOW_US - 400 * US_PER_DAY - 1),
+            "meter.timestamp",
+            wire.REJECTION_REASON_TOO_OLD,
+        ),
+        (
+            a_meter_reading(timestamp=Timestamp(seconds=NOW_US // US_PER_SECOND, nanos=300)),
+            "meter.timestamp",
+            wire.REJECTION_REASON_TOO_PRECISE,
+        ),
+        (
+            a_meter_reading(timestamp=Timestamp(seconds=253_402_300_800)),
+            "meter.timestamp",
+            wire.REJECTION_REASON_MALFORMED,
+        ),
+        (
+            a_meter_reading(timestamp=Timestamp(seconds=1, nanos=-1)),
+            "meter.timestamp",
+            wire.REJECTION_REASON_MALFORMED,
+        ),
+        (a_vehicle_reading(vehicle_id=""), "vehicle.vehicle_id", wire.REJECTION_REASON_MISSING),
+        (a_vehicle_reading(vehicle_id="a b"), "vehicle.vehicle_id", wire.REJECTION_REASON_MALFORMED),
+        (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", wire.REJECTION_REASON_MISSING),
+        (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_vehicle_reading(soc=-0.1), "vehicle.soc", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_vehicle_reading(soc=100.1), "vehicle.soc", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_vehicle_reading(battery_temp=-60.1), "vehicle.battery_temp", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_vehicle_reading(battery_temp=150.1), "vehicle.battery_temp", wire.REJECTION_REASON_OUT_OF_RANGE),
+        (a_vehicle_reading(ts_us=None), "vehicle.timestamp", wire.REJECTION_REASON_MISSING),
+    ],
+)
+def test_a_bad_reading_is_rejected_with_its_field_and_reason_and_its_neighbours_are_kept(
+    reading: Telemetry, field: str, reason: wire.RejectionReason.ValueType
+) -> None:
+    decoded = decode([a_meter_reading(), reading, a_vehicle_reading()], 10, BOUNDS)
+
+    assert [(each.index, each.field, each.reason) for each in decoded.rejections] == [(11, field, reason)]
+    assert decoded.rejections[0].description
+    assert (decoded.meter_indexes, decoded.vehicle_indexes, decoded.rejected) == ([10], [12], 1)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        a_meter_reading(meter_id="A-z.0_9:" + "x" * 56, kwh_consumed_ac=0, voltage=0),
+        a_meter_reading(kwh_consumed_ac=1000, voltage=2000, ts_us=NOW_US + FIVE_MINUTES_US),
+        a_meter_reading(voltage=None, ts_us=NOW_US - 400 * US_PER_DAY),
+        a_vehicle_reading(kwh_delivered_dc=0, soc=0, battery_temp=-60),
+        a_vehicle_reading(kwh_delivered_dc=1000, soc=100, battery_temp=150),
+        a_vehicle_reading(soc=None, battery_temp=None),
+    ],
+)
+def test_a_reading_on_the_bounds_is_kept(reading: Telemetry) -> None:
+    assert decode([reading], 0, BOUNDS).rejected == 0
+
+
+@given(
+    meter_id=st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True),
+    ts_us=st.integers(BOUNDS.earliest_us, BOUNDS.latest_us),
+    kwh=st.floats(0, 1000),
+    voltage=st.none() | st.floats(0, 2000),
+    soc=st.none() | st.floats(0, 100),
+    temp=st.none() | st.floats(-60, 150),
+)
+def test_values_come_through_unchanged_and_absent_ones_stay_absent(
+    meter_id: str, ts_us: int, kwh: float, voltage: float | None, soc: float | None, temp: float | None
+) -> None:
+    decoded = decode(
+        [a_meter_reading(meter_id, ts_us, kwh, voltage), a_vehicle_reading(meter_id, ts_us, kwh, soc, temp)], 0, BOUNDS
+    )
+
+    assert decoded.meters == [MeterRow(meter_id, ts_us, kwh, voltage)]
+    assert decoded.vehicles == [VehicleRow(meter_id, ts_us, kwh, soc, temp)]
+
+
+def test_only_the_first_rejections_are_listed_but_all_are_counted() -> None:
+    decoded = decode([Telemetry()] * (REJECTIONS_MAX + 1), 0, BOUNDS)
+
+    assert decoded.rejected == REJECTIONS_MAX + 1
+    assert [each.index for each in decoded.rejections] == list(range(REJECTIONS_MAX))
