@@ -65,7 +65,9 @@ class Service:
             else:
                 port = self.server.add_insecure_port(self._address)
         except (RuntimeError, OSError) as error:
-            raise ListenError(f"cannot listen on {self._address}: {error}") from error
+            raise ListenError(
+                f"cannot listen on {self._address}: it is in use, not of this machine, or its certificate is unreadable"
+            ) from error
         await self._tell_health(await self._database_answers())
         await self.server.start()
         self._watch = asyncio.create_task(self._watch_database())
