@@ -49,8 +49,8 @@ format: setup ## put everything into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write
 
-bench: setup ## print the figures of the README
-	$(BIN)/python -m benchmarks
+bench: setup ## print the figures of the README; HISTORY_ROWS=28800000 for the large one
+	@$(BIN)/python -m benchmarks $(if $(HISTORY_ROWS),--history-rows $(HISTORY_ROWS))
 
 proto: setup ## generate the stubs anew
 	$(call stubs,shared/gen)
@@ -59,6 +59,9 @@ lock: setup ## resolve the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--group dev pyproject.toml --output-file requirements.lock
+	grep -oE '^[A-Za-z0-9_.-]+==[^ ;]+' requirements.lock > $(VENV)/versions.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--constraint $(VENV)/versions.txt pyproject.toml --output-file requirements-runtime.lock
 
 clean: ## remove what setup made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ from shared.db.engine import answers, connection_parameters, make_engine
 from shared.db.migrate import require_usable_database
 from shared.failpoints import fail_points_from
 from shared.logs import configure_logs
-from shared.serve import Service, run
+from shared.serve import Service, rest_the_garbage_collector, run
 from shared.timestamps import Clock, system_clock
 
 NAME = "energyfleet.v1.IngestionService"
@@ -60,6 +60,7 @@ async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = read_settings(IngestionSettings)
     configure_logs(settings.log_level, "ingestion")
+    rest_the_garbage_collector()
     async with serving(settings) as (service, address):
         await service.until_signal(address)
 

@@ -1,7 +1,8 @@
 """Rows as PostgreSQL's binary COPY format: one precompiled `struct` a row, no datetime in between.
 
 Format: PostgreSQL documentation, COPY, "Binary Format". A row is its column count, then for each column its length in
-bytes and its big-endian value; NULL is the length -1. A timestamptz is microseconds since 2000-01-01 UTC.
+bytes and its big-endian value; NULL is the length -1. A timestamptz is microseconds since 2000-01-01 UTC. A
+row's ordinal is its position.
 """
 
 from collections.abc import Sequence
@@ -23,11 +24,11 @@ _VEHICLE_TEMP = Struct(">hiiiiiqidiid").pack
 _VEHICLE = Struct(">hiiiiiqidii").pack
 
 
-def pack_meter_rows(rows: Sequence[MeterRow], ordinals: Sequence[int], keys: Sequence[int]) -> bytes:
+def pack_meter_rows(rows: Sequence[MeterRow], keys: Sequence[int]) -> bytes:
     """COPY's bytes for (ordinal, meter_key, ts, kwh_consumed_ac, voltage)."""
     packed = [_HEADER]
     add = packed.append
-    for (_, ts_us, kwh, voltage), ordinal, key in zip(rows, ordinals, keys, strict=True):
+    for ordinal, ((_, ts_us, kwh, voltage), key) in enumerate(zip(rows, keys, strict=True)):
         ts = ts_us - _EPOCH_US
         if voltage is None:
             add(_METER(5, 4, ordinal, 4, key, 8, ts, 8, kwh, _NULL))
@@ -37,11 +38,11 @@ def pack_meter_rows(rows: Sequence[MeterRow], ordinals: Sequence[int], keys: Seq
     return b"".join(packed)
 
 
-def pack_vehicle_rows(rows: Sequence[VehicleRow], ordinals: Sequence[int], keys: Sequence[int]) -> bytes:
+def pack_vehicle_rows(rows: Sequence[VehicleRow], keys: Sequence[int]) -> bytes:
     """COPY's bytes for (ordinal, vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)."""
     packed = [_HEADER]
     add = packed.append
-    for (_, ts_us, kwh, soc, temp), ordinal, key in zip(rows, ordinals, keys, strict=True):
+    for ordinal, ((_, ts_us, kwh, soc, temp), key) in enumerate(zip(rows, keys, strict=True)):
         ts = ts_us - _EPOCH_US
         if soc is not None and temp is not None:
             add(_VEHICLE_SOC_TEMP(6, 4, ordinal, 4, key, 8, ts, 8, kwh, 8, soc, 8, temp))

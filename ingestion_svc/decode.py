@@ -5,11 +5,10 @@ The bounds are those of `telemetry.proto`; of a reading's violations the first o
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.timestamps import TIMESTAMP_MAX_SECONDS, TIMESTAMP_MIN_SECONDS, US_PER_DAY, US_PER_SECOND, iso_from_us
@@ -120,48 +119,48 @@ def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) 
     return decoded
 
 
+# Presence is asked for where a value is 0 alone, and a violation looked for where a bound fails: most readings pay for
+# neither.
+
+
 def _meter_row(reading: MeterReading, bounds: TimeBounds) -> MeterRow:
     meter_id = reading.meter_id
     if not is_device_id(meter_id):
         _reject_id("meter.meter_id", meter_id)
-    if not reading.HasField("kwh_consumed_ac"):
-        _reject_absent("meter.kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
     kwh = reading.kwh_consumed_ac
-    if not 0.0 <= kwh <= INTERVAL_MAX_KWH:
-        _reject_range("meter.kwh_consumed_ac", kwh, 0.0, INTERVAL_MAX_KWH, "kWh")
-    voltage = reading.voltage if reading.HasField("voltage") else None
-    if voltage is not None and not 0.0 <= voltage <= VOLTAGE_MAX:
-        _reject_range("meter.voltage", voltage, 0.0, VOLTAGE_MAX, "V")
-    ts_us = _ts_us(reading.timestamp if reading.HasField("timestamp") else None, "meter.timestamp", bounds)
-    return MeterRow(meter_id, ts_us, kwh, voltage)
+    if not 0.0 < kwh <= INTERVAL_MAX_KWH:
+        _require(reading, "meter", "kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
+    voltage: float | None = reading.voltage
+    if not 0.0 < reading.voltage <= VOLTAGE_MAX:
+        voltage = _unless_absent(reading, "meter", "voltage", 0.0, VOLTAGE_MAX, "V")
+    return MeterRow(meter_id, _ts_us(reading, "meter", bounds), kwh, voltage)
 
 
 def _vehicle_row(reading: VehicleReading, bounds: TimeBounds) -> VehicleRow:
     vehicle_id = reading.vehicle_id
     if not is_device_id(vehicle_id):
         _reject_id("vehicle.vehicle_id", vehicle_id)
-    if not reading.HasField("kwh_delivered_dc"):
-        _reject_absent("vehicle.kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
     kwh = reading.kwh_delivered_dc
-    if not 0.0 <= kwh <= INTERVAL_MAX_KWH:
-        _reject_range("vehicle.kwh_delivered_dc", kwh, 0.0, INTERVAL_MAX_KWH, "kWh")
-    soc = reading.soc if reading.HasField("soc") else None
-    if soc is not None and not 0.0 <= soc <= SOC_MAX:
-        _reject_range("vehicle.soc", soc, 0.0, SOC_MAX, "%")
-    temp = reading.battery_temp if reading.HasField("battery_temp") else None
-    if temp is not None and not BATTERY_TEMP_MIN <= temp <= BATTERY_TEMP_MAX:
-        _reject_range("vehicle.battery_temp", temp, BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C")
-    ts_us = _ts_us(reading.timestamp if reading.HasField("timestamp") else None, "vehicle.timestamp", bounds)
-    return VehicleRow(vehicle_id, ts_us, kwh, soc, temp)
+    if not 0.0 < kwh <= INTERVAL_MAX_KWH:
+        _require(reading, "vehicle", "kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
+    soc: float | None = reading.soc
+    if not 0.0 < reading.soc <= SOC_MAX:
+        soc = _unless_absent(reading, "vehicle", "soc", 0.0, SOC_MAX, "%")
+    temp: float | None = reading.battery_temp
+    if temp == 0.0 or not BATTERY_TEMP_MIN <= reading.battery_temp <= BATTERY_TEMP_MAX:
+        temp = _unless_absent(reading, "vehicle", "battery_temp", BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C")
+    return VehicleRow(vehicle_id, _ts_us(reading, "vehicle", bounds), kwh, soc, temp)
 
 
-def _ts_us(timestamp: Timestamp | None, path: str, bounds: TimeBounds) -> int:
-    if timestamp is None:
-        raise _Rejected(path, wire.REJECTION_REASON_MISSING, "required: the end of the reading's interval, UTC")
+def _ts_us(reading: MeterReading | VehicleReading, side: str, bounds: TimeBounds) -> int:
+    timestamp = reading.timestamp
     seconds, nanos = timestamp.seconds, timestamp.nanos
     ts_us = seconds * US_PER_SECOND + nanos // 1_000
-    if nanos % 1_000 == 0 and 0 <= nanos < 1_000_000_000 and bounds.earliest_us <= ts_us <= bounds.latest_us:
+    if bounds.earliest_us <= ts_us <= bounds.latest_us and nanos % 1_000 == 0 and 0 <= nanos < 1_000_000_000:
         return ts_us
+    path = f"{side}.timestamp"
+    if not reading.HasField("timestamp"):
+        raise _Rejected(path, wire.REJECTION_REASON_MISSING, "required: the end of the reading's interval, UTC")
     if not (TIMESTAMP_MIN_SECONDS <= seconds <= TIMESTAMP_MAX_SECONDS and 0 <= nanos < 1_000_000_000):
         raise _Rejected(
             path,
@@ -185,15 +184,29 @@ def _ts_us(timestamp: Timestamp | None, path: str, bounds: TimeBounds) -> int:
     )
 
 
+def _require(
+    reading: MeterReading | VehicleReading, side: str, name: Any, least: float, most: float, unit: str
+) -> None:
+    if _unless_absent(reading, side, name, least, most, unit) is None:
+        raise _Rejected(f"{side}.{name}", wire.REJECTION_REASON_MISSING, f"required: {least:g} to {most:g} {unit}")
+
+
+def _unless_absent(
+    reading: MeterReading | VehicleReading, side: str, name: Any, least: float, most: float, unit: str
+) -> float | None:
+    if not reading.HasField(name):
+        return None
+    value: float = getattr(reading, name)
+    if not least <= value <= most:
+        raise _Rejected(
+            f"{side}.{name}",
+            wire.REJECTION_REASON_OUT_OF_RANGE,
+            f"{value!r} is not within {least:g} to {most:g} {unit}",
+        )
+    return value
+
+
 def _reject_id(path: str, device_id: str) -> NoReturn:
     if not device_id:
         raise _Rejected(path, wire.REJECTION_REASON_MISSING, f"required: {DEVICE_ID_ACCEPTED}")
     raise _Rejected(path, wire.REJECTION_REASON_MALFORMED, f"{device_id[:80]!r} is not an id: {DEVICE_ID_ACCEPTED}")
-
-
-def _reject_absent(path: str, least: float, most: float, unit: str) -> NoReturn:
-    raise _Rejected(path, wire.REJECTION_REASON_MISSING, f"required: {least:g} to {most:g} {unit}")
-
-
-def _reject_range(path: str, value: float, least: float, most: float, unit: str) -> NoReturn:
-    raise _Rejected(path, wire.REJECTION_REASON_OUT_OF_RANGE, f"{value!r} is not within {least:g} to {most:g} {unit}")

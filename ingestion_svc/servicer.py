@@ -21,7 +21,7 @@ from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
 
 MESSAGE_MAX_READINGS = 10_000
-"""Readings in a message: two full batches. More would only make the answer later and the memory larger."""
+"""Readings in a message: half a batch. More would only make the answer later and the memory larger."""
 
 
 class IngestionServicer(IngestionServiceServicer):

@@ -127,19 +127,17 @@ class Writer(Generic[AnyRow]):
         target = self._target
         connection = await self._connected()
         await self._ensure_partitions(connection, rows)
-        ordinals, repeats = _without_repeats(rows)
-        distinct = rows if not repeats else [rows[ordinal] for ordinal in ordinals]
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
-            keys, new_keys = await self._resolve([row[0] for row in distinct], cursor)
+            keys, new_keys = await self._resolve([row[0] for row in rows], cursor)
             async with cursor.copy(target.copy_to_staging) as copy:
-                await copy.write(target.pack(distinct, ordinals, keys))
+                await copy.write(target.pack(rows, keys))
             await cursor.execute(target.insert, prepare=True)
-            missed = [ordinal for (ordinal,) in await cursor.fetchall()]
+            [(inserted, missed)] = await cursor.fetchall()
             stored = await self._find_stored(rows, missed, cursor) if missed else {}
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
         self._remember(new_keys)
-        return _compare(rows, missed, stored, repeats)
+        return Written() if inserted == len(rows) else _compare(rows, set(missed), stored)
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -192,34 +190,25 @@ class Writer(Generic[AnyRow]):
         return {ordinal: tuple(values) for ordinal, *values in await cursor.fetchall()}
 
 
-def _without_repeats(rows: Sequence[AnyRow]) -> tuple[Sequence[int], dict[int, int]]:
-    """The positions of the first row of each device and timestamp; and for each other row, which one it repeats."""
-    places = [(row[0], row.ts_us) for row in rows]
-    if len(set(places)) == len(rows):
-        return range(len(rows)), {}
-    first: dict[tuple[str, int], int] = {}
-    repeats = {}
-    for position, place in enumerate(places):
-        if first.setdefault(place, position) != position:
-            repeats[position] = first[place]
-    return list(first.values()), repeats
+def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, tuple[float | None, ...]]) -> Written:
+    """Tells duplicates from conflicts.
 
-
-def _compare(
-    rows: Sequence[AnyRow],
-    missed: list[int],
-    stored: dict[int, tuple[float | None, ...]],
-    repeats: dict[int, int],
-) -> Written:
-    """Tells duplicates from conflicts, for rows that history had already and for those that the batch repeats."""
+    A row is held against what history has in its place: what was found there (`missed`, `stored`), or else the first
+    row of the batch with its device and timestamp.
+    """
     written = Written()
-    missed_places = set(missed)
-    for position in sorted([*missed, *repeats]):
-        place = repeats.get(position, position)
-        values = stored.get(place) if place in missed_places else rows[place][2:]
+    inserted: dict[tuple[str, int], int] = {}
+    for position, row in enumerate(rows):
+        if position in missed:
+            values = stored.get(position)
+        else:
+            first = inserted.setdefault((row[0], row.ts_us), position)
+            if first == position:
+                continue
+            values = rows[first][2:]
         if values is None:
             written.refused.append(position)  # its partition was dropped between two statements: older than the floor
-        elif values == rows[position][2:]:
+        elif values == row[2:]:
             written.duplicates.append(position)
         else:
             written.conflicts.append(position)

@@ -21,7 +21,7 @@ class Target(Generic[AnyRow]):
     copy_to_staging: str
     insert: str
     find_stored: str
-    pack: Callable[[Sequence[AnyRow], Sequence[int], Sequence[int]], bytes]
+    pack: Callable[[Sequence[AnyRow], Sequence[int]], bytes]
 
 
 METERS: Target[MeterRow] = Target(
@@ -41,12 +41,14 @@ METERS: Target[MeterRow] = Target(
     copy_to_staging="""
         COPY staged_meter_readings (ordinal, meter_key, ts, kwh_consumed_ac, voltage) FROM STDIN (FORMAT BINARY)
     """,
-    # Returns the ordinals of the rows that history had already. Every insert takes its rows in key order: two
-    # transactions that meet can then wait for each other, but not in a circle.
+    # Returns how many rows were inserted and, where some were not, the ordinals of those that history had already. Of
+    # rows that repeat each other the first one counts. Every insert takes its rows in key order: two transactions that
+    # meet can then wait for each other, but not in a circle.
     insert="""
         WITH inserted AS (
             INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac, voltage)
-            SELECT meter_key, ts, kwh_consumed_ac, voltage FROM staged_meter_readings ORDER BY meter_key, ts
+            SELECT meter_key, ts, kwh_consumed_ac, voltage FROM staged_meter_readings
+            ORDER BY meter_key, ts, ordinal
             ON CONFLICT DO NOTHING
             RETURNING meter_key, ts, kwh_consumed_ac, voltage
         ), newest AS (
@@ -65,9 +67,12 @@ METERS: Target[MeterRow] = Target(
             SET kwh_consumed_ac = hourly.kwh_consumed_ac + excluded.kwh_consumed_ac,
                 readings = hourly.readings + excluded.readings
         )
-        SELECT ordinal FROM staged_meter_readings AS staged
-        WHERE NOT EXISTS (
-            SELECT FROM inserted WHERE inserted.meter_key = staged.meter_key AND inserted.ts = staged.ts
+        SELECT (SELECT count(*) FROM inserted), ARRAY(
+            SELECT ordinal FROM staged_meter_readings AS staged
+            WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM staged_meter_readings)
+                AND NOT EXISTS (
+                    SELECT FROM inserted WHERE inserted.meter_key = staged.meter_key AND inserted.ts = staged.ts
+                )
         )
     """,
     # The bounds let the planner leave out the other days; the limit makes it look each row up by its key.
@@ -106,7 +111,8 @@ VEHICLES: Target[VehicleRow] = Target(
         WITH inserted AS (
             INSERT INTO vehicle_telemetry_history (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
             SELECT vehicle_key, ts, kwh_delivered_dc, soc, battery_temp
-            FROM staged_vehicle_readings ORDER BY vehicle_key, ts
+            FROM staged_vehicle_readings
+            ORDER BY vehicle_key, ts, ordinal
             ON CONFLICT DO NOTHING
             RETURNING vehicle_key, ts, kwh_delivered_dc, soc, battery_temp
         ), newest AS (
@@ -129,9 +135,12 @@ VEHICLES: Target[VehicleRow] = Target(
                 battery_temp_sum = hourly.battery_temp_sum + excluded.battery_temp_sum,
                 battery_temp_readings = hourly.battery_temp_readings + excluded.battery_temp_readings
         )
-        SELECT ordinal FROM staged_vehicle_readings AS staged
-        WHERE NOT EXISTS (
-            SELECT FROM inserted WHERE inserted.vehicle_key = staged.vehicle_key AND inserted.ts = staged.ts
+        SELECT (SELECT count(*) FROM inserted), ARRAY(
+            SELECT ordinal FROM staged_vehicle_readings AS staged
+            WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM staged_vehicle_readings)
+                AND NOT EXISTS (
+                    SELECT FROM inserted WHERE inserted.vehicle_key = staged.vehicle_key AND inserted.ts = staged.ts
+                )
         )
     """,
     # As for meters.

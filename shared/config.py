@@ -71,11 +71,12 @@ class IngestionSettings(ServingSettings):
         1, description="database connections for meters, and as many for vehicles"
     )
     batch_max_readings: Annotated[int, Field(ge=1, le=50_000)] = Field(
-        5_000,
-        description="readings in one transaction at most; ten times more gains nothing, ten times less costs half",
+        20_000,
+        description="readings at which a transaction is full: two of each device of a fleet of 10,000 at full speed;"
+        " a quarter of it costs PostgreSQL a third more per reading, more only delays the answers",
     )
     batch_max_age_s: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.005, description="seconds that a reading waits for company"
+        0.002, description="seconds that a reading waits for company"
     )
     inflight_max_readings: PositiveInt = Field(
         100_000, description="readings held in memory at most, about 1 KiB each; then streams wait"

@@ -1,6 +1,7 @@
 """A gRPC server from its first breath to its last: health, reflection, TLS, signals, draining."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -51,6 +52,7 @@ class Service:
         self._settings = settings
         self._address = address
         self._database_answers = database_answers
+        self._started = False
         self._watch: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # grpc-stubs does not have it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
@@ -68,9 +70,11 @@ class Service:
             raise ListenError(
                 f"cannot listen on {self._address}: it is in use, not of this machine, or its certificate is unreadable"
             ) from error
-        await self._tell_health(await self._database_answers())
+        answers = await self._database_answers()
+        await self._tell_health(answers)
         await self.server.start()
-        self._watch = asyncio.create_task(self._watch_database())
+        self._started = True
+        self._watch = asyncio.create_task(self._watch_database(answers))
         return f"{self._address.rpartition(':')[0]}:{port}"
 
     async def until_signal(self, address: str) -> None:
@@ -84,7 +88,9 @@ class Service:
         await stop.wait()
 
     async def drain(self) -> None:
-        """Tells health, then the handlers, and gives calls the grace period to end in."""
+        """Tells health, then the handlers, and gives calls the grace period to end in. Nothing before the start."""
+        if not self._started:
+            return
         _log.info("draining", grace_s=self._settings.shutdown_grace_s)
         if self._watch is not None:
             self._watch.cancel()
@@ -93,8 +99,8 @@ class Service:
         await self.server.stop(self._settings.shutdown_grace_s)
         _log.info("stopped")
 
-    async def _watch_database(self) -> None:
-        was_answering = True
+    async def _watch_database(self, answers: bool) -> None:
+        was_answering = answers
         while True:
             await asyncio.sleep(self._settings.health_interval_s)
             answers = await self._database_answers()
@@ -115,6 +121,16 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run(main())
     except StartRefused as error:
         raise SystemExit(f"{error}") from None
+
+
+def rest_the_garbage_collector() -> None:
+    """Lets the garbage collector look at the objects of start-up no more, and at the others less often.
+
+    Rows and messages are no cycles and go by reference counting; looking through them took a seventh of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def announce_ready(address: str) -> None:

@@ -103,9 +103,12 @@ async def answers(url: str, application_name: str, timeout_s: float) -> bool:
     parameters = connection_parameters(url, application_name, statement_timeout=f"{int(timeout_s * 1_000)}ms")
     parameters["connect_timeout"] = max(2, int(timeout_s))
     try:
-        async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
+        async with (
+            asyncio.timeout(timeout_s),
+            await AsyncConnection.connect(**parameters, autocommit=True) as connection,
+        ):
             await connection.execute("SELECT 1")
-    except (psycopg.Error, OSError):
+    except (psycopg.Error, OSError):  # TimeoutError is an OSError
         return False
     return True
 

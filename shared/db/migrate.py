@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from psycopg import AsyncConnection, Connection, OperationalError, errors
+from psycopg import AsyncConnection, Connection, errors
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from shared.db.engine import connection_parameters, require_safe_server
 from shared.db.partitions import create_partitions_ahead
 from shared.errors import StartRefused
+
+START_CHECK_TIMEOUT = "10s"
+"""A database that hangs must not let a service hang with it."""
 
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate', 0))"
 _INSTALLED = "SELECT version_num FROM alembic_version"
@@ -71,10 +75,11 @@ class DatabaseUnreachable(StartRefused):
 async def require_usable_database(url: str, application_name: str) -> None:
     """Raises what speaks against starting on a database: DatabaseUnreachable, UnsafeServer or SchemaOutdated."""
     try:
-        async with await AsyncConnection.connect(**connection_parameters(url, application_name)) as connection:
+        parameters = connection_parameters(url, application_name, statement_timeout=START_CHECK_TIMEOUT)
+        async with await AsyncConnection.connect(**parameters) as connection:
             await require_safe_server(connection)
             await require_current_schema(connection)
-    except (OperationalError, OSError) as error:
+    except (psycopg.Error, OSError) as error:
         raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error
 
 

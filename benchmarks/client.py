@@ -1,0 +1,184 @@
+"""The client's side of a measurement. It runs in a process of its own, so that its processor time can be told.
+
+Requests are serialized before the clock starts and sent as bytes: a device's own cost is not what is measured.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from energyfleet.v1 import analytics_service_pb2, ingestion_service_pb2
+from google.protobuf.message import Message
+
+from benchmarks.cpu import cpu_seconds
+from benchmarks.readings import Span, messages
+
+CONNECT_TIMEOUT_S = 10
+
+_INGESTION = "/energyfleet.v1.IngestionService"
+_ANALYTICS = "/energyfleet.v1.AnalyticsService"
+
+# The stubs require both. Without the first gRPC sends bytes as they are, without the second it takes `call.write`.
+_AS_IT_IS: Any = None
+_FROM_WRITES: Any = None
+
+
+class BenchmarkError(Exception):
+    """A figure cannot be had, or would be wrong. The message says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The service to call, and the processes whose work is measured."""
+
+    address: str
+    service_pid: int
+    postgres_pid: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What it took: seconds on the clock, and seconds of processor time of each side."""
+
+    wall_s: float
+    client_cpu_s: float
+    service_cpu_s: float
+    postgres_cpu_s: float
+
+
+class _Stopwatch:
+    """Measures from its making to `stop()`."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._started = self._look()
+
+    def stop(self) -> Effort:
+        return Effort(*(now - then for now, then in zip(self._look(), self._started, strict=True)))
+
+    def _look(self) -> tuple[float, float, float, float]:
+        target = self._target
+        cpu = cpu_seconds(target.service_pid), cpu_seconds(target.postgres_pid)
+        return time.perf_counter(), time.process_time(), *cpu
+
+
+def stream(target: Target, span: Span, per_message: int, streams: int) -> Effort:
+    """Sends a span over concurrent StreamTelemetry calls, the messages dealt out in turn, and waits for the answers.
+
+    BenchmarkError when a call fails or a reading was not stored as new.
+    """
+    return asyncio.run(_stream(target, messages(span, per_message), span.count, streams))
+
+
+async def _stream(target: Target, requests: Sequence[bytes], count: int, streams: int) -> Effort:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await _ready(channel)
+        method = channel.stream_unary(
+            f"{_INGESTION}/StreamTelemetry",
+            request_serializer=_AS_IT_IS,
+            response_deserializer=ingestion_service_pb2.StreamTelemetryResponse.FromString,
+        )
+
+        async def one(share: Sequence[bytes]) -> ingestion_service_pb2.IngestionSummary:
+            call = method(_FROM_WRITES)
+            for request in share:
+                await call.write(request)
+            await call.done_writing()
+            response: ingestion_service_pb2.StreamTelemetryResponse = await call
+            return response.summary
+
+        stopwatch = _Stopwatch(target)
+        try:
+            summaries = await asyncio.gather(*(one(requests[each::streams]) for each in range(streams)))
+        except grpc.aio.AioRpcError as error:
+            raise BenchmarkError(_described(error)) from None
+        effort = stopwatch.stop()
+    stored = sum(summary.stored for summary in summaries)
+    if stored != count:
+        raise BenchmarkError(f"{count:,} new readings were sent and {stored:,} stored: {summaries[0]}")
+    return effort
+
+
+def unary(target: Target, span: Span, rate: float) -> tuple[list[float], Effort]:
+    """Sends each reading of a span in an IngestTelemetry call of its own; returns the calls' latencies in seconds.
+
+    `rate` calls a second start on a schedule, whether or not earlier ones were answered, and a latency counts from the
+    scheduled instant: a stall is felt by every call that it delays. The event loop's timers add up to a millisecond.
+    """
+    return asyncio.run(_unary(target, messages(span, 1), rate))
+
+
+async def _unary(target: Target, requests: Sequence[bytes], rate: float) -> tuple[list[float], Effort]:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await _ready(channel)
+        method = channel.unary_unary(
+            f"{_INGESTION}/IngestTelemetry",
+            request_serializer=_AS_IT_IS,
+            response_deserializer=ingestion_service_pb2.IngestTelemetryResponse.FromString,
+        )
+        loop = asyncio.get_running_loop()
+        stopwatch = _Stopwatch(target)
+        start = loop.time() + 0.5  # the tasks have to be made first
+
+        async def one(number: int, request: bytes) -> float:
+            due = start + number / rate
+            await asyncio.sleep(due - loop.time())
+            response = await method(request)
+            latency = loop.time() - due
+            if response.summary.stored != 1:
+                raise BenchmarkError(f"a new reading was sent and not stored: {response.summary}")
+            return latency
+
+        try:
+            latencies = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
+        except grpc.aio.AioRpcError as error:
+            raise BenchmarkError(_described(error)) from None
+        return list(latencies), stopwatch.stop()
+
+
+def performance(
+    target: Target, requests: Sequence[analytics_service_pb2.GetVehiclePerformanceRequest], readings_each_side: int
+) -> tuple[list[float], Effort]:
+    """Asks one question after the other and returns latencies in seconds. BenchmarkError when an answer is not based
+    on so many readings of each side, with the verdict OK."""
+    return asyncio.run(_performance(target, requests, readings_each_side))
+
+
+async def _performance(
+    target: Target, requests: Sequence[analytics_service_pb2.GetVehiclePerformanceRequest], readings_each_side: int
+) -> tuple[list[float], Effort]:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await _ready(channel)
+        method = channel.unary_unary(
+            f"{_ANALYTICS}/GetVehiclePerformance",
+            request_serializer=_serialized,
+            response_deserializer=analytics_service_pb2.GetVehiclePerformanceResponse.FromString,
+        )
+        latencies = []
+        stopwatch = _Stopwatch(target)
+        for request in requests:
+            asked = time.perf_counter()
+            try:
+                answer = await method(request)
+            except grpc.aio.AioRpcError as error:
+                raise BenchmarkError(_described(error)) from None
+            latencies.append(time.perf_counter() - asked)
+            expected = (readings_each_side, readings_each_side, analytics_service_pb2.VERDICT_OK)
+            if (answer.vehicle_readings, answer.meter_readings, answer.verdict) != expected:
+                raise BenchmarkError(f"expected {readings_each_side} readings of each side and OK: {answer}")
+        return latencies, stopwatch.stop()
+
+
+async def _ready(channel: grpc.aio.Channel) -> None:
+    await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
+
+
+def _serialized(request: Message) -> bytes:
+    return request.SerializeToString()
+
+
+def _described(error: grpc.aio.AioRpcError) -> str:
+    return f"the service answered {error.code().name}: {error.details()}"

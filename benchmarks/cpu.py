@@ -1,0 +1,26 @@
+"""Processor time of processes, with their children."""
+
+import psutil
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of processor time, user and system, that a process and all its children, ended ones too, have taken.
+
+    Read from /proc in ticks of 10 ms: good for differences over a second and more.
+    """
+    process = psutil.Process(pid)
+    own = process.cpu_times()
+    total: float = own.user + own.system + own.children_user + own.children_system
+    for child in process.children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:  # ended since: its parent's `children_*` will have it at the next look
+            continue
+        total += times.user + times.system
+    return total
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident memory of one process."""
+    resident: int = psutil.Process(pid).memory_info().rss
+    return resident

@@ -1,0 +1,197 @@
+"""The analytics service as its callers see it: a real channel to a real server on a free port."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import psycopg
+import pytest
+import pytest_asyncio
+from energyfleet.v1 import analytics_service_pb2 as wire
+from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
+from google.rpc import error_details_pb2, status_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from analytics_svc.__main__ import NAME, serving
+from shared.config import AnalyticsSettings
+from shared.db.embedded import EmbeddedServer
+from shared.serve import Service
+from shared.status import STATUS_DETAILS_KEY
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, proto_from_us
+from tests.integration.test_analytics_queries import MIDNIGHT_US, MINUTE_US, Rows
+
+if TYPE_CHECKING:
+    from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
+
+NOW_US = MIDNIGHT_US
+"""What the service's clock says."""
+
+RPCS = ("GetVehiclePerformance", "GetVehicleStatus", "GetMeterStatus")
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield Rows(connection)
+
+
+@asynccontextmanager
+async def running(postgres: EmbeddedServer, database: str) -> AsyncIterator[tuple[Service, grpc.aio.Channel]]:
+    settings = AnalyticsSettings(
+        database_url=postgres.url(database, role="energyfleet_analytics"),
+        analytics_address="127.0.0.1:0",
+        health_interval_s=0.02,
+        pool_size=3,
+    )
+    async with serving(settings, lambda: NOW_US) as (service, address), grpc.aio.insecure_channel(address) as channel:
+        yield service, channel
+
+
+@pytest_asyncio.fixture
+async def channel(postgres: EmbeddedServer, database: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with running(postgres, database) as (_, channel):
+        yield channel
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> "AnalyticsServiceAsyncStub":
+    return AnalyticsServiceStub(channel)
+
+
+async def error_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def details_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ()):
+        if key == STATUS_DETAILS_KEY:
+            assert isinstance(value, bytes)
+            return status_pb2.Status.FromString(value)
+    return None
+
+
+def a_night_at(rows: Rows, ratio: float) -> None:
+    """`car` charged from `meter` in the last ten hours, a reading a minute: 0.125 kWh drawn each."""
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    rows.mapping(car, meter, NOW_US - US_PER_DAY)
+    minutes = [NOW_US - i * MINUTE_US for i in range(600)]
+    rows.consumed(meter, *((ts_us, 0.125) for ts_us in minutes))
+    rows.delivered(car, *((ts_us, 0.125 * ratio, 25.0) for ts_us in minutes))
+
+
+async def test_a_worn_charger_is_an_alert_over_the_last_24_hours(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
+    a_night_at(rows, 0.75)
+    answer = await stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car"))
+    assert answer.window == wire.TimeWindow(start=proto_from_us(NOW_US - US_PER_DAY), end=proto_from_us(NOW_US))
+    assert (answer.kwh_delivered_dc, answer.kwh_consumed_ac) == (56.25, 75.0)
+    assert (answer.efficiency_ratio, answer.kwh_lost) == (0.75, 18.75)
+    assert (answer.vehicle_readings, answer.meter_readings) == (600, 600)
+    assert (answer.average_battery_temp, answer.coverage) == (25.0, 1.0)
+    assert answer.verdict == wire.VERDICT_LOW_EFFICIENCY
+    assert "75.0 %" in answer.verdict_reason
+    assert "18.750 kWh" in answer.alert
+
+
+async def test_a_healthy_charger_is_ok_in_a_window_of_ones_own(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
+    a_night_at(rows, 0.875)
+    window = wire.TimeWindow(start=proto_from_us(NOW_US - 5 * US_PER_HOUR), end=proto_from_us(NOW_US - US_PER_HOUR))
+    answer = await stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car", window=window))
+    assert answer.window == window
+    assert (answer.meter_readings, answer.kwh_consumed_ac) == (240, 30.0)
+    assert (answer.verdict, answer.alert) == (wire.VERDICT_OK, "")
+
+
+async def test_a_known_vehicle_without_a_meter_is_an_answer(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
+    rows.delivered(rows.vehicle("car"), (NOW_US, 1.0))
+    answer = await stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car"))
+    assert answer.verdict == wire.VERDICT_NO_METER
+    assert answer.kwh_delivered_dc == 1.0
+    for absent in ("kwh_consumed_ac", "efficiency_ratio", "kwh_lost", "average_battery_temp"):
+        assert not answer.HasField(absent), absent
+
+
+async def test_the_status_is_the_newest_reading_with_its_age(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
+    taken, ahead = datetime_from_us(NOW_US - 1_500_000), datetime_from_us(NOW_US + 1_500_000)
+    rows.connection.execute(
+        "INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 0, 21.5)", (rows.vehicle("car"), taken)
+    )
+    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0, NULL)", (rows.meter("meter"), ahead))
+
+    vehicle = await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))
+    assert (vehicle.vehicle_id, vehicle.reading.vehicle_id) == ("car", "car")
+    assert vehicle.reading.HasField("soc")
+    assert (vehicle.reading.soc, vehicle.reading.kwh_delivered_dc, vehicle.reading.battery_temp) == (0.0, 0.5, 21.5)
+    assert vehicle.reading.timestamp == proto_from_us(NOW_US - 1_500_000)
+    assert (vehicle.age.seconds, vehicle.age.nanos) == (1, 500_000_000)
+
+    meter = await stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter"))
+    assert (meter.meter_id, meter.reading.meter_id, meter.reading.kwh_consumed_ac) == ("meter", "meter", 0.0)
+    assert meter.reading.HasField("kwh_consumed_ac")
+    assert not meter.reading.HasField("voltage")
+    assert (meter.age.seconds, meter.age.nanos) == (-1, -500_000_000)
+
+
+async def test_a_device_known_from_a_mapping_alone_has_no_reading(
+    rows: Rows, stub: "AnalyticsServiceAsyncStub"
+) -> None:
+    rows.mapping(rows.vehicle("car"), rows.meter("meter"), NOW_US)
+    vehicle = await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))
+    assert vehicle == wire.GetVehicleStatusResponse(vehicle_id="car")
+    meter = await stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter"))
+    assert meter == wire.GetMeterStatusResponse(meter_id="meter")
+
+
+async def test_a_device_never_heard_of_is_not_found(stub: "AnalyticsServiceAsyncStub") -> None:
+    for call in (
+        stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="ghost")),
+        stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="ghost")),
+        stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="ghost")),
+    ):
+        error = await error_of(call)
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+        assert "ghost was never heard of" in str(error.details())
+
+
+async def test_a_bad_request_is_told_all_of_its_violations(stub: "AnalyticsServiceAsyncStub") -> None:
+    window = wire.TimeWindow(start=proto_from_us(NOW_US), end=proto_from_us(NOW_US))
+    calls: list[tuple[grpc.aio.UnaryUnaryCall[Any, Any], list[str]]] = [
+        (stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(window=window)), ["vehicle_id", "window"]),
+        (stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="a b")), ["vehicle_id"]),
+        (stub.GetMeterStatus(wire.GetMeterStatusRequest()), ["meter_id"]),
+    ]
+    for call, fields in calls:
+        error = await error_of(call)
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        status = details_of(error)
+        assert status is not None
+        assert (status.code, status.message) == (3, error.details())
+        bad_request = error_details_pb2.BadRequest()
+        assert status.details[0].Unpack(bad_request)
+        assert [violation.field for violation in bad_request.field_violations] == fields
+        assert all(violation.description for violation in bad_request.field_violations)
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+async def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.aio.Channel, rpc: str) -> None:
+    send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{NAME}/{rpc}", bytes, bytes)
+    error = await error_of(send(b"\xff\xff\xff"))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert details_of(error) is None
+
+
+async def test_a_defect_stays_inside(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
+    rows.connection.execute("REVOKE SELECT ON vehicles FROM energyfleet_analytics")
+    error = await error_of(stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car")))
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def test_reflection_lists_the_service(channel: grpc.aio.Channel) -> None:
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    async for answer in asked:
+        assert NAME in {service.name for service in answer.list_services_response.service}
+        break
+    asked.cancel()

@@ -1,0 +1,178 @@
+"""What asking costs and survives: round trips, plans, callers that cancel, a database or a network that is away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import psycopg.conninfo
+import pytest
+from sqlalchemy import text
+
+from shared.db.embedded import EmbeddedServer
+from shared.errors import DatabaseUnavailable
+from shared.timestamps import US_PER_DAY
+from tests.integration.test_analytics_queries import MIDNIGHT_US, Rows, asking, totals_of
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield Rows(connection)
+
+
+@pytest.fixture
+def reader_url(postgres: EmbeddedServer, database: str) -> str:
+    """The test's database for the role that the service has in production."""
+    return postgres.url(database, role="energyfleet_analytics")
+
+
+async def test_a_question_is_one_round_trip_and_never_planned_for_any_window(
+    rows: Rows, reader_url: str, tmp_path: Path
+) -> None:
+    rows.vehicle("car")
+    async with asking(reader_url, pool_size=1) as queries:
+        for _ in range(20):  # past the 5 executions after which the driver prepares, and the 5 after which plans freeze
+            await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+        with (tmp_path / "trace").open("w+b") as trace:
+            async with queries.engine.connect() as connection:
+                prepared = await connection.execute(
+                    text("SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements")
+                )
+                custom_plans, generic_plans = prepared.one()
+                driver_connection = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(driver_connection, psycopg.AsyncConnection)
+            driver_connection.pgconn.trace(trace.fileno())
+            await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+            driver_connection.pgconn.untrace()
+            trace.seek(0)
+            sent = [line.split(b"\t") for line in trace.read().splitlines()]
+    assert custom_plans >= 10
+    assert generic_plans == 0
+    round_trips = [line[3] for line in sent if line[1] == b"F" and line[3].split()[0] in (b"Query", b"Sync")]
+    assert [each.split()[0] for each in round_trips] == [b"Query", b"Sync"], "the pool's ping, then the question"
+    assert b"BEGIN" not in b" ".join(round_trips)
+
+
+async def _until_waiting_for_a_lock(rows: Rows, expected: int) -> set[int]:
+    while True:
+        found = rows.connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchall()
+        if len(found) == expected:
+            return {pid for (pid,) in found}
+        await asyncio.sleep(0.01)
+
+
+def _sessions(rows: Rows) -> set[int]:
+    found = rows.connection.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'test'"
+    )
+    return {pid for (pid,) in found}
+
+
+async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_url: str, reader_url: str) -> None:
+    rows.vehicle("car")
+    async with asking(reader_url, pool_size=3) as queries:
+        with psycopg.connect(database_url) as lock:
+            lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
+            calls = [asyncio.create_task(queries.vehicle_status("car")) for _ in range(50)]
+            pids = await _until_waiting_for_a_lock(rows, 3)
+            for call in calls:
+                call.cancel()
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+        answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(50)))
+        assert answers == [None] * 50
+        assert _sessions(rows) == pids
+
+
+async def test_calls_cancelled_at_any_moment_leave_the_pool_whole(rows: Rows, reader_url: str) -> None:
+    rows.vehicle("car")
+    async with asking(reader_url, pool_size=3) as queries:
+        await asyncio.gather(*(queries.vehicle_status("car") for _ in range(10)))
+        pids = _sessions(rows)
+        for turns in range(300):  # cancelled after so many turns of the event loop, from before the start to the end
+            call = asyncio.create_task(totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY))
+            for _ in range(turns % 30):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        await asyncio.gather(*(queries.vehicle_status("car") for _ in range(10)))
+        assert _sessions(rows) == pids
+
+
+async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_recovers(
+    rows: Rows, database_url: str, reader_url: str
+) -> None:
+    rows.vehicle("car")
+    async with asking(reader_url, pool_size=2, timeout_s=0.2) as queries:
+        with psycopg.connect(database_url) as lock:
+            lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(2):
+                ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(10)), return_exceptions=True)
+            assert [type(end) for end in ends] == [DatabaseUnavailable] * 10
+        while True:
+            try:
+                assert await queries.vehicle_status("car") is None
+                return
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def freezable(url: str, thawed: asyncio.Event) -> AsyncIterator[str]:
+    """A URL of the same database over a network that forwards while `thawed` is set, and holds back while it is not."""
+    asked = psycopg.conninfo.conninfo_to_dict(url)
+
+    async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while some := await source.read(65_536):
+            await thawed.wait()
+            sink.write(some)
+        sink.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_unix_connection(f"{asked['host']}/.s.PGSQL.5432")
+        await asyncio.gather(forward(reader, server_writer), forward(server_reader, writer))
+
+    async with await asyncio.start_server(connect, "127.0.0.1", 0) as network:
+        port = network.sockets[0].getsockname()[1]
+        yield f"postgresql://{asked['user']}@127.0.0.1:{port}/{asked['dbname']}"
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["in the middle of a session", "before the first session"])
+async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survived(
+    rows: Rows, database_url: str, warm: bool
+) -> None:
+    rows.vehicle("car")
+    thawed = asyncio.Event()
+    async with freezable(database_url, thawed) as url, asking(url, pool_size=2, timeout_s=0.2) as queries:
+        if warm:
+            thawed.set()
+            assert await queries.vehicle_status("car") is None
+            thawed.clear()
+        async with asyncio.timeout(2):
+            ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)), return_exceptions=True)
+            assert [type(end) for end in ends] == [DatabaseUnavailable] * 5
+            assert not await queries.database_answers()
+        thawed.set()
+        while not await queries.database_answers():
+            pass  # each look takes its time
+        assert await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5))) == [None] * 5
+
+
+async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows: Rows, reader_url: str) -> None:
+    rows.vehicle("car")
+    kill = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"
+    async with asking(reader_url) as queries:
+        assert await queries.vehicle_status("car") is None
+        rows.connection.execute(kill, (list(_sessions(rows)),))
+        assert await queries.vehicle_status("car") is None
+
+
+async def test_a_database_away_is_told_to_health(postgres: EmbeddedServer, reader_url: str) -> None:
+    async with asking(reader_url) as queries:
+        assert await queries.database_answers()
+    async with asking(postgres.url("no_such_database")) as elsewhere:
+        assert not await elsewhere.database_answers()

@@ -1,0 +1,130 @@
+"""`GetVehiclePerformance` against a plain-Python model, over random histories, mappings and windows."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import fsum
+from typing import cast
+
+import psycopg
+import pytest
+from energyfleet.v1 import analytics_service_pb2 as wire
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analytics_svc.servicer import AnalyticsServicer
+from shared.config import AnalyticsSettings
+from shared.db.embedded import EmbeddedServer
+from shared.guard import Context
+from shared.timestamps import US_PER_HOUR, proto_from_us
+from tests.integration.test_analytics_queries import MIDNIGHT_US, MINUTE_US, Rows, asking
+
+METERS = 3
+
+# Close to hours, midnights and each other, so that every edge is met: 40 hours, with a midnight in between.
+_instants = st.builds(
+    lambda hour, minute, us: MIDNIGHT_US - 20 * US_PER_HOUR + hour * US_PER_HOUR + minute * MINUTE_US + us,
+    st.integers(0, 40),
+    st.sampled_from([0, 0, 1, 30]),
+    st.sampled_from([-1, 0, 0, 0, 1]),
+)
+_kwh = st.integers(0, 10**9).map(lambda mwh: mwh / 1_000_000)
+_temperatures = st.none() | st.floats(-60, 150)
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened: readings by time, and who was mapped from which instant until which."""
+
+    delivered: dict[int, tuple[float, float | None]]
+    consumed: list[dict[int, float]]
+    mappings: list[tuple[int, int, int | None]]
+    window: tuple[int, int]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    cuts = sorted(draw(st.sets(_instants, max_size=6)))
+    spans: Iterator[tuple[int, int | None]] = zip(cuts, [*cuts[1:], None], strict=False)
+    mapped = [(draw(st.none() | st.integers(0, METERS - 1)), start, end) for start, end in spans]
+    start, end = sorted(draw(st.sets(_instants, min_size=2, max_size=2)))
+    return History(
+        delivered=draw(st.dictionaries(_instants, st.tuples(_kwh, _temperatures), max_size=20)),
+        consumed=[draw(st.dictionaries(_instants, _kwh, max_size=15)) for _ in range(METERS)],
+        mappings=[(meter, start, end) for meter, start, end in mapped if meter is not None],
+        window=(start, end),
+    )
+
+
+def expected(history: History, vehicle_id: str) -> wire.GetVehiclePerformanceResponse:
+    """The numbers by the words of the contract, reading by reading; the verdict is left out."""
+    start, end = history.window
+    delivered = {ts: reading for ts, reading in history.delivered.items() if start < ts <= end}
+    consumed = [
+        (ts, kwh)
+        for meter, since, until in history.mappings
+        for ts, kwh in history.consumed[meter].items()
+        if start < ts <= end and since < ts and (until is None or ts <= until)
+    ]
+    answer = wire.GetVehiclePerformanceResponse(
+        vehicle_id=vehicle_id,
+        window=wire.TimeWindow(start=proto_from_us(start), end=proto_from_us(end)),
+        vehicle_readings=len(delivered),
+        meter_readings=len(consumed),
+    )
+    if delivered:
+        answer.kwh_delivered_dc = fsum(kwh for kwh, _ in delivered.values())
+    if consumed:
+        answer.kwh_consumed_ac = fsum(kwh for _, kwh in consumed)
+    temperatures = [temperature for _, temperature in delivered.values() if temperature is not None]
+    if temperatures:
+        answer.average_battery_temp = fsum(temperatures) / len(temperatures)
+    # The hour (h, h + 1 h] of an instant, numbered by its end.
+    of_vehicle = {-(-ts // US_PER_HOUR) for ts in delivered}
+    of_meter = {-(-ts // US_PER_HOUR) for ts, _ in consumed}
+    if of_vehicle | of_meter:
+        answer.coverage = len(of_vehicle & of_meter) / len(of_vehicle | of_meter)
+    return answer
+
+
+def insert(rows: Rows, history: History, vehicle_id: str) -> bool:
+    """Puts the history into the tables; True if it has a mapping within the window."""
+    vehicle = rows.vehicle(vehicle_id)
+    meters = [rows.meter(f"{vehicle_id}.meter-{number}") for number in range(METERS)]
+    rows.delivered(vehicle, *((ts, kwh, temperature) for ts, (kwh, temperature) in history.delivered.items()))
+    for meter, readings in zip(meters, history.consumed, strict=True):
+        rows.consumed(meter, *readings.items())
+    for meter_number, since, until in history.mappings:
+        rows.mapping(vehicle, meters[meter_number], since, until)
+    start, end = history.window
+    return any(since < end and (until is None or until > start) for _, since, until in history.mappings)
+
+
+_numbers = itertools.count()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=histories())
+async def test_performance_is_what_the_readings_say(postgres: EmbeddedServer, database: str, history: History) -> None:
+    vehicle_id = f"car-{next(_numbers)}"
+    with psycopg.connect(postgres.url(database), autocommit=True) as connection:
+        mapped = insert(Rows(connection), history, vehicle_id)
+    start, end = history.window
+    request = wire.GetVehiclePerformanceRequest(
+        vehicle_id=vehicle_id, window=wire.TimeWindow(start=proto_from_us(start), end=proto_from_us(end))
+    )
+    async with asking(postgres.url(database, role="energyfleet_analytics"), pool_size=1) as queries:
+        servicer = AnalyticsServicer(queries, AnalyticsSettings(), lambda: 0)
+        answer = await servicer.GetVehiclePerformance(request, cast(Context, None))
+
+    model = expected(history, vehicle_id)
+    for name in ("kwh_delivered_dc", "kwh_consumed_ac", "average_battery_temp", "coverage"):
+        assert answer.HasField(name) == model.HasField(name), name
+        assert getattr(answer, name) == pytest.approx(getattr(model, name), rel=1e-9, abs=1e-9), name
+    for name in ("vehicle_id", "window", "vehicle_readings", "meter_readings"):
+        assert getattr(answer, name) == getattr(model, name), name
+    assert (answer.verdict == wire.VERDICT_NO_METER) == (not mapped)
+    has_ratio = model.HasField("kwh_delivered_dc") and model.kwh_consumed_ac > 0
+    assert answer.HasField("efficiency_ratio") == has_ratio
+    if has_ratio:
+        assert answer.efficiency_ratio * answer.kwh_consumed_ac == pytest.approx(answer.kwh_delivered_dc, rel=1e-9)

@@ -1,0 +1,283 @@
+"""The questions to a real database, asked with the rights of the analytics role alone."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import psycopg
+import psycopg.conninfo
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from analytics_svc import queries as q
+from analytics_svc.parse import PerformanceQuestion, Window
+from analytics_svc.performance import Totals
+from analytics_svc.queries import MeterStatus, Queries, VehicleStatus
+from shared.db.embedded import EmbeddedServer
+from shared.errors import UnknownDevice
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
+
+MIDNIGHT_US = us_from_datetime(datetime(2026, 2, 9, tzinfo=UTC))
+MINUTE_US = US_PER_HOUR // 60
+
+
+class Rows:
+    """Puts rows straight into the tables. Times in microseconds, energy in kWh."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+
+    def vehicle(self, vehicle_id: str) -> int:
+        return self._key("INSERT INTO vehicles (vehicle_id) VALUES (%s) RETURNING vehicle_key", vehicle_id)
+
+    def meter(self, meter_id: str) -> int:
+        return self._key("INSERT INTO meters (meter_id) VALUES (%s) RETURNING meter_key", meter_id)
+
+    def mapping(self, vehicle_key: int, meter_key: int, from_us: int, until_us: int | None = None) -> None:
+        until = None if until_us is None else datetime_from_us(until_us)
+        self.connection.execute(
+            "INSERT INTO vehicle_meter_map (vehicle_key, meter_key, effective_from, effective_until)"
+            " VALUES (%s, %s, %s, %s)",
+            (vehicle_key, meter_key, datetime_from_us(from_us), until),
+        )
+
+    def delivered(self, vehicle_key: int, *readings: tuple[int, float] | tuple[int, float, float | None]) -> None:
+        """Readings of a vehicle: time, energy, and battery temperature where there is one."""
+        self._partitions("vehicle_telemetry_history", (reading[0] for reading in readings))
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO vehicle_telemetry_history (vehicle_key, ts, kwh_delivered_dc, battery_temp)"
+                " VALUES (%s, %s, %s, %s)",
+                [
+                    (vehicle_key, datetime_from_us(reading[0]), reading[1], reading[2] if len(reading) > 2 else None)
+                    for reading in readings
+                ],
+            )
+
+    def consumed(self, meter_key: int, *readings: tuple[int, float]) -> None:
+        """Readings of a meter: time and energy."""
+        self._partitions("meter_telemetry_history", (reading[0] for reading in readings))
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac) VALUES (%s, %s, %s)",
+                [(meter_key, datetime_from_us(ts_us), kwh) for ts_us, kwh in readings],
+            )
+
+    def _partitions(self, parent: str, times_us: Iterable[int]) -> None:
+        for day in {datetime_from_us(ts_us).date() for ts_us in times_us}:
+            self.connection.execute("SELECT ensure_history_partition(%s, %s)", (parent, day))
+
+    def _key(self, statement: str, device_id: str) -> int:
+        row = self.connection.execute(statement.encode(), (device_id,)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield Rows(connection)
+
+
+@pytest.fixture
+def reader_url(postgres: EmbeddedServer, database: str) -> str:
+    """The test's database for the role that the service has in production."""
+    return postgres.url(database, role="energyfleet_analytics")
+
+
+@asynccontextmanager
+async def asking(url: str, *, pool_size: int = 2, timeout_s: float = 10.0) -> AsyncIterator[Queries]:
+    queries = Queries(url, "test", pool_size=pool_size, timeout_s=timeout_s)
+    try:
+        yield queries
+    finally:
+        await queries.close()
+
+
+@pytest_asyncio.fixture
+async def queries(reader_url: str) -> AsyncIterator[Queries]:
+    async with asking(reader_url) as asked:
+        yield asked
+
+
+async def totals_of(queries: Queries, start_us: int, end_us: int, vehicle_id: str = "car") -> Totals:
+    return await queries.performance_totals(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))
+
+
+async def test_totals_are_sums_of_readings_however_often_each_side_reports(rows: Rows, queries: Queries) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    rows.mapping(car, meter, MIDNIGHT_US - US_PER_DAY)
+    rows.delivered(car, *((MIDNIGHT_US + i * 5 * MINUTE_US, 0.5, 20.0 + i) for i in range(1, 13)))
+    rows.consumed(meter, *((MIDNIGHT_US + i * MINUTE_US, 0.125) for i in range(1, 61)))
+    assert await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_HOUR) == Totals(
+        mappings=1,
+        kwh_delivered_dc=6.0,
+        kwh_consumed_ac=7.5,
+        average_battery_temp=26.5,
+        vehicle_readings=12,
+        meter_readings=60,
+        hours_either=1,
+        hours_both=1,
+    )
+
+
+async def test_a_window_is_open_at_its_start_and_closed_at_its_end(rows: Rows, queries: Queries) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    rows.mapping(car, meter, MIDNIGHT_US - US_PER_DAY)
+    start_us, end_us = MIDNIGHT_US - US_PER_HOUR, MIDNIGHT_US
+    for insert, device in ((rows.delivered, car), (rows.consumed, meter)):
+        insert(device, (start_us, 1.0), (start_us + 1, 2.0), (end_us, 4.0), (end_us + 1, 8.0))
+    totals = await totals_of(queries, start_us, end_us)
+    assert (totals.kwh_delivered_dc, totals.kwh_consumed_ac) == (6.0, 6.0)
+    assert (totals.vehicle_readings, totals.meter_readings) == (2, 2)
+
+
+async def test_energy_of_a_meter_counts_only_while_it_was_mapped(rows: Rows, queries: Queries) -> None:
+    car, other = rows.vehicle("car"), rows.vehicle("other")
+    first, second = rows.meter("first"), rows.meter("second")
+    moved_us = MIDNIGHT_US + US_PER_HOUR
+    rows.mapping(car, first, MIDNIGHT_US, moved_us)
+    rows.mapping(car, second, moved_us)
+    rows.mapping(other, first, moved_us)
+    rows.consumed(first, (MIDNIGHT_US, 1.0), (MIDNIGHT_US + 1, 2.0), (moved_us, 4.0), (moved_us + 1, 8.0))
+    rows.consumed(second, (moved_us, 16.0), (moved_us + 1, 32.0))
+    totals = await totals_of(queries, MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US + US_PER_DAY)
+    assert totals.kwh_consumed_ac == 2.0 + 4.0 + 32.0
+    assert totals.meter_readings == 3
+    assert totals.mappings == 2
+    others = await totals_of(queries, MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US + US_PER_DAY, "other")
+    assert others.kwh_consumed_ac == 8.0
+
+
+async def test_a_mapping_that_only_touches_the_window_is_none(rows: Rows, queries: Queries) -> None:
+    car = rows.vehicle("car")
+    start_us, end_us = MIDNIGHT_US, MIDNIGHT_US + US_PER_HOUR
+    rows.mapping(car, rows.meter("before"), start_us - US_PER_HOUR, start_us)
+    rows.mapping(car, rows.meter("after"), end_us)
+    assert (await totals_of(queries, start_us, end_us)).mappings == 0
+    assert (await totals_of(queries, start_us - 1, end_us)).mappings == 1
+    assert (await totals_of(queries, start_us, end_us + 1)).mappings == 1
+
+
+async def test_an_hour_is_open_at_its_start_and_closed_at_its_end(rows: Rows, queries: Queries) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    rows.mapping(car, meter, MIDNIGHT_US - US_PER_DAY)
+    rows.delivered(car, (MIDNIGHT_US + US_PER_HOUR, 1.0), (MIDNIGHT_US + 5 * US_PER_HOUR, 1.0))
+    rows.consumed(meter, (MIDNIGHT_US + 1, 1.0), (MIDNIGHT_US + 5 * US_PER_HOUR + 1, 1.0))
+    totals = await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+    assert (totals.hours_both, totals.hours_either) == (1, 3)
+
+
+async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries: Queries) -> None:
+    car = rows.vehicle("car")
+    silent = Totals(
+        mappings=0,
+        kwh_delivered_dc=None,
+        kwh_consumed_ac=None,
+        average_battery_temp=None,
+        vehicle_readings=0,
+        meter_readings=0,
+        hours_either=0,
+        hours_both=0,
+    )
+    assert await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY) == silent
+    rows.delivered(car, (MIDNIGHT_US + 1, 0.0), (MIDNIGHT_US + 2, 0.0, -10.0), (MIDNIGHT_US + 3, 0.0, 0.0))
+    totals = await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+    assert totals.kwh_delivered_dc == 0.0
+    assert totals.kwh_consumed_ac is None
+    assert totals.average_battery_temp == -5.0
+    assert totals.vehicle_readings == 3
+
+
+async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries: Queries) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    ts = datetime_from_us(MIDNIGHT_US + 1)
+    rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL)", (car, ts))
+    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL)", (meter, ts))
+    vehicle_status = await queries.vehicle_status("car")
+    assert vehicle_status == VehicleStatus(MIDNIGHT_US + 1, 0.5, 80.0, None)
+    assert await queries.meter_status("meter") == MeterStatus(MIDNIGHT_US + 1, 0.6, None)
+    assert vehicle_status is not None
+    assert vehicle_status.age_us(MIDNIGHT_US) == -1
+
+
+async def test_a_device_that_is_known_from_a_mapping_alone_has_no_status(rows: Rows, queries: Queries) -> None:
+    rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US)
+    assert await queries.vehicle_status("car") is None
+    assert await queries.meter_status("meter") is None
+
+
+async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) -> None:
+    rows.vehicle("car")
+    for asked in (totals_of(queries, 0, 1, "meter"), queries.vehicle_status("meter"), queries.meter_status("car")):
+        with pytest.raises(UnknownDevice, match="was never heard of"):
+            await asked
+
+
+async def test_the_service_cannot_write(rows: Rows, queries: Queries, database_url: str) -> None:
+    async with queries.engine.connect() as connection:
+        await connection.execute(text("SET default_transaction_read_only = off"))
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
+    async with asking(database_url) as by_owner, by_owner.engine.connect() as connection:
+        with pytest.raises(Exception, match="read-only transaction"):
+            await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
+
+
+def _scans(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if "telemetry_history" in plan.get("Relation Name", ""):
+        yield plan["Relation Name"], plan["Node Type"]
+    for inner in plan.get("Plans", ()):
+        yield from _scans(inner)
+
+
+async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows, queries: Queries) -> None:
+    first = date(2026, 2, 1)
+    for parent, device in (("vehicle_telemetry_history", "vehicle"), ("meter_telemetry_history", "meter")):
+        energy = "kwh_delivered_dc" if device == "vehicle" else "kwh_consumed_ac"
+        rows.connection.execute(
+            "SELECT ensure_history_partition(%s, CAST(%s AS date) + i) FROM generate_series(0, 29) AS i",
+            (parent, first),
+        )
+        rows.connection.execute(
+            f"INSERT INTO {parent} ({device}_key, ts, {energy})"
+            " SELECT device, ts, 0.1 FROM generate_series(1, 20) AS device,"
+            " generate_series(timestamptz '2026-02-07 00:01Z', '2026-02-10 00:00Z', '1 minute') AS ts".encode()
+        )
+    rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US - 100 * US_PER_DAY)
+    rows.connection.execute("VACUUM (ANALYZE) vehicle_telemetry_history")
+    rows.connection.execute("VACUUM (ANALYZE) meter_telemetry_history")
+
+    noon_us = MIDNIGHT_US + US_PER_DAY // 2
+    async with queries.engine.connect() as connection:
+        explained = await connection.execute(
+            text(f"EXPLAIN (FORMAT JSON) {q.PERFORMANCE_TOTALS.text}"),
+            {
+                "vehicle_id": "car",
+                "window_start": datetime_from_us(noon_us - US_PER_DAY),
+                "window_end": datetime_from_us(noon_us),
+            },
+        )
+        plan = explained.scalar_one()
+    plan = json.loads(plan) if isinstance(plan, str) else plan
+    assert sorted(_scans(plan[0]["Plan"])) == [
+        ("meter_telemetry_history_20260208", "Index Only Scan"),
+        ("meter_telemetry_history_20260209", "Index Only Scan"),
+        ("vehicle_telemetry_history_20260208", "Index Only Scan"),
+        ("vehicle_telemetry_history_20260209", "Index Only Scan"),
+    ]
+    totals = await totals_of(queries, noon_us - US_PER_DAY, noon_us)
+    assert (totals.vehicle_readings, totals.meter_readings) == (1440, 1440)
+
+
+async def test_the_longest_window_at_the_ends_of_time_is_answered(rows: Rows, queries: Queries) -> None:
+    rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US)
+    earliest_us = us_from_datetime(datetime.min.replace(tzinfo=UTC))
+    latest_us = us_from_datetime(datetime.max.replace(tzinfo=UTC))
+    length_us = timedelta(days=400) // timedelta(microseconds=1)
+    assert (await totals_of(queries, earliest_us, earliest_us + length_us)).mappings == 0
+    assert (await totals_of(queries, latest_us - length_us, latest_us)).mappings == 1

@@ -1,0 +1,157 @@
+"""Requests become questions; what is wrong with a request is told in one go."""
+
+from collections.abc import Callable
+
+import pytest
+from energyfleet.v1 import analytics_service_pb2 as wire
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_svc import parse
+from analytics_svc.parse import Window
+from shared.errors import InvalidRequest
+from shared.timestamps import (
+    TIMESTAMP_MAX_SECONDS,
+    TIMESTAMP_MIN_SECONDS,
+    US_PER_DAY,
+    US_PER_HOUR,
+    US_PER_SECOND,
+    datetime_from_us,
+    proto_from_us,
+)
+
+NOW_US = 1_770_631_200_123_456
+"""2026-02-09T10:00:00.123456Z."""
+
+
+def a_request(
+    *, vehicle_id: str = "car-1", start: Timestamp | None = None, end: Timestamp | None = None, window: bool = True
+) -> wire.GetVehiclePerformanceRequest:
+    asked = wire.TimeWindow(start=start, end=end) if window else None
+    return wire.GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=asked)
+
+
+def window_of(request: wire.GetVehiclePerformanceRequest) -> Window:
+    return parse.parse_get_vehicle_performance(request, NOW_US).window
+
+
+def violated(request: wire.GetVehiclePerformanceRequest) -> list[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse.parse_get_vehicle_performance(request, NOW_US)
+    return [violation.field for violation in caught.value.violations]
+
+
+@pytest.mark.parametrize("request_", [a_request(window=False), a_request()], ids=["absent", "without ends"])
+def test_an_absent_window_is_the_24_hours_up_to_now(request_: wire.GetVehiclePerformanceRequest) -> None:
+    assert window_of(request_) == Window(NOW_US - US_PER_DAY, NOW_US)
+
+
+def test_an_end_alone_is_the_24_hours_up_to_it() -> None:
+    end_us = NOW_US - 7 * US_PER_DAY
+    assert window_of(a_request(end=proto_from_us(end_us))) == Window(end_us - US_PER_DAY, end_us)
+
+
+def test_a_start_alone_reaches_up_to_now() -> None:
+    start_us = NOW_US - US_PER_HOUR
+    assert window_of(a_request(start=proto_from_us(start_us))) == Window(start_us, NOW_US)
+
+
+def test_both_ends_are_taken_as_they_are_and_may_lie_ahead_of_the_clock() -> None:
+    request = a_request(start=proto_from_us(NOW_US), end=proto_from_us(NOW_US + 1))
+    assert window_of(request) == Window(NOW_US, NOW_US + 1)
+
+
+def test_the_epoch_is_an_instant_and_not_an_absent_one() -> None:
+    assert window_of(a_request(end=Timestamp())) == Window(-US_PER_DAY, 0)
+
+
+def test_400_days_are_answered_and_a_microsecond_more_is_not() -> None:
+    longest_us = parse.WINDOW_MAX_DAYS * US_PER_DAY
+    assert parse.WINDOW_MAX_DAYS == 400
+    assert window_of(a_request(start=proto_from_us(NOW_US - longest_us))) == Window(NOW_US - longest_us, NOW_US)
+    assert violated(a_request(start=proto_from_us(NOW_US - longest_us - 1))) == ["window"]
+
+
+@pytest.mark.parametrize("start_us", [NOW_US, NOW_US + 1])
+def test_a_start_that_is_not_before_the_end_is_refused(start_us: int) -> None:
+    assert violated(a_request(start=proto_from_us(start_us), end=proto_from_us(NOW_US))) == ["window"]
+
+
+def test_a_start_ahead_of_the_clock_is_refused_with_the_clock_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"before the end 2026-02-09T10:00:00.123456Z, which is now"):
+        parse.parse_get_vehicle_performance(a_request(start=proto_from_us(NOW_US + US_PER_HOUR)), NOW_US)
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        Timestamp(seconds=1, nanos=1),
+        Timestamp(seconds=1, nanos=999),
+        Timestamp(seconds=1, nanos=-1_000),
+        Timestamp(seconds=1, nanos=1_000_000_000),
+        Timestamp(seconds=TIMESTAMP_MIN_SECONDS - 1),
+        Timestamp(seconds=TIMESTAMP_MAX_SECONDS + 1),
+        Timestamp(seconds=2**63 - 1),
+        Timestamp(seconds=-(2**63)),
+    ],
+    ids=str,
+)
+def test_what_is_no_instant_in_whole_microseconds_is_refused_at_either_end(malformed: Timestamp) -> None:
+    assert violated(a_request(start=malformed)) == ["window.start"]
+    assert violated(a_request(end=malformed)) == ["window.end"]
+
+
+@pytest.mark.parametrize("vehicle_id", ["", "x" * 65, "car 1", "car/1", "cär", "car-1\n", "'; DROP TABLE vehicles"])
+def test_an_absent_or_malformed_vehicle_id_is_refused(vehicle_id: str) -> None:
+    assert violated(a_request(vehicle_id=vehicle_id)) == ["vehicle_id"]
+
+
+def test_all_violations_are_told_at_once() -> None:
+    request = a_request(vehicle_id="", start=Timestamp(nanos=1), end=Timestamp(seconds=2**62))
+    assert violated(request) == ["vehicle_id", "window.start", "window.end"]
+    backwards = a_request(vehicle_id="?", start=proto_from_us(2), end=proto_from_us(1))
+    assert violated(backwards) == ["vehicle_id", "window"]
+
+
+@pytest.mark.parametrize(
+    ("parse_status", "request_of", "field"),
+    [
+        (parse.parse_get_vehicle_status, lambda id_: wire.GetVehicleStatusRequest(vehicle_id=id_), "vehicle_id"),
+        (parse.parse_get_meter_status, lambda id_: wire.GetMeterStatusRequest(meter_id=id_), "meter_id"),
+    ],
+)
+def test_a_status_is_asked_for_by_a_well_formed_id(
+    parse_status: Callable[[Message], str], request_of: Callable[[str], Message], field: str
+) -> None:
+    assert parse_status(request_of("EVSE:1.a_B-2")) == "EVSE:1.a_B-2"
+    for malformed in ("", "x" * 65, "a b"):
+        with pytest.raises(InvalidRequest) as caught:
+            parse_status(request_of(malformed))
+        assert [violation.field for violation in caught.value.violations] == [field]
+
+
+_instants = st.none() | st.builds(
+    Timestamp,
+    seconds=st.integers(-(2**63), 2**63 - 1)
+    | st.integers(TIMESTAMP_MIN_SECONDS, TIMESTAMP_MIN_SECONDS + 100_000)
+    | st.integers(NOW_US // US_PER_SECOND - 500 * 86_400, NOW_US // US_PER_SECOND + 500 * 86_400),
+    nanos=st.integers(-(2**31), 2**31 - 1) | st.integers(0, 999_999).map(lambda us: us * 1_000),
+)
+
+
+@given(start=_instants, end=_instants)
+def test_any_window_is_either_refused_or_one_that_the_database_can_be_asked_for(
+    start: Timestamp | None, end: Timestamp | None
+) -> None:
+    try:
+        window = window_of(a_request(start=start, end=end))
+    except InvalidRequest:
+        return
+    assert 0 < window.end_us - window.start_us <= parse.WINDOW_MAX_DAYS * US_PER_DAY
+    assert datetime_from_us(window.start_us) < datetime_from_us(window.end_us)
+    if start is not None:
+        assert proto_from_us(window.start_us) == start
+    if end is not None:
+        assert proto_from_us(window.end_us) == end

@@ -1,0 +1,198 @@
+"""What totals allow to say of a vehicle, and what they do not."""
+
+import math
+from typing import Any
+
+import pytest
+from energyfleet.v1 import analytics_service_pb2 as wire
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_svc.performance import Performance, Totals, Verdict, judge
+from shared.config import AnalyticsSettings
+
+LIMITS = AnalyticsSettings()
+
+
+def some_totals(**differing: Any) -> Totals:
+    """A healthy night: 9 kWh of 10 kWh in 10 hours, a reading a minute on both sides."""
+    healthy: dict[str, Any] = {
+        "mappings": 1,
+        "kwh_delivered_dc": 9.0,
+        "kwh_consumed_ac": 10.0,
+        "average_battery_temp": 21.0,
+        "vehicle_readings": 600,
+        "meter_readings": 600,
+        "hours_either": 10,
+        "hours_both": 10,
+    }
+    return Totals(**(healthy | differing))
+
+
+NOTHING: dict[str, Any] = {
+    "kwh_delivered_dc": None,
+    "kwh_consumed_ac": None,
+    "vehicle_readings": 0,
+    "meter_readings": 0,
+}
+
+
+def judged(limits: AnalyticsSettings = LIMITS, **differing: Any) -> Performance:
+    return judge("car-1", some_totals(**differing), limits)
+
+
+def test_the_verdicts_are_those_of_the_contract() -> None:
+    assert {*Verdict, "VERDICT_UNSPECIFIED"} == set(wire.Verdict.keys())
+
+
+def test_a_healthy_vehicle_is_ok_with_its_ratio_loss_and_coverage() -> None:
+    performance = judged()
+    assert performance.verdict is Verdict.OK
+    assert performance.efficiency_ratio == 0.9
+    assert performance.kwh_lost == 1.0
+    assert performance.coverage == 1.0
+    assert (
+        performance.reason
+        == "9.000 kWh were delivered of 10.000 kWh drawn, 90.0 %: at least the 85 % of a healthy charger."
+    )
+    assert performance.alert == ""
+
+
+def test_below_the_limit_somebody_is_called_with_the_numbers() -> None:
+    performance = judged(kwh_delivered_dc=8.0)
+    assert performance.verdict is Verdict.LOW_EFFICIENCY
+    assert performance.efficiency_ratio == 0.8
+    assert "80.0 %" in performance.reason
+    assert "85 %" in performance.reason
+    assert "car-1" in performance.alert
+    assert "2.000 kWh of 10.000 kWh" in performance.alert
+
+
+@pytest.mark.parametrize(
+    ("kwh_delivered_dc", "verdict"),
+    [
+        (8.5, Verdict.OK),
+        (8.5 * (1 - 1e-12), Verdict.OK),
+        (8.5 * (1 - 1e-7), Verdict.LOW_EFFICIENCY),
+        (10.0, Verdict.OK),
+        (10.0 * (1 + 1e-12), Verdict.OK),
+        (10.0 * (1 + 1e-7), Verdict.IMPLAUSIBLE),
+        (0.0, Verdict.LOW_EFFICIENCY),
+    ],
+)
+def test_a_limit_itself_is_fine_and_rounding_does_not_cross_it(kwh_delivered_dc: float, verdict: Verdict) -> None:
+    assert judged(kwh_delivered_dc=kwh_delivered_dc).verdict is verdict
+
+
+def test_a_ratio_just_off_its_limit_is_written_with_the_digits_that_show_it() -> None:
+    assert "84.9996 %" in judged(kwh_delivered_dc=8.49996).reason
+    assert "100.002 %" in judged(kwh_delivered_dc=10.0002).reason
+
+
+def test_more_than_was_drawn_is_implausible_and_neither_capped_nor_hidden() -> None:
+    performance = judged(kwh_delivered_dc=15.0)
+    assert performance.verdict is Verdict.IMPLAUSIBLE
+    assert performance.efficiency_ratio == 1.5
+    assert performance.kwh_lost == -5.0
+    assert "150.0 %" in performance.reason
+    assert performance.alert == ""
+
+
+def test_without_a_mapping_nothing_else_is_said() -> None:
+    performance = judged(mappings=0, kwh_consumed_ac=None, meter_readings=0, hours_both=0)
+    assert performance.verdict is Verdict.NO_METER
+    assert performance.efficiency_ratio is None
+    assert performance.kwh_lost is None
+    assert performance.coverage == 0.0
+
+
+def test_readings_of_neither_side_leave_everything_absent() -> None:
+    performance = judged(**NOTHING, hours_either=0, hours_both=0)
+    assert performance.verdict is Verdict.INSUFFICIENT_DATA
+    assert (performance.efficiency_ratio, performance.kwh_lost, performance.coverage) == (None, None, None)
+    assert performance.reason.startswith("Neither")
+
+
+def test_no_alternating_current_data_is_not_an_efficiency_of_0() -> None:
+    performance = judged(kwh_consumed_ac=None, meter_readings=0, hours_both=0)
+    assert performance.verdict is Verdict.INSUFFICIENT_DATA
+    assert performance.efficiency_ratio is None
+    assert "No meter" in performance.reason
+
+
+def test_no_direct_current_data_is_not_an_efficiency_of_0() -> None:
+    performance = judged(kwh_delivered_dc=None, vehicle_readings=0, hours_both=0)
+    assert performance.verdict is Verdict.INSUFFICIENT_DATA
+    assert performance.efficiency_ratio is None
+    assert "The vehicle sent no reading" in performance.reason
+
+
+def test_a_ratio_over_nothing_drawn_is_absent_and_its_loss_is_not() -> None:
+    anything_goes = AnalyticsSettings(evidence_min_kwh=0.0)
+    performance = judged(anything_goes, kwh_consumed_ac=0.0, kwh_delivered_dc=0.0)
+    assert performance.verdict is Verdict.INSUFFICIENT_DATA
+    assert performance.efficiency_ratio is None
+    assert performance.kwh_lost == 0.0
+    assert "No energy was drawn" in performance.reason
+
+
+@pytest.mark.parametrize(
+    ("kwh_consumed_ac", "verdict"), [(0.499, Verdict.INSUFFICIENT_DATA), (0.5, Verdict.OK), (0.501, Verdict.OK)]
+)
+def test_a_verdict_needs_half_a_kilowatt_hour(kwh_consumed_ac: float, verdict: Verdict) -> None:
+    performance = judged(kwh_consumed_ac=kwh_consumed_ac, kwh_delivered_dc=kwh_consumed_ac * 0.9)
+    assert performance.verdict is verdict
+    assert performance.efficiency_ratio == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("hours_both", "verdict"), [(8, Verdict.INSUFFICIENT_DATA), (9, Verdict.OK)])
+def test_a_verdict_needs_both_sides_in_nine_hours_of_ten(hours_both: int, verdict: Verdict) -> None:
+    performance = judged(hours_both=hours_both)
+    assert performance.verdict is verdict
+    assert performance.coverage == hours_both / 10
+
+
+def test_missing_coverage_is_explained_with_the_hours() -> None:
+    assert judged(hours_both=5).reason == "Both sides reported in 5 of 10 hours, 50.0 %; 90 % are needed for a verdict."
+
+
+def test_the_limits_are_those_that_are_configured() -> None:
+    strict = AnalyticsSettings(low_efficiency_below=0.95)
+    assert judged(strict).verdict is Verdict.LOW_EFFICIENCY
+    assert "95 %" in judged(strict).reason
+    lenient = AnalyticsSettings(implausible_above=1.1, evidence_min_kwh=0.0, evidence_min_coverage=0.0)
+    assert judged(lenient, kwh_delivered_dc=10.5, hours_both=0).verdict is Verdict.OK
+
+
+_kwh = st.none() | st.floats(0, 1e9)
+_readings = st.integers(0, 3)
+
+
+@given(
+    mappings=_readings,
+    dc=_kwh,
+    ac=_kwh,
+    of_vehicle=_readings,
+    of_meter=_readings,
+    hours=st.tuples(_readings, _readings),
+)
+def test_a_verdict_never_claims_more_than_its_numbers(
+    mappings: int, dc: float | None, ac: float | None, of_vehicle: int, of_meter: int, hours: tuple[int, int]
+) -> None:
+    performance = judged(
+        mappings=mappings,
+        kwh_delivered_dc=dc if of_vehicle else None,
+        kwh_consumed_ac=ac if of_meter else None,
+        vehicle_readings=of_vehicle,
+        meter_readings=of_meter,
+        hours_both=min(hours),
+        hours_either=max(hours),
+    )
+    assert performance.reason
+    assert (performance.alert != "") == (performance.verdict is Verdict.LOW_EFFICIENCY)
+    assert (performance.verdict is Verdict.NO_METER) == (mappings == 0)
+    if performance.verdict in (Verdict.OK, Verdict.LOW_EFFICIENCY, Verdict.IMPLAUSIBLE):
+        assert performance.efficiency_ratio is not None
+        assert math.isfinite(performance.efficiency_ratio)
+        assert of_vehicle
+        assert of_meter
