@@ -1,0 +1,160 @@
+"""`energyfleet performance`, `status` and `health`: questions and how their answers look."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.text import Text
+
+from fleetcli.channel import is_serving
+from fleetcli.client import AnalyticsClient, MeterStatus, Performance, VehicleStatus, verdict_of
+from fleetcli.console import facts_table, out, say, verdict_text
+from fleetcli.errors import CommandError
+from fleetcli.options import (
+    ANALYTICS_DEFAULT,
+    HOURS_MAX,
+    Analytics,
+    AsJson,
+    Ca,
+    checked_address,
+    moment_us,
+    run,
+    window_start_us,
+)
+from shared.timestamps import system_clock
+
+WINDOW_HOURS = 24.0
+
+
+def performance(
+    vehicle: Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")],
+    analytics: Analytics = ANALYTICS_DEFAULT,
+    ca: Ca = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0003, max=HOURS_MAX, help="Length of the window. Default: 24.")
+    ] = None,
+    ending: Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How efficiently a vehicle charged: over the last 24 hours, or any window."""
+    start_us = end_us = None
+    if hours is not None or ending is not None:
+        end_us = moment_us("--ending", ending or "now", system_clock())
+        start_us = window_start_us(end_us, hours or WINDOW_HOURS)
+    answer = run(_performance(analytics, ca, vehicle, start_us, end_us))
+    if as_json:
+        typer.echo(json.dumps(_plain(answer), indent=2))
+    else:
+        _show_performance(answer)
+
+
+def status(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The id of a vehicle or a meter.")],
+    analytics: Analytics = ANALYTICS_DEFAULT,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a vehicle or a meter reported last."""
+    vehicle, meter = run(_status(analytics, ca, device))
+    if vehicle is None and meter is None:
+        raise CommandError(f"{device} was never heard of, neither as a vehicle nor as a meter")
+    if as_json:
+        found = {"vehicle": vehicle, "meter": meter}
+        typer.echo(json.dumps({kind: _plain(each) for kind, each in found.items() if each is not None}, indent=2))
+        return
+    if vehicle is not None:
+        _show_vehicle(vehicle)
+    if meter is not None:
+        _show_meter(meter)
+
+
+def health(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", callback=checked_address)],
+    ca: Ca = None,
+    service: Annotated[str, typer.Option(help="A service's name. Default: the whole server.")] = "",
+) -> None:
+    """Whether a service is serving: exit code 0 if so, 1 if not."""
+    serving, state = run(is_serving(address, ca, service))
+    if not serving:
+        raise CommandError(f"{address} is {state}")
+    say(f"{address} is {state}")
+
+
+async def _performance(
+    address: str, ca: Path | None, vehicle_id: str, start_us: int | None, end_us: int | None
+) -> Performance:
+    async with AnalyticsClient(address, ca) as client:
+        return await client.performance(vehicle_id, start_us, end_us)
+
+
+async def _status(address: str, ca: Path | None, device_id: str) -> tuple[VehicleStatus | None, MeterStatus | None]:
+    async with AnalyticsClient(address, ca) as client:
+        return await client.vehicle_status(device_id), await client.meter_status(device_id)
+
+
+def _plain(answer: Message) -> dict[str, Any]:
+    """The contract's JSON form; what is absent is absent, what is 0 or empty is there."""
+    return MessageToDict(answer, always_print_fields_with_no_presence=True)
+
+
+def _show_performance(answer: Performance) -> None:
+    table = facts_table(answer.vehicle_id)
+    start, end = (_clock(moment) for moment in (answer.window.start, answer.window.end))
+    table.add_row("window", f"{start} to {end}")
+    table.add_row("verdict", verdict_text(verdict_of(answer)))
+    table.add_row("because", Text(answer.verdict_reason))
+    if answer.alert:
+        table.add_row("alert", Text(answer.alert, "bold red"))
+    table.add_row("efficiency", _measured(answer, "efficiency_ratio", "{:.4f}"))
+    table.add_row("delivered (DC)", _measured(answer, "kwh_delivered_dc", "{:,.4f} kWh"))
+    table.add_row("drawn (AC)", _measured(answer, "kwh_consumed_ac", "{:,.4f} kWh"))
+    table.add_row("lost", _measured(answer, "kwh_lost", "{:,.4f} kWh"))
+    table.add_row("battery, on average", _measured(answer, "average_battery_temp", "{:.1f} °C"))
+    table.add_row("readings", f"{answer.vehicle_readings:,} of the vehicle, {answer.meter_readings:,} of its meters")
+    table.add_row("hours with both sides", _measured(answer, "coverage", "{:.0%}"))
+    out.print(table)
+
+
+def _show_vehicle(answer: VehicleStatus) -> None:
+    table = facts_table(f"vehicle {answer.vehicle_id}")
+    if answer.HasField("reading"):
+        reading = answer.reading
+        table.add_row("newest reading", f"{_clock(reading.timestamp)}, {_ago(answer.age)}")
+        table.add_row("delivered (DC)", _measured(reading, "kwh_delivered_dc", "{:,.4f} kWh"))
+        table.add_row("state of charge", _measured(reading, "soc", "{:.1f} %"))
+        table.add_row("battery", _measured(reading, "battery_temp", "{:.1f} °C"))
+    else:
+        table.add_row("newest reading", "none yet; known from a mapping")
+    out.print(table)
+
+
+def _show_meter(answer: MeterStatus) -> None:
+    table = facts_table(f"meter {answer.meter_id}")
+    if answer.HasField("reading"):
+        reading = answer.reading
+        table.add_row("newest reading", f"{_clock(reading.timestamp)}, {_ago(answer.age)}")
+        table.add_row("drawn (AC)", _measured(reading, "kwh_consumed_ac", "{:,.4f} kWh"))
+        table.add_row("voltage", _measured(reading, "voltage", "{:.1f} V"))
+    else:
+        table.add_row("newest reading", "none yet; known from a mapping")
+    out.print(table)
+
+
+def _measured(message: Message, field: str, form: str) -> str:
+    """A measurement for people; what is absent is no 0."""
+    return form.format(getattr(message, field)) if message.HasField(field) else "-"
+
+
+def _clock(moment: Timestamp) -> str:
+    return f"{moment.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(age: Duration) -> str:
+    rounded = timedelta(seconds=abs(age.seconds))
+    return f"{rounded} ahead of the server's clock" if age.seconds < 0 else f"{rounded} ago"

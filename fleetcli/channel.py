@@ -1,0 +1,90 @@
+"""Channels to the services, and gRPC's errors as ours."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fleetcli.errors import BadInput, CommandError, NotReachable, ServiceError, StreamCutShort
+from shared.status import STATUS_DETAILS_KEY
+
+CALL_TIMEOUT_S = 30.0
+"""Three times what the services allow their own questions to the database."""
+
+HEALTH_TIMEOUT_S = 5.0
+
+_CONNECT_FAILED = re.compile(r"failed to connect to all addresses; last error: [A-Z]+: ")
+
+_WRITE_FAILED = "Internal error from Core"
+"""What grpc.aio makes of a write after the service's last word; it forgets that word (grpc #36066)."""
+
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 60_000),  # as the services' own: a stream whose other end is gone must not wait for ever
+    ("grpc.enable_http_proxy", 0),  # a proxy in the environment is meant for the web
+)
+
+
+def open_channel(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+    """A channel, over TLS where a CA certificate (PEM) is given. Connects when it is first used.
+
+    Raises BadInput where the file cannot be read.
+    """
+    if ca_file is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    try:
+        certificate = ca_file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"--ca {ca_file}: {error.strerror}") from None
+    if b"-----BEGIN CERTIFICATE-----" not in certificate:
+        raise BadInput(f"--ca {ca_file}: not a certificate in PEM form")
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=_OPTIONS)
+
+
+@contextmanager
+def service_errors(address: str) -> Iterator[None]:
+    """Turns what a call to that address failed with into a ServiceError or StreamCutShort."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _explained(address, error) from None
+
+
+def _explained(address: str, error: grpc.aio.AioRpcError) -> CommandError:
+    violations: list[str] = []
+    retry_after_s: float | None = None
+    for packed in _details(error):
+        bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if packed.Unpack(bad_request):
+            violations += [f"{each.field}: {each.description}" for each in bad_request.field_violations]
+        elif packed.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    message = " ".join((error.details() or "").split())
+    if error.code() is grpc.StatusCode.INTERNAL and message == _WRITE_FAILED:
+        return StreamCutShort(address, "how much is settled is not known")
+    if error.code() is grpc.StatusCode.UNAVAILABLE and retry_after_s is None:
+        return NotReachable(address, _CONNECT_FAILED.sub("", message))
+    return ServiceError(address, error.code().name, message, violations, retry_after_s)
+
+
+def _details(error: grpc.aio.AioRpcError) -> Sequence[Any]:
+    # The stubs know the synchronous metadata only; what grpc.aio gives is a sequence of pairs.
+    trailing = cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ())
+    packed = dict(trailing).get(STATUS_DETAILS_KEY)
+    return status_pb2.Status.FromString(packed).details if packed else ()
+
+
+async def is_serving(address: str, ca_file: Path | None, service: str) -> tuple[bool, str]:
+    """Asks grpc.health.v1 of a service name ("" for the whole server): whether it serves, and the state's name."""
+    async with open_channel(address, ca_file) as channel:
+        with service_errors(address):
+            answer = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=HEALTH_TIMEOUT_S
+            )
+    state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return answer.status == health_pb2.HealthCheckResponse.SERVING, state

@@ -1,0 +1,163 @@
+"""One simulated charger: its meter, its vehicle, what is wrong with it, and the readings that both sides send."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import NamedTuple
+
+from fleetcli.charging import Charging, Step
+from fleetcli.efficiency import measured_curves
+from fleetcli.truth import VehicleTruth
+from shared.timestamps import US_PER_SECOND, datetime_from_us
+
+UNEVEN_INTERVALS = ((1, 5), (5, 1), (1, 15), (15, 1))
+"""Reporting intervals of (meter, vehicle) that differ, in steps."""
+
+INTERVALS_JOIN = 15
+"""Steps after which both sides have reported the same span, whatever their intervals: the least common multiple."""
+
+RATED_WATTS = ((3_700.0, 1), (7_400.0, 4), (11_000.0, 5))
+"""What charging points offer, and how common each kind is. At the smallest, healthy cars may stay below 0.85."""
+
+CAR_WEIGHTS = {"Renault Zoe R110": 1}
+"""How common a car is, 4 where nothing is said. This one stays below 0.85 at most powers even when it is healthy."""
+
+WORN_HEALTH = (0.70, 0.84)
+"""Share of a healthy charger's output that a worn one has left: below 0.85 with every car that was measured."""
+
+VOLTS = (226.0, 234.0)
+
+STRANGER_WATTS = 3_600.0
+"""What others draw from a meter while it does not feed our vehicle. Must never count."""
+
+
+class MeterReading(NamedTuple):
+    """Time in microseconds, interval energy in kWh, voltage in volts."""
+
+    meter_id: str
+    ts_us: int
+    kwh_consumed_ac: float
+    voltage: float
+
+
+class VehicleReading(NamedTuple):
+    """Time in microseconds, interval energy in kWh, state of charge in percent, temperature in °C."""
+
+    vehicle_id: str
+    ts_us: int
+    kwh_delivered_dc: float
+    soc: float
+    battery_temp: float
+
+
+Burst = Sequence[MeterReading] | Sequence[VehicleReading]
+"""Readings of one device that arrive together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """The meter feeds the vehicle from an instant on (exclusive), until another mapping of either of them."""
+
+    vehicle_id: str
+    meter_id: str
+    effective_from_us: int
+
+
+class Faulty(Enum):
+    """What can be wrong with a charger; the values are for people."""
+
+    WORN = "worn"
+    SILENT = "with a silent meter"
+    MOVED = "moved to another meter"
+
+
+class Charger:
+    """A charging point with its devices. Steps are counted from 0; step `n` ends at `first_ts_us + n * step_us`."""
+
+    def __init__(
+        self, number: int, fault: Faulty | None, uneven: bool, seed: int, start_us: int, end_us: int, every_s: int
+    ) -> None:
+        self._random = random = Random(f"{seed}/{number}")
+        curves = measured_curves()
+        curve = curves[random.choices(list(curves), [CAR_WEIGHTS.get(car, 4) for car in curves])[0]]
+        kinds, weights = zip(*RATED_WATTS, strict=True)
+        rated_watts = min(random.choices(kinds, weights)[0], curve.grid_watts[-1])
+        health = random.uniform(*WORN_HEALTH) if fault is Faulty.WORN else 1.0
+        self.fault = fault
+        self.uneven = uneven
+        self._step_us = every_s * US_PER_SECOND
+        self._first_ts_us = start_us + random.randint(1, self._step_us)  # devices do not tick together
+        self.steps = max(0, (end_us - self._first_ts_us) // self._step_us + 1)
+        self._done_steps = 0
+        self._meter_interval, self._vehicle_interval = random.choice(UNEVEN_INTERVALS) if uneven else (1, 1)
+        self._charging = Charging(random, curve, rated_watts, health, every_s, (end_us - start_us) / US_PER_SECOND)
+        self._stranger_kwh = STRANGER_WATTS * every_s / 3_600_000
+        self._vehicle_id = f"ev-{seed}-{number:05}"
+        self.meter_ids = [f"meter-{seed}-{number:05}"]
+        self.mappings = [Mapping(self._vehicle_id, self.meter_ids[0], start_us)]
+        self._silent_from = self._moved_at = self.steps
+        story = f"healthy, {curve.car} at {rated_watts / 1_000:.1f} kW"
+        if fault is Faulty.WORN:
+            story = f"worn, gives {health:.0%} of a healthy {curve.car}"
+        elif fault is Faulty.SILENT:
+            self._silent_from = int(self.steps * random.uniform(0.25, 0.6))
+            story = f"meter silent after {self._clock(self._silent_from - 1)}"
+        elif fault is Faulty.MOVED and self.steps > INTERVALS_JOIN:
+            moved_at = int(self.steps * random.uniform(0.3, 0.7)) // INTERVALS_JOIN * INTERVALS_JOIN
+            self._moved_at = max(INTERVALS_JOIN, moved_at)
+            self.meter_ids.append(f"meter-{seed}-{number:05}-b")
+            self.mappings.append(Mapping(self._vehicle_id, self.meter_ids[1], self._ts_us(self._moved_at - 1)))
+            story = f"moved to another meter at {self._clock(self._moved_at - 1)}"
+        self.truth = VehicleTruth(self._vehicle_id, story)
+
+    def next_bursts(self, steps: int) -> list[Burst]:
+        """What its devices report of the next steps, a burst for each device that has something to report.
+
+        `steps` must be a multiple of INTERVALS_JOIN. Counts the readings in `truth`.
+        """
+        first = self._done_steps
+        happened = [self._charging.step() for _ in range(min(steps, self.steps - first))]
+        self._done_steps += len(happened)
+        bursts: list[Burst] = [self._meter_burst(place, first, happened) for place in range(len(self.meter_ids))]
+        bursts.append(self._vehicle_burst(first, happened))
+        return [burst for burst in bursts if burst]
+
+    def _meter_burst(self, place: int, first: int, happened: Sequence[Step]) -> list[MeterReading]:
+        drawn = [
+            step.ac_kwh if self._feeds(place, first + at) else self._stranger_kwh for at, step in enumerate(happened)
+        ]
+        meter_id, interval, uniform = self.meter_ids[place], self._meter_interval, self._random.uniform
+        burst = []
+        for at in range(interval - 1, len(drawn), interval):
+            last = first + at
+            if last >= self._silent_from:
+                break
+            ts_us = self._first_ts_us + last * self._step_us
+            kwh = drawn[at] if interval == 1 else sum(drawn[at - interval + 1 : at + 1])
+            burst.append(MeterReading(meter_id, ts_us, kwh, uniform(*VOLTS)))
+            if self._feeds(place, last):
+                self.truth.add_meter_reading(ts_us, kwh)
+        return burst
+
+    def _vehicle_burst(self, first: int, happened: Sequence[Step]) -> list[VehicleReading]:
+        interval = self._vehicle_interval
+        burst = []
+        for at in range(interval - 1, len(happened), interval):
+            ts_us = self._first_ts_us + (first + at) * self._step_us
+            _, kwh, soc, battery_temp = happened[at]
+            if interval > 1:
+                kwh = sum(step.dc_kwh for step in happened[at - interval + 1 : at + 1])
+            burst.append(VehicleReading(self._vehicle_id, ts_us, kwh, soc, battery_temp))
+            self.truth.add_vehicle_reading(ts_us, kwh, battery_temp)
+        return burst
+
+    def _feeds(self, place: int, step: int) -> bool:
+        """Whether the meter in that place feeds the vehicle in a step."""
+        return (place == 0) == (step < self._moved_at)
+
+    def _ts_us(self, step: int) -> int:
+        return self._first_ts_us + step * self._step_us
+
+    def _clock(self, step: int) -> str:
+        return f"{datetime_from_us(self._ts_us(step)):%H:%M} UTC"

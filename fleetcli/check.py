@@ -1,0 +1,68 @@
+"""Holds the analytics service's answers against the simulator's ground truth."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isclose
+
+from google.protobuf.message import Message
+
+from fleetcli.client import AnalyticsClient, Performance, verdict_of
+from fleetcli.truth import VehicleTruth
+
+SUMS_AGREE_WITHIN = 1e-9
+"""Relative. A day's sum of doubles differs by 1e-13 or so with the order of its terms; a reading too many by 1e-4."""
+
+_QUESTIONS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One vehicle's answer, what was true, and in what they differ: a phrase each."""
+
+    truth: VehicleTruth
+    answer: Performance
+    differences: Sequence[str]
+
+
+async def check_fleet(
+    client: AnalyticsClient, truths: Sequence[VehicleTruth], start_us: int, end_us: int
+) -> list[Checked]:
+    """Asks about every vehicle over `(start_us, end_us]`. Raises ServiceError."""
+    free = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
+
+    async def check(truth: VehicleTruth) -> Checked:
+        async with free:
+            answer = await client.performance(truth.vehicle_id, start_us, end_us)
+        return Checked(truth, answer, list(differences(truth, answer)))
+
+    return await asyncio.gather(*(check(truth) for truth in truths))
+
+
+def differences(truth: VehicleTruth, answer: Performance) -> Iterator[str]:
+    """In what an answer differs from the truth. Sums may differ by SUMS_AGREE_WITHIN, everything else must be equal."""
+    for name, value in (
+        ("kwh_delivered_dc", truth.kwh_delivered_dc),
+        ("kwh_consumed_ac", truth.kwh_consumed_ac),
+        ("efficiency_ratio", truth.efficiency_ratio),
+        ("average_battery_temp", truth.average_battery_temp),
+        ("coverage", truth.coverage),
+    ):
+        answered = _answered(answer, name)
+        if not _agree(value, answered):
+            yield f"{name} is {answered!r} instead of {value!r}"
+    for name, count in (("vehicle_readings", truth.vehicle_readings), ("meter_readings", truth.meter_readings)):
+        if getattr(answer, name) != count:
+            yield f"{name} is {getattr(answer, name)} instead of {count}"
+    if verdict_of(answer) != truth.verdict:
+        yield f"verdict is {verdict_of(answer)} instead of {truth.verdict}"
+
+
+def _answered(answer: Message, field: str) -> float | None:
+    return getattr(answer, field) if answer.HasField(field) else None
+
+
+def _agree(value: float | None, answered: float | None) -> bool:
+    if value is None or answered is None:
+        return value is answered
+    return isclose(value, answered, rel_tol=SUMS_AGREE_WITHIN)

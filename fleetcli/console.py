@@ -1,0 +1,64 @@
+"""What people see: answers on standard output, everything else on standard error, progress only on a terminal."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH_WITHOUT_TERMINAL = 120
+"""Columns of a table in a file or a pipe."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+err = Console(highlight=False, width=None if sys.stderr.isatty() else _WIDTH_WITHOUT_TERMINAL, stderr=True)
+
+_VERDICT_STYLES = {
+    "OK": "green",
+    "LOW_EFFICIENCY": "bold red",
+    "IMPLAUSIBLE": "bold magenta",
+    "INSUFFICIENT_DATA": "yellow",
+    "NO_METER": "yellow",
+}
+
+
+def say(line: str, style: str = "") -> None:
+    """A line of the answer, as it is: brackets are no markup, and only a terminal breaks lines, between words."""
+    out.print(Text(line, style), soft_wrap=not out.is_terminal)
+
+
+def note(line: str, style: str = "") -> None:
+    """A line beside the answer."""
+    err.print(Text(line, style), soft_wrap=not err.is_terminal)
+
+
+def complain(line: str) -> None:
+    """A line about what went wrong."""
+    note(line, "red")
+
+
+def verdict_text(verdict: str) -> Text:
+    """A verdict in its colour."""
+    return Text(verdict, _VERDICT_STYLES.get(verdict, ""))
+
+
+def facts_table(title: str) -> Table:
+    """A table of names and values, to be filled with `add_row(name, value)`."""
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def progress_bar() -> Progress:
+    """A bar that is there while something takes time, and only on a terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )

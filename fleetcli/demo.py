@@ -1,0 +1,135 @@
+"""`energyfleet demo`: the whole path on this machine, held against what was simulated."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fleetcli.check import Checked, check_fleet
+from fleetcli.client import AnalyticsClient, IngestionClient, verdict_of
+from fleetcli.console import complain, note, out, say, verdict_text
+from fleetcli.errors import CommandError
+from fleetcli.options import run, window_start_us
+from fleetcli.sending import complain_of_refused, send_fleet, unexpected
+from fleetcli.signals import run_until_asked_to_stop
+from fleetcli.simulate import Chargers, Every, Hours
+from fleetcli.simulator import Fleet, FleetPlan
+from fleetcli.stack import Stack, running
+from shared.config import Settings
+from shared.timestamps import iso_from_us, system_clock
+
+WORST_SHOWN = 10
+UNDECIDED_SHOWN = 5
+DIFFERENCES_SHOWN = 20
+LOG_LINES_SHOWN = 20
+
+INTERRUPTED = 130
+"""The exit code of a command that somebody stopped: 128 and the number of SIGINT."""
+
+
+def demo(
+    chargers: Chargers = 200,
+    hours: Hours = 24,
+    every: Every = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Which fleet.")] = 1,
+) -> None:
+    """Show everything: start it on free ports, stream a simulated day, compare every vehicle with the truth, stop.
+
+    Works in a temporary directory and takes no ENERGYFLEET_* variable into account. Exit code 1 on any difference.
+    """
+    if run(run_until_asked_to_stop(_demo(chargers, hours, every, seed))):
+        note("Stopped; nothing is left behind.")
+        raise SystemExit(INTERRUPTED)
+
+
+async def _demo(chargers: int, hours: float, every: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="energyfleet-demo-") as directory:
+        log_file = Path(directory) / "services.log"
+        settings = Settings.model_construct(database_url=None, data_dir=Path(directory) / "data", log_level="WARNING")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ENERGYFLEET_")} | {
+            "ENERGYFLEET_INGESTION_ADDRESS": "127.0.0.1:0",
+            "ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0",
+            "ENERGYFLEET_LOG_LEVEL": "WARNING",
+        }
+        try:
+            with log_file.open("wb") as log:
+                note("Starting PostgreSQL and both services ...")
+                async with running(settings, environment, log) as stack:
+                    end_us = system_clock()
+                    plan = FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed)
+                    await _stream_and_check(stack, Fleet(plan))
+        except CommandError:
+            for line in log_file.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]:
+                note(line)
+            raise
+
+
+async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
+    plan = fleet.plan
+    say(
+        f"{plan.chargers:,} chargers, a reading every {plan.every_s} s, {iso_from_us(plan.start_us)} to"
+        f" {iso_from_us(plan.end_us)}, seed {plan.seed}"
+    )
+    say(f"Broken on purpose: {fleet.faults}")
+    async with IngestionClient(stack.ingestion_address) as ingestion:
+        outcome = await send_fleet(ingestion, fleet)
+    summary = outcome.summary
+    say(
+        f"{summary.received:,} readings committed in {outcome.elapsed_s:.1f} s: {outcome.readings_per_s:,.0f} a second."
+        f" {summary.duplicate:,} came twice and were counted once, {fleet.sent.late:,} came late."
+    )
+    async with AnalyticsClient(stack.analytics_address) as analytics:
+        checked = await check_fleet(analytics, fleet.truth, plan.start_us, plan.end_us)
+    out.print(_table(checked))
+    wrong = unexpected(fleet, summary)
+    differing = [each for each in checked if each.differences]
+    complain_of_refused(summary)
+    for phrase in wrong:
+        complain(f"ingestion: {phrase}")
+    for each in differing[:DIFFERENCES_SHOWN]:
+        complain(f"{each.truth.vehicle_id} ({each.truth.story}): {'; '.join(each.differences)}")
+    if wrong or differing:
+        raise CommandError(
+            f"The services and the simulator differ: {len(differing):,} of {len(checked):,} vehicles,"
+            f" {len(wrong)} of the stream's counts."
+        )
+    say(
+        f"All {len(checked):,} vehicles are as simulated: energy, ratio, temperature and coverage within 1e-9,"
+        " counts and verdicts exactly.",
+        "green",
+    )
+
+
+def _table(checked: Sequence[Checked]) -> Table:
+    """The worst vehicles, those with the lowest ratio first, and some of which nothing can be said."""
+    judged = [each for each in checked if verdict_of(each.answer) in ("LOW_EFFICIENCY", "IMPLAUSIBLE", "OK")]
+    judged.sort(key=lambda each: each.answer.efficiency_ratio)
+    undecided = [each for each in checked if each not in judged]
+    table = Table(title=f"The worst of {len(checked):,} vehicles", title_justify="left")
+    for name in ("vehicle", "DC kWh", "AC kWh", "ratio"):
+        table.add_column(name, justify="left" if name == "vehicle" else "right")
+    for name in ("verdict", "what was simulated", "agrees"):
+        table.add_column(name)
+    for rows in (judged[:WORST_SHOWN], undecided[:UNDECIDED_SHOWN]):
+        for each in rows:
+            table.add_row(*_row(each))
+        table.add_section()
+    return table
+
+
+def _row(checked: Checked) -> tuple[str | Text, ...]:
+    answer = checked.answer
+    return (
+        answer.vehicle_id,
+        f"{answer.kwh_delivered_dc:,.3f}" if answer.HasField("kwh_delivered_dc") else "-",
+        f"{answer.kwh_consumed_ac:,.3f}" if answer.HasField("kwh_consumed_ac") else "-",
+        f"{answer.efficiency_ratio:.4f}" if answer.HasField("efficiency_ratio") else "-",
+        verdict_text(verdict_of(answer)),
+        checked.truth.story,
+        Text("no", "bold red") if checked.differences else Text("yes", "green"),
+    )

@@ -1,0 +1,65 @@
+"""The door outwards: plain readings become messages of the contract."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, TimeWindow
+from energyfleet.v1.ingestion_service_pb2 import MapVehicleRequest, StreamTelemetryRequest
+from energyfleet.v1.telemetry_pb2 import Telemetry
+
+from fleetcli.charger import Burst, MeterReading
+from shared.timestamps import US_PER_SECOND, proto_from_us
+
+READINGS_PER_MESSAGE = 500
+"""About 25 KiB: a hundred would cost a third more time, a thousand gain nothing."""
+
+
+def requests_of_bursts(bursts: Iterable[Burst]) -> Iterator[StreamTelemetryRequest]:
+    """The messages of a stream, of READINGS_PER_MESSAGE readings or a few more."""
+    request = StreamTelemetryRequest()
+    filled = 0
+    for burst in bursts:
+        _add(request, burst)
+        filled += len(burst)
+        if filled >= READINGS_PER_MESSAGE:
+            yield request
+            request = StreamTelemetryRequest()
+            filled = 0
+    if filled:
+        yield request
+
+
+def request_of(readings: Sequence[Telemetry]) -> StreamTelemetryRequest:
+    """One message of a stream."""
+    return StreamTelemetryRequest(readings=readings)
+
+
+def mapping_request(vehicle_id: str, meter_id: str, effective_from_us: int) -> MapVehicleRequest:
+    """Registers a mapping from an instant on, in microseconds."""
+    return MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(effective_from_us))
+
+
+def performance_request(vehicle_id: str, start_us: int | None, end_us: int | None) -> GetVehiclePerformanceRequest:
+    """Asks about a window in microseconds; an end that is None is left to the service."""
+    if start_us is None and end_us is None:
+        return GetVehiclePerformanceRequest(vehicle_id=vehicle_id)
+    window = TimeWindow(
+        start=None if start_us is None else proto_from_us(start_us),
+        end=None if end_us is None else proto_from_us(end_us),
+    )
+    return GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window)
+
+
+def _add(request: StreamTelemetryRequest, burst: Burst) -> None:
+    # Filling a message in place takes a fifth of the time that handing over finished parts takes.
+    for reading in burst:
+        added = request.readings.add()
+        if isinstance(reading, MeterReading):
+            meter = added.meter
+            meter.meter_id, ts_us, meter.kwh_consumed_ac, meter.voltage = reading
+            timestamp = meter.timestamp
+        else:
+            vehicle = added.vehicle
+            vehicle.vehicle_id, ts_us, vehicle.kwh_delivered_dc, vehicle.soc, vehicle.battery_temp = reading
+            timestamp = vehicle.timestamp
+        timestamp.seconds = ts_us // US_PER_SECOND
+        timestamp.nanos = ts_us % US_PER_SECOND * 1_000

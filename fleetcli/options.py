@@ -1,0 +1,81 @@
+"""Options that several commands share, and what their values mean."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from shared.config import AnalyticsSettings, IngestionSettings
+from shared.timestamps import US_PER_HOUR, us_from_datetime
+
+HOURS_MAX = 400 * 24
+"""What the services keep."""
+
+INGESTION_DEFAULT = str(IngestionSettings.model_fields["ingestion_address"].default)
+ANALYTICS_DEFAULT = str(AnalyticsSettings.model_fields["analytics_address"].default)
+
+Answer = TypeVar("Answer")
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+):(\d{1,5})")
+
+
+def checked_address(value: str) -> str:
+    """HOST:PORT as it is; a usage error for anything else."""
+    match = _ADDRESS.fullmatch(value)
+    if match is None or not 0 < int(match[2]) <= 65_535:
+        raise typer.BadParameter(f"{value!r} is not HOST:PORT")
+    return value
+
+
+Ingestion = Annotated[
+    str,
+    typer.Option(
+        "--ingestion",
+        envvar="ENERGYFLEET_INGESTION_ADDRESS",
+        metavar="HOST:PORT",
+        help="Where the ingestion service listens.",
+        callback=checked_address,
+    ),
+]
+Analytics = Annotated[
+    str,
+    typer.Option(
+        "--analytics",
+        envvar="ENERGYFLEET_ANALYTICS_ADDRESS",
+        metavar="HOST:PORT",
+        help="Where the analytics service listens.",
+        callback=checked_address,
+    ),
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="Talk TLS and trust this PEM certificate. Without it: plaintext."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
+
+
+def moment_us(option: str, value: str, now_us: int) -> int:
+    """`now` or an RFC 3339 time in microseconds; a usage error that names the option for anything else."""
+    if value == "now":
+        return now_us
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is not None:
+            return us_from_datetime(moment)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{value!r} is neither `now` nor a time such as 2026-02-09T10:00:00Z", param_hint=option)
+
+
+def window_start_us(end_us: int, hours: float) -> int:
+    """The start of a window of so many hours."""
+    return end_us - round(hours * US_PER_HOUR)
+
+
+def run(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Runs a command's asynchronous part."""
+    return asyncio.run(work)

@@ -1,0 +1,37 @@
+"""Ends a command's work when somebody asks for it: Ctrl-C, SIGTERM, or the terminal that closes."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any
+
+_ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+async def run_until_asked_to_stop(work: Coroutine[Any, Any, None]) -> bool:
+    """Runs `work` to its end, or cancels it on a signal and waits until it has cleaned up; whether a signal came.
+
+    Each further signal cancels the clean-up in turn, for those who press Ctrl-C twice. Raises what `work` raises,
+    unless a signal came first: Ctrl-C reaches a starting PostgreSQL as well, and its complaint is no news then.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    asked = False
+
+    # Not the loop's own handlers: they would be told of a signal only after a step that blocks, such as a start.
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        loop.call_soon_threadsafe(task.cancel)
+
+    previous = {number: signal.signal(number, stop) for number in _ASKS_TO_STOP}
+    try:
+        await asyncio.wait([task])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if asked:
+        return True
+    task.result()
+    return False

@@ -1,0 +1,74 @@
+"""`energyfleet simulate`: a fleet over a span of time, through the real API."""
+
+import random
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleetcli.client import IngestionClient
+from fleetcli.console import note, say
+from fleetcli.errors import CommandError
+from fleetcli.options import HOURS_MAX, INGESTION_DEFAULT, Ca, Ingestion, moment_us, run, window_start_us
+from fleetcli.sending import Outcome, complain_of_refused, send_fleet
+from fleetcli.simulator import Faults, Fleet, FleetPlan
+from shared.timestamps import iso_from_us, system_clock
+
+SEEDS = 1_000_000
+"""Seeds that are drawn where none is given: short enough to be typed again."""
+
+_FAULTS = Faults()
+
+Chargers = Annotated[int, typer.Option(min=1, max=100_000, help="Charging points, each with a meter and a vehicle.")]
+Hours = Annotated[float, typer.Option(min=0.01, max=HOURS_MAX, help="How long a span to simulate.")]
+Every = Annotated[int, typer.Option(min=1, max=3_600, metavar="SECONDS", help="Time between two readings of a device.")]
+
+
+def _share(meaning: str) -> Any:
+    return typer.Option(min=0, max=1, metavar="SHARE", help=meaning)
+
+
+def simulate(
+    ingestion: Ingestion = INGESTION_DEFAULT,
+    ca: Ca = None,
+    chargers: Chargers = 50,
+    hours: Hours = 24,
+    ending: Annotated[str, typer.Option(metavar="now|TIME", help="When the span ends: RFC 3339.")] = "now",
+    every: Every = 60,
+    seed: Annotated[int | None, typer.Option(min=0, help="Repeats a simulation. Default: drawn, and printed.")] = None,
+    worn: Annotated[float, _share("Chargers so worn that the ratio falls below 0.85.")] = _FAULTS.worn,
+    silent: Annotated[float, _share("Meters that stop reporting.")] = _FAULTS.silent,
+    moved: Annotated[float, _share("Vehicles that change to another meter.")] = _FAULTS.moved,
+    uneven: Annotated[float, _share("Chargers whose two sides report at different intervals.")] = _FAULTS.uneven,
+    late: Annotated[float, _share("Bursts of readings that arrive up to 4 hours late.")] = _FAULTS.late,
+    repeated: Annotated[float, _share("Bursts of readings that arrive twice.")] = _FAULTS.repeated,
+) -> None:
+    """Simulate a fleet of chargers, some of them broken on purpose, and send what its devices report.
+
+    The seed is part of every device's id (ev-SEED-00001, meter-SEED-00001). A share above 0 means at least one charger.
+    """
+    if seed is None:
+        seed = random.SystemRandom().randrange(SEEDS)
+    end_us = moment_us("--ending", ending, system_clock())
+    faults = Faults(worn, silent, moved, uneven, late, repeated)
+    fleet = Fleet(FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed, faults))
+    say(f"{chargers:,} chargers, a reading every {every} s, {hours:g} hours up to {iso_from_us(end_us)}, seed {seed}")
+    say(f"Broken on purpose: {fleet.faults}")
+    outcome = run(_send(ingestion, ca, fleet))
+    summary = outcome.summary
+    say(
+        f"{summary.received:,} readings in {outcome.elapsed_s:.1f} s, {outcome.readings_per_s:,.0f}/s:"
+        f" {summary.stored:,} stored, {summary.duplicate:,} duplicate, {summary.conflicting:,} conflicting,"
+        f" {summary.rejected:,} rejected. {fleet.sent.repeated:,} were sent twice, {fleet.sent.late:,} late."
+    )
+    broken = [truth for truth in fleet.truth if not truth.story.startswith("healthy")]
+    for truth in broken[:5] or fleet.truth[:1]:
+        note(f"  energyfleet performance {truth.vehicle_id}   # {truth.story}")
+    if summary.rejected or summary.conflicting:
+        complain_of_refused(summary)
+        raise CommandError(f"{summary.rejected + summary.conflicting:,} readings were not taken")
+
+
+async def _send(address: str, ca: Path | None, fleet: Fleet) -> Outcome:
+    async with IngestionClient(address, ca) as client:
+        return await send_fleet(client, fleet)

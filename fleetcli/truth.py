@@ -1,0 +1,90 @@
+"""What the services must answer for a simulated vehicle, counted while its readings are made.
+
+Written from the contract alone and sharing no code with `analytics_svc`, so that the two can be held against each
+other.
+"""
+
+from dataclasses import dataclass, field
+
+from shared.timestamps import US_PER_HOUR
+
+LOW_EFFICIENCY_BELOW = 0.85
+IMPLAUSIBLE_ABOVE = 1.0
+EVIDENCE_MIN_KWH = 0.5
+EVIDENCE_MIN_COVERAGE = 0.9
+
+
+@dataclass(slots=True)
+class VehicleTruth:
+    """Everything that is true of one simulated vehicle over the simulated span. Energy in kWh, temperature in °C.
+
+    Repeated readings are counted once, and a meter's readings only while it fed the vehicle.
+    """
+
+    vehicle_id: str
+    story: str
+    """What was simulated, a phrase for people."""
+
+    dc_kwh: float = 0.0
+    ac_kwh: float = 0.0
+    vehicle_readings: int = 0
+    meter_readings: int = 0
+    battery_temp_sum: float = 0.0
+    vehicle_hours: set[int] = field(default_factory=set)
+    meter_hours: set[int] = field(default_factory=set)
+
+    def add_meter_reading(self, ts_us: int, kwh: float) -> None:
+        """Counts a reading of the meter that fed the vehicle then."""
+        self.ac_kwh += kwh
+        self.meter_readings += 1
+        self.meter_hours.add(hour_of(ts_us))
+
+    def add_vehicle_reading(self, ts_us: int, kwh: float, battery_temp: float) -> None:
+        """Counts a reading of the vehicle."""
+        self.dc_kwh += kwh
+        self.battery_temp_sum += battery_temp
+        self.vehicle_readings += 1
+        self.vehicle_hours.add(hour_of(ts_us))
+
+    @property
+    def kwh_delivered_dc(self) -> float | None:
+        """Absent where the vehicle sent nothing."""
+        return self.dc_kwh if self.vehicle_readings else None
+
+    @property
+    def kwh_consumed_ac(self) -> float | None:
+        """Absent where its meters sent nothing."""
+        return self.ac_kwh if self.meter_readings else None
+
+    @property
+    def efficiency_ratio(self) -> float | None:
+        """Absent where one side is, or where nothing was drawn."""
+        if not self.vehicle_readings or self.ac_kwh == 0.0:
+            return None
+        return self.dc_kwh / self.ac_kwh
+
+    @property
+    def average_battery_temp(self) -> float | None:
+        """Absent where the vehicle sent nothing."""
+        return self.battery_temp_sum / self.vehicle_readings if self.vehicle_readings else None
+
+    @property
+    def coverage(self) -> float | None:
+        """Of the hours in which either side reported, the share in which both did; absent where there are none."""
+        either = self.vehicle_hours | self.meter_hours
+        return len(self.vehicle_hours & self.meter_hours) / len(either) if either else None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict's name in the contract, without its prefix. Every simulated vehicle has a meter."""
+        ratio, coverage = self.efficiency_ratio, self.coverage
+        if ratio is None or coverage is None or self.ac_kwh < EVIDENCE_MIN_KWH or coverage < EVIDENCE_MIN_COVERAGE:
+            return "INSUFFICIENT_DATA"
+        if ratio > IMPLAUSIBLE_ABOVE:
+            return "IMPLAUSIBLE"
+        return "LOW_EFFICIENCY" if ratio < LOW_EFFICIENCY_BELOW else "OK"
+
+
+def hour_of(ts_us: int) -> int:
+    """Which hour since 1970 a reading belongs to. Hours are open at the start: the full hour ends the one before."""
+    return (ts_us - 1) // US_PER_HOUR

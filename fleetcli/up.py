@@ -1,0 +1,68 @@
+"""`energyfleet up` and `energyfleet migrate`."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from fleetcli.console import note, say
+from fleetcli.errors import StackError
+from fleetcli.options import INGESTION_DEFAULT, run
+from fleetcli.signals import run_until_asked_to_stop
+from fleetcli.stack import Stack, database, migrated, running
+from shared.config import AnalyticsSettings, IngestionSettings, Settings, read_settings
+
+
+def up(
+    ingestion: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the ingestion service shall listen. Port 0: a free one."),
+    ] = None,
+    analytics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the analytics service shall listen. Port 0: a free one."),
+    ] = None,
+) -> None:
+    """Start the database and both services in one go; Ctrl-C stops all of them.
+
+    Without ENERGYFLEET_DATABASE_URL an embedded PostgreSQL is started in ENERGYFLEET_DATA_DIR (.energyfleet). The
+    services log to standard error, from ENERGYFLEET_LOG_LEVEL up (here WARNING unless set).
+    """
+    for variable, address in (("INGESTION", ingestion), ("ANALYTICS", analytics)):
+        if address is not None:
+            os.environ[f"ENERGYFLEET_{variable}_ADDRESS"] = address
+    os.environ.setdefault("ENERGYFLEET_LOG_LEVEL", "WARNING")
+    settings = read_settings(IngestionSettings)
+    read_settings(AnalyticsSettings)  # what is wrong should be told before anything starts
+    run(run_until_asked_to_stop(_up(settings)))
+    note("Everything has stopped.")
+
+
+def migrate() -> None:
+    """Bring the database's schema up to date. Safe to repeat, and from several machines at once."""
+    with database(read_settings(Settings)) as used:
+        say(f"The schema is at revision {migrated(used.owner_url)}: {used.whereabouts}.")
+
+
+async def _up(settings: IngestionSettings) -> None:
+    async with running(settings, os.environ) as stack:
+        for line in _announcement(stack, settings):
+            say(line)
+        raise StackError(await stack.ended())
+
+
+def _announcement(stack: Stack, settings: IngestionSettings) -> list[str]:
+    certificate = settings.tls_cert_file
+    grpcurl = "grpcurl -plaintext" if certificate is None else f"grpcurl -cacert {certificate}"
+    simulate = "energyfleet simulate" if certificate is None else f"energyfleet simulate --ca {certificate}"
+    if stack.ingestion_address != INGESTION_DEFAULT:
+        simulate += f" --ingestion {stack.ingestion_address}"
+    return [
+        "Energy Fleet is running; Ctrl-C stops it.",
+        f"  database   {stack.database.whereabouts}",
+        f"  ingestion  {stack.ingestion_address}",
+        f"  analytics  {stack.analytics_address}",
+        "Try",
+        f"  {grpcurl} {stack.ingestion_address} describe energyfleet.v1.IngestionService",
+        f"  {simulate}",
+    ]

@@ -1,0 +1,140 @@
+"""The commands that talk to running services, through real processes and real channels."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.test_cli_up import an_environment, energyfleet, up
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An environment in which the commands find services that run."""
+    directory = tmp_path_factory.mktemp("up")
+    with up(directory) as running:
+        yield an_environment(
+            directory, INGESTION_ADDRESS=running.address("ingestion"), ANALYTICS_ADDRESS=running.address("analytics")
+        )
+
+
+def performance(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
+    asked = energyfleet("performance", *arguments, "--json", environment=environment)
+    assert asked.returncode == 0, asked.stderr
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
+
+
+def test_a_recorded_charge_is_replayed_and_its_efficiency_is_right(environment: dict[str, str]) -> None:
+    file = str(DATA / "fast-charge-1min.csv")
+    pair = "test-ev-01=test-charger-01"
+    sent = energyfleet("replay", file, "--ending", "now", "--map", pair, environment=environment)
+    assert sent.returncode == 0, sent.stderr
+    assert "20 readings sent" in sent.stdout
+    assert "20 stored, 0 duplicate, 0 conflicting, 0 rejected; 0 bad lines" in sent.stdout
+    answer = performance(environment, "test-ev-01")
+    assert answer["kwhDeliveredDc"] == pytest.approx(2.86, rel=1e-9)
+    assert answer["kwhConsumedAc"] == pytest.approx(3.0, rel=1e-9)
+    assert answer["verdict"] == "VERDICT_OK"
+    table = energyfleet("performance", "test-ev-01", environment=environment).stdout
+    assert "0.9533" in table
+    assert "OK" in table
+
+
+def test_a_meter_alone_has_energy_and_no_efficiency(environment: dict[str, str]) -> None:
+    file = str(DATA / "charge-point-15min.csv")
+    pair = "test-ev-03=test-charge-point-01"
+    sent = energyfleet("replay", file, "--ending", "now", "--map", pair, environment=environment)
+    assert sent.returncode == 0, sent.stderr
+    answer = performance(environment, "test-ev-03")
+    assert answer["kwhConsumedAc"] == pytest.approx(4.32, rel=1e-9)
+    assert "efficiencyRatio" not in answer
+    assert answer["verdict"] == "VERDICT_INSUFFICIENT_DATA"
+
+
+def test_lines_that_are_bad_or_rejected_are_told_by_number_and_the_others_stored(environment: dict[str, str]) -> None:
+    ending = datetime.now(UTC).isoformat()
+    lines = (DATA / "mixed.ndjson").read_text()
+    sent = energyfleet("replay", "-", "--ending", ending, environment=environment, stdin=lines)
+    assert sent.returncode == 1
+    assert "4 readings sent" in sent.stdout
+    assert "3 stored, 0 duplicate, 0 conflicting, 1 rejected; 1 bad lines" in sent.stdout
+    bad, rejected, total = sent.stderr.splitlines()
+    assert bad.startswith("standard input:4: ")
+    assert rejected.startswith("standard input:5: meter.kwh_consumed_ac OUT_OF_RANGE: -1.0 is not within")
+    assert total == "2 of 5 lines were not taken"
+    again = energyfleet("replay", "-", "--ending", ending, environment=environment, stdin=lines)
+    assert "0 stored, 3 duplicate" in again.stdout
+    other = energyfleet(
+        "replay", "-", "--ending", ending, environment=environment, stdin=lines.replace('Ac": 0.0', 'Ac": 0.25')
+    )
+    assert other.returncode == 1
+    assert "2 duplicate, 1 conflicting" in other.stdout
+    assert "standard input:6: test-meter-02 has other values stored" in other.stderr
+
+
+def test_the_newest_reading_of_a_moved_recording_is_at_the_asked_instant(environment: dict[str, str]) -> None:
+    reading = (
+        '{"vehicle": {"vehicleId": "test-ev-04", "kwhDeliveredDc": 1, "timestamp": "2024-03-05T10:00:00.000001Z"}}'
+    )
+    ending = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.123457+00:00"
+    sent = energyfleet("replay", "-", "--ending", ending, environment=environment, stdin=reading)
+    assert sent.returncode == 0, sent.stderr
+    asked = energyfleet("status", "test-ev-04", "--json", environment=environment)
+    assert json.loads(asked.stdout)["vehicle"]["reading"]["timestamp"] == ending.replace("+00:00", "Z")
+
+
+def test_a_recording_of_the_past_cannot_be_mapped_where_it_is(environment: dict[str, str]) -> None:
+    sent = energyfleet(
+        "replay", str(DATA / "charge-point-15min.csv"), "--map", "test-ev-05=test-charger-05", environment=environment
+    )
+    assert (sent.returncode, sent.stdout) == (1, "")
+    assert "INVALID_ARGUMENT: effective_from: " in sent.stderr
+
+
+def test_a_simulated_fleet_is_stored_and_asked_about(environment: dict[str, str]) -> None:
+    sent = energyfleet("simulate", "--chargers", "5", "--hours", "3", "--seed", "11", environment=environment)
+    assert sent.returncode == 0, sent.stderr
+    assert "seed 11" in sent.stdout
+    assert "0 conflicting, 0 rejected" in sent.stdout
+    assert "Broken on purpose: 1 worn, 1 with a silent meter, 1 moved to another meter" in sent.stdout
+    (worn,) = [line.split()[2] for line in sent.stderr.splitlines() if "# worn" in line]
+    assert performance(environment, worn, "--hours", "3")["verdict"] == "VERDICT_LOW_EFFICIENCY"
+    table = energyfleet("performance", worn, environment=environment).stdout
+    assert "LOW_EFFICIENCY" in table
+    assert "inspect" in table
+    later = performance(environment, worn, "--hours", "1", "--ending", "2025-01-01T00:00:00Z")
+    assert later["window"] == {"start": "2024-12-31T23:00:00Z", "end": "2025-01-01T00:00:00Z"}
+    assert later["verdict"] == "VERDICT_NO_METER"
+
+
+def test_the_same_simulation_again_is_counted_once(environment: dict[str, str]) -> None:
+    ending = datetime.now(UTC).isoformat()
+    same = ("simulate", "--chargers", "2", "--hours", "1", "--seed", "12", "--moved", "0", "--ending", ending)
+    first, second = (energyfleet(*same, environment=environment) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert ": 0 stored" in second.stdout
+
+
+def test_unknown_and_malformed_devices_are_one_line_and_exit_code_1(environment: dict[str, str]) -> None:
+    unknown = energyfleet("performance", "nobody", environment=environment)
+    assert unknown.returncode == 1
+    assert "NOT_FOUND: vehicle nobody was never heard of" in unknown.stderr
+    assert unknown.stderr.count("\n") == 1
+    assert "neither as a vehicle nor as a meter" in energyfleet("status", "nobody", environment=environment).stderr
+    malformed = energyfleet("status", "no body", environment=environment)
+    assert malformed.returncode == 1
+    assert "INVALID_ARGUMENT: vehicle_id: " in malformed.stderr
+
+
+def test_health_tells_of_servers_and_services(environment: dict[str, str]) -> None:
+    address = environment["ENERGYFLEET_ANALYTICS_ADDRESS"]
+    for service in ("", "energyfleet.v1.AnalyticsService"):
+        assert energyfleet("health", address, "--service", service, environment=environment).returncode == 0
+    unknown = energyfleet("health", address, "--service", "another", environment=environment)
+    assert (unknown.returncode, "NOT_FOUND" in unknown.stderr) == (1, True)

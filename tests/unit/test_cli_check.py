@@ -1,0 +1,87 @@
+"""The demo's comparison finds every kind of difference."""
+
+import pytest
+from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceResponse, Verdict
+
+from fleetcli.check import differences
+from fleetcli.client import Summary, verdict_of
+from fleetcli.sending import unexpected
+from fleetcli.simulator import Fleet, FleetPlan
+from fleetcli.truth import VehicleTruth
+from shared.timestamps import US_PER_HOUR
+
+
+def a_truth() -> VehicleTruth:
+    truth = VehicleTruth("ev-1", "healthy")
+    truth.add_vehicle_reading(US_PER_HOUR, 0.9, 25.0)
+    truth.add_meter_reading(US_PER_HOUR, 1.0)
+    return truth
+
+
+def an_answer() -> GetVehiclePerformanceResponse:
+    return GetVehiclePerformanceResponse(
+        vehicle_id="ev-1",
+        kwh_delivered_dc=0.9,
+        kwh_consumed_ac=1.0,
+        efficiency_ratio=0.9,
+        kwh_lost=0.1,
+        average_battery_temp=25.0,
+        vehicle_readings=1,
+        meter_readings=1,
+        coverage=1.0,
+        verdict=Verdict.VERDICT_OK,
+    )
+
+
+def test_an_answer_that_is_true_differs_in_nothing() -> None:
+    assert list(differences(a_truth(), an_answer())) == []
+    nothing = GetVehiclePerformanceResponse(verdict=Verdict.VERDICT_INSUFFICIENT_DATA)
+    assert list(differences(VehicleTruth("ev-1", ""), nothing)) == []
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "kwh_delivered_dc",
+        "kwh_consumed_ac",
+        "efficiency_ratio",
+        "average_battery_temp",
+        "coverage",
+        "vehicle_readings",
+        "meter_readings",
+        "verdict",
+    ],
+)
+def test_each_wrong_or_absent_number_is_a_difference(field: str) -> None:
+    wrong, absent = an_answer(), an_answer()
+    right = getattr(wrong, field)
+    setattr(wrong, field, right * (1 + 2e-9) if isinstance(right, float) else right + 1)
+    absent.ClearField(field)  # type: ignore[arg-type]  # literal names only, and these are
+    for answer in (wrong, absent):
+        (difference,) = differences(a_truth(), answer)
+        assert difference.startswith(field)
+
+
+def test_rounding_is_no_difference() -> None:
+    answer = an_answer()
+    answer.kwh_delivered_dc *= 1 + 1e-12
+    assert list(differences(a_truth(), answer)) == []
+
+
+def test_a_verdict_of_a_newer_service_is_shown_by_its_number() -> None:
+    answer = an_answer()
+    answer.verdict = 99  # type: ignore[assignment]  # what a newer service may send
+    assert verdict_of(answer) == "99"
+
+
+def test_counts_of_the_stream_that_are_not_what_was_sent_are_told() -> None:
+    fleet = Fleet(FleetPlan(2, 0, 2 * US_PER_HOUR, 60, 1))
+    sent = sum(len(burst) for burst in fleet.bursts())
+    repeated = fleet.sent.repeated
+    right = Summary(received=sent, stored=sent - repeated, duplicate=repeated)
+    assert unexpected(fleet, right) == []
+    lost = Summary(received=sent, stored=sent - repeated - 1, duplicate=repeated, rejected=1)
+    assert unexpected(fleet, lost) == [
+        f"{sent - repeated - 1} stored instead of {sent - repeated}",
+        "1 rejected instead of 0",
+    ]

@@ -1,0 +1,114 @@
+"""Wrong input to the command line: one clear line or a usage error, the exit code, and never a traceback."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from fleetcli.__main__ import main
+
+NOBODY = "127.0.0.1:1"
+"""A port that needs root to listen on and that nobody does."""
+
+USAGE = 2
+FAILED = 1
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for variable in ("DATABASE_URL", "DATA_DIR", "INGESTION_ADDRESS", "ANALYTICS_ADDRESS", "WRITERS", "LOG_LEVEL"):
+        monkeypatch.delenv(f"ENERGYFLEET_{variable}", raising=False)
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
+    """The exit code and what standard error says of a command line that must not succeed."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    return ended.value.code, " ".join(said.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("performance", "ev-1", "--analytics", "somewhere"), "'somewhere' is not HOST:PORT"),
+        (("performance", "ev-1", "--analytics", "host:0"), "'host:0' is not HOST:PORT"),
+        (("performance", "ev-1", "--analytics", "host:65536"), "'host:65536' is not HOST:PORT"),
+        (("performance", "ev-1", "--ending", "yesterday"), "--ending: 'yesterday' is neither `now` nor a time such as"),
+        (("performance", "ev-1", "--ending", "2026-02-09T10:00:00"), "is neither `now` nor a time such as"),
+        (("performance", "ev-1", "--hours", "0"), "--hours"),
+        (("performance",), "VEHICLE"),
+        (("simulate", "--chargers", "0"), "--chargers"),
+        (("simulate", "--hours", "99999"), "--hours"),
+        (("simulate", "--worn", "1.1"), "--worn"),
+        (("simulate", "--every", "0"), "--every"),
+        (("simulate", "--ending", "soon"), "--ending: 'soon' is neither"),
+        (("replay", "-", "--map", "ev-1"), "--map: 'ev-1' is not VEHICLE=METER"),
+        (("replay", "-", "--map", "ev 1=m-1"), "--map: 'ev 1=m-1' is not VEHICLE=METER"),
+        (("replay", "-", "--format", "xml"), "'xml'"),
+        (("health", "nowhere"), "'nowhere' is not HOST:PORT"),
+        (("no-such-command",), "No such command 'no-such-command'"),
+    ],
+)
+def test_a_wrong_command_line_is_a_usage_error_that_names_what_is_wrong(
+    arguments: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = refused(capsys, *arguments)
+    assert code == USAGE
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("performance", "ev-1", "--analytics", NOBODY),
+        ("status", "ev-1", "--analytics", NOBODY),
+        ("health", NOBODY),
+    ],
+)
+def test_a_service_that_is_not_there_is_named_with_what_starts_it(
+    arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = refused(capsys, *arguments)
+    assert code == FAILED
+    assert line.startswith(f"no answer from {NOBODY}")
+    assert "`energyfleet up`" in line
+
+
+def test_files_that_are_not_there_or_of_another_kind_are_named(
+    tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, "replay", "nowhere.csv") == (FAILED, "nowhere.csv: No such file or directory")
+    assert refused(capsys, "replay", str(tmp_path)) == (FAILED, f"{tmp_path}: Is a directory")
+    assert refused(capsys, "health", NOBODY, "--ca", "none.pem") == (FAILED, "--ca none.pem: No such file or directory")
+    assert refused(capsys, "health", NOBODY, "--ca", __file__) == (
+        FAILED,
+        f"--ca {__file__}: not a certificate in PEM form",
+    )
+
+
+def test_a_wrong_configuration_is_told_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, line = refused(capsys, "up", "--ingestion", "0.0.0.0:50051")
+    assert code == FAILED
+    assert line.startswith("ENERGYFLEET_INGESTION_ADDRESS: '0.0.0.0:50051' is reachable from other machines")
+    monkeypatch.delenv("ENERGYFLEET_INGESTION_ADDRESS")
+    monkeypatch.setenv("ENERGYFLEET_POOL_SIZE", "many")
+    code, line = refused(capsys, "up")
+    assert code == FAILED
+    assert line.startswith("ENERGYFLEET_POOL_SIZE: ")
+
+
+def test_a_database_that_is_not_there_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:1/fleet")
+    code, line = refused(capsys, "migrate")
+    assert code == FAILED
+    assert line.startswith("the database cannot be migrated: ")
+    assert "secret" not in line
+    monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "mysql://somewhere")
+    assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")

@@ -1,0 +1,220 @@
+"""Recorded telemetry: which lines are readings, what is said of the others, and how readings move in time."""
+
+import io
+from pathlib import Path
+
+import pytest
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetcli import replay
+from fleetcli.errors import BadInput
+from fleetcli.readings_file import COLUMNS, LINE_MAX_BYTES, Format, Line, format_of, move, read_lines, time_us
+
+DATA = Path(__file__).parents[1] / "data"
+HEADER = ",".join(COLUMNS)
+GOOD = "m-1,,2024-03-05T08:30:00Z,0.5,230,,,"
+
+
+def lines_of(text: str | bytes, form: Format = Format.CSV) -> list[Line]:
+    raw = text.encode() if isinstance(text, str) else text
+    return list(read_lines(io.BytesIO(raw), form))
+
+
+def the_problem(row: str) -> str:
+    """What is said of a row of a CSV file with all columns."""
+    (line,) = lines_of(f"{HEADER}\n{row}\n")
+    assert line.reading is None
+    return line.problem
+
+
+def a_reading(timestamp: str = "2024-03-05T08:30:00Z") -> Telemetry:
+    reading = Telemetry()
+    reading.meter.meter_id = "m-1"
+    reading.meter.timestamp.FromJsonString(timestamp)
+    return reading
+
+
+def a_recording(text: str, form: Format = Format.CSV) -> replay.Recording:
+    return replay.Recording("a file", io.BytesIO(text.encode()), form)
+
+
+def test_a_row_is_a_meters_or_a_vehicles_reading() -> None:
+    meter, vehicle = lines_of(f"{HEADER}\n{GOOD}\n,ev-1,2024-03-05T08:30:00.5Z,,,0.45,61.5,-3\n")
+    assert (meter.number, vehicle.number) == (2, 3)
+    assert meter.reading is not None
+    assert (meter.reading.meter.meter_id, meter.reading.meter.kwh_consumed_ac) == ("m-1", 0.5)
+    assert meter.reading.meter.voltage == 230.0
+    assert vehicle.reading is not None
+    taken = vehicle.reading.vehicle
+    assert (taken.vehicle_id, taken.kwh_delivered_dc, taken.soc, taken.battery_temp) == ("ev-1", 0.45, 61.5, -3.0)
+    assert taken.timestamp.nanos == 500_000_000
+
+
+def test_an_empty_cell_is_absent_and_a_zero_is_not() -> None:
+    absent, zero = lines_of(f"{HEADER}\nm-1,,,,,,,\nm-1,,,0,,,,\n")
+    assert absent.reading is not None
+    assert zero.reading is not None
+    assert not absent.reading.meter.HasField("kwh_consumed_ac")
+    assert not absent.reading.meter.HasField("timestamp")
+    assert zero.reading.meter.HasField("kwh_consumed_ac")
+    assert not zero.reading.meter.HasField("voltage")
+
+
+def test_columns_may_come_in_any_order_and_be_fewer() -> None:
+    (line,) = lines_of("kwhDeliveredDc,timestamp,vehicleId\n1.25,2024-03-05T08:30:00Z,ev-1\n")
+    assert line.reading is not None
+    assert line.reading.vehicle.kwh_delivered_dc == 1.25
+
+
+def test_blank_lines_count_as_lines_and_a_byte_order_mark_does_not_matter() -> None:
+    (line,) = lines_of(f"\ufeff{HEADER}\r\n\r\n  \r\n{GOOD}\r\n")
+    assert line.number == 4
+    assert line.reading is not None
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("m-1,,2024-03-05T08:30:00Z,0.5,230,,", "7 cells in a table of 8 columns"),
+        (",,2024-03-05T08:30:00Z,0.5,,,,", "either meterId or vehicleId"),
+        ("m-1,ev-1,2024-03-05T08:30:00Z,0.5,,,,", "either meterId or vehicleId"),
+        ("m-1,,2024-03-05T08:30:00Z,0.5,,0.4,,", "kwhDeliveredDc cannot belong to a reading of m-1"),
+        (",ev-1,2024-03-05T08:30:00Z,,230,0.4,,", "voltage cannot belong to a reading of ev-1"),
+        ("m-1,,2024-03-05T08:30:00Z,half,,,,", "kwhConsumedAc: 'half' is no number"),
+        ("m-1,,2024-03-05T08:30:00Z,1_0,,,,", "kwhConsumedAc: '1_0' is no number"),
+        ("m-1,,2024-03-05T08:30:00,0.5,,,,", "timestamp: '2024-03-05T08:30:00' is no time"),
+        ("m-1,,yesterday,0.5,,,,", "timestamp: 'yesterday' is no time"),
+        ('"m-1,,2024-03-05T08:30:00Z,0.5,,,,', "not a line of CSV"),
+    ],
+)
+def test_a_row_that_is_no_reading_says_why(row: str, said: str) -> None:
+    assert said in the_problem(row)
+
+
+def test_a_bad_line_costs_its_neighbours_nothing() -> None:
+    lines = lines_of(f'{HEADER}\n{GOOD}\n"open quote\n{GOOD}\n'.encode() + b"\xff\xfe\n" + f"{GOOD}\n".encode())
+    assert [(line.number, line.reading is not None) for line in lines] == [
+        (2, True),
+        (3, False),
+        (4, True),
+        (5, False),
+        (6, True),
+    ]
+
+
+def test_an_endless_line_is_reported_and_passed_over() -> None:
+    lines = lines_of(f"{HEADER}\n{'x' * 3 * LINE_MAX_BYTES}\n{GOOD}\n")
+    assert [(line.number, line.reading is None) for line in lines] == [(2, True), (3, False)]
+    assert f"longer than {LINE_MAX_BYTES:,} bytes" in lines[0].problem
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("meterId,timestamp,kwh", "'kwh' is no column"),
+        ("meterId,timestamp,meterId", "named twice"),
+        ("meterId,kwhConsumedAc", "timestamp and one of meterId and vehicleId"),
+        ("timestamp,kwhConsumedAc", "timestamp and one of meterId and vehicleId"),
+    ],
+)
+def test_a_table_without_a_usable_header_is_refused_whole(header: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        lines_of(f"{header}\n{GOOD}\n")
+
+
+def test_json_lines_are_the_contracts_form() -> None:
+    lines = lines_of((DATA / "mixed.ndjson").read_bytes(), Format.NDJSON)
+    assert [line.number for line in lines] == [1, 2, 4, 5, 6]
+    assert [line.number for line in lines if line.reading is None] == [4]
+    assert lines[1].reading is not None
+    assert lines[1].reading.vehicle.timestamp.nanos == 1_000
+
+
+@pytest.mark.parametrize(
+    "text", ['{"meter": {"meterID": "m"}}', '{"meter": {"voltage": "high"}}', "[" * 60_000, '"', "{"]
+)
+def test_a_line_that_is_no_reading_in_json_says_why(text: str) -> None:
+    (line,) = lines_of(text, Format.NDJSON)
+    assert line.reading is None
+    assert line.problem
+    assert "\n" not in line.problem
+
+
+@given(st.binary(max_size=200), st.sampled_from(Format))
+def test_no_bytes_whatsoever_break_the_reader(junk: bytes, form: Format) -> None:
+    first = HEADER.encode() + b"\n" if form is Format.CSV else b""
+    last = GOOD if form is Format.CSV else '{"meter": {"meterId": "m-1"}}'
+    lines = lines_of(first + junk.replace(b"\r", b"") + b"\n" + last.encode(), form)
+    assert lines[-1].reading is not None
+    assert lines[-1].reading.meter.meter_id == "m-1"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "beginning", "form"),
+    [
+        (".csv", b"{", Format.CSV),
+        (".ndjson", b"meterId", Format.NDJSON),
+        (".JSONL", b"", Format.NDJSON),
+        ("", b'\n  {"meter"', Format.NDJSON),
+        ("", b"\xef\xbb\xbf{", Format.NDJSON),
+        (".txt", b"meterId,timestamp", Format.CSV),
+    ],
+)
+def test_the_format_is_told_by_the_name_or_else_by_the_beginning(suffix: str, beginning: bytes, form: Format) -> None:
+    assert format_of(suffix, beginning) is form
+
+
+@given(
+    st.integers(-62_135_596_800, 253_402_300_799),
+    st.integers(0, 999_999_999),
+    st.integers(-(10**17), 10**17),
+)
+def test_readings_move_by_exact_microseconds(seconds: int, nanos: int, by_us: int) -> None:
+    reading = Telemetry()
+    reading.meter.timestamp.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+    move(reading, by_us)
+    moved = reading.meter.timestamp
+    assert moved.seconds * 10**9 + moved.nanos == seconds * 10**9 + nanos + by_us * 1_000
+    assert 0 <= moved.nanos < 10**9
+
+
+def test_a_reading_without_a_time_stays_without_one() -> None:
+    for reading in (Telemetry(), Telemetry(meter=MeterReading(meter_id="m-1"))):
+        unmoved = Telemetry.FromString(reading.SerializeToString())
+        move(reading, 1_000_000)
+        assert reading == unmoved
+        assert time_us(reading) is None
+
+
+def test_a_survey_finds_the_oldest_and_the_newest_reading_in_any_order() -> None:
+    times = ("08:31:00.000001Z", "08:30:00Z", "08:33:00+01:00", "08:30:30Z")
+    recording = a_recording(HEADER + "\n" + "".join(f"m-1,,2024-03-05T{time},1,,,,\n" for time in times) + "bad\n")
+    recording.survey()
+    assert recording.oldest_us == time_us(a_reading("2024-03-05T07:33:00Z"))
+    assert recording.newest_us == time_us(a_reading("2024-03-05T08:31:00.000001Z"))
+    assert len(list(recording.lines())) == 5, "it goes back to the beginning"
+
+
+def test_each_reading_knows_its_line_and_bad_lines_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = a_recording(f"{HEADER}\n{GOOD}\nbad\n\n{GOOD}\n{GOOD}\n").lines()
+    part = replay.Part()
+    (request,) = replay._requests("a file", lines, part)
+    assert (len(request.readings), list(part.numbers), part.bad, part.complete) == (3, [2, 5, 6], 1, True)
+    assert capsys.readouterr().err == "a file:3: 1 cells in a table of 8 columns\n"
+
+
+def test_long_recordings_go_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "READINGS_PER_STREAM", 5)
+    monkeypatch.setattr(replay, "READINGS_PER_MESSAGE", 2)
+    lines = a_recording(f"{HEADER}\n" + f"{GOOD}\n" * 7).lines()
+    sizes, complete, numbers = [], [], []
+    for _ in range(2):
+        part = replay.Part()
+        sizes.append([len(request.readings) for request in replay._requests("a file", lines, part)])
+        complete.append(part.complete)
+        numbers += list(part.numbers)
+    assert (sizes, complete) == ([[2, 2, 1], [2]], [False, True])
+    assert numbers == list(range(2, 9))

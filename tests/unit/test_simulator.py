@@ -1,0 +1,207 @@
+"""The simulator: its fleet, its readings, and the ground truth that the demo holds the services against."""
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetcli.charger import MeterReading, VehicleReading
+from fleetcli.efficiency import EfficiencyCurve, measured_curves
+from fleetcli.simulator import Faults, Fleet, FleetPlan
+from fleetcli.truth import VehicleTruth, hour_of
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
+
+END_US = 1_770_631_200_123_456
+NO_FAULTS = Faults(worn=0, silent=0, moved=0, uneven=0, late=0, repeated=0)
+
+shares = st.sampled_from([0.0, 0.2, 1.0])
+plans = st.builds(
+    lambda chargers, hours, every_s, seed, faults: FleetPlan(
+        chargers, END_US - round(hours * US_PER_HOUR), END_US, every_s, seed, faults
+    ),
+    st.integers(1, 6),
+    st.floats(0.01, 8),
+    st.sampled_from([30, 60, 61, 300, 3_600]),
+    st.integers(0, 10_000),
+    st.builds(Faults, worn=shares, silent=shares, moved=shares, uneven=shares, late=shares, repeated=shares),
+)
+
+
+def a_plan(chargers: int = 40, seed: int = 7, faults: Faults = NO_FAULTS) -> FleetPlan:
+    return FleetPlan(chargers, END_US - US_PER_DAY, END_US, 300, seed, faults)
+
+
+def readings_of(fleet: Fleet) -> list[MeterReading | VehicleReading]:
+    return [reading for burst in fleet.bursts() for reading in burst]
+
+
+def a_run_fleet(plan: FleetPlan) -> Fleet:
+    fleet = Fleet(plan)
+    readings_of(fleet)
+    return fleet
+
+
+def recomputed(fleet: Fleet) -> dict[str, VehicleTruth]:
+    """The truth of every vehicle from what was sent, in the plainest way: each mapping against each reading."""
+    truths = {truth.vehicle_id: VehicleTruth(truth.vehicle_id, "") for truth in fleet.truth}
+    fed_from: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for mapping in fleet.mappings:
+        fed_from[mapping.vehicle_id].append((mapping.effective_from_us, mapping.meter_id))
+    seen: set[tuple[str, int]] = set()
+    for reading in readings_of(fleet):
+        if (reading[0], reading.ts_us) in seen:
+            continue
+        seen.add((reading[0], reading.ts_us))
+        if isinstance(reading, VehicleReading):
+            truths[reading.vehicle_id].add_vehicle_reading(
+                reading.ts_us, reading.kwh_delivered_dc, reading.battery_temp
+            )
+            continue
+        for vehicle_id, changes in fed_from.items():
+            feeding = [meter_id for from_us, meter_id in changes if reading.ts_us > from_us]
+            if feeding and feeding[-1] == reading.meter_id:
+                truths[vehicle_id].add_meter_reading(reading.ts_us, reading.kwh_consumed_ac)
+    return truths
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans)
+def test_the_truth_is_what_the_readings_and_mappings_say(plan: FleetPlan) -> None:
+    fleet = Fleet(plan)
+    for vehicle_id, recounted in recomputed(fleet).items():
+        truth = next(truth for truth in fleet.truth if truth.vehicle_id == vehicle_id)
+        assert truth.dc_kwh == pytest.approx(recounted.dc_kwh, rel=1e-12)
+        assert truth.ac_kwh == pytest.approx(recounted.ac_kwh, rel=1e-12)
+        assert truth.battery_temp_sum == pytest.approx(recounted.battery_temp_sum, rel=1e-12)
+        assert (truth.vehicle_readings, truth.meter_readings) == (recounted.vehicle_readings, recounted.meter_readings)
+        assert (truth.coverage, truth.verdict) == (recounted.coverage, recounted.verdict)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans)
+def test_what_is_sent_is_counted_and_within_the_span(plan: FleetPlan) -> None:
+    fleet = Fleet(plan)
+    sent = readings_of(fleet)
+    assert len(sent) == fleet.sent.total
+    assert len({(reading[0], reading.ts_us) for reading in sent}) == fleet.sent.distinct
+    assert len(set(sent)) == fleet.sent.distinct, "a repeated reading has the same values"
+    assert all(plan.start_us < reading.ts_us <= plan.end_us for reading in sent)
+    assert all(plan.start_us <= mapping.effective_from_us <= plan.end_us for mapping in fleet.mappings)
+
+
+@settings(max_examples=20, deadline=None)
+@given(plans)
+def test_the_same_plan_gives_the_same_fleet(plan: FleetPlan) -> None:
+    fleet, again = Fleet(plan), Fleet(plan)
+    assert readings_of(fleet) == readings_of(again)
+    assert fleet.mappings == again.mappings
+    assert fleet.truth == again.truth
+
+
+def test_another_seed_gives_another_fleet() -> None:
+    assert (
+        readings_of(Fleet(a_plan(chargers=1, seed=1)))[0][2:] != readings_of(Fleet(a_plan(chargers=1, seed=2)))[0][2:]
+    )
+
+
+def test_without_faults_readings_come_once_and_each_device_in_its_order() -> None:
+    fleet = Fleet(a_plan(chargers=3))
+    newest: dict[str, int] = defaultdict(int)
+    for reading in readings_of(fleet):
+        assert reading.ts_us > newest[reading[0]]
+        newest[reading[0]] = reading.ts_us
+    assert (fleet.sent.late, fleet.sent.repeated) == (0, 0)
+    assert set(newest) == {f"{kind}-7-0000{number}" for kind in ("ev", "meter") for number in (1, 2, 3)}
+
+
+def test_late_readings_arrive_behind_newer_ones_of_their_device() -> None:
+    fleet = Fleet(a_plan(chargers=3, faults=Faults(0, 0, 0, 0, late=0.2, repeated=0)))
+    newest: dict[str, int] = defaultdict(int)
+    behind = 0
+    for reading in readings_of(fleet):
+        behind += reading.ts_us < newest[reading[0]]
+        newest[reading[0]] = max(newest[reading[0]], reading.ts_us)
+    assert 0 < behind <= fleet.sent.late
+
+
+def test_worn_chargers_are_all_below_the_limit() -> None:
+    fleet = a_run_fleet(a_plan(faults=Faults(1, 0, 0, 0, 0, 0)))
+    assert {truth.verdict for truth in fleet.truth} == {"LOW_EFFICIENCY"}
+
+
+def test_most_healthy_chargers_are_fine_and_those_at_low_power_may_not_be() -> None:
+    fleet = a_run_fleet(a_plan(chargers=200))
+    low = [truth for truth in fleet.truth if truth.verdict == "LOW_EFFICIENCY"]
+    assert {truth.verdict for truth in fleet.truth} == {"OK", "LOW_EFFICIENCY"}
+    assert 0 < len(low) < 40
+    assert all(0.4 < (truth.efficiency_ratio or 0) < 1 for truth in fleet.truth)
+
+
+def test_a_silent_meter_leaves_too_little_to_say() -> None:
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 1, 0, 0, 0, 0)))
+    assert {truth.verdict for truth in fleet.truth} == {"INSUFFICIENT_DATA"}
+    assert all(0.2 < (truth.coverage or 0) < 0.7 for truth in fleet.truth)
+
+
+def test_what_strangers_draw_at_a_meter_does_not_count() -> None:
+    moved = a_run_fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0)))
+    stayed = a_run_fleet(a_plan())
+    for truth, same in zip(moved.truth, stayed.truth, strict=True):
+        assert truth.ac_kwh > 0
+        assert truth.coverage == 1
+        assert 0.4 < (truth.efficiency_ratio or 0) < 1, same.story
+    per_meter: dict[str, float] = defaultdict(float)
+    for reading in readings_of(Fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0)))):
+        if isinstance(reading, MeterReading):
+            per_meter[reading.meter_id] += reading.kwh_consumed_ac
+    assert sum(per_meter.values()) > 1.3 * sum(truth.ac_kwh for truth in moved.truth)
+
+
+def test_uneven_sides_report_different_numbers_of_readings_and_the_same_energy() -> None:
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 1, 0, 0)))
+    for truth in fleet.truth:
+        more, fewer = sorted((truth.vehicle_readings, truth.meter_readings), reverse=True)
+        assert more >= 4 * fewer
+        assert 0.4 < (truth.efficiency_ratio or 0) < 1
+
+
+def test_a_share_above_zero_means_at_least_one_charger() -> None:
+    fleet = Fleet(a_plan(chargers=4, faults=Faults(0.001, 0.001, 0.001, 0.001, 0, 0)))
+    assert fleet.faults == "1 worn, 1 with a silent meter, 1 moved to another meter, 1 with uneven intervals"
+
+
+def test_a_reading_at_the_full_hour_belongs_to_the_hour_that_ends() -> None:
+    hour_us = 5 * US_PER_HOUR
+    assert (hour_of(hour_us), hour_of(hour_us + 1), hour_of(hour_us + US_PER_HOUR)) == (4, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("dc_kwh", "ac_kwh", "verdict"),
+    [
+        (9.0, 10.0, "OK"),
+        (8.5, 10.0, "OK"),
+        (8.49, 10.0, "LOW_EFFICIENCY"),
+        (10.01, 10.0, "IMPLAUSIBLE"),
+        (0.4, 0.49, "INSUFFICIENT_DATA"),
+        (1.0, 0.0, "INSUFFICIENT_DATA"),
+    ],
+)
+def test_the_truth_knows_the_contracts_verdicts(dc_kwh: float, ac_kwh: float, verdict: str) -> None:
+    truth = VehicleTruth("ev", "")
+    truth.add_vehicle_reading(US_PER_SECOND, dc_kwh, 20.0)
+    truth.add_meter_reading(US_PER_SECOND, ac_kwh)
+    assert truth.verdict == verdict
+
+
+def test_a_curve_goes_through_its_measurements_and_straight_between_them() -> None:
+    curve = EfficiencyCurve("a car", (1_000.0, 2_000.0), (0.8, 0.9))
+    assert [curve.at(watts) for watts in (0, 1_000, 1_500, 2_000, 99_000)] == pytest.approx([0.8, 0.8, 0.85, 0.9, 0.9])
+
+
+def test_the_measured_curves_are_those_of_six_cars() -> None:
+    curves = measured_curves()
+    assert len(curves) == 6
+    assert sum(len(curve.ratios) for curve in curves.values()) == 182
+    assert curves["Nissan Leaf"].at(2_300) == pytest.approx(0.747202)
+    assert all(list(curve.grid_watts) == sorted(curve.grid_watts) for curve in curves.values())
