@@ -1,17 +1,12 @@
 """Everything on one machine: the database, its schema, and both services as child processes."""
 
 import asyncio
-import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-import psycopg
-from psycopg import sql
-from sqlalchemy.exc import DBAPIError
 
 from fleetcli.child import Child
 from fleetcli.errors import StackError
@@ -46,7 +41,7 @@ def database(settings: Settings) -> Iterator[Database]:
         yield Database(url, url, url, "the one that ENERGYFLEET_DATABASE_URL names", None)
         return
     with EmbeddedServer(settings.data_dir) as server:
-        _create_database(server)
+        server.ensure_database(DATABASE)
         yield Database(
             server.url(DATABASE),
             server.url(DATABASE, role="energyfleet_ingestion"),
@@ -54,21 +49,6 @@ def database(settings: Settings) -> Iterator[Database]:
             f"embedded PostgreSQL in {settings.data_dir}",
             server,
         )
-
-
-def migrated(url: str) -> str:
-    """Brings a database's schema up to date and returns its revision; StackError where the database refuses."""
-    try:
-        return migrate(url)
-    except DBAPIError as error:
-        raise StackError(f"the database cannot be migrated: {' '.join(str(error.orig).split())}") from error
-
-
-def _create_database(server: EmbeddedServer) -> None:
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-        if known is None:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +65,7 @@ class Stack:
         """Waits until some part of it ends without having been asked to; a sentence that says which."""
         watches = [asyncio.create_task(child.ended()) for child in (self.ingestion, self.analytics)]
         if self.database.server is not None:
-            watches.append(asyncio.create_task(_postgres_ended(self.database.server.pid)))
+            watches.append(asyncio.create_task(_postgres_ended(self.database.server)))
         try:
             done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -104,7 +84,7 @@ async def running(
     Raises StackError or StartRefused where something does not start, and StackError where it does not stop well.
     """
     with database(settings) as used, tempfile.TemporaryDirectory(prefix="energyfleet-up-") as directory:
-        migrated(used.owner_url)
+        migrate(used.owner_url)
         children: list[Child] = []
         try:
             for module, url in (("ingestion_svc", used.ingestion_url), ("analytics_svc", used.analytics_url)):
@@ -118,14 +98,7 @@ async def running(
             raise StackError("; ".join(complaints))
 
 
-async def _postgres_ended(pid: int) -> str:
-    """Waits until a child of ours that asyncio knows nothing of has ended, and leaves it to its owner to reap."""
-    while True:
+async def _postgres_ended(server: EmbeddedServer) -> str:
+    while not server.ended:  # noqa: ASYNC110 (a child that asyncio did not start sets no event)
         await asyncio.sleep(_WATCH_S)
-        if _has_ended(pid):
-            return "the embedded PostgreSQL ended by itself; server.log in its data directory says why"
-
-
-def _has_ended(pid: int) -> bool:
-    # macOS has waitid from Python 3.13 on; before, only the services tell of a database that is gone.
-    return hasattr(os, "waitid") and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return "the embedded PostgreSQL ended by itself; server.log in its data directory says why"

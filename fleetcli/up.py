@@ -9,8 +9,9 @@ from fleetcli.console import note, say
 from fleetcli.errors import StackError
 from fleetcli.options import INGESTION_DEFAULT, run
 from fleetcli.signals import run_until_asked_to_stop
-from fleetcli.stack import Stack, database, migrated, running
+from fleetcli.stack import Stack, database, running
 from shared.config import AnalyticsSettings, IngestionSettings, Settings, read_settings
+from shared.db.migrate import migrate as migrate_schema
 
 
 def up(
@@ -41,7 +42,7 @@ def up(
 def migrate() -> None:
     """Bring the database's schema up to date. Safe to repeat, and from several machines at once."""
     with database(read_settings(Settings)) as used:
-        say(f"The schema is at revision {migrated(used.owner_url)}: {used.whereabouts}.")
+        say(f"The schema is at revision {migrate_schema(used.owner_url)}: {used.whereabouts}.")
 
 
 async def _up(settings: IngestionSettings) -> None:

@@ -34,8 +34,7 @@ def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         bin_dir = POSTGRES_15_BIN_DIR
     data_dir = tmp_path_factory.mktemp(request.param)
     with EmbeddedServer(data_dir, bin_dir=bin_dir, settings=TEST_SETTINGS) as server:
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE template")
+        server.ensure_database("template")
         migrate(server.url("template"))
         yield server
     shutil.rmtree(data_dir)

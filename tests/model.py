@@ -91,9 +91,10 @@ class Model:
             if (span.vehicle_id == vehicle_id or span.meter_id == meter_id)
             and (span.until_us is None or span.until_us > from_us)
         ]
-        same = [s for s in touching if s.until_us is None and (s.vehicle_id, s.meter_id) == (vehicle_id, meter_id)]
-        if same and same[0].from_us <= from_us:
+        pair = [span for span in touching if (span.vehicle_id, span.meter_id) == (vehicle_id, meter_id)]
+        if any(span.from_us == from_us or (span.from_us < from_us and span.until_us is None) for span in pair):
             return
+        same = [span for span in pair if span.until_us is None]
         others = [span for span in touching if span not in same]
         if any(span.until_us is not None or span.from_us >= from_us for span in others):
             raise Contradiction

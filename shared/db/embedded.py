@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Self
 
 import psycopg
+from psycopg import sql
 
 from shared.errors import StartRefused
 
@@ -100,6 +101,17 @@ class EmbeddedServer:
         """A URL of one of its databases, for its superuser or, with `role`, limited to what that role may do."""
         options = f"&options=-c%20role%3D{role}" if role else ""
         return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_dir}{options}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has ended, by itself or because it was stopped."""
+        return self._process is None or self._process.poll() is not None
+
+    def ensure_database(self, name: str) -> None:
+        """Creates a database where there is none of that name."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
     def start(self) -> Self:
         """Starts the server and returns when it answers; EmbeddedServerError when it does not."""
@@ -204,11 +216,15 @@ class EmbeddedServer:
 
     def _stop_orphan(self) -> None:
         """Stops a server that an earlier process left behind here. We hold the lock: nobody else uses it."""
-        if (self._pgdata / "postmaster.pid").exists():
+        pid_file = self._pgdata / "postmaster.pid"
+        if pid_file.exists():
+            socket_dir = Path(pid_file.read_text().splitlines()[4])
             subprocess.run(
                 [*_as_somebody_else(), self.bin_dir / "pg_ctl", "stop", "-D", self._pgdata, "-m", "fast", "-w"],
                 capture_output=True, check=False, cwd=self.data_dir, timeout=STOP_TIMEOUT_S + 60,
             )  # fmt: skip
+            if socket_dir != self._socket_dir:
+                shutil.rmtree(socket_dir, ignore_errors=True)
 
     def _give_away(self, directory: Path) -> None:
         if "--clear-groups" in _as_somebody_else():

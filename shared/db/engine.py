@@ -135,5 +135,12 @@ async def to_its_end(work: Coroutine[Any, Any, Answer]) -> Answer:
     """
     task = asyncio.ensure_future(work)
     _unfinished.add(task)  # the event loop itself holds tasks weakly
-    task.add_done_callback(_unfinished.discard)
+    task.add_done_callback(_forget)
     return await asyncio.shield(task)
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    """Takes note of how work ended that nobody may be waiting for any more, or asyncio complains."""
+    _unfinished.discard(task)
+    if not task.cancelled():
+        task.exception()

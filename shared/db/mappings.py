@@ -80,9 +80,9 @@ async def map_vehicle(
 ) -> tuple[Mapping, list[Mapping]]:
     """Registers that a meter feeds a vehicle from an instant on; returns that mapping and those that it closed.
 
-    Open mappings of either device that began earlier end at that instant. The same mapping again changes nothing; asked
-    for from an earlier instant on, it begins earlier. Raises MappingContradiction where another mapping begins at or
-    after that instant, or ended after it.
+    Open mappings of either device that began earlier end at that instant. The same mapping again changes nothing, also
+    where it was closed since; an open one that is asked for from an earlier instant on begins earlier. Raises
+    MappingContradiction where another mapping begins at or after that instant, or ended after it.
     """
     pair = {"vehicle_id": vehicle_id, "meter_id": meter_id}
     wanted = Mapping(vehicle_id, meter_id, from_us, None)
@@ -92,16 +92,18 @@ async def map_vehicle(
         await connection.execute(_REGISTER_METER, {"meter_id": meter_id})
         found = await connection.execute(_VALID_AFTER, pair | {"effective_from": datetime_from_us(from_us)})
         registered = [Mapping.of(row) for row in found]
-        same = next((each for each in registered if _same_open(each, wanted)), None)
-        if same and same.from_us <= from_us:
-            return same, []
-        others = [each for each in registered if each is not same]
+        same_pair = [each for each in registered if (each.vehicle_id, each.meter_id) == (vehicle_id, meter_id)]
+        for each in same_pair:
+            if each.from_us == from_us or (each.from_us < from_us and each.until_us is None):
+                return each, []
+        later = next((each for each in same_pair if each.until_us is None), None)
+        others = [each for each in registered if each is not later]
         for each in others:
             if each.until_us is not None or each.from_us >= from_us:
                 raise MappingContradiction(f"{wanted} contradicts what is registered: {each}")
         closed = [await _close(connection, each, from_us) for each in others]
-        if same:
-            await connection.execute(_BEGIN_EARLIER, _place(same) | {"earlier": datetime_from_us(from_us)})
+        if later:
+            await connection.execute(_BEGIN_EARLIER, _place(later) | {"earlier": datetime_from_us(from_us)})
         else:
             await connection.execute(_OPEN, pair | {"effective_from": datetime_from_us(from_us)})
         return wanted, closed
@@ -120,13 +122,6 @@ async def list_mappings(
     }
     async with engine.connect() as connection:
         return [Mapping.of(row) for row in await connection.execute(_LIST, asked)]
-
-
-def _same_open(registered: Mapping, wanted: Mapping) -> bool:
-    return registered.until_us is None and (registered.vehicle_id, registered.meter_id) == (
-        wanted.vehicle_id,
-        wanted.meter_id,
-    )
 
 
 def _place(mapping: Mapping) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import AsyncConnection, Connection, errors
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from shared.db.engine import connection_parameters, require_safe_server
@@ -48,8 +49,16 @@ def head() -> str:
 def migrate(url: str) -> str:
     """Brings the schema to this version's revision and creates the coming days' partitions; returns the revision.
 
-    Safe to repeat, and from several processes at once: the others wait for the first.
+    Safe to repeat, and from several processes at once: the others wait for the first. Raises DatabaseUnreachable where
+    there is no connection or the database refuses, for want of a right say.
     """
+    try:
+        return _migrate(url)
+    except DBAPIError as error:
+        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error.orig).split())}") from error
+
+
+def _migrate(url: str) -> str:
     parameters = connection_parameters(url, "energyfleet migrate")
 
     def connect() -> Connection[Any]:
@@ -69,7 +78,7 @@ def migrate(url: str) -> str:
 
 
 class DatabaseUnreachable(StartRefused):
-    """No connection to the database can be had."""
+    """No connection to the database can be had, or it refuses what is needed."""
 
 
 async def require_usable_database(url: str, application_name: str) -> None:

@@ -74,7 +74,7 @@ def message(prefix: str, side: str, number: int, fields: dict[str, Any]) -> Tele
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.one_of(sends, sends, maps), min_size=1, max_size=12),
     asked=st.lists(windows, min_size=1, max_size=4),

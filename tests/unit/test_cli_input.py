@@ -108,7 +108,7 @@ def test_a_database_that_is_not_there_is_said_in_one_line(
     monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:1/fleet")
     code, line = refused(capsys, "migrate")
     assert code == FAILED
-    assert line.startswith("the database cannot be migrated: ")
+    assert line.startswith("ENERGYFLEET_DATABASE_URL: connection failed")
     assert "secret" not in line
     monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "mysql://somewhere")
     assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")

@@ -179,7 +179,9 @@ class IngestionSummary(_message.Message):
     stored: _builtins.int
     """Readings that are new and committed."""
     duplicate: _builtins.int
-    """Readings that were committed before with the same values. Nothing is counted twice."""
+    """Readings that were committed before with the same values, also by this call where the service had to repeat a
+    transaction whose outcome it did not learn. Nothing is counted twice.
+    """
     conflicting: _builtins.int
     """Readings whose device and timestamp were committed before with other values. The first ones stay."""
     rejected: _builtins.int

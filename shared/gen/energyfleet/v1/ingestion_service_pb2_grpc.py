@@ -100,7 +100,8 @@ class IngestionServiceServicer:
 
     def MapVehicle(self, request, context):
         """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-        closed at that instant; the same mapping again changes nothing. Devices need not have sent anything yet.
+        closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
+        have sent anything yet.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
         registered at or after that instant says otherwise; the message names it.
         """

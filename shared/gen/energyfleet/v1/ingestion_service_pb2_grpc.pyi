@@ -57,7 +57,8 @@ class IngestionServiceStub:
     """
     MapVehicle: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.MapVehicleRequest, _ingestion_service_pb2.MapVehicleResponse]
     """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-    closed at that instant; the same mapping again changes nothing. Devices need not have sent anything yet.
+    closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
+    have sent anything yet.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
     registered at or after that instant says otherwise; the message names it.
     """
@@ -95,7 +96,8 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     """
     MapVehicle: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.MapVehicleRequest, _ingestion_service_pb2.MapVehicleResponse]  # type: ignore[assignment]
     """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-    closed at that instant; the same mapping again changes nothing. Devices need not have sent anything yet.
+    closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
+    have sent anything yet.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
     registered at or after that instant says otherwise; the message names it.
     """
@@ -148,7 +150,8 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.MapVehicleResponse, _abc.Awaitable[_ingestion_service_pb2.MapVehicleResponse]]:
         """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-        closed at that instant; the same mapping again changes nothing. Devices need not have sent anything yet.
+        closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
+        have sent anything yet.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
         registered at or after that instant says otherwise; the message names it.
         """
