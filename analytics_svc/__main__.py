@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from energyfleet.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
+from prometheus_client import CollectorRegistry
 
+from analytics_svc.metrics import AnalyticsMetrics
 from analytics_svc.queries import Queries
 from analytics_svc.servicer import AnalyticsServicer
 from shared.config import AnalyticsSettings, read_settings
 from shared.db.migrate import require_usable_database
 from shared.logs import configure_logs
+from shared.metrics import exporting, own_registry, watching_event_loop
 from shared.serve import Service, run
 from shared.timestamps import Clock, system_clock
 
@@ -21,21 +24,34 @@ HEALTH_TIMEOUT_S = 3.0
 
 
 @asynccontextmanager
-async def serving(settings: AnalyticsSettings, clock: Clock = system_clock) -> AsyncIterator[tuple[Service, str]]:
-    """The running service and its HOST:PORT; drains and lets go of everything at the end. Raises StartRefused."""
+async def serving(
+    settings: AnalyticsSettings, clock: Clock = system_clock, registry: CollectorRegistry | None = None
+) -> AsyncIterator[tuple[Service, str]]:
+    """The running service and its HOST:PORT; drains and lets go of everything at the end. Raises StartRefused.
+
+    What it tells of itself goes into `registry`, which is served where the settings say.
+    """
+    registry = registry or own_registry()
+    metrics = AnalyticsMetrics(registry)
     url = settings.require_database_url()
     await require_usable_database(url, APPLICATION_NAME)
     queries = Queries(url, APPLICATION_NAME, pool_size=settings.pool_size, timeout_s=settings.query_timeout_s)
     # A connection of its own: a service that is merely busy is not one whose database is away.
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     service = Service(NAME, settings, settings.analytics_address, health.database_answers)
-    add_AnalyticsServiceServicer_to_server(AnalyticsServicer(queries, settings, clock), service.server)
-    try:
-        yield service, await service.start()
-    finally:
-        await service.drain()
-        await health.close()
-        await queries.close()
+    servicer = AnalyticsServicer(queries, settings, clock)
+    metrics.observe(servicer)
+    add_AnalyticsServiceServicer_to_server(servicer, service.server)
+    async with (
+        exporting(settings.analytics_metrics_address, registry, settings),
+        watching_event_loop(metrics.event_loop_lag, lambda: None),
+    ):
+        try:
+            yield service, await service.start()
+        finally:
+            await service.drain()
+            await health.close()
+            await queries.close()
 
 
 async def main() -> None:

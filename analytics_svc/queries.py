@@ -84,17 +84,22 @@ FROM vehicle LEFT JOIN hours ON true
 GROUP BY vehicle.vehicle_key
 """)
 
-# One row, or none for a vehicle never heard of; ts is null where it has sent no reading.
+# One row, or none for a vehicle never heard of; ts is null where it has sent no reading, and late_readings where
+# nothing was written down of its clock.
 VEHICLE_STATUS = text("""
-SELECT status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp
+SELECT status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp,
+       newest_age_us, late_readings, future_readings, conflicting_readings
 FROM vehicles LEFT JOIN vehicle_current_status AS status USING (vehicle_key)
+     LEFT JOIN vehicle_clock_evidence USING (vehicle_key)
 WHERE vehicles.vehicle_id = :vehicle_id
 """)
 
-# One row, or none for a meter never heard of; ts is null where it has sent no reading.
+# As for vehicles.
 METER_STATUS = text("""
-SELECT status.ts, status.kwh_consumed_ac, status.voltage
+SELECT status.ts, status.kwh_consumed_ac, status.voltage,
+       newest_age_us, late_readings, future_readings, conflicting_readings
 FROM meters LEFT JOIN meter_current_status AS status USING (meter_key)
+     LEFT JOIN meter_clock_evidence USING (meter_key)
 WHERE meters.meter_id = :meter_id
 """)
 
@@ -129,6 +134,17 @@ class MeterStatus:
         return now_us - self.ts_us
 
 
+@dataclass(frozen=True, slots=True)
+class ClockEvidence:
+    """What a device's readings say of its clock: counts of readings, and how old the newest was when it arrived."""
+
+    newest_age_us: int | None
+    """Microseconds; negative when the device's clock is ahead, None where only rejected readings came."""
+    late_readings: int
+    future_readings: int
+    conflicting_readings: int
+
+
 class Queries:
     """Asks a database. Every method may raise DatabaseUnavailable, within about `timeout_s`."""
 
@@ -161,23 +177,25 @@ class Queries:
             raise UnknownDevice("vehicle", question.vehicle_id)
         return Totals(**row._asdict())
 
-    async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
-        """The vehicle's newest reading, None where it has sent none. Raises UnknownDevice."""
+    async def vehicle_status(self, vehicle_id: str) -> tuple[VehicleStatus | None, ClockEvidence | None]:
+        """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
         row = await self._ask(VEHICLE_STATUS, {"vehicle_id": vehicle_id})
         if row is None:
             raise UnknownDevice("vehicle", vehicle_id)
-        if row.ts is None:
-            return None
-        return VehicleStatus(us_from_datetime(row.ts), row.kwh_delivered_dc, row.soc, row.battery_temp)
+        status = (
+            None
+            if row.ts is None
+            else VehicleStatus(us_from_datetime(row.ts), row.kwh_delivered_dc, row.soc, row.battery_temp)
+        )
+        return status, _clock_evidence(row)
 
-    async def meter_status(self, meter_id: str) -> MeterStatus | None:
-        """The meter's newest reading, None where it has sent none. Raises UnknownDevice."""
+    async def meter_status(self, meter_id: str) -> tuple[MeterStatus | None, ClockEvidence | None]:
+        """The meter's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
         row = await self._ask(METER_STATUS, {"meter_id": meter_id})
         if row is None:
             raise UnknownDevice("meter", meter_id)
-        if row.ts is None:
-            return None
-        return MeterStatus(us_from_datetime(row.ts), row.kwh_consumed_ac, row.voltage)
+        status = None if row.ts is None else MeterStatus(us_from_datetime(row.ts), row.kwh_consumed_ac, row.voltage)
+        return status, _clock_evidence(row)
 
     async def database_answers(self) -> bool:
         """Whether the database answers, within about `timeout_s`."""
@@ -221,3 +239,9 @@ class Queries:
                 return (await connection.execute(statement, parameters)).one_or_none()
         finally:
             self._free.release()
+
+
+def _clock_evidence(row: Row[Any]) -> ClockEvidence | None:
+    if row.late_readings is None:
+        return None
+    return ClockEvidence(row.newest_age_us, row.late_readings, row.future_readings, row.conflicting_readings)

@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from analytics_svc.parse import parse_get_meter_status, parse_get_vehicle_performance, parse_get_vehicle_status
 from analytics_svc.performance import judge
-from analytics_svc.queries import Queries
+from analytics_svc.queries import ClockEvidence, Queries
 from shared.config import AnalyticsSettings
 from shared.guard import Context
 from shared.timestamps import Clock, proto_from_us
@@ -49,9 +49,10 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.GetVehicleStatusRequest, context: Context
     ) -> wire.GetVehicleStatusResponse:
         vehicle_id = parse_get_vehicle_status(request)
-        status = await self._queries.vehicle_status(vehicle_id)
+        status, evidence = await self._queries.vehicle_status(vehicle_id)
+        clock = _clock_message(evidence)
         if status is None:
-            return wire.GetVehicleStatusResponse(vehicle_id=vehicle_id)
+            return wire.GetVehicleStatusResponse(vehicle_id=vehicle_id, clock=clock)
         reading = VehicleReading(
             vehicle_id=vehicle_id,
             soc=status.soc,
@@ -60,16 +61,17 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             timestamp=proto_from_us(status.ts_us),
         )
         return wire.GetVehicleStatusResponse(
-            vehicle_id=vehicle_id, reading=reading, age=_duration(status.age_us(self._clock()))
+            vehicle_id=vehicle_id, reading=reading, age=_duration(status.age_us(self._clock())), clock=clock
         )
 
     async def GetMeterStatus(
         self, request: wire.GetMeterStatusRequest, context: Context
     ) -> wire.GetMeterStatusResponse:
         meter_id = parse_get_meter_status(request)
-        status = await self._queries.meter_status(meter_id)
+        status, evidence = await self._queries.meter_status(meter_id)
+        clock = _clock_message(evidence)
         if status is None:
-            return wire.GetMeterStatusResponse(meter_id=meter_id)
+            return wire.GetMeterStatusResponse(meter_id=meter_id, clock=clock)
         reading = MeterReading(
             meter_id=meter_id,
             kwh_consumed_ac=status.kwh_consumed_ac,
@@ -77,8 +79,20 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             timestamp=proto_from_us(status.ts_us),
         )
         return wire.GetMeterStatusResponse(
-            meter_id=meter_id, reading=reading, age=_duration(status.age_us(self._clock()))
+            meter_id=meter_id, reading=reading, age=_duration(status.age_us(self._clock())), clock=clock
         )
+
+
+def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
+    if evidence is None:
+        return None
+    age_us = evidence.newest_age_us
+    return wire.ClockEvidence(
+        newest_age_at_arrival=None if age_us is None else _duration(age_us),
+        late_readings=evidence.late_readings,
+        future_readings=evidence.future_readings,
+        conflicting_readings=evidence.conflicting_readings,
+    )
 
 
 def _duration(us: int) -> Duration:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleetcli import ask, demo, replay, simulate, up
+from fleetcli import ask, demo, maintain, replay, simulate, up
 from fleetcli.console import complain
 from fleetcli.errors import CommandError
 from shared.errors import StartRefused
@@ -26,6 +26,7 @@ for command in (
     ask.status,
     ask.health,
     up.migrate,
+    maintain.maintain,
 ):
     app.command()(command)
 

@@ -131,6 +131,8 @@ def _show_vehicle(answer: VehicleStatus) -> None:
         table.add_row("battery", _measured(reading, "battery_temp", "{:.1f} °C"))
     else:
         table.add_row("newest reading", "none yet; known from a mapping")
+    if answer.HasField("clock"):
+        table.add_row("clock", _clock_evidence(answer))
     out.print(table)
 
 
@@ -143,6 +145,8 @@ def _show_meter(answer: MeterStatus) -> None:
         table.add_row("voltage", _measured(reading, "voltage", "{:.1f} V"))
     else:
         table.add_row("newest reading", "none yet; known from a mapping")
+    if answer.HasField("clock"):
+        table.add_row("clock", _clock_evidence(answer))
     out.print(table)
 
 
@@ -153,6 +157,18 @@ def _measured(message: Message, field: str, form: str) -> str:
 
 def _clock(moment: Timestamp) -> str:
     return f"{moment.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _clock_evidence(answer: VehicleStatus | MeterStatus) -> str:
+    seen = answer.clock
+    counts = (
+        f"{seen.late_readings:,} late, {seen.future_readings:,} from the future,"
+        f" {seen.conflicting_readings:,} conflicting"
+    )
+    if not seen.HasField("newest_age_at_arrival"):
+        return counts
+    age_s = seen.newest_age_at_arrival.ToMicroseconds() / 1_000_000
+    return f"newest reading {age_s:,.1f} s old on arrival; {counts}"
 
 
 def _ago(age: Duration) -> str:

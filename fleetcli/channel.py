@@ -25,6 +25,9 @@ _WRITE_FAILED = "Internal error from Core"
 """What grpc.aio makes of a write after the service's last word; it forgets that word (grpc #36066)."""
 
 _OPTIONS = (
+    # Who calls has a back-off of its own, and a channel's would come on top of it: shorter than ours, and never longer.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_time_ms", 60_000),  # as the services' own: a stream whose other end is gone must not wait for ever
     ("grpc.enable_http_proxy", 0),  # a proxy in the environment is meant for the web
 )
@@ -66,7 +69,7 @@ def _explained(address: str, error: grpc.aio.AioRpcError) -> CommandError:
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
     message = " ".join((error.details() or "").split())
     if error.code() is grpc.StatusCode.INTERNAL and message == _WRITE_FAILED:
-        return StreamCutShort(address, "how much is settled is not known")
+        return StreamCutShort(address)
     if error.code() is grpc.StatusCode.UNAVAILABLE and retry_after_s is None:
         return NotReachable(address, _CONNECT_FAILED.sub("", message))
     return ServiceError(address, error.code().name, message, violations, retry_after_s)

@@ -1,7 +1,5 @@
 """Both services as an operator's command sees them."""
 
-import asyncio
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,21 +13,32 @@ from energyfleet.v1.analytics_service_pb2 import (
     Verdict,
 )
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
-from energyfleet.v1.ingestion_service_pb2 import IngestionSummary, RejectionReason, StreamTelemetryRequest
+from energyfleet.v1.ingestion_service_pb2 import (
+    ConflictingReading,
+    ExchangeTelemetryRequest,
+    ExchangeTelemetryResponse,
+    IngestionSummary,
+    RejectedReading,
+    RejectionReason,
+)
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
 from fleetcli.channel import CALL_TIMEOUT_S, open_channel, service_errors
-from fleetcli.errors import ServiceError, StreamCutShort
+from fleetcli.console import note
+from fleetcli.errors import ServiceError
 from fleetcli.messages import mapping_request, performance_request
+from fleetcli.uplink import Failure, OnAnswer, Uplink
 
 Performance = GetVehiclePerformanceResponse
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
 Summary = IngestionSummary
-StreamRequest = StreamTelemetryRequest
+Answer = ExchangeTelemetryResponse
+ExchangeRequest = ExchangeTelemetryRequest
+Refused = RejectedReading | ConflictingReading
 
-Progress = Callable[[int], None]
-"""Told how many more readings have been handed over."""
+PATIENCE_S = 10.0
+"""Longer than a restart of the service, shorter than what a person takes for a hang."""
 
 
 def verdict_of(answer: Performance) -> str:
@@ -76,29 +85,16 @@ class IngestionClient(_Client):
                 mapping_request(vehicle_id, meter_id, effective_from_us), timeout=CALL_TIMEOUT_S
             )
 
-    async def stream(self, requests: Iterable[StreamRequest], progress: Progress) -> Summary:
-        """Sends messages over one stream; returns when every reading is committed or refused.
+    def uplink(self, on_answer: OnAnswer | None = None) -> Uplink:
+        """A way for readings that outlasts a short absence of the service, and says on standard error that it waits.
 
-        Raises StreamCutShort where the service ended the stream before it had read all of it.
+        Raises ServiceError or StreamCutShort when the service has been away for PATIENCE_S.
         """
-        call = self._stub.StreamTelemetry(None)
-        sent = 0
-        with service_errors(self.address):
-            try:
-                for request in requests:
-                    sent += len(request.readings)
-                    await call.write(request)
-                    progress(len(request.readings))
-                await call.done_writing()
-            except asyncio.InvalidStateError:
-                pass  # the service has answered already, and its answer says why
-            except BaseException:
-                call.cancel()
-                raise
-            summary = (await call).summary
-        if summary.received != sent:
-            raise StreamCutShort(self.address, f"the first {summary.received:,} readings are settled")
-        return summary
+        return Uplink(self._channel, self.address, on_answer=on_answer, on_wait=_tell_of_wait, patience_s=PATIENCE_S)
+
+
+def _tell_of_wait(failure: Failure, wait_s: float) -> None:
+    note(f"{failure}. Trying again in {wait_s:.1f} s; nothing is lost and nothing is counted twice.", "yellow")
 
 
 class AnalyticsClient(_Client):

@@ -4,7 +4,7 @@ CommandError
 ├── BadInput          a file or an option is not what it should be
 ├── ServiceError      a service answered with a status other than OK
 │   └── NotReachable  nobody answered at all
-├── StreamCutShort    a service ended a stream before it had read all of it
+├── StreamCutShort    a service ended a stream before all of it was settled, and its reason is not known
 └── StackError        the database or a service could not be started, or ended by itself
 """
 
@@ -20,7 +20,9 @@ class BadInput(CommandError):
 
 
 class ServiceError(CommandError):
-    """A service answered with a status other than OK."""
+    """A service answered with a status other than OK; after `retry_after_s` seconds, where it says so, ask again."""
+
+    retry_after_s: float | None
 
     def __init__(
         self, address: str, code: str, message: str, violations: Sequence[str], retry_after_s: float | None
@@ -29,6 +31,7 @@ class ServiceError(CommandError):
         retry = f"; it may succeed in {retry_after_s:g} s" if retry_after_s is not None else ""
         super().__init__(f"{address} answered {code}: {told}{retry}")
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class NotReachable(ServiceError):
@@ -39,16 +42,14 @@ class NotReachable(ServiceError):
             self, f"no answer from {address} ({details}); is the service running? `energyfleet up` starts everything"
         )
         self.code = "UNAVAILABLE"
+        self.retry_after_s = None
 
 
 class StreamCutShort(CommandError):
-    """A service ended a stream before it had read all of it."""
+    """A service ended a stream before all of it was settled, and its reason is not known."""
 
-    def __init__(self, address: str, taken: str) -> None:
-        super().__init__(
-            f"{address} ended the stream early, because it is stopping or its database is away: {taken}."
-            " Send all of it again, nothing is counted twice"
-        )
+    def __init__(self, address: str) -> None:
+        super().__init__(f"{address} ended the stream early, because it is stopping or its database is away")
 
 
 class StackError(CommandError):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, TimeWindow
-from energyfleet.v1.ingestion_service_pb2 import MapVehicleRequest, StreamTelemetryRequest
+from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, MapVehicleRequest
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
 from fleetcli.charger import Burst, MeterReading
@@ -13,24 +13,24 @@ READINGS_PER_MESSAGE = 500
 """About 25 KiB: a hundred would cost a third more time, a thousand gain nothing."""
 
 
-def requests_of_bursts(bursts: Iterable[Burst]) -> Iterator[StreamTelemetryRequest]:
-    """The messages of a stream, of READINGS_PER_MESSAGE readings or a few more."""
-    request = StreamTelemetryRequest()
+def requests_of_bursts(bursts: Iterable[Burst]) -> Iterator[ExchangeTelemetryRequest]:
+    """The requests of an exchange, without their sequence, of READINGS_PER_MESSAGE readings or a few more."""
+    request = ExchangeTelemetryRequest()
     filled = 0
     for burst in bursts:
         _add(request, burst)
         filled += len(burst)
         if filled >= READINGS_PER_MESSAGE:
             yield request
-            request = StreamTelemetryRequest()
+            request = ExchangeTelemetryRequest()
             filled = 0
     if filled:
         yield request
 
 
-def request_of(readings: Sequence[Telemetry]) -> StreamTelemetryRequest:
-    """One message of a stream."""
-    return StreamTelemetryRequest(readings=readings)
+def request_of(readings: Sequence[Telemetry]) -> ExchangeTelemetryRequest:
+    """One request of an exchange, without its sequence."""
+    return ExchangeTelemetryRequest(readings=readings)
 
 
 def mapping_request(vehicle_id: str, meter_id: str, effective_from_us: int) -> MapVehicleRequest:
@@ -49,7 +49,7 @@ def performance_request(vehicle_id: str, start_us: int | None, end_us: int | Non
     return GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window)
 
 
-def _add(request: StreamTelemetryRequest, burst: Burst) -> None:
+def _add(request: ExchangeTelemetryRequest, burst: Burst) -> None:
     # Filling a message in place takes a fifth of the time that handing over finished parts takes.
     for reading in burst:
         added = request.readings.add()

@@ -4,17 +4,18 @@ import signal
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, Annotated, BinaryIO, cast
 
 import typer
+from energyfleet.v1.telemetry_pb2 import Telemetry
 
-from fleetcli.client import IngestionClient, StreamRequest, Summary, reason_of
+from fleetcli.client import Answer, ExchangeRequest, IngestionClient, Refused, Summary, reason_of
 from fleetcli.console import complain, note, progress_bar, say
 from fleetcli.errors import BadInput, CommandError
 from fleetcli.messages import READINGS_PER_MESSAGE, request_of
@@ -22,9 +23,6 @@ from fleetcli.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
 from fleetcli.readings_file import Format, Line, format_of, move, read_lines, time_us
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.timestamps import iso_from_us, system_clock
-
-READINGS_PER_STREAM = 50_000
-"""After so many the service is asked what became of them: it lists at most 100 rejections an answer."""
 
 _SNIFFED_BYTES = 512
 
@@ -45,13 +43,13 @@ class Tally:
         """Lines whose reading is not stored."""
         return self.bad + self.rejected + self.conflicting
 
-    def add(self, summary: Summary) -> None:
-        """Counts a stream's answer."""
-        self.sent += summary.received
-        self.stored += summary.stored
-        self.duplicate += summary.duplicate
-        self.conflicting += summary.conflicting
-        self.rejected += summary.rejected
+    def count(self, totals: Summary) -> None:
+        """Takes the counts of all that was sent."""
+        self.sent = totals.received
+        self.stored = totals.stored
+        self.duplicate = totals.duplicate
+        self.conflicting = totals.conflicting
+        self.rejected = totals.rejected
 
 
 @dataclass(slots=True)
@@ -88,14 +86,30 @@ class Recording:
             raise BadInput(f"{self.name}: {why}") from None
 
 
-@dataclass(slots=True)
-class Part:
-    """What goes out over one stream, and from which lines it came."""
+class Report:
+    """Tells which lines the service did not take. Knows the lines of the requests that are not settled yet."""
 
-    numbers: "array[int]" = field(default_factory=lambda: array("Q"))
-    bad: int = 0
-    complete: bool = False
-    """No line is left."""
+    def __init__(self, name: str) -> None:
+        self.told = 0
+        self._name = name
+        self._numbers: dict[int, Sequence[int]] = {}
+
+    def expect(self, sequence: int, numbers: Sequence[int]) -> None:
+        """From which lines a request's readings came."""
+        self._numbers[sequence] = numbers
+
+    def answered(self, answer: Answer) -> None:
+        """Tells what an answer lists, and forgets the requests that it settles."""
+        for rejection in answer.summary.rejections:
+            self._tell(rejection, f"{rejection.field} {reason_of(rejection.reason)}: {rejection.description}")
+        for conflict in answer.summary.conflicts:
+            self._tell(conflict, f"{conflict.device_id} has other values stored for this timestamp; they stay")
+        while self._numbers and (oldest := next(iter(self._numbers))) <= answer.committed_sequence:
+            del self._numbers[oldest]
+
+    def _tell(self, refused: Refused, why: str) -> None:
+        self.told += 1
+        complain(f"{self._name}:{self._numbers[refused.sequence][refused.index]}: {why}")
 
 
 def replay(
@@ -191,18 +205,17 @@ async def _replay(address: str, ca: Path | None, recording: Recording, pairs: li
     async with IngestionClient(address, ca) as client:
         for vehicle_id, meter_id in pairs:
             await _map(client, recording, vehicle_id, meter_id)
+        report = Report(recording.name)
         with progress_bar() as progress:
             task = progress.add_task("readings", total=None)
-            lines = recording.lines()
-            part = Part()
-            while not part.complete:
-                part = Part()
-                summary = await client.stream(
-                    _requests(recording.name, lines, part), lambda sent: progress.advance(task, sent)
-                )
-                tally.add(summary)
-                tally.bad += part.bad
-                _report(recording.name, part, summary)
+            async with client.uplink(report.answered) as uplink:
+                for request, numbers in _requests(recording, tally):
+                    report.expect(await uplink.send(request), numbers)
+                    progress.advance(task, len(numbers))
+    tally.count(uplink.totals)
+    untold = tally.rejected + tally.conflicting - report.told
+    if untold:
+        complain(f"{recording.name}: and {untold:,} more")
     return tally
 
 
@@ -214,35 +227,19 @@ async def _map(client: IngestionClient, recording: Recording, vehicle_id: str, m
     note(f"{meter_id} feeds {vehicle_id} from {iso_from_us(from_us)}")
 
 
-def _requests(name: str, lines: Iterator[Line], part: Part) -> Iterator[StreamRequest]:
-    """The messages of one stream; reports bad lines as it meets them."""
-    readings = []
-    for line in lines:
+def _requests(recording: Recording, tally: Tally) -> Iterator[tuple[ExchangeRequest, Sequence[int]]]:
+    """The requests, each with the numbers of its lines; reports and counts bad lines as it meets them."""
+    readings: list[Telemetry] = []
+    numbers = array("Q")
+    for line in recording.lines():
         if line.reading is None:
-            part.bad += 1
-            complain(f"{name}:{line.number}: {line.problem}")
+            tally.bad += 1
+            complain(f"{recording.name}:{line.number}: {line.problem}")
             continue
-        part.numbers.append(line.number)
         readings.append(line.reading)
+        numbers.append(line.number)
         if len(readings) == READINGS_PER_MESSAGE:
-            yield request_of(readings)
-            readings = []
-        if len(part.numbers) == READINGS_PER_STREAM:
-            break
-    else:
-        part.complete = True
+            yield request_of(readings), numbers
+            readings, numbers = [], array("Q")
     if readings:
-        yield request_of(readings)
-
-
-def _report(name: str, part: Part, summary: Summary) -> None:
-    """Tells which lines the service did not take."""
-    for rejection in summary.rejections:
-        number = part.numbers[rejection.index]
-        complain(f"{name}:{number}: {rejection.field} {reason_of(rejection.reason)}: {rejection.description}")
-    for conflict in summary.conflicts:
-        number = part.numbers[conflict.index]
-        complain(f"{name}:{number}: {conflict.device_id} has other values stored for this timestamp; they stay")
-    untold = summary.rejected - len(summary.rejections) + summary.conflicting - len(summary.conflicts)
-    if untold:
-        complain(f"{name}: and {untold:,} more")
+        yield request_of(readings), numbers

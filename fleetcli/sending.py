@@ -26,7 +26,7 @@ class Outcome:
 
 
 async def send_fleet(client: IngestionClient, fleet: Fleet) -> Outcome:
-    """Registers a fleet's mappings and sends its readings over one stream. Raises ServiceError."""
+    """Registers a fleet's mappings and sends its readings. Raises ServiceError or StreamCutShort."""
     with progress_bar() as progress:
         mappings = fleet.mappings
         mapping_task = progress.add_task("mappings", total=len(mappings))
@@ -35,11 +35,11 @@ async def send_fleet(client: IngestionClient, fleet: Fleet) -> Outcome:
             progress.advance(mapping_task)
         readings_task = progress.add_task("readings", total=fleet.readings_expected)
         begun = time.perf_counter()
-        summary = await client.stream(
-            requests_of_bursts(fleet.bursts()), lambda sent: progress.advance(readings_task, sent)
-        )
+        async with client.uplink(lambda answer: progress.advance(readings_task, answer.summary.received)) as uplink:
+            for request in requests_of_bursts(fleet.bursts()):
+                await uplink.send(request)
         elapsed_s = time.perf_counter() - begun
-    return Outcome(summary, elapsed_s)
+    return Outcome(uplink.totals, elapsed_s)
 
 
 def unexpected(fleet: Fleet, summary: Summary) -> list[str]:

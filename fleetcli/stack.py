@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fleetcli.child import Child
 from fleetcli.errors import StackError
+from shared.child import Child, ChildFailed
 from shared.config import Settings
 from shared.db.embedded import EmbeddedServer
 from shared.db.migrate import migrate
@@ -91,7 +91,11 @@ async def running(
                 its_environment = {**environment, "ENERGYFLEET_DATABASE_URL": url}
                 children.append(await Child.start(module, its_environment, Path(directory), log))
             ingestion, analytics = children
-            yield Stack(used, ingestion, analytics, await ingestion.ready(), await analytics.ready())
+            try:
+                addresses = await ingestion.ready(), await analytics.ready()
+            except ChildFailed as failure:
+                raise StackError(str(failure)) from None
+            yield Stack(used, ingestion, analytics, *addresses)
         finally:
             complaints = [each for each in await asyncio.gather(*(child.stop() for child in children)) if each]
         if complaints:

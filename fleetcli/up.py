@@ -23,6 +23,10 @@ def up(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where the analytics service shall listen. Port 0: a free one."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Ingestion processes behind the one port.  [ENERGYFLEET_WORKERS, or 1]"),
+    ] = None,
 ) -> None:
     """Start the database and both services in one go; Ctrl-C stops all of them.
 
@@ -32,6 +36,8 @@ def up(
     for variable, address in (("INGESTION", ingestion), ("ANALYTICS", analytics)):
         if address is not None:
             os.environ[f"ENERGYFLEET_{variable}_ADDRESS"] = address
+    if workers is not None:
+        os.environ["ENERGYFLEET_WORKERS"] = str(workers)
     os.environ.setdefault("ENERGYFLEET_LOG_LEVEL", "WARNING")
     settings = read_settings(IngestionSettings)
     read_settings(AnalyticsSettings)  # what is wrong should be told before anything starts

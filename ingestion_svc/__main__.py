@@ -1,14 +1,25 @@
-"""Starts the ingestion service: `python -m ingestion_svc`. The only place where its parts are put together."""
+"""Starts the ingestion service: `python -m ingestion_svc`. The only place where its parts are put together.
 
+With `--workers N` this process serves nothing itself and supervises N that do.
+"""
+
+import argparse
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+import structlog
+from energyfleet.v1.ingestion_service_pb2 import RejectionReason
 from energyfleet.v1.ingestion_service_pb2_grpc import add_IngestionServiceServicer_to_server
+from prometheus_client import CollectorRegistry
 
 from ingestion_svc.batch import Batcher
+from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.maintenance import Maintenance
+from ingestion_svc.metrics import IngestionMetrics
 from ingestion_svc.servicer import IngestionServicer
+from ingestion_svc.supervisor import WorkersFailed, supervise
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.config import IngestionSettings, read_settings
@@ -16,6 +27,7 @@ from shared.db.engine import answers, connection_parameters, make_engine
 from shared.db.migrate import require_usable_database
 from shared.failpoints import fail_points_from
 from shared.logs import configure_logs
+from shared.metrics import DIRECTORY_VARIABLE, exporting, keep_values_for_supervisor, own_registry, watching_event_loop
 from shared.serve import Service, rest_the_garbage_collector, run
 from shared.timestamps import Clock, system_clock
 
@@ -29,40 +41,96 @@ MAPPING_CONNECTIONS = 2
 """Mappings are rare and one at a time; the second is for listing meanwhile."""
 
 
+REASONS: Mapping[int, str] = {
+    number: name.removeprefix("REJECTION_REASON_").lower() for name, number in RejectionReason.items() if number
+}
+"""How metrics call the reasons of rejections."""
+
+
 @asynccontextmanager
-async def serving(settings: IngestionSettings, clock: Clock = system_clock) -> AsyncIterator[tuple[Service, str]]:
-    """The running service and its HOST:PORT; drains and lets go of everything at the end. Raises StartRefused."""
+async def serving(
+    settings: IngestionSettings,
+    clock: Clock = system_clock,
+    registry: CollectorRegistry | None = None,
+    *,
+    shared_port: bool = False,
+) -> AsyncIterator[tuple[Service, str]]:
+    """The running service and its HOST:PORT; drains and lets go of everything at the end. Raises StartRefused.
+
+    What it tells of itself goes into `registry`, which is served where the settings say. `shared_port`: others listen
+    on the port too.
+    """
+    registry = registry or own_registry()
+    metrics = IngestionMetrics(registry, REASONS)
     url = settings.require_database_url()
     await require_usable_database(url, APPLICATION_NAME)
     parameters = connection_parameters(url, APPLICATION_NAME, statement_timeout=f"{settings.write_timeout_s:.0f}s")
     pass_fail_point = fail_points_from(os.environ)
+    background = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s")
+    maintenance = Maintenance(background, settings.retention_days, clock, metrics.set_partitions_ahead)
+    evidence = ClockEvidence(background)
     batcher = Batcher(
         [Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],
         [Writer(VEHICLES, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],
         settings,
+        metrics,
     )
     engine = make_engine(url, APPLICATION_NAME, pool_size=MAPPING_CONNECTIONS, statement_timeout="10s")
     service = Service(
-        NAME, settings, settings.ingestion_address, partial(answers, url, APPLICATION_NAME, HEALTH_TIMEOUT_S)
+        NAME,
+        settings,
+        settings.ingestion_address,
+        partial(answers, url, APPLICATION_NAME, HEALTH_TIMEOUT_S),
+        shared_port=shared_port,
     )
-    servicer = IngestionServicer(batcher, engine, service.draining, settings.retention_days, clock)
+    servicer = IngestionServicer(batcher, engine, service.draining, settings, metrics, evidence, maintenance, clock)
     add_IngestionServiceServicer_to_server(servicer, service.server)
-    try:
-        await batcher.start()
-        yield service, await service.start()
-    finally:
-        await service.drain()
-        await batcher.close()
-        await engine.dispose()
+    async with (
+        exporting(settings.ingestion_metrics_address, registry, settings),
+        watching_event_loop(metrics.event_loop_lag, lambda: metrics.set_inflight(batcher.inflight_readings)),
+    ):
+        try:
+            await batcher.start()
+            maintenance.start()
+            evidence.start()
+            yield service, await service.start()
+        finally:
+            await service.drain()
+            await batcher.close()
+            await maintenance.close()
+            await evidence.close()
+            await engine.dispose()
 
 
 async def main() -> None:
-    """Serves until SIGTERM or SIGINT."""
+    """Serves until SIGTERM or SIGINT, in this process or through workers."""
+    arguments = _arguments()
+    if arguments.workers is not None:
+        os.environ["ENERGYFLEET_WORKERS"] = arguments.workers
     settings = read_settings(IngestionSettings)
     configure_logs(settings.log_level, "ingestion")
+    if arguments.worker is None and settings.workers > 1:
+        try:
+            await supervise(settings)
+        except WorkersFailed as failure:
+            raise SystemExit(str(failure)) from None
+        return
+    if arguments.worker is not None:
+        structlog.contextvars.bind_contextvars(worker=arguments.worker)
+        if os.environ.get(DIRECTORY_VARIABLE):
+            keep_values_for_supervisor(arguments.worker)
     rest_the_garbage_collector()
-    async with serving(settings) as (service, address):
+    async with serving(settings, shared_port=arguments.worker is not None) as (service, address):
         await service.until_signal(address)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m ingestion_svc", description="Takes telemetry in.")
+    parser.add_argument(
+        "--workers", metavar="N", help="serve through N processes behind one port (ENERGYFLEET_WORKERS, or 1)"
+    )
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # its number; what a supervisor starts
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

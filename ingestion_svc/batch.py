@@ -8,7 +8,7 @@ coming.
 import asyncio
 import random
 from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -17,11 +17,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
+from ingestion_svc.fairness import FairQueue, Room, Traffic, is_live
+from ingestion_svc.metrics import IngestionMetrics
 from ingestion_svc.receipt import Receipt, Submission
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
+from shared.metrics import new_registry
 
 _log = structlog.get_logger()
 
@@ -63,13 +66,19 @@ class Batcher:
         meter_writers: Sequence[BatchWriter[MeterRow]],
         vehicle_writers: Sequence[BatchWriter[VehicleRow]],
         settings: IngestionSettings,
+        metrics: IngestionMetrics | None = None,
     ) -> None:
-        self._meter_lanes = [Lane(writer, self, settings) for writer in meter_writers]
-        self._vehicle_lanes = [Lane(writer, self, settings) for writer in vehicle_writers]
+        self._metrics = metrics or IngestionMetrics(new_registry(), {})
+        self._room = Room(settings.inflight_max_readings)
+        traffic = Traffic()
+        self._meter_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in meter_writers]
+        self._vehicle_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in vehicle_writers]
         self._per_stream_max = settings.inflight_max_readings_per_stream
-        self._room = settings.inflight_max_readings
-        self._capacity = settings.inflight_max_readings
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def inflight_readings(self) -> int:
+        """Readings in memory whose outcome is not known yet."""
+        return self._room.taken
 
     async def start(self) -> None:
         """Connects the writers and begins to commit; DatabaseUnavailable where the database is away."""
@@ -89,43 +98,25 @@ class Batcher:
         await receipt.room_for(readings, self._per_stream_max)
         if not all(lane.available for lane in self._lanes()):
             raise DatabaseUnavailable
-        await self._take_room(readings)
+        live = is_live(receipt.sender, readings, asyncio.get_running_loop().time())
+        await self._room.take(readings, live=live)
         receipt.receive(decoded)
-        self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt)
-        self._spread(self._vehicle_lanes, decoded.vehicles, decoded.vehicle_indexes, receipt)
-
-    def give_room_back(self, readings: int) -> None:
-        """Called by lanes for readings that have left memory."""
-        self._room += readings
-        while self._waiting and self._fits(self._waiting[0][0]):
-            wanted, turn = self._waiting.popleft()
-            if not turn.done():
-                self._room -= wanted
-                turn.set_result(None)
-
-    async def _take_room(self, readings: int) -> None:
-        if not self._waiting and self._fits(readings):
-            self._room -= readings
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((readings, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give_room_back(readings)
-            raise
-
-    def _fits(self, readings: int) -> bool:
-        return readings <= self._room or self._room == self._capacity
+        self._metrics.came(decoded)
+        self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt, decoded.arrived_us)
+        self._spread(self._vehicle_lanes, decoded.vehicles, decoded.vehicle_indexes, receipt, decoded.arrived_us)
 
     def _spread(
-        self, lanes: Sequence["Lane[AnyRow]"], rows: Sequence[AnyRow], indexes: Sequence[int], receipt: Receipt
+        self,
+        lanes: Sequence["Lane[AnyRow]"],
+        rows: Sequence[AnyRow],
+        indexes: Sequence[int],
+        receipt: Receipt,
+        arrived_us: int,
     ) -> None:
         if not rows:
             return
         if len(lanes) == 1:
-            lanes[0].put(Submission(rows, indexes, receipt))
+            lanes[0].put(Submission(rows, indexes, receipt, arrived_us))
             return
         shares: list[tuple[list[AnyRow], list[int]]] = [([], []) for _ in lanes]
         for row, index in zip(rows, indexes, strict=True):
@@ -134,7 +125,7 @@ class Batcher:
             share[1].append(index)
         for lane, (its_rows, its_indexes) in zip(lanes, shares, strict=True):
             if its_rows:
-                lane.put(Submission(its_rows, its_indexes, receipt))
+                lane.put(Submission(its_rows, its_indexes, receipt, arrived_us))
 
     def _lanes(self) -> list["Lane[Any]"]:
         return [*self._meter_lanes, *self._vehicle_lanes]
@@ -143,18 +134,26 @@ class Batcher:
 class Lane(Generic[AnyRow]):
     """The queue in front of one writer."""
 
-    def __init__(self, writer: BatchWriter[AnyRow], batcher: Batcher, settings: IngestionSettings) -> None:
+    def __init__(
+        self,
+        writer: BatchWriter[AnyRow],
+        room: Room,
+        traffic: Traffic,
+        settings: IngestionSettings,
+        metrics: IngestionMetrics,
+    ) -> None:
         self.available = True
         """False from the end of an outage's grace until the database is back."""
         self._writer = writer
-        self._batcher = batcher
+        self._room = room
+        self._metrics = metrics
         self._batch_max_readings = settings.batch_max_readings
         self._batch_max_age_s = settings.batch_max_age_s
         self._outage_grace_s = settings.outage_grace_s
-        self._queue: deque[Submission[AnyRow]] = deque()
-        self._queued_readings = 0
+        self._queue = FairQueue(traffic)
         self._filled = asyncio.Event()
         self._full = asyncio.Event()
+        self._live_came = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -167,7 +166,7 @@ class Lane(Generic[AnyRow]):
         try:
             await asyncio.wait_for(self._idle.wait(), CLOSE_TIMEOUT_S)
         except TimeoutError:
-            _log.warning("unacknowledged_readings_dropped", readings=self._queued_readings)
+            _log.warning("unacknowledged_readings_dropped", readings=self._queue.readings)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -175,11 +174,12 @@ class Lane(Generic[AnyRow]):
 
     def put(self, submission: Submission[AnyRow]) -> None:
         submission.queued_at = asyncio.get_running_loop().time()
-        self._queue.append(submission)
-        self._queued_readings += len(submission.rows)
+        self._queue.put(submission, submission.queued_at)
         self._idle.clear()
         self._filled.set()
-        if self._queued_readings >= self._batch_max_readings:
+        if not submission.receipt.sender.catching_up:
+            self._live_came.set()
+        if self._queue.readings >= self._batch_max_readings:
             self._full.set()
 
     async def _run(self) -> None:
@@ -191,6 +191,7 @@ class Lane(Generic[AnyRow]):
             except DatabaseUnavailable as error:
                 await self._sit_out(batch, error)
             except Exception as error:
+                self._metrics.write_failed(error)
                 _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
                 self._refuse(batch, error)
             if not self._queue:
@@ -198,20 +199,22 @@ class Lane(Generic[AnyRow]):
                 self._idle.set()
 
     async def _next_batch(self) -> list[Submission[AnyRow]]:
-        """Whole submissions, up to the one with which the batch is full."""
-        if self._queued_readings < self._batch_max_readings:
-            age_s = asyncio.get_running_loop().time() - self._queue[0].queued_at
-            if age_s < self._batch_max_age_s:
+        """What is to be written next; waits for company while the batch is neither full nor old."""
+        loop = asyncio.get_running_loop()
+        pause_s = self._queue.pause_s(loop.time())
+        if pause_s:
+            self._live_came.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._live_came.wait(), pause_s)
+        if self._queue.readings < self._batch_max_readings:
+            patience_s = self._batch_max_age_s - self._queue.waiting_s(loop.time())
+            if patience_s > 0:
                 self._full.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._full.wait(), self._batch_max_age_s - age_s)
-        batch: list[Submission[AnyRow]] = []
-        readings = 0
-        while self._queue and readings < self._batch_max_readings:
-            submission = self._queue.popleft()
-            batch.append(submission)
-            readings += len(submission.rows)
-        self._queued_readings -= readings
+                    await asyncio.wait_for(self._full.wait(), patience_s)
+        batch = self._queue.take(self._batch_max_readings, loop.time())
+        oldest_s = min(submission.queued_at for submission in batch)
+        self._metrics.batch_closed(sum(len(submission.rows) for submission in batch), loop.time() - oldest_s)
         return batch
 
     async def _commit(self, batch: list[Submission[AnyRow]]) -> None:
@@ -220,14 +223,17 @@ class Lane(Generic[AnyRow]):
         loop = asyncio.get_running_loop()
         away_since: float | None = None
         for delay_s in _retry_delays():
+            began = loop.time()
             try:
                 written = await self._writer.write(rows)
                 break
-            except DatabaseUnavailable:
+            except DatabaseUnavailable as error:
+                self._metrics.write_failed(error)
                 away_since = away_since or loop.time()
                 if loop.time() + delay_s > away_since + self._outage_grace_s:
                     raise
                 await asyncio.sleep(delay_s)
+        self._metrics.committed(len(rows), written, loop.time() - began)
         self._settle(batch, written)
 
     def _settle(self, batch: list[Submission[AnyRow]], written: Written) -> None:
@@ -239,15 +245,15 @@ class Lane(Generic[AnyRow]):
                 getattr(exceptions[at], name).append(position - starts[at])
         for at, submission in enumerate(batch):
             submission.receipt.settle(submission, exceptions.get(at, _ALL_STORED))
-        self._batcher.give_room_back(starts[-1])
+        self._room.give_back(starts[-1])
+        now = asyncio.get_running_loop().time()
+        self._metrics.settled(now - submission.queued_at for submission in batch)
 
     async def _sit_out(self, batch: list[Submission[AnyRow]], error: DatabaseUnavailable) -> None:
         """Refuses what waits, so that callers learn of the outage, and comes back when the database does."""
         self.available = False
-        _log.error("database_away", refused_readings=self._queued_readings + sum(len(each.rows) for each in batch))
-        self._refuse(batch + list(self._queue), error)
-        self._queue.clear()
-        self._queued_readings = 0
+        _log.error("database_away", refused_readings=self._queue.readings + sum(len(each.rows) for each in batch))
+        self._refuse(batch + self._queue.take_all(), error)
         for delay_s in _retry_delays():
             try:
                 await self._writer.connect()
@@ -260,7 +266,9 @@ class Lane(Generic[AnyRow]):
     def _refuse(self, batch: list[Submission[AnyRow]], error: Exception) -> None:
         for submission in batch:
             submission.receipt.fail(submission, error)
-        self._batcher.give_room_back(sum(len(submission.rows) for submission in batch))
+        readings = sum(len(submission.rows) for submission in batch)
+        self._room.give_back(readings)
+        self._metrics.gave_up(readings)
 
 
 def _retry_delays() -> Iterator[float]:

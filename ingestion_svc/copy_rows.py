@@ -10,10 +10,10 @@ from struct import Struct
 
 from ingestion_svc.decode import MeterRow, VehicleRow
 
-_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_TRAILER = b"\xff\xff"
-_NULL = -1
-_EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
+HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+TRAILER = b"\xff\xff"
+NULL = -1
+EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 
 # ordinal, device key, ts, energy; then the measurements that may be absent
 _METER_VOLTAGE = Struct(">hiiiiiqidid").pack
@@ -26,31 +26,31 @@ _VEHICLE = Struct(">hiiiiiqidii").pack
 
 def pack_meter_rows(rows: Sequence[MeterRow], keys: Sequence[int]) -> bytes:
     """COPY's bytes for (ordinal, meter_key, ts, kwh_consumed_ac, voltage)."""
-    packed = [_HEADER]
+    packed = [HEADER]
     add = packed.append
     for ordinal, ((_, ts_us, kwh, voltage), key) in enumerate(zip(rows, keys, strict=True)):
-        ts = ts_us - _EPOCH_US
+        ts = ts_us - EPOCH_US
         if voltage is None:
-            add(_METER(5, 4, ordinal, 4, key, 8, ts, 8, kwh, _NULL))
+            add(_METER(5, 4, ordinal, 4, key, 8, ts, 8, kwh, NULL))
         else:
             add(_METER_VOLTAGE(5, 4, ordinal, 4, key, 8, ts, 8, kwh, 8, voltage))
-    add(_TRAILER)
+    add(TRAILER)
     return b"".join(packed)
 
 
 def pack_vehicle_rows(rows: Sequence[VehicleRow], keys: Sequence[int]) -> bytes:
     """COPY's bytes for (ordinal, vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)."""
-    packed = [_HEADER]
+    packed = [HEADER]
     add = packed.append
     for ordinal, ((_, ts_us, kwh, soc, temp), key) in enumerate(zip(rows, keys, strict=True)):
-        ts = ts_us - _EPOCH_US
+        ts = ts_us - EPOCH_US
         if soc is not None and temp is not None:
             add(_VEHICLE_SOC_TEMP(6, 4, ordinal, 4, key, 8, ts, 8, kwh, 8, soc, 8, temp))
         elif soc is not None:
-            add(_VEHICLE_SOC(6, 4, ordinal, 4, key, 8, ts, 8, kwh, 8, soc, _NULL))
+            add(_VEHICLE_SOC(6, 4, ordinal, 4, key, 8, ts, 8, kwh, 8, soc, NULL))
         elif temp is not None:
-            add(_VEHICLE_TEMP(6, 4, ordinal, 4, key, 8, ts, 8, kwh, _NULL, 8, temp))
+            add(_VEHICLE_TEMP(6, 4, ordinal, 4, key, 8, ts, 8, kwh, NULL, 8, temp))
         else:
-            add(_VEHICLE(6, 4, ordinal, 4, key, 8, ts, 8, kwh, _NULL, _NULL))
-    add(_TRAILER)
+            add(_VEHICLE(6, 4, ordinal, 4, key, 8, ts, 8, kwh, NULL, NULL))
+    add(TRAILER)
     return b"".join(packed)

@@ -57,10 +57,22 @@ class TimeBounds(NamedTuple):
     earliest_us: int
     latest_us: int
 
+    @property
+    def now_us(self) -> int:
+        """When the readings arrived."""
+        return self.latest_us - FUTURE_SKEW_US
+
     @classmethod
-    def at(cls, now_us: int, retention_days: int) -> "TimeBounds":
-        """What is accepted now: back to the retention floor, ahead by the skew that clocks are allowed."""
-        return cls(now_us - retention_days * US_PER_DAY, now_us + FUTURE_SKEW_US)
+    def at(cls, now_us: int, retention_days: int, floor_us: int | None = None) -> "TimeBounds":
+        """What is accepted now: back to the retention floor, ahead by the skew that clocks are allowed.
+
+        `floor_us` is the database's own floor, where it is known: what lies before it is dropped and would be refused
+        there, whatever our setting says.
+        """
+        earliest_us = now_us - retention_days * US_PER_DAY
+        if floor_us is not None and floor_us > earliest_us:
+            earliest_us = floor_us
+        return cls(earliest_us, now_us + FUTURE_SKEW_US)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,11 @@ class Decoded:
     rejected: int = 0
     rejections: list[Rejection] = field(default_factory=list)
     """The first REJECTIONS_MAX."""
+    future_meter_ids: list[str] = field(default_factory=list)
+    """Of each reading that was rejected for being in the future: evidence of its device's clock."""
+    future_vehicle_ids: list[str] = field(default_factory=list)
+    arrived_us: int = 0
+    """The server's clock when the message came."""
 
 
 class _Rejected(Exception):
@@ -100,7 +117,7 @@ class _Rejected(Exception):
 
 def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) -> Decoded:
     """Checks the readings of a message whose first one is the call's reading number `first_index`."""
-    decoded = Decoded()
+    decoded = Decoded(arrived_us=bounds.now_us)
     for index, reading in enumerate(readings, first_index):
         try:
             match reading.WhichOneof("reading"):
@@ -114,9 +131,18 @@ def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) 
                     raise _Rejected("reading", wire.REJECTION_REASON_MISSING, "set one of meter and vehicle")
         except _Rejected as why:
             decoded.rejected += 1
+            if why.reason == wire.REJECTION_REASON_IN_FUTURE:
+                _note_future(decoded, reading)
             if len(decoded.rejections) < REJECTIONS_MAX:
                 decoded.rejections.append(Rejection(index, why.path, why.reason, why.description))
     return decoded
+
+
+def _note_future(decoded: Decoded, reading: Telemetry) -> None:
+    if reading.HasField("meter"):
+        decoded.future_meter_ids.append(reading.meter.meter_id)
+    else:
+        decoded.future_vehicle_ids.append(reading.vehicle.vehicle_id)
 
 
 # Presence is asked for where a value is 0 alone, and a violation looked for where a bound fails: most readings pay for

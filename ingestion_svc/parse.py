@@ -35,6 +35,27 @@ class MappingsQuestion:
     most: int
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The devices behind an exchange; empty: none."""
+
+    meter_id: str
+    vehicle_id: str
+
+
+def parse_opening(opening: wire.ExchangeOpening, *, first: bool) -> Opening:
+    """The devices whose newest timestamps are asked for. Raises InvalidRequest."""
+    checks = Checks()
+    if not first:
+        checks.add("opening", "belongs into the first request of a stream")
+    if opening.meter_id:
+        checks.device_id("opening.meter_id", opening.meter_id)
+    if opening.vehicle_id:
+        checks.device_id("opening.vehicle_id", opening.vehicle_id)
+    checks.raise_if_any()
+    return Opening(opening.meter_id, opening.vehicle_id)
+
+
 def parse_map_vehicle(request: wire.MapVehicleRequest, now_us: int, bounds: TimeBounds) -> MappingOrder:
     """The order, from now on where no instant is given. Raises InvalidRequest."""
     checks = Checks()

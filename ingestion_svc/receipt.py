@@ -1,13 +1,16 @@
 """What became of one call's readings."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
+
+OnSettled = Callable[[Sequence[Any], Written, int], None]
+"""Called with rows, what became of them, and when they came in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,18 @@ class Conflict:
     ts_us: int
 
 
+@dataclass(slots=True, eq=False)
+class Sender:
+    """A call or stream, as fairness sees it: readings in flight, and whether it is catching up."""
+
+    in_flight: int = 0
+    sent_before: bool = False
+    """Whether earlier readings of it are settled; a single call counts as such."""
+    catching_up: bool = False
+    catching_up_until_s: float = 0.0
+    """At least until then, on the event loop's clock."""
+
+
 @dataclass(slots=True)
 class Submission(Generic[AnyRow]):
     """Rows of one message on their way to one writer, with the index of each in its call."""
@@ -26,6 +41,8 @@ class Submission(Generic[AnyRow]):
     rows: Sequence[AnyRow]
     indexes: Sequence[int]
     receipt: "Receipt"
+    arrived_us: int = 0
+    """When the readings came, on the service's clock."""
     queued_at: float = 0.0
     """On the event loop's clock, in seconds."""
 
@@ -47,6 +64,9 @@ class Receipt:
     rejections: list[Rejection] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     failure: Exception | None = None
+    sender: Sender = field(default_factory=Sender)
+    on_settled: OnSettled | None = None
+    """Told of every committed submission."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, decoded: Decoded) -> None:
@@ -54,6 +74,7 @@ class Receipt:
         rows = len(decoded.meters) + len(decoded.vehicles)
         self.received += rows + decoded.rejected
         self.in_flight += rows
+        self.sender.in_flight += rows
         self._reject(decoded.rejected, decoded.rejections)
 
     def settle(self, submission: Submission[Any], written: Written) -> None:
@@ -71,6 +92,8 @@ class Receipt:
             self._reject(
                 len(written.refused), [Rejection.by_database(submission.indexes[at]) for at in written.refused]
             )
+        if self.on_settled is not None:
+            self.on_settled(submission.rows, written, submission.arrived_us)
         self._release(submission)
 
     def fail(self, submission: Submission[Any], error: Exception) -> None:
@@ -103,4 +126,6 @@ class Receipt:
 
     def _release(self, submission: Submission[Any]) -> None:
         self.in_flight -= len(submission.rows)
+        self.sender.in_flight -= len(submission.rows)
+        self.sender.sent_before = True
         self._changed.set()

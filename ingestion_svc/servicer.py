@@ -9,13 +9,21 @@ from energyfleet.v1.telemetry_pb2 import Telemetry
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ingestion_svc.admission import DeviceRates, Streams
 from ingestion_svc.batch import Batcher
-from ingestion_svc.decode import TimeBounds, decode
-from ingestion_svc.parse import parse_list_mappings, parse_map_vehicle
-from ingestion_svc.receipt import Receipt
+from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.decode import Rejection, TimeBounds, decode
+from ingestion_svc.exchange import Answer, Exchange
+from ingestion_svc.fairness import BACKLOG_SLICE_READINGS, is_live
+from ingestion_svc.maintenance import Maintenance
+from ingestion_svc.metrics import IngestionMetrics
+from ingestion_svc.parse import Opening, parse_list_mappings, parse_map_vehicle, parse_opening
+from ingestion_svc.receipt import Conflict, Receipt, Sender
+from shared.config import IngestionSettings
 from shared.db.engine import database_errors, to_its_end
 from shared.db.mappings import Mapping, list_mappings, map_vehicle
-from shared.errors import InvalidRequest, ServiceStopping, Violation
+from shared.db.newest import newest_timestamps
+from shared.errors import AnswersNotTaken, InvalidRequest, ServiceStopping, Violation
 from shared.guard import Context
 from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
@@ -24,39 +32,77 @@ MESSAGE_MAX_READINGS = 10_000
 """Readings in a message: half a batch. More would only make the answer later and the memory larger."""
 
 
+ANSWER_MAX_WAIT_S = 30.0
+"""What a client gets to take an answer: longer than a radio's bad minute, shorter than anybody's patience."""
+
+
 class IngestionServicer(IngestionServiceServicer):
     """The rpcs of `energyfleet.v1.IngestionService`; the contract is in its proto file."""
 
     def __init__(
-        self, batcher: Batcher, engine: AsyncEngine, draining: asyncio.Event, retention_days: int, clock: Clock
+        self,
+        batcher: Batcher,
+        engine: AsyncEngine,
+        draining: asyncio.Event,
+        settings: IngestionSettings,
+        metrics: IngestionMetrics,
+        evidence: ClockEvidence,
+        maintenance: Maintenance,
+        clock: Clock,
     ) -> None:
         self._batcher = batcher
         self._engine = engine
         self._draining = draining
-        self._retention_days = retention_days
+        self._retention_days = settings.retention_days
+        self._unacknowledged_max_readings = settings.inflight_max_readings_per_stream
+        self._metrics = metrics
+        self._evidence = evidence
+        self._maintenance = maintenance
         self._clock = clock
+        self._streams = Streams(settings.streams_max, settings.stream_max_age_s)
+        self._device_rates = DeviceRates(settings.device_max_readings_per_s)
+        self._backlog_turn = asyncio.Lock()
+        self._exchanges: set[Exchange] = set()
+        self._drain_watch = asyncio.ensure_future(self._end_exchanges_when_draining())
 
     async def StreamTelemetry(
         self, request_iterator: AsyncIterator[wire.StreamTelemetryRequest], context: Context
     ) -> wire.StreamTelemetryResponse:
-        receipt = Receipt()
-        await self._take_until_drained(request_iterator, receipt)
-        await receipt.settled()
+        receipt = Receipt(on_settled=self._evidence.settled)
+        with self._streams.admit() as max_age_s, self._metrics.open_stream("StreamTelemetry"):
+            await self._take_until_drained(request_iterator, receipt, max_age_s)
+            await receipt.settled()
         return wire.StreamTelemetryResponse(summary=_summary(receipt))
+
+    async def ExchangeTelemetry(  # type: ignore[override]  # writes its answers itself, within a deadline
+        self, request_iterator: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context
+    ) -> None:
+        with self._streams.admit() as max_age_s, self._metrics.open_stream("ExchangeTelemetry"):
+            exchange = Exchange(self._unacknowledged_max_readings)
+            age = asyncio.get_running_loop().call_later(max_age_s, exchange.end)
+            self._exchanges.add(exchange)
+            taking = asyncio.ensure_future(self._take_each_of_exchange(request_iterator, exchange, context))
+            taking.add_done_callback(lambda _: exchange.changed.set())
+            try:
+                await self._answer_until_settled(exchange, taking, context)
+            finally:
+                age.cancel()
+                self._exchanges.discard(exchange)
+                taking.add_done_callback(_forget)
 
     async def IngestTelemetry(
         self, request: wire.IngestTelemetryRequest, context: Context
     ) -> wire.IngestTelemetryResponse:
         if self._draining.is_set():
             raise ServiceStopping
-        receipt = Receipt()
+        receipt = Receipt(sender=Sender(sent_before=True), on_settled=self._evidence.settled)
         await self._take(request.readings, receipt)
         await receipt.settled()
         return wire.IngestTelemetryResponse(summary=_summary(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
         now_us = self._clock()
-        order = parse_map_vehicle(request, now_us, TimeBounds.at(now_us, self._retention_days))
+        order = parse_map_vehicle(request, now_us, self._bounds(now_us))
         async with database_errors():
             mapping, closed = await to_its_end(
                 map_vehicle(self._engine, order.vehicle_id, order.meter_id, order.from_us)
@@ -78,16 +124,83 @@ class IngestionServicer(IngestionServiceServicer):
             next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us) if more else "",
         )
 
+    def _bounds(self, now_us: int) -> TimeBounds:
+        return TimeBounds.at(now_us, self._retention_days, self._maintenance.floor_us)
+
     async def _take(self, readings: RepeatedCompositeFieldContainer[Telemetry], receipt: Receipt) -> None:
         if len(readings) > MESSAGE_MAX_READINGS:
             raise InvalidRequest(
                 [Violation("readings", f"{len(readings)} readings in a message; at most {MESSAGE_MAX_READINGS}")]
             )
-        bounds = TimeBounds.at(self._clock(), self._retention_days)
-        await self._batcher.submit(decode(readings, receipt.received, bounds), receipt)
+        bounds = self._bounds(self._clock())
+        for start in range(0, len(readings), BACKLOG_SLICE_READINGS):
+            part = readings[start : start + BACKLOG_SLICE_READINGS]
+            if is_live(receipt.sender, len(readings), asyncio.get_running_loop().time()):
+                decoded = decode(part, receipt.received, bounds)
+            else:
+                async with self._backlog_turn:
+                    decoded = decode(part, receipt.received, bounds)
+                    await asyncio.sleep(0)
+            self._device_rates.admit(decoded, asyncio.get_running_loop().time())
+            self._evidence.rejected(decoded)
+            await self._batcher.submit(decoded, receipt)
 
-    async def _take_until_drained(self, requests: AsyncIterator[wire.StreamTelemetryRequest], receipt: Receipt) -> None:
-        """Takes a stream's readings until it ends, or the service drains, or some of them have failed.
+    async def _take_each_of_exchange(
+        self, requests: AsyncIterator[wire.ExchangeTelemetryRequest], exchange: Exchange, context: Context
+    ) -> None:
+        first = True
+        async for request in requests:
+            if exchange.ending:
+                return
+            if request.HasField("opening"):
+                await self._tell_newest(parse_opening(request.opening, first=first), context)
+            first = False
+            exchange.check(request.sequence, len(request.readings))
+            if not request.sequence:
+                continue
+            await exchange.room_for(len(request.readings))
+            receipt = exchange.new_receipt(self._evidence.settled)
+            await self._take(request.readings, receipt)
+            exchange.take(request.sequence, receipt)
+
+    async def _tell_newest(self, opening: Opening, context: Context) -> None:
+        async with database_errors():
+            meter_us, vehicle_us = await to_its_end(
+                newest_timestamps(self._engine, opening.meter_id, opening.vehicle_id)
+            )
+        opened = wire.ExchangeOpened(
+            newest_meter_timestamp=None if meter_us is None else proto_from_us(meter_us),
+            newest_vehicle_timestamp=None if vehicle_us is None else proto_from_us(vehicle_us),
+        )
+        await context.write(wire.ExchangeTelemetryResponse(opened=opened))
+
+    async def _answer_until_settled(self, exchange: Exchange, taking: asyncio.Future[None], context: Context) -> None:
+        """Acknowledges what is settled until the exchange ends and all that was taken of it is acknowledged."""
+        while True:
+            await exchange.changed.wait()
+            exchange.changed.clear()
+            answer = exchange.next_answer()
+            if answer is not None:
+                try:
+                    async with asyncio.timeout(ANSWER_MAX_WAIT_S):
+                        await context.write(_answer_message(answer))
+                except TimeoutError:
+                    raise AnswersNotTaken(ANSWER_MAX_WAIT_S) from None
+                exchange.changed.set()  # there may be more, or it was the last
+            elif exchange.settled and (exchange.ending or taking.done()):
+                if taking.done():
+                    taking.result()
+                return
+
+    async def _end_exchanges_when_draining(self) -> None:
+        await self._draining.wait()
+        for exchange in self._exchanges:
+            exchange.end()
+
+    async def _take_until_drained(
+        self, requests: AsyncIterator[wire.StreamTelemetryRequest], receipt: Receipt, max_age_s: float
+    ) -> None:
+        """Takes a stream's readings until it ends or is too old, the service drains, or some of them have failed.
 
         A read that is under way is left alone rather than cancelled, since each cancelled read leaks (grpc #43360): it
         ends with the call.
@@ -95,7 +208,7 @@ class IngestionServicer(IngestionServiceServicer):
         taking = asyncio.ensure_future(self._take_each(requests, receipt))
         others = [asyncio.ensure_future(self._draining.wait()), asyncio.ensure_future(receipt.failed())]
         try:
-            await asyncio.wait((taking, *others), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((taking, *others), timeout=max_age_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for other in others:
                 other.cancel()
@@ -123,14 +236,42 @@ def _summary(receipt: Receipt) -> wire.IngestionSummary:
         duplicate=receipt.duplicate,
         conflicting=receipt.conflicting,
         rejected=receipt.rejected,
-        rejections=[
-            wire.RejectedReading(index=each.index, field=each.field, reason=each.reason, description=each.description)
-            for each in receipt.rejections
-        ],
-        conflicts=[
-            wire.ConflictingReading(index=each.index, device_id=each.device_id, timestamp=proto_from_us(each.ts_us))
-            for each in receipt.conflicts
-        ],
+        rejections=[_rejection_message(each) for each in receipt.rejections],
+        conflicts=[_conflict_message(each) for each in receipt.conflicts],
+    )
+
+
+def _answer_message(answer: Answer) -> wire.ExchangeTelemetryResponse:
+    return wire.ExchangeTelemetryResponse(
+        committed_sequence=answer.committed_sequence,
+        summary=wire.IngestionSummary(
+            received=answer.received,
+            stored=answer.stored,
+            duplicate=answer.duplicate,
+            conflicting=answer.conflicting,
+            rejected=answer.rejected,
+            rejections=[_rejection_message(each, sequence) for sequence, each in answer.rejections],
+            conflicts=[_conflict_message(each, sequence) for sequence, each in answer.conflicts],
+        ),
+    )
+
+
+def _rejection_message(rejection: Rejection, sequence: int = 0) -> wire.RejectedReading:
+    return wire.RejectedReading(
+        index=rejection.index,
+        field=rejection.field,
+        reason=rejection.reason,
+        description=rejection.description,
+        sequence=sequence,
+    )
+
+
+def _conflict_message(conflict: Conflict, sequence: int = 0) -> wire.ConflictingReading:
+    return wire.ConflictingReading(
+        index=conflict.index,
+        device_id=conflict.device_id,
+        timestamp=proto_from_us(conflict.ts_us),
+        sequence=sequence,
     )
 
 

@@ -1,8 +1,13 @@
 """Writes a batch of rows in one transaction; the statements are in `writer_sql`.
 
-The rows go by COPY into a temporary table that lives as long as the session. Then one statement inserts into history
-what is new there and, from the rows that it really inserted, brings current status forward and adds to the hourly
-rollups. A resend can therefore never be counted twice, whatever happened between COMMIT and the answer.
+The careful way: the rows go by COPY into a temporary table that lives as long as the session. Then one statement
+inserts into history what is new there and, from the rows that it really inserted, brings current status forward and
+adds to the hourly rollups. A resend can therefore never be counted twice, whatever happened between COMMIT and the
+answer.
+
+The short way, for devices whose rows are all newer than what this writer saw of them: COPY straight into history, and
+status and rollups from what is known of the rows here. If history has one of them after all, its primary key fails the
+transaction, nothing of it stays, and all rows go the careful way.
 """
 
 import asyncio
@@ -14,6 +19,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from ingestion_svc.known_devices import KnownDevices
 from ingestion_svc.writer_sql import AnyRow, Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -22,9 +28,6 @@ from shared.failpoints import FailPoints
 from shared.timestamps import US_PER_DAY, datetime_from_us
 
 _log = structlog.get_logger()
-
-DEVICE_KEYS_MAX = 100_000
-"""Keys that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""
 
 PARTITION_DAYS_MAX = 1_000
 """Days whose partition a writer knows to be there: more than retention keeps."""
@@ -47,6 +50,14 @@ class Written:
         self.conflicts += [offset + position for position in other.conflicts]
         self.refused += [offset + position for position in other.refused]
 
+    def of(self, positions: Sequence[int]) -> "Written":
+        """The outcome of a batch of whose rows ours were those at some positions."""
+        return Written(
+            [positions[position] for position in self.duplicates],
+            [positions[position] for position in self.conflicts],
+            [positions[position] for position in self.refused],
+        )
+
 
 class _RowsRefused(Exception):
     """At least one of the rows can never be stored."""
@@ -63,7 +74,7 @@ class Writer(Generic[AnyRow]):
         self._timeout_s = timeout_s
         self._pass_fail_point = pass_fail_point
         self._connection: AsyncConnection[Any] | None = None
-        self._device_keys: dict[str, int] = {}
+        self._devices = KnownDevices()
         self._partition_days: set[int] = set()
 
     async def write(self, rows: Sequence[AnyRow]) -> Written:
@@ -110,7 +121,7 @@ class Writer(Generic[AnyRow]):
                 "write_failed", readings=len(rows), error=str(error) or type(error).__name__, sqlstate=sqlstate
             )
             await self.close()
-            raise DatabaseUnavailable from error
+            raise DatabaseUnavailable(sqlstate) from error
         except BaseException:
             await self.close()
             raise
@@ -124,20 +135,57 @@ class Writer(Generic[AnyRow]):
         return True
 
     async def _transact(self, rows: Sequence[AnyRow]) -> Written:
-        target = self._target
         connection = await self._connected()
         await self._ensure_partitions(connection, rows)
+        ahead = self._devices.ahead(rows)
+        if ahead:
+            try:
+                return await self._store(connection, rows, ahead)
+            except psycopg.errors.UniqueViolation as violation:
+                _log.info("append_rolled_back", readings=len(rows), constraint=violation.diag.constraint_name)
+                self._devices.hold_off()
+        return await self._store(connection, rows, {})
+
+    async def _store(
+        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], ahead: dict[str, list[AnyRow]]
+    ) -> Written:
+        """One transaction: appends the rows of the devices in `ahead`, and takes the others the careful way."""
+        positions = (
+            [position for position, row in enumerate(rows) if row[0] not in ahead] if ahead else range(len(rows))
+        )
+        others = [rows[position] for position in positions] if ahead else rows
+        written, new_keys = Written(), dict[str, int]()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
-            keys, new_keys = await self._resolve([row[0] for row in rows], cursor)
-            async with cursor.copy(target.copy_to_staging) as copy:
-                await copy.write(target.pack(rows, keys))
-            await cursor.execute(target.insert, prepare=True)
-            [(inserted, missed)] = await cursor.fetchall()
-            stored = await self._find_stored(rows, missed, cursor) if missed else {}
+            if ahead:
+                await self._append(ahead, cursor)
+            if others:
+                written, new_keys = await self._merge(others, cursor)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
-        self._remember(new_keys)
-        return Written() if inserted == len(rows) else _compare(rows, set(missed), stored)
+        self._devices.learn(new_keys, ahead, others, [*written.duplicates, *written.conflicts, *written.refused])
+        return written.of(positions) if ahead else written
+
+    async def _append(self, ahead: dict[str, list[AnyRow]], cursor: psycopg.AsyncCursor[Any]) -> None:
+        """Raises UniqueViolation where history has a row already."""
+        history, hours = self._target.pack_appends(self._devices.with_keys(ahead))
+        async with cursor.copy(self._target.copy_to_history) as copy:
+            await copy.write(history)
+        async with cursor.copy(self._target.copy_to_staged_hours) as copy:
+            await copy.write(hours)
+        await cursor.execute(self._target.add_hours, prepare=True)
+
+    async def _merge(self, rows: Sequence[AnyRow], cursor: psycopg.AsyncCursor[Any]) -> tuple[Written, dict[str, int]]:
+        """What became of the rows, and the keys of devices that were not known here."""
+        target = self._target
+        keys, new_keys = await self._resolve([row[0] for row in rows], cursor)
+        async with cursor.copy(target.copy_to_staging) as copy:
+            await copy.write(target.pack(rows, keys))
+        await cursor.execute(target.insert, prepare=True)
+        [(inserted, missed)] = await cursor.fetchall()
+        if inserted == len(rows):
+            return Written(), new_keys
+        stored = await self._find_stored(rows, missed, cursor) if missed else {}
+        return _compare(rows, set(missed), stored), new_keys
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -147,7 +195,7 @@ class Writer(Generic[AnyRow]):
         return self._connection
 
     async def _ensure_partitions(self, connection: AsyncConnection[Any], rows: Sequence[AnyRow]) -> None:
-        missing = {row.ts_us // US_PER_DAY for row in rows} - self._partition_days
+        missing = {row[1] // US_PER_DAY for row in rows} - self._partition_days
         if missing:
             await create_partitions(connection, self._target.history_table, missing)
             if len(self._partition_days) > PARTITION_DAYS_MAX:
@@ -158,7 +206,7 @@ class Writer(Generic[AnyRow]):
         self, ids: Sequence[str], cursor: psycopg.AsyncCursor[Any]
     ) -> tuple[Sequence[int], dict[str, int]]:
         """The devices' keys, and which of them were not known here; devices never heard of are registered."""
-        known = self._device_keys
+        known = self._devices.keys
         try:
             return [known[device_id] for device_id in ids], {}
         except KeyError:
@@ -174,11 +222,6 @@ class Writer(Generic[AnyRow]):
     async def _find_devices(self, ids: set[str], cursor: psycopg.AsyncCursor[Any]) -> dict[str, int]:
         await cursor.execute(self._target.find_devices, {"ids": list(ids)})
         return dict(await cursor.fetchall())
-
-    def _remember(self, new_keys: dict[str, int]) -> None:
-        if len(self._device_keys) + len(new_keys) > DEVICE_KEYS_MAX:
-            self._device_keys.clear()  # rare, and cheaper than keeping an order
-        self._device_keys |= new_keys
 
     async def _find_stored(
         self, rows: Sequence[AnyRow], missed: list[int], cursor: psycopg.AsyncCursor[Any]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ingestion_svc.append_rows import pack_meter_appends, pack_vehicle_appends
 from ingestion_svc.copy_rows import pack_meter_rows, pack_vehicle_rows
 from ingestion_svc.decode import MeterRow, VehicleRow
 
@@ -12,7 +13,11 @@ AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
 
 @dataclass(frozen=True)
 class Target(Generic[AnyRow]):
-    """Where one kind of reading goes: its SQL, and how its rows are packed for COPY."""
+    """Where one kind of reading goes: its SQL, and how its rows are packed for COPY.
+
+    The careful way is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the short one
+    `copy_to_history`, `copy_to_staged_hours` and `add_hours`.
+    """
 
     history_table: str
     find_devices: str
@@ -21,7 +26,13 @@ class Target(Generic[AnyRow]):
     copy_to_staging: str
     insert: str
     find_stored: str
+    copy_to_history: str
+    copy_to_staged_hours: str
+    add_hours: str
     pack: Callable[[Sequence[AnyRow], Sequence[int]], bytes]
+    """Rows and their devices' keys, for `copy_to_staging`."""
+    pack_appends: Callable[[Sequence[tuple[int, Sequence[AnyRow]]]], tuple[bytes, bytes]]
+    """Keys with their rows, for `copy_to_history` and for `copy_to_staged_hours`."""
 
 
 METERS: Target[MeterRow] = Target(
@@ -36,6 +47,10 @@ METERS: Target[MeterRow] = Target(
         CREATE TEMPORARY TABLE staged_meter_readings (
             ordinal integer, meter_key integer, ts timestamptz, kwh_consumed_ac double precision,
             voltage double precision
+        ) ON COMMIT DELETE ROWS;
+        CREATE TEMPORARY TABLE staged_meter_hours (
+            hour_start timestamptz, hour_kwh double precision, hour_readings integer,
+            meter_key integer, ts timestamptz, kwh_consumed_ac double precision, voltage double precision
         ) ON COMMIT DELETE ROWS
     """,
     copy_to_staging="""
@@ -86,7 +101,32 @@ METERS: Target[MeterRow] = Target(
         ) AS stored
         WHERE staged.ordinal = ANY(%(ordinals)s)
     """,
+    copy_to_history="""
+        COPY meter_telemetry_history (meter_key, ts, kwh_consumed_ac, voltage) FROM STDIN (FORMAT BINARY)
+    """,
+    copy_to_staged_hours="""
+        COPY staged_meter_hours (hour_start, hour_kwh, hour_readings, meter_key, ts, kwh_consumed_ac, voltage)
+        FROM STDIN (FORMAT BINARY)
+    """,
+    # Takes its rows in key order and the rollups before the status, which is what `insert` comes to: as above.
+    add_hours="""
+        WITH newest AS (
+            INSERT INTO meter_current_status AS status (meter_key, ts, kwh_consumed_ac, voltage)
+            SELECT DISTINCT ON (meter_key) meter_key, ts, kwh_consumed_ac, voltage
+            FROM staged_meter_hours ORDER BY meter_key, ts DESC
+            ON CONFLICT (meter_key) DO UPDATE
+            SET ts = excluded.ts, kwh_consumed_ac = excluded.kwh_consumed_ac, voltage = excluded.voltage
+            WHERE status.ts < excluded.ts
+        )
+        INSERT INTO meter_energy_hourly AS hourly (meter_key, hour_start, kwh_consumed_ac, readings)
+        SELECT meter_key, hour_start, hour_kwh, hour_readings
+        FROM staged_meter_hours ORDER BY meter_key, hour_start
+        ON CONFLICT (meter_key, hour_start) DO UPDATE
+        SET kwh_consumed_ac = hourly.kwh_consumed_ac + excluded.kwh_consumed_ac,
+            readings = hourly.readings + excluded.readings
+    """,
     pack=pack_meter_rows,
+    pack_appends=pack_meter_appends,
 )
 
 VEHICLES: Target[VehicleRow] = Target(
@@ -99,6 +139,12 @@ VEHICLES: Target[VehicleRow] = Target(
     create_staging="""
         CREATE TEMPORARY TABLE staged_vehicle_readings (
             ordinal integer, vehicle_key integer, ts timestamptz, kwh_delivered_dc double precision,
+            soc double precision, battery_temp double precision
+        ) ON COMMIT DELETE ROWS;
+        CREATE TEMPORARY TABLE staged_vehicle_hours (
+            hour_start timestamptz, hour_kwh double precision, hour_readings integer,
+            hour_temp_sum double precision, hour_temp_readings integer,
+            vehicle_key integer, ts timestamptz, kwh_delivered_dc double precision,
             soc double precision, battery_temp double precision
         ) ON COMMIT DELETE ROWS
     """,
@@ -154,5 +200,37 @@ VEHICLES: Target[VehicleRow] = Target(
         ) AS stored
         WHERE staged.ordinal = ANY(%(ordinals)s)
     """,
+    copy_to_history="""
+        COPY vehicle_telemetry_history (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
+        FROM STDIN (FORMAT BINARY)
+    """,
+    copy_to_staged_hours="""
+        COPY staged_vehicle_hours (
+            hour_start, hour_kwh, hour_readings, hour_temp_sum, hour_temp_readings,
+            vehicle_key, ts, kwh_delivered_dc, soc, battery_temp
+        ) FROM STDIN (FORMAT BINARY)
+    """,
+    # As for meters.
+    add_hours="""
+        WITH newest AS (
+            INSERT INTO vehicle_current_status AS status (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
+            SELECT DISTINCT ON (vehicle_key) vehicle_key, ts, kwh_delivered_dc, soc, battery_temp
+            FROM staged_vehicle_hours ORDER BY vehicle_key, ts DESC
+            ON CONFLICT (vehicle_key) DO UPDATE
+            SET ts = excluded.ts, kwh_delivered_dc = excluded.kwh_delivered_dc, soc = excluded.soc,
+                battery_temp = excluded.battery_temp
+            WHERE status.ts < excluded.ts
+        )
+        INSERT INTO vehicle_energy_hourly AS hourly
+            (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
+        SELECT vehicle_key, hour_start, hour_kwh, hour_readings, hour_temp_sum, hour_temp_readings
+        FROM staged_vehicle_hours ORDER BY vehicle_key, hour_start
+        ON CONFLICT (vehicle_key, hour_start) DO UPDATE
+        SET kwh_delivered_dc = hourly.kwh_delivered_dc + excluded.kwh_delivered_dc,
+            readings = hourly.readings + excluded.readings,
+            battery_temp_sum = hourly.battery_temp_sum + excluded.battery_temp_sum,
+            battery_temp_readings = hourly.battery_temp_readings + excluded.battery_temp_readings
+    """,
     pack=pack_vehicle_rows,
+    pack_appends=pack_vehicle_appends,
 )

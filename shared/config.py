@@ -66,7 +66,15 @@ class IngestionSettings(ServingSettings):
     """What `ingestion_svc` reads."""
 
     ingestion_address: str = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0: a free one")
-    retention_days: PositiveInt = Field(RETENTION_DAYS, description="days that a reading may lie back")
+    ingestion_metrics_address: str | None = Field(
+        None, description="HOST:PORT to serve metrics on, over HTTPS where TLS is configured; unset: none are served"
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="processes behind the port; one for each core that PostgreSQL leaves"
+    )
+    retention_days: PositiveInt = Field(
+        RETENTION_DAYS, description="days that a reading may lie back; at least 30 are kept"
+    )
     writers: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="database connections for meters, and as many for vehicles"
     )
@@ -79,10 +87,20 @@ class IngestionSettings(ServingSettings):
         0.002, description="seconds that a reading waits for company"
     )
     inflight_max_readings: PositiveInt = Field(
-        100_000, description="readings held in memory at most, about 1 KiB each; then streams wait"
+        100_000, description="readings held in memory at most, of each worker, about 1 KiB each; then streams wait"
     )
     inflight_max_readings_per_stream: PositiveInt = Field(
         20_000, description="readings of one stream held in memory at most; then this stream waits"
+    )
+    streams_max: PositiveInt = Field(
+        12_000,
+        description="open streams at most, of each worker, some 40 KiB each: a fleet of 10,000 and reconnects",
+    )
+    stream_max_age_s: PositiveFloat = Field(
+        3_600.0, description="seconds after which a stream is ended, all of it acknowledged, less up to a fifth"
+    )
+    device_max_readings_per_s: PositiveFloat | None = Field(
+        None, description="readings a second that one device may send, a minute of them at once; unset: any number"
     )
     outage_grace_s: PositiveFloat = Field(
         5.0, description="seconds of an outage that are waited through before callers are told UNAVAILABLE"
@@ -94,6 +112,8 @@ class IngestionSettings(ServingSettings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         self._require_safe("ENERGYFLEET_INGESTION_ADDRESS", self.ingestion_address)
+        if self.ingestion_metrics_address is not None:
+            self._require_safe("ENERGYFLEET_INGESTION_METRICS_ADDRESS", self.ingestion_metrics_address)
         return self
 
 
@@ -101,6 +121,9 @@ class AnalyticsSettings(ServingSettings):
     """What `analytics_svc` reads."""
 
     analytics_address: str = Field("127.0.0.1:50052", description="HOST:PORT to listen on; port 0: a free one")
+    analytics_metrics_address: str | None = Field(
+        None, description="HOST:PORT to serve metrics on, over HTTPS where TLS is configured; unset: none are served"
+    )
     pool_size: Annotated[int, Field(ge=1, le=100)] = Field(8, description="database connections at most")
     query_timeout_s: PositiveFloat = Field(10.0, description="seconds that a question to the database may take")
     low_efficiency_below: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -119,6 +142,8 @@ class AnalyticsSettings(ServingSettings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         self._require_safe("ENERGYFLEET_ANALYTICS_ADDRESS", self.analytics_address)
+        if self.analytics_metrics_address is not None:
+            self._require_safe("ENERGYFLEET_ANALYTICS_METRICS_ADDRESS", self.analytics_metrics_address)
         return self
 
 

@@ -5,7 +5,9 @@
     ├── MalformedRequest       the bytes are no message of the rpc's type
     ├── UnknownDevice          never heard of
     ├── MappingContradiction   a registered mapping says otherwise
+    ├── AnswersNotTaken        the client does not read what it is told
     ├── DatabaseUnavailable    may succeed later
+    ├── LimitExceeded          may succeed later
     └── ServiceStopping        may succeed elsewhere, or later
 
 `shared.status` says which status code each one leaves as. Anything else is a defect: it is logged and leaves as
@@ -13,7 +15,6 @@ INTERNAL. What stops a process from starting is a StartRefused; no caller ever s
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 class FleetError(Exception):
@@ -56,17 +57,33 @@ class MappingContradiction(FleetError):
     """A registered mapping says otherwise. The message names it."""
 
 
-class RetryLater(FleetError):
-    """The same request may succeed later."""
+class AnswersNotTaken(FleetError):
+    """The client does not read the answers of its stream."""
 
-    retry_after_s: ClassVar[float] = 1.0
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"an answer was not taken within {timeout_s:g} s")
+
+
+class RetryLater(FleetError):
+    """The same request may succeed after `retry_after_s`."""
+
+    retry_after_s = 1.0
+
+
+class LimitExceeded(RetryLater):
+    """A limit is reached. The message says which."""
+
+    def __init__(self, limit: str, retry_after_s: float) -> None:
+        super().__init__(limit)
+        self.retry_after_s = retry_after_s
 
 
 class DatabaseUnavailable(RetryLater):
-    """The database cannot be reached or does not answer."""
+    """The database cannot be reached or does not answer. `sqlstate` is what it said last, if it said anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, sqlstate: str | None = None) -> None:
         super().__init__("the database is unavailable")
+        self.sqlstate = sqlstate
 
 
 class StartRefused(Exception):

@@ -38,6 +38,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         if handler is None or not method.startswith("/energyfleet."):
             return cast("grpc.RpcMethodHandler[Message, Message]", handler)
         deserializer = _lenient(handler.request_deserializer)
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                _guarded(handler.stream_stream, _each_checked, method), deserializer, handler.response_serializer
+            )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 _guarded(handler.stream_unary, _each_checked, method), deserializer, handler.response_serializer
@@ -69,7 +73,7 @@ async def _each_checked(requests: AsyncIterator[Any], method: str) -> AsyncItera
 
 
 def _guarded(
-    behaviour: Callable[[Any, Context], Awaitable[Message]], check: Callable[[Any, str], Any], method: str
+    behaviour: Callable[[Any, Context], Awaitable[Message | None]], check: Callable[[Any, str], Any], method: str
 ) -> Any:
     async def answer(request: Any, context: Context) -> Message | None:
         try:

@@ -27,7 +27,6 @@ CLIENT_PING_MIN_INTERVAL_MS = 10_000
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not a silent half of the traffic
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MIN_INTERVAL_MS),
@@ -43,12 +42,25 @@ class ListenError(StartRefused):
 
 
 class Service:
-    """One gRPC service on one address."""
+    """One gRPC service on one address.
 
-    def __init__(self, name: str, settings: ServingSettings, address: str, database_answers: DatabaseCheck) -> None:
+    The port is its own, and one that is taken is an error rather than a silent half of the traffic, unless
+    `shared_port` says that other processes of the same service listen on it too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServingSettings,
+        address: str,
+        database_answers: DatabaseCheck,
+        *,
+        shared_port: bool = False,
+    ) -> None:
         self.name = name
         self.draining = asyncio.Event()
-        self.server = grpc.aio.server(interceptors=(Guard(),), options=OPTIONS)
+        options = (*OPTIONS, ("grpc.so_reuseport", int(shared_port)))
+        self.server = grpc.aio.server(interceptors=(Guard(),), options=options)
         self._settings = settings
         self._address = address
         self._database_answers = database_answers
@@ -60,6 +72,9 @@ class Service:
 
     async def start(self) -> str:
         """Listens, and returns HOST:PORT with the port that it got; ListenError where that cannot be had."""
+        # Before the port is opened: on a shared one its clients would wait for us while others could serve them.
+        answers = await self._database_answers()
+        await self._tell_health(answers)
         try:
             if self._settings.tls_cert_file and self._settings.tls_key_file:
                 pair = (self._settings.tls_key_file.read_bytes(), self._settings.tls_cert_file.read_bytes())
@@ -70,8 +85,6 @@ class Service:
             raise ListenError(
                 f"cannot listen on {self._address}: it is in use, not of this machine, or its certificate is unreadable"
             ) from error
-        answers = await self._database_answers()
-        await self._tell_health(answers)
         await self.server.start()
         self._started = True
         self._watch = asyncio.create_task(self._watch_database(answers))

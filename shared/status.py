@@ -17,6 +17,8 @@ _CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
     errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownDevice: grpc.StatusCode.NOT_FOUND,
     errors.MappingContradiction: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AnswersNotTaken: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DatabaseUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.ServiceStopping: grpc.StatusCode.UNAVAILABLE,
 }
@@ -32,7 +34,7 @@ def _details(error: errors.FleetError) -> list[Message]:
             return [error_details_pb2.BadRequest(field_violations=violations)]
         case errors.RetryLater():
             delay = duration_pb2.Duration()
-            delay.FromMilliseconds(int(error.retry_after_s * 1_000))
+            delay.FromMilliseconds(max(1, int(error.retry_after_s * 1_000)))
             return [error_details_pb2.RetryInfo(retry_delay=delay)]
         case _:
             return []

@@ -1,6 +1,7 @@
 """PostgreSQL servers for the suite: the embedded 18, and a 15 where its programs are on the machine."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,18 @@ _database_numbers = itertools.count()
 def pytest_report_header() -> str:
     fifteen = POSTGRES_15_BIN_DIR if POSTGRES_15_BIN_DIR.exists() else "absent, its runs are skipped"
     return f"PostgreSQL: embedded 18; 15: {fifteen}"
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """No test sees the developer's settings, or those that a command set in another test."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("ENERGYFLEET_"):
+            del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session", params=["postgres-18", "postgres-15"])

@@ -10,8 +10,11 @@ deleted, and the check would cost as much as the insert.
 from datetime import datetime
 
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKey,
@@ -118,6 +121,39 @@ vehicle_energy_hourly = Table(
     Column("battery_temp_readings", Integer, nullable=False),
     PrimaryKeyConstraint("vehicle_key", "hour_start"),
     postgresql_with=_HOT,
+)
+
+meter_clock_evidence = Table(
+    "meter_clock_evidence",
+    metadata,
+    Column("meter_key", Integer, primary_key=True, autoincrement=False),
+    _timestamptz("newest_ts", nullable=True),
+    Column("newest_age_us", BigInteger),
+    Column("late_readings", BigInteger, nullable=False),
+    Column("future_readings", BigInteger, nullable=False),
+    Column("conflicting_readings", BigInteger, nullable=False),
+    postgresql_with=_HOT,
+)
+
+vehicle_clock_evidence = Table(
+    "vehicle_clock_evidence",
+    metadata,
+    Column("vehicle_key", Integer, primary_key=True, autoincrement=False),
+    _timestamptz("newest_ts", nullable=True),
+    Column("newest_age_us", BigInteger),
+    Column("late_readings", BigInteger, nullable=False),
+    Column("future_readings", BigInteger, nullable=False),
+    Column("conflicting_readings", BigInteger, nullable=False),
+    postgresql_with=_HOT,
+)
+
+# One row. Readings of the UTC days before the floor are dropped and refused.
+retention = Table(
+    "retention",
+    metadata,
+    Column("one_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("floor_day", Date, nullable=False),
+    CheckConstraint("one_row", name="retention_one_row"),
 )
 
 _valid = text("tstzrange(effective_from, effective_until, '(]')")

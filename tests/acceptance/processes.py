@@ -31,12 +31,12 @@ class ServiceProcess:
 async def service_process(module: str, tmp_path: Path, **variables: str) -> AsyncIterator[ServiceProcess]:
     """Starts `python -m module` on a free port, waits until it is ready, and kills it at the end if it still runs."""
     ready_file = tmp_path / f"ready-{len(list(tmp_path.iterdir()))}"
-    variables |= {
+    variables = {
         "ENERGYFLEET_INGESTION_ADDRESS": "127.0.0.1:0",
         "ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0",
         "ENERGYFLEET_READY_FILE": str(ready_file),
         "ENERGYFLEET_LOG_LEVEL": "WARNING",
-    }
+    } | variables
     process = subprocess.Popen([sys.executable, "-m", module], env=os.environ | variables)
     try:
         await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)

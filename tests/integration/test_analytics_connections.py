@@ -84,7 +84,7 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(end, asyncio.CancelledError) for end in ends)
         answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(50)))
-        assert answers == [None] * 50
+        assert answers == [(None, None)] * 50
         assert _sessions(rows) == pids
 
 
@@ -115,7 +115,7 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_r
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 10
         while True:
             try:
-                assert await queries.vehicle_status("car") is None
+                assert await queries.vehicle_status("car") == (None, None)
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(0.01)
@@ -150,7 +150,7 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
     async with freezable(database_url, thawed) as url, asking(url, pool_size=2, timeout_s=0.2) as queries:
         if warm:
             thawed.set()
-            assert await queries.vehicle_status("car") is None
+            assert await queries.vehicle_status("car") == (None, None)
             thawed.clear()
         async with asyncio.timeout(2):
             ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)), return_exceptions=True)
@@ -159,16 +159,16 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
         thawed.set()
         while not await queries.database_answers():
             pass  # each look takes its time
-        assert await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5))) == [None] * 5
+        assert await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5))) == [(None, None)] * 5
 
 
 async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows: Rows, reader_url: str) -> None:
     rows.vehicle("car")
     kill = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"
     async with asking(reader_url) as queries:
-        assert await queries.vehicle_status("car") is None
+        assert await queries.vehicle_status("car") == (None, None)
         rows.connection.execute(kill, (list(_sessions(rows)),))
-        assert await queries.vehicle_status("car") is None
+        assert await queries.vehicle_status("car") == (None, None)
 
 
 async def test_a_database_away_is_told_to_health(postgres: EmbeddedServer, reader_url: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from analytics_svc import queries as q
 from analytics_svc.parse import PerformanceQuestion, Window
 from analytics_svc.performance import Totals
-from analytics_svc.queries import MeterStatus, Queries, VehicleStatus
+from analytics_svc.queries import ClockEvidence, MeterStatus, Queries, VehicleStatus
 from shared.db.embedded import EmbeddedServer
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
@@ -198,17 +198,29 @@ async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries
     ts = datetime_from_us(MIDNIGHT_US + 1)
     rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL)", (car, ts))
     rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL)", (meter, ts))
-    vehicle_status = await queries.vehicle_status("car")
+    vehicle_status, clock = await queries.vehicle_status("car")
+    assert clock is None
     assert vehicle_status == VehicleStatus(MIDNIGHT_US + 1, 0.5, 80.0, None)
-    assert await queries.meter_status("meter") == MeterStatus(MIDNIGHT_US + 1, 0.6, None)
+    assert await queries.meter_status("meter") == (MeterStatus(MIDNIGHT_US + 1, 0.6, None), None)
     assert vehicle_status is not None
     assert vehicle_status.age_us(MIDNIGHT_US) == -1
 
 
+async def test_the_clock_s_evidence_is_told_also_where_only_rejected_readings_came(
+    rows: Rows, queries: Queries
+) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    ts = datetime_from_us(MIDNIGHT_US)
+    rows.connection.execute("INSERT INTO vehicle_clock_evidence VALUES (%s, %s, -7, 1, 2, 3)", (car, ts))
+    rows.connection.execute("INSERT INTO meter_clock_evidence VALUES (%s, NULL, NULL, 0, 5, 0)", (meter,))
+    assert await queries.vehicle_status("car") == (None, ClockEvidence(-7, 1, 2, 3))
+    assert await queries.meter_status("meter") == (None, ClockEvidence(None, 0, 5, 0))
+
+
 async def test_a_device_that_is_known_from_a_mapping_alone_has_no_status(rows: Rows, queries: Queries) -> None:
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US)
-    assert await queries.vehicle_status("car") is None
-    assert await queries.meter_status("meter") is None
+    assert await queries.vehicle_status("car") == (None, None)
+    assert await queries.meter_status("meter") == (None, None)
 
 
 async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) -> None:

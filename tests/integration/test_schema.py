@@ -59,8 +59,8 @@ async def test_a_service_refuses_a_schema_that_is_missing_and_says_which_command
 async def test_a_service_refuses_an_older_schema_and_takes_a_newer_one(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.db.migrate.head", lambda: "0002")
-    with pytest.raises(SchemaOutdated, match="at revision 0001 and revision 0002 is needed"):
+    monkeypatch.setattr("shared.db.migrate.head", lambda: "9998")
+    with pytest.raises(SchemaOutdated, match="at revision 0002 and revision 9998 is needed"):
         await require_usable_database(database_url, "test")
     monkeypatch.undo()
     with psycopg.connect(database_url) as connection:
@@ -95,6 +95,10 @@ def test_only_history_has_partitions_made(database_url: str) -> None:
         ("energyfleet_analytics", "INSERT INTO meters (meter_id) VALUES ('m')"),
         ("energyfleet_analytics", "UPDATE vehicle_current_status SET soc = 1"),
         ("energyfleet_analytics", "SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')"),
+        ("energyfleet_analytics", "SELECT move_retention_floor(now(), 400)"),
+        ("energyfleet_analytics", "SELECT drop_oldest_history_partition('meter_telemetry_history')"),
+        ("energyfleet_analytics", "UPDATE meter_clock_evidence SET late_readings = 0"),
+        ("energyfleet_ingestion", "UPDATE retention SET floor_day = '2099-01-01'"),
         ("energyfleet_ingestion", "DELETE FROM meter_telemetry_history"),
         ("energyfleet_ingestion", "UPDATE meter_telemetry_history SET kwh_consumed_ac = 0"),
         ("energyfleet_ingestion", "UPDATE alembic_version SET version_num = '1'"),

@@ -9,7 +9,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from ingestion_svc import writer as writer_module
+from ingestion_svc import known_devices
 from ingestion_svc.decode import MeterRow, VehicleRow
 from ingestion_svc.writer import Writer, Written
 from ingestion_svc.writer_sql import METERS, VEHICLES, AnyRow, Target
@@ -18,6 +18,13 @@ from shared.db.engine import connection_parameters
 from shared.errors import DatabaseUnavailable
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us
 from tests.builders import NOW_US
+
+
+@pytest.fixture(params=["careful", "appending"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of writing must give the same; here even a single reading may be appended."""
+    monkeypatch.setattr(known_devices, "APPEND_MIN_READINGS", 1 if request.param == "appending" else 10**9)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -181,9 +188,35 @@ async def test_a_locked_table_is_given_up_after_the_timeout_and_leaves_no_sessio
 async def test_the_keys_that_a_writer_remembers_are_bounded(
     ingestion_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "DEVICE_KEYS_MAX", 10)
+    monkeypatch.setattr(known_devices, "DEVICE_KEYS_MAX", 10)
     async with writing(ingestion_url, METERS) as writer:
         for _ in range(2):
             for start in range(0, 50, 5):
                 await writer.write([MeterRow(f"m{start + at}", NOW_US, 1.0, None) for at in range(5)])
-                assert len(writer._device_keys) <= 10
+                assert len(writer._devices.keys) <= 10
+                assert writer._devices._newest_us.keys() <= writer._devices.keys.keys()
+
+
+async def test_days_that_the_database_keeps_no_more_cost_their_own_rows_only(
+    ingestion_url: str, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("""
+            CREATE OR REPLACE FUNCTION ensure_history_partition(parent text, day date) RETURNS boolean
+            LANGUAGE plpgsql AS $$ BEGIN
+                IF day < '2026-01-01' THEN
+                    RAISE EXCEPTION 'before the floor' USING ERRCODE = 'datetime_field_overflow';
+                END IF;
+                RETURN false;
+            END $$
+        """)
+        day = f"{datetime_from_us(NOW_US):%Y%m%d}"
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS meter_telemetry_history_{day} PARTITION OF meter_telemetry_history"
+            " FOR VALUES FROM ('2026-02-10 00:00:00+00') TO ('2026-02-11 00:00:00+00')"
+        )
+    rows = meter_rows(20)
+    rows[3] = rows[3]._replace(ts_us=NOW_US - 100 * US_PER_DAY)
+    async with writing(ingestion_url, METERS) as writer:
+        assert await writer.write(rows) == Written(refused=[3])
+    assert totals(database_url)[0] == 19

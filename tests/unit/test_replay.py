@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
+from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryResponse, IngestionSummary, RejectedReading
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
@@ -199,22 +200,27 @@ def test_a_survey_finds_the_oldest_and_the_newest_reading_in_any_order() -> None
 
 
 def test_each_reading_knows_its_line_and_bad_lines_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = a_recording(f"{HEADER}\n{GOOD}\nbad\n\n{GOOD}\n{GOOD}\n").lines()
-    part = replay.Part()
-    (request,) = replay._requests("a file", lines, part)
-    assert (len(request.readings), list(part.numbers), part.bad, part.complete) == (3, [2, 5, 6], 1, True)
+    tally = replay.Tally()
+    recording = a_recording(f"{HEADER}\n{GOOD}\nbad\n\n{GOOD}\n{GOOD}\n")
+    ((request, numbers),) = replay._requests(recording, tally)
+    assert (len(request.readings), list(numbers), tally.bad) == (3, [2, 5, 6], 1)
     assert capsys.readouterr().err == "a file:3: 1 cells in a table of 8 columns\n"
 
 
-def test_long_recordings_go_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "READINGS_PER_STREAM", 5)
-    monkeypatch.setattr(replay, "READINGS_PER_MESSAGE", 2)
-    lines = a_recording(f"{HEADER}\n" + f"{GOOD}\n" * 7).lines()
-    sizes, complete, numbers = [], [], []
-    for _ in range(2):
-        part = replay.Part()
-        sizes.append([len(request.readings) for request in replay._requests("a file", lines, part)])
-        complete.append(part.complete)
-        numbers += list(part.numbers)
-    assert (sizes, complete) == ([[2, 2, 1], [2]], [False, True])
-    assert numbers == list(range(2, 9))
+def test_long_recordings_go_out_in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "READINGS_PER_MESSAGE", 3)
+    recording = a_recording(f"{HEADER}\n" + f"{GOOD}\n" * 7)
+    numbers = [list(numbers) for _, numbers in replay._requests(recording, replay.Tally())]
+    assert numbers == [[2, 3, 4], [5, 6, 7], [8]]
+
+
+def test_what_is_refused_is_told_with_its_line_and_what_is_settled_forgotten(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = replay.Report("a file")
+    report.expect(1, [2, 3])
+    report.expect(2, [5, 8])
+    summary = IngestionSummary(rejections=[RejectedReading(sequence=2, index=1, field="meter.voltage")])
+    report.answered(ExchangeTelemetryResponse(committed_sequence=2, summary=summary))
+    assert capsys.readouterr().err.startswith("a file:8: meter.voltage ")
+    assert (report.told, report._numbers) == (1, {})

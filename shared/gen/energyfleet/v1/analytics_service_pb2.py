@@ -27,29 +27,31 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&energyfleet/v1/analytics_service.proto\x12\x0e\x65nergyfleet.v1\x1a\x1e\x65nergyfleet/v1/telemetry.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\nTimeWindow\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x1cGetVehiclePerformanceRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12*\n\x06window\x18\x02 \x01(\x0b\x32\x1a.energyfleet.v1.TimeWindow\"\x80\x04\n\x1dGetVehiclePerformanceResponse\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12*\n\x06window\x18\x02 \x01(\x0b\x32\x1a.energyfleet.v1.TimeWindow\x12\x1d\n\x10kwh_delivered_dc\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fkwh_consumed_ac\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x65\x66\x66iciency_ratio\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08kwh_lost\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12!\n\x14\x61verage_battery_temp\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\x18\n\x10vehicle_readings\x18\x08 \x01(\x03\x12\x16\n\x0emeter_readings\x18\t \x01(\x03\x12\x15\n\x08\x63overage\x18\n \x01(\x01H\x05\x88\x01\x01\x12(\n\x07verdict\x18\x0b \x01(\x0e\x32\x17.energyfleet.v1.Verdict\x12\x16\n\x0everdict_reason\x18\x0c \x01(\t\x12\r\n\x05\x61lert\x18\r \x01(\tB\x13\n\x11_kwh_delivered_dcB\x12\n\x10_kwh_consumed_acB\x13\n\x11_efficiency_ratioB\x0b\n\t_kwh_lostB\x17\n\x15_average_battery_tempB\x0b\n\t_coverage\"-\n\x17GetVehicleStatusRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\"\x87\x01\n\x18GetVehicleStatusResponse\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12/\n\x07reading\x18\x02 \x01(\x0b\x32\x1e.energyfleet.v1.VehicleReading\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x15GetMeterStatusRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\"\x81\x01\n\x16GetMeterStatusResponse\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12-\n\x07reading\x18\x02 \x01(\x0b\x32\x1c.energyfleet.v1.MeterReading\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\x9c\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x1a\n\x16VERDICT_LOW_EFFICIENCY\x10\x02\x12\x17\n\x13VERDICT_IMPLAUSIBLE\x10\x03\x12\x1d\n\x19VERDICT_INSUFFICIENT_DATA\x10\x04\x12\x14\n\x10VERDICT_NO_METER\x10\x05\x32\xd0\x02\n\x10\x41nalyticsService\x12t\n\x15GetVehiclePerformance\x12,.energyfleet.v1.GetVehiclePerformanceRequest\x1a-.energyfleet.v1.GetVehiclePerformanceResponse\x12\x65\n\x10GetVehicleStatus\x12\'.energyfleet.v1.GetVehicleStatusRequest\x1a(.energyfleet.v1.GetVehicleStatusResponse\x12_\n\x0eGetMeterStatus\x12%.energyfleet.v1.GetMeterStatusRequest\x1a&.energyfleet.v1.GetMeterStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&energyfleet/v1/analytics_service.proto\x12\x0e\x65nergyfleet.v1\x1a\x1e\x65nergyfleet/v1/telemetry.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\nTimeWindow\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x1cGetVehiclePerformanceRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12*\n\x06window\x18\x02 \x01(\x0b\x32\x1a.energyfleet.v1.TimeWindow\"\x80\x04\n\x1dGetVehiclePerformanceResponse\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12*\n\x06window\x18\x02 \x01(\x0b\x32\x1a.energyfleet.v1.TimeWindow\x12\x1d\n\x10kwh_delivered_dc\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fkwh_consumed_ac\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x65\x66\x66iciency_ratio\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08kwh_lost\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12!\n\x14\x61verage_battery_temp\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\x18\n\x10vehicle_readings\x18\x08 \x01(\x03\x12\x16\n\x0emeter_readings\x18\t \x01(\x03\x12\x15\n\x08\x63overage\x18\n \x01(\x01H\x05\x88\x01\x01\x12(\n\x07verdict\x18\x0b \x01(\x0e\x32\x17.energyfleet.v1.Verdict\x12\x16\n\x0everdict_reason\x18\x0c \x01(\t\x12\r\n\x05\x61lert\x18\r \x01(\tB\x13\n\x11_kwh_delivered_dcB\x12\n\x10_kwh_consumed_acB\x13\n\x11_efficiency_ratioB\x0b\n\t_kwh_lostB\x17\n\x15_average_battery_tempB\x0b\n\t_coverage\"\x97\x01\n\rClockEvidence\x12\x38\n\x15newest_age_at_arrival\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rlate_readings\x18\x02 \x01(\x03\x12\x17\n\x0f\x66uture_readings\x18\x03 \x01(\x03\x12\x1c\n\x14\x63onflicting_readings\x18\x04 \x01(\x03\"-\n\x17GetVehicleStatusRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\"\xb5\x01\n\x18GetVehicleStatusResponse\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12/\n\x07reading\x18\x02 \x01(\x0b\x32\x1e.energyfleet.v1.VehicleReading\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05\x63lock\x18\x04 \x01(\x0b\x32\x1d.energyfleet.v1.ClockEvidence\")\n\x15GetMeterStatusRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\"\xaf\x01\n\x16GetMeterStatusResponse\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12-\n\x07reading\x18\x02 \x01(\x0b\x32\x1c.energyfleet.v1.MeterReading\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05\x63lock\x18\x04 \x01(\x0b\x32\x1d.energyfleet.v1.ClockEvidence*\x9c\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x1a\n\x16VERDICT_LOW_EFFICIENCY\x10\x02\x12\x17\n\x13VERDICT_IMPLAUSIBLE\x10\x03\x12\x1d\n\x19VERDICT_INSUFFICIENT_DATA\x10\x04\x12\x14\n\x10VERDICT_NO_METER\x10\x05\x32\xd0\x02\n\x10\x41nalyticsService\x12t\n\x15GetVehiclePerformance\x12,.energyfleet.v1.GetVehiclePerformanceRequest\x1a-.energyfleet.v1.GetVehiclePerformanceResponse\x12\x65\n\x10GetVehicleStatus\x12\'.energyfleet.v1.GetVehicleStatusRequest\x1a(.energyfleet.v1.GetVehicleStatusResponse\x12_\n\x0eGetMeterStatus\x12%.energyfleet.v1.GetMeterStatusRequest\x1a&.energyfleet.v1.GetMeterStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'energyfleet.v1.analytics_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=1225
-  _globals['_VERDICT']._serialized_end=1381
+  _globals['_VERDICT']._serialized_start=1471
+  _globals['_VERDICT']._serialized_end=1627
   _globals['_TIMEWINDOW']._serialized_start=155
   _globals['_TIMEWINDOW']._serialized_end=251
   _globals['_GETVEHICLEPERFORMANCEREQUEST']._serialized_start=253
   _globals['_GETVEHICLEPERFORMANCEREQUEST']._serialized_end=347
   _globals['_GETVEHICLEPERFORMANCERESPONSE']._serialized_start=350
   _globals['_GETVEHICLEPERFORMANCERESPONSE']._serialized_end=862
-  _globals['_GETVEHICLESTATUSREQUEST']._serialized_start=864
-  _globals['_GETVEHICLESTATUSREQUEST']._serialized_end=909
-  _globals['_GETVEHICLESTATUSRESPONSE']._serialized_start=912
-  _globals['_GETVEHICLESTATUSRESPONSE']._serialized_end=1047
-  _globals['_GETMETERSTATUSREQUEST']._serialized_start=1049
-  _globals['_GETMETERSTATUSREQUEST']._serialized_end=1090
-  _globals['_GETMETERSTATUSRESPONSE']._serialized_start=1093
-  _globals['_GETMETERSTATUSRESPONSE']._serialized_end=1222
-  _globals['_ANALYTICSSERVICE']._serialized_start=1384
-  _globals['_ANALYTICSSERVICE']._serialized_end=1720
+  _globals['_CLOCKEVIDENCE']._serialized_start=865
+  _globals['_CLOCKEVIDENCE']._serialized_end=1016
+  _globals['_GETVEHICLESTATUSREQUEST']._serialized_start=1018
+  _globals['_GETVEHICLESTATUSREQUEST']._serialized_end=1063
+  _globals['_GETVEHICLESTATUSRESPONSE']._serialized_start=1066
+  _globals['_GETVEHICLESTATUSRESPONSE']._serialized_end=1247
+  _globals['_GETMETERSTATUSREQUEST']._serialized_start=1249
+  _globals['_GETMETERSTATUSREQUEST']._serialized_end=1290
+  _globals['_GETMETERSTATUSRESPONSE']._serialized_start=1293
+  _globals['_GETMETERSTATUSRESPONSE']._serialized_end=1468
+  _globals['_ANALYTICSSERVICE']._serialized_start=1630
+  _globals['_ANALYTICSSERVICE']._serialized_end=1966
 # @@protoc_insertion_point(module_scope)

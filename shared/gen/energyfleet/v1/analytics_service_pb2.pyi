@@ -218,6 +218,48 @@ class GetVehiclePerformanceResponse(_message.Message):
 Global___GetVehiclePerformanceResponse: _TypeAlias = GetVehiclePerformanceResponse  # noqa: Y015
 
 @_typing.final
+class ClockEvidence(_message.Message):
+    """How far the clock and the connection of a device can be trusted, as seen when its readings arrived. Counted by
+    ingestion and written down every ten seconds or so.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_AGE_AT_ARRIVAL_FIELD_NUMBER: _builtins.int
+    LATE_READINGS_FIELD_NUMBER: _builtins.int
+    FUTURE_READINGS_FIELD_NUMBER: _builtins.int
+    CONFLICTING_READINGS_FIELD_NUMBER: _builtins.int
+    late_readings: _builtins.int
+    """Readings that were stored after a newer one of the same device: a lower bound, since a service that was started anew
+    does not know what was newest. Readings that are sent again are not late.
+    """
+    future_readings: _builtins.int
+    """Readings that were rejected because their timestamp was too far ahead of the server's clock."""
+    conflicting_readings: _builtins.int
+    """Readings that were conflicting: other values for a timestamp that was taken."""
+    @_builtins.property
+    def newest_age_at_arrival(self) -> _duration_pb2.Duration:
+        """The age of the device's newest reading when it arrived: the server's clock less the timestamp. Negative when the
+        device's clock is ahead. Absent: only rejected readings came.
+        """
+
+    def __init__(
+        self,
+        *,
+        newest_age_at_arrival: _duration_pb2.Duration | None = ...,
+        late_readings: _builtins.int = ...,
+        future_readings: _builtins.int = ...,
+        conflicting_readings: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest_age_at_arrival", b"newest_age_at_arrival"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting_readings", b"conflicting_readings", "future_readings", b"future_readings", "late_readings", b"late_readings", "newest_age_at_arrival", b"newest_age_at_arrival"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClockEvidence: _TypeAlias = ClockEvidence  # noqa: Y015
+
+@_typing.final
 class GetVehicleStatusRequest(_message.Message):
     """Which vehicle."""
 
@@ -248,6 +290,7 @@ class GetVehicleStatusResponse(_message.Message):
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     @_builtins.property
@@ -258,16 +301,21 @@ class GetVehicleStatusResponse(_message.Message):
     def age(self) -> _duration_pb2.Duration:
         """The server's clock less the reading's timestamp; negative when the device's clock is ahead. Absent with `reading`."""
 
+    @_builtins.property
+    def clock(self) -> Global___ClockEvidence:
+        """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
+
     def __init__(
         self,
         *,
         vehicle_id: _builtins.str = ...,
         reading: _telemetry_pb2.VehicleReading | None = ...,
         age: _duration_pb2.Duration | None = ...,
+        clock: Global___ClockEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "reading", b"reading"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "reading", b"reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,6 +352,7 @@ class GetMeterStatusResponse(_message.Message):
     METER_ID_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     @_builtins.property
@@ -314,16 +363,21 @@ class GetMeterStatusResponse(_message.Message):
     def age(self) -> _duration_pb2.Duration:
         """The server's clock less the reading's timestamp; negative when the device's clock is ahead. Absent with `reading`."""
 
+    @_builtins.property
+    def clock(self) -> Global___ClockEvidence:
+        """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
+
     def __init__(
         self,
         *,
         meter_id: _builtins.str = ...,
         reading: _telemetry_pb2.MeterReading | None = ...,
         age: _duration_pb2.Duration | None = ...,
+        clock: Global___ClockEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "reading", b"reading"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "meter_id", b"meter_id", "reading", b"reading"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "meter_id", b"meter_id", "reading", b"reading"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

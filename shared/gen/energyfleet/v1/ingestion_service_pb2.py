@@ -26,39 +26,47 @@ from energyfleet.v1 import telemetry_pb2 as energyfleet_dot_v1_dot_telemetry__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&energyfleet/v1/ingestion_service.proto\x12\x0e\x65nergyfleet.v1\x1a\x1e\x65nergyfleet/v1/telemetry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"E\n\x16StreamTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17StreamTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"E\n\x16IngestTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17IngestTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\xda\x01\n\x10IngestionSummary\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x11\n\tduplicate\x18\x03 \x01(\x04\x12\x13\n\x0b\x63onflicting\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\x12\x33\n\nrejections\x18\x06 \x03(\x0b\x32\x1f.energyfleet.v1.RejectedReading\x12\x35\n\tconflicts\x18\x07 \x03(\x0b\x32\".energyfleet.v1.ConflictingReading\"u\n\x0fRejectedReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12/\n\x06reason\x18\x03 \x01(\x0e\x32\x1f.energyfleet.v1.RejectionReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"e\n\x12\x43onflictingReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\x07Mapping\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x11MapVehicleRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x12MapVehicleResponse\x12(\n\x07mapping\x18\x01 \x01(\x0b\x32\x17.energyfleet.v1.Mapping\x12\'\n\x06\x63losed\x18\x02 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\"b\n\x13ListMappingsRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x14ListMappingsResponse\x12)\n\x08mappings\x18\x01 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x9e\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REJECTION_REASON_MISSING\x10\x01\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x02\x12!\n\x1dREJECTION_REASON_OUT_OF_RANGE\x10\x03\x12 \n\x1cREJECTION_REASON_TOO_PRECISE\x10\x04\x12\x1e\n\x1aREJECTION_REASON_IN_FUTURE\x10\x05\x12\x1c\n\x18REJECTION_REASON_TOO_OLD\x10\x06\x12(\n$REJECTION_REASON_REFUSED_BY_DATABASE\x10\x07\x32\x8c\x03\n\x10IngestionService\x12\x64\n\x0fStreamTelemetry\x12&.energyfleet.v1.StreamTelemetryRequest\x1a\'.energyfleet.v1.StreamTelemetryResponse(\x01\x12\x62\n\x0fIngestTelemetry\x12&.energyfleet.v1.IngestTelemetryRequest\x1a\'.energyfleet.v1.IngestTelemetryResponse\x12S\n\nMapVehicle\x12!.energyfleet.v1.MapVehicleRequest\x1a\".energyfleet.v1.MapVehicleResponse\x12Y\n\x0cListMappings\x12#.energyfleet.v1.ListMappingsRequest\x1a$.energyfleet.v1.ListMappingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&energyfleet/v1/ingestion_service.proto\x12\x0e\x65nergyfleet.v1\x1a\x1e\x65nergyfleet/v1/telemetry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"E\n\x16StreamTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17StreamTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\x8b\x01\n\x18\x45xchangeTelemetryRequest\x12\x30\n\x07opening\x18\x01 \x01(\x0b\x32\x1f.energyfleet.v1.ExchangeOpening\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12+\n\x08readings\x18\x03 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"7\n\x0f\x45xchangeOpening\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x12\n\nvehicle_id\x18\x02 \x01(\t\"\x9a\x01\n\x19\x45xchangeTelemetryResponse\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.energyfleet.v1.ExchangeOpened\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x04\x12\x31\n\x07summary\x18\x03 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\x8a\x01\n\x0e\x45xchangeOpened\x12:\n\x16newest_meter_timestamp\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x18newest_vehicle_timestamp\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x16IngestTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17IngestTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\xda\x01\n\x10IngestionSummary\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x11\n\tduplicate\x18\x03 \x01(\x04\x12\x13\n\x0b\x63onflicting\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\x12\x33\n\nrejections\x18\x06 \x03(\x0b\x32\x1f.energyfleet.v1.RejectedReading\x12\x35\n\tconflicts\x18\x07 \x03(\x0b\x32\".energyfleet.v1.ConflictingReading\"\x87\x01\n\x0fRejectedReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12/\n\x06reason\x18\x03 \x01(\x0e\x32\x1f.energyfleet.v1.RejectionReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"w\n\x12\x43onflictingReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"\x98\x01\n\x07Mapping\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x11MapVehicleRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x12MapVehicleResponse\x12(\n\x07mapping\x18\x01 \x01(\x0b\x32\x17.energyfleet.v1.Mapping\x12\'\n\x06\x63losed\x18\x02 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\"b\n\x13ListMappingsRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x14ListMappingsResponse\x12)\n\x08mappings\x18\x01 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x9e\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REJECTION_REASON_MISSING\x10\x01\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x02\x12!\n\x1dREJECTION_REASON_OUT_OF_RANGE\x10\x03\x12 \n\x1cREJECTION_REASON_TOO_PRECISE\x10\x04\x12\x1e\n\x1aREJECTION_REASON_IN_FUTURE\x10\x05\x12\x1c\n\x18REJECTION_REASON_TOO_OLD\x10\x06\x12(\n$REJECTION_REASON_REFUSED_BY_DATABASE\x10\x07\x32\xfa\x03\n\x10IngestionService\x12\x64\n\x0fStreamTelemetry\x12&.energyfleet.v1.StreamTelemetryRequest\x1a\'.energyfleet.v1.StreamTelemetryResponse(\x01\x12l\n\x11\x45xchangeTelemetry\x12(.energyfleet.v1.ExchangeTelemetryRequest\x1a).energyfleet.v1.ExchangeTelemetryResponse(\x01\x30\x01\x12\x62\n\x0fIngestTelemetry\x12&.energyfleet.v1.IngestTelemetryRequest\x1a\'.energyfleet.v1.IngestTelemetryResponse\x12S\n\nMapVehicle\x12!.energyfleet.v1.MapVehicleRequest\x1a\".energyfleet.v1.MapVehicleResponse\x12Y\n\x0cListMappings\x12#.energyfleet.v1.ListMappingsRequest\x1a$.energyfleet.v1.ListMappingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'energyfleet.v1.ingestion_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REJECTIONREASON']._serialized_start=1428
-  _globals['_REJECTIONREASON']._serialized_end=1714
+  _globals['_REJECTIONREASON']._serialized_start=1962
+  _globals['_REJECTIONREASON']._serialized_end=2248
   _globals['_STREAMTELEMETRYREQUEST']._serialized_start=123
   _globals['_STREAMTELEMETRYREQUEST']._serialized_end=192
   _globals['_STREAMTELEMETRYRESPONSE']._serialized_start=194
   _globals['_STREAMTELEMETRYRESPONSE']._serialized_end=270
-  _globals['_INGESTTELEMETRYREQUEST']._serialized_start=272
-  _globals['_INGESTTELEMETRYREQUEST']._serialized_end=341
-  _globals['_INGESTTELEMETRYRESPONSE']._serialized_start=343
-  _globals['_INGESTTELEMETRYRESPONSE']._serialized_end=419
-  _globals['_INGESTIONSUMMARY']._serialized_start=422
-  _globals['_INGESTIONSUMMARY']._serialized_end=640
-  _globals['_REJECTEDREADING']._serialized_start=642
-  _globals['_REJECTEDREADING']._serialized_end=759
-  _globals['_CONFLICTINGREADING']._serialized_start=761
-  _globals['_CONFLICTINGREADING']._serialized_end=862
-  _globals['_MAPPING']._serialized_start=865
-  _globals['_MAPPING']._serialized_end=1017
-  _globals['_MAPVEHICLEREQUEST']._serialized_start=1019
-  _globals['_MAPVEHICLEREQUEST']._serialized_end=1128
-  _globals['_MAPVEHICLERESPONSE']._serialized_start=1130
-  _globals['_MAPVEHICLERESPONSE']._serialized_end=1233
-  _globals['_LISTMAPPINGSREQUEST']._serialized_start=1235
-  _globals['_LISTMAPPINGSREQUEST']._serialized_end=1333
-  _globals['_LISTMAPPINGSRESPONSE']._serialized_start=1335
-  _globals['_LISTMAPPINGSRESPONSE']._serialized_end=1425
-  _globals['_INGESTIONSERVICE']._serialized_start=1717
-  _globals['_INGESTIONSERVICE']._serialized_end=2113
+  _globals['_EXCHANGETELEMETRYREQUEST']._serialized_start=273
+  _globals['_EXCHANGETELEMETRYREQUEST']._serialized_end=412
+  _globals['_EXCHANGEOPENING']._serialized_start=414
+  _globals['_EXCHANGEOPENING']._serialized_end=469
+  _globals['_EXCHANGETELEMETRYRESPONSE']._serialized_start=472
+  _globals['_EXCHANGETELEMETRYRESPONSE']._serialized_end=626
+  _globals['_EXCHANGEOPENED']._serialized_start=629
+  _globals['_EXCHANGEOPENED']._serialized_end=767
+  _globals['_INGESTTELEMETRYREQUEST']._serialized_start=769
+  _globals['_INGESTTELEMETRYREQUEST']._serialized_end=838
+  _globals['_INGESTTELEMETRYRESPONSE']._serialized_start=840
+  _globals['_INGESTTELEMETRYRESPONSE']._serialized_end=916
+  _globals['_INGESTIONSUMMARY']._serialized_start=919
+  _globals['_INGESTIONSUMMARY']._serialized_end=1137
+  _globals['_REJECTEDREADING']._serialized_start=1140
+  _globals['_REJECTEDREADING']._serialized_end=1275
+  _globals['_CONFLICTINGREADING']._serialized_start=1277
+  _globals['_CONFLICTINGREADING']._serialized_end=1396
+  _globals['_MAPPING']._serialized_start=1399
+  _globals['_MAPPING']._serialized_end=1551
+  _globals['_MAPVEHICLEREQUEST']._serialized_start=1553
+  _globals['_MAPVEHICLEREQUEST']._serialized_end=1662
+  _globals['_MAPVEHICLERESPONSE']._serialized_start=1664
+  _globals['_MAPVEHICLERESPONSE']._serialized_end=1767
+  _globals['_LISTMAPPINGSREQUEST']._serialized_start=1769
+  _globals['_LISTMAPPINGSREQUEST']._serialized_end=1867
+  _globals['_LISTMAPPINGSRESPONSE']._serialized_start=1869
+  _globals['_LISTMAPPINGSRESPONSE']._serialized_end=1959
+  _globals['_INGESTIONSERVICE']._serialized_start=2251
+  _globals['_INGESTIONSERVICE']._serialized_end=2757
 # @@protoc_insertion_point(module_scope)

@@ -114,6 +114,134 @@ class StreamTelemetryResponse(_message.Message):
 Global___StreamTelemetryResponse: _TypeAlias = StreamTelemetryResponse  # noqa: Y015
 
 @_typing.final
+class ExchangeTelemetryRequest(_message.Message):
+    """Some readings of an exchange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENING_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    READINGS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The request's number: greater than that of the request before it in this stream. Gaps are fine. 0 only where
+    `readings` is empty.
+    """
+    @_builtins.property
+    def opening(self) -> Global___ExchangeOpening:
+        """Asks what is known of the devices behind this stream. In the first request only; absent: nothing is asked."""
+
+    @_builtins.property
+    def readings(self) -> _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.Telemetry]:
+        """0 to 10,000 readings, in any order. A hundred or more in a request are several times cheaper than one."""
+
+    def __init__(
+        self,
+        *,
+        opening: Global___ExchangeOpening | None = ...,
+        sequence: _builtins.int = ...,
+        readings: _abc.Iterable[_telemetry_pb2.Telemetry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening", "readings", b"readings", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTelemetryRequest: _TypeAlias = ExchangeTelemetryRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeOpening(_message.Message):
+    """Who is at the other end of an exchange. Either, both or none of the ids may be given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter whose readings will come. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Empty: none."""
+    vehicle_id: _builtins.str
+    """The vehicle whose readings will come. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Empty: none."""
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        vehicle_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeOpening: _TypeAlias = ExchangeOpening  # noqa: Y015
+
+@_typing.final
+class ExchangeTelemetryResponse(_message.Message):
+    """How an exchange goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    COMMITTED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    committed_sequence: _builtins.int
+    """Every request of this stream with a `sequence` up to this one is settled. 0: none yet."""
+    @_builtins.property
+    def opened(self) -> Global___ExchangeOpened:
+        """The answer to `opening`, in the first response. Absent: none was asked for, or it was given before."""
+
+    @_builtins.property
+    def summary(self) -> Global___IngestionSummary:
+        """What became of the requests that were settled since the previous response. In its lists `sequence` names the request
+        and `index` counts from 0 within it.
+        """
+
+    def __init__(
+        self,
+        *,
+        opened: Global___ExchangeOpened | None = ...,
+        committed_sequence: _builtins.int = ...,
+        summary: Global___IngestionSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opened", b"opened", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_sequence", b"committed_sequence", "opened", b"opened", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTelemetryResponse: _TypeAlias = ExchangeTelemetryResponse  # noqa: Y015
+
+@_typing.final
+class ExchangeOpened(_message.Message):
+    """What is known of the devices behind an exchange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_METER_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    NEWEST_VEHICLE_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def newest_meter_timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The newest committed timestamp of the meter. Absent: it was not asked for, or has sent nothing."""
+
+    @_builtins.property
+    def newest_vehicle_timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The newest committed timestamp of the vehicle. Absent: it was not asked for, or has sent nothing."""
+
+    def __init__(
+        self,
+        *,
+        newest_meter_timestamp: _timestamp_pb2.Timestamp | None = ...,
+        newest_vehicle_timestamp: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest_meter_timestamp", b"newest_meter_timestamp", "newest_vehicle_timestamp", b"newest_vehicle_timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_meter_timestamp", b"newest_meter_timestamp", "newest_vehicle_timestamp", b"newest_vehicle_timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeOpened: _TypeAlias = ExchangeOpened  # noqa: Y015
+
+@_typing.final
 class IngestTelemetryRequest(_message.Message):
     """Some readings."""
 
@@ -223,6 +351,7 @@ class RejectedReading(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The reading's position in the call or stream, counted from 0."""
     field: _builtins.str
@@ -231,6 +360,8 @@ class RejectedReading(_message.Message):
     """The reason, for programs."""
     description: _builtins.str
     """The reason for people, with what would be accepted."""
+    sequence: _builtins.int
+    """In an exchange, the request that the reading came in; `index` then counts within that request. 0 otherwise."""
     def __init__(
         self,
         *,
@@ -238,10 +369,11 @@ class RejectedReading(_message.Message):
         field: _builtins.str = ...,
         reason: Global___RejectionReason.ValueType = ...,
         description: _builtins.str = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "index", b"index", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "index", b"index", "reason", b"reason", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,10 +388,13 @@ class ConflictingReading(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The reading's position in the call or stream, counted from 0."""
     device_id: _builtins.str
     """The device that sent it."""
+    sequence: _builtins.int
+    """In an exchange, the request that the reading came in; `index` then counts within that request. 0 otherwise."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The timestamp that was taken."""
@@ -270,10 +405,11 @@ class ConflictingReading(_message.Message):
         index: _builtins.int = ...,
         device_id: _builtins.str = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "index", b"index", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "index", b"index", "sequence", b"sequence", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,11 @@ class IngestionServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.StreamTelemetryRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.StreamTelemetryResponse.FromString,
                 _registered_method=True)
+        self.ExchangeTelemetry = channel.stream_stream(
+                '/energyfleet.v1.IngestionService/ExchangeTelemetry',
+                request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ExchangeTelemetryRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ExchangeTelemetryResponse.FromString,
+                _registered_method=True)
         self.IngestTelemetry = channel.unary_unary(
                 '/energyfleet.v1.IngestionService/IngestTelemetry',
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.IngestTelemetryRequest.SerializeToString,
@@ -90,6 +95,33 @@ class IngestionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExchangeTelemetry(self, request_iterator, context):
+        """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
+        `sequence`; every answer has a `committed_sequence`: all requests up to it are settled for good, stored or not, and
+        the client may forget them. Answers are coalesced: there are fewer of them than requests.
+
+        For a client, in C or otherwise:
+        - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may
+        be deleted;
+        - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
+        sequences or with new ones; what had been committed after all is counted as duplicate;
+        - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
+        is stopping: reconnect at once;
+        - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
+        1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+        - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
+        what is later has to be sent again.
+
+        Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
+        (then the server stops reading from it), 30 seconds to take an answer.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+        there are too many streams or a device sends faster than it may, the message says which; without it when answers are
+        not taken in time or a message is over 4 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IngestTelemetry(self, request, context):
         """Takes 0 to 10,000 readings in one call and answers when they are committed.
         Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
@@ -124,6 +156,11 @@ def add_IngestionServiceServicer_to_server(servicer, server):
                     servicer.StreamTelemetry,
                     request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.StreamTelemetryRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.StreamTelemetryResponse.SerializeToString,
+            ),
+            'ExchangeTelemetry': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExchangeTelemetry,
+                    request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ExchangeTelemetryRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ExchangeTelemetryResponse.SerializeToString,
             ),
             'IngestTelemetry': grpc.unary_unary_rpc_method_handler(
                     servicer.IngestTelemetry,
@@ -177,6 +214,33 @@ class IngestionService:
             '/energyfleet.v1.IngestionService/StreamTelemetry',
             energyfleet_dot_v1_dot_ingestion__service__pb2.StreamTelemetryRequest.SerializeToString,
             energyfleet_dot_v1_dot_ingestion__service__pb2.StreamTelemetryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeTelemetry(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/energyfleet.v1.IngestionService/ExchangeTelemetry',
+            energyfleet_dot_v1_dot_ingestion__service__pb2.ExchangeTelemetryRequest.SerializeToString,
+            energyfleet_dot_v1_dot_ingestion__service__pb2.ExchangeTelemetryResponse.FromString,
             options,
             channel_credentials,
             insecure,

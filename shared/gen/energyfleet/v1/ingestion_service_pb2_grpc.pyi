@@ -51,6 +51,29 @@ class IngestionServiceStub:
     in a message; the server stops reading from a stream that is too far ahead of the database.
     Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
     """
+    ExchangeTelemetry: _grpc.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]
+    """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
+    `sequence`; every answer has a `committed_sequence`: all requests up to it are settled for good, stored or not, and
+    the client may forget them. Answers are coalesced: there are fewer of them than requests.
+
+    For a client, in C or otherwise:
+    - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may
+      be deleted;
+    - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
+      sequences or with new ones; what had been committed after all is counted as duplicate;
+    - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
+      is stopping: reconnect at once;
+    - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
+      1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+    - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
+      what is later has to be sent again.
+
+    Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
+    (then the server stops reading from it), 30 seconds to take an answer.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+    there are too many streams or a device sends faster than it may, the message says which; without it when answers are
+    not taken in time or a message is over 4 MiB.
+    """
     IngestTelemetry: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]
     """Takes 0 to 10,000 readings in one call and answers when they are committed.
     Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
@@ -89,6 +112,29 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
     in a message; the server stops reading from a stream that is too far ahead of the database.
     Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+    """
+    ExchangeTelemetry: _aio.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]  # type: ignore[assignment]
+    """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
+    `sequence`; every answer has a `committed_sequence`: all requests up to it are settled for good, stored or not, and
+    the client may forget them. Answers are coalesced: there are fewer of them than requests.
+
+    For a client, in C or otherwise:
+    - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may
+      be deleted;
+    - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
+      sequences or with new ones; what had been committed after all is counted as duplicate;
+    - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
+      is stopping: reconnect at once;
+    - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
+      1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+    - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
+      what is later has to be sent again.
+
+    Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
+    (then the server stops reading from it), 30 seconds to take an answer.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+    there are too many streams or a device sends faster than it may, the message says which; without it when answers are
+    not taken in time or a message is over 4 MiB.
     """
     IngestTelemetry: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]  # type: ignore[assignment]
     """Takes 0 to 10,000 readings in one call and answers when they are committed.
@@ -131,6 +177,35 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
         in a message; the server stops reading from a stream that is too far ahead of the database.
         Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def ExchangeTelemetry(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ingestion_service_pb2.ExchangeTelemetryRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ingestion_service_pb2.ExchangeTelemetryResponse], _abc.AsyncIterator[_ingestion_service_pb2.ExchangeTelemetryResponse]]:
+        """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
+        `sequence`; every answer has a `committed_sequence`: all requests up to it are settled for good, stored or not, and
+        the client may forget them. Answers are coalesced: there are fewer of them than requests.
+
+        For a client, in C or otherwise:
+        - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may
+          be deleted;
+        - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
+          sequences or with new ones; what had been committed after all is counted as duplicate;
+        - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
+          is stopping: reconnect at once;
+        - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
+          1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+        - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
+          what is later has to be sent again.
+
+        Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
+        (then the server stops reading from it), 30 seconds to take an answer.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+        there are too many streams or a device sends faster than it may, the message says which; without it when answers are
+        not taken in time or a message is over 4 MiB.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,44 @@
+"""`energyfleet maintain`: what the ingestion service does every hour, for cron."""
+
+from psycopg import AsyncConnection, Error
+
+from fleetcli.console import note, say
+from fleetcli.options import run
+from fleetcli.stack import database
+from shared.config import IngestionSettings, read_settings
+from shared.db.engine import connection_parameters
+from shared.db.migrate import DatabaseUnreachable, require_usable_database
+from shared.db.retention import Maintained
+from shared.db.retention import maintain as maintain_partitions
+from shared.timestamps import system_clock
+
+APPLICATION_NAME = "energyfleet maintain"
+
+
+def maintain() -> None:
+    """Create the coming week's partitions and drop those that retention no longer keeps.
+
+    Needs no more than the ingestion service's rights. Safe to repeat, and beside services that run. Readings of the
+    last 30 days are kept whatever ENERGYFLEET_RETENTION_DAYS says; current status and hourly sums are kept for good.
+    """
+    settings = read_settings(IngestionSettings)
+    with database(settings) as used:
+        done = run(_maintain(used.ingestion_url, settings.retention_days))
+    for name in done.created:
+        say(f"created {name}")
+    for name in done.dropped:
+        say(f"dropped {name}")
+    for name in done.in_use:
+        note(f"{name} is in use; what is left of it to drop is dropped the next time")
+    floor = "no day was dropped yet" if done.floor_day.year == 1 else f"readings are kept from {done.floor_day} on"
+    say(f"{len(done.created)} partitions created, {len(done.dropped)} dropped; {floor}.")
+
+
+async def _maintain(url: str, retention_days: int) -> Maintained:
+    await require_usable_database(url, APPLICATION_NAME)
+    parameters = connection_parameters(url, APPLICATION_NAME, statement_timeout="60s")
+    try:
+        async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
+            return await maintain_partitions(connection, system_clock(), retention_days)
+    except (Error, OSError) as error:
+        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error

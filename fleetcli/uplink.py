@@ -1,0 +1,272 @@
+"""The reference client of `ExchangeTelemetry`: what a device does to lose nothing and to have nothing counted twice.
+
+    async with Uplink(channel, address) as uplink:
+        await uplink.send(ExchangeTelemetryRequest(readings=...))    # waits only while the buffer is full
+        await uplink.flush()                                         # until all of it is settled
+    uplink.totals                                                    # stored, duplicate, conflicting, rejected
+
+Four rules, in the order of their importance; firmware in C follows the same ones:
+
+1. A request is kept until a `committed_sequence` reaches its `sequence`, and no longer.
+2. A stream that ends, however it ends, is followed by a new one that begins with the oldest request still kept.
+3. Before that it waits as the service says, or else longer each time; not at all after OK.
+4. A status that sending again cannot change is told instead of retried.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from energyfleet.v1.ingestion_service_pb2 import (
+    ExchangeOpened,
+    ExchangeOpening,
+    ExchangeTelemetryRequest,
+    ExchangeTelemetryResponse,
+    IngestionSummary,
+)
+from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+
+from fleetcli.channel import service_errors
+from fleetcli.errors import ServiceError, StreamCutShort
+
+BUFFER_MAX_READINGS = 20_000
+"""What the service takes of a stream before it acknowledges: a larger buffer would only wait elsewhere."""
+
+BUFFER_MAX_REQUESTS = 1_000
+"""The service's other bound on a stream."""
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+"""A minute: a fleet of 10,000 that comes back over a minute is 170 streams a second, which the service takes."""
+
+CLOSE_TIMEOUT_S = 5.0
+"""What the service gets to end a stream of which everything is settled."""
+
+NEVER_SUCCEEDS = frozenset(
+    {"INVALID_ARGUMENT", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
+)
+"""Statuses that sending again does not change, unless they come with `google.rpc.RetryInfo`."""
+
+# The stubs know neither a stream without an iterator nor what `read` gives at the end.
+_FROM_WRITES: Any = None
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]
+
+Failure = ServiceError | StreamCutShort
+OnAnswer = Callable[[ExchangeTelemetryResponse], None]
+OnWait = Callable[[Failure, float], None]
+
+
+def backoff_s(failures: int, retry_after_s: float | None, first_s: float = BACKOFF_FIRST_S) -> float:
+    """Seconds to wait after so many failures in a row, the last of which said when to retry, or not (None)."""
+    longest = min(first_s * 2.0 ** min(failures - 1, 30), BACKOFF_MAX_S) if retry_after_s is None else retry_after_s
+    return longest * random.uniform(0.5, 1.0)
+
+
+class Uplink:
+    """A device's way to the service, as an asynchronous context manager; sends from its start, ends after `flush`."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        address: str,
+        *,
+        opening: ExchangeOpening | None = None,
+        on_answer: OnAnswer | None = None,
+        on_wait: OnWait | None = None,
+        buffer_max_readings: int = BUFFER_MAX_READINGS,
+        backoff_first_s: float = BACKOFF_FIRST_S,
+        patience_s: float | None = None,
+    ) -> None:
+        """`address` is for messages only, the channel is the caller's to close.
+
+        `on_answer` sees every answer: which requests are settled, which readings were rejected or conflicting.
+        `on_wait` learns why the last stream failed and how many seconds pass before the next. `patience_s` is how long
+        failures may go on before the last one is raised; None: for ever, as a device does.
+        """
+        self.totals = IngestionSummary()
+        """Counts of all that is settled, and the first rejections and conflicts as the answers listed them."""
+        self.settled_sequence = 0
+        """Every request up to this one is settled."""
+        self.streams = 0
+        """Streams that were opened: 1 where nothing went wrong."""
+        self._stub = IngestionServiceStub(channel)
+        self._address = address
+        self._opening = opening
+        self._opened: ExchangeOpened | None = None
+        self._on_answer = on_answer
+        self._on_wait = on_wait
+        self._max_readings = buffer_max_readings
+        self._backoff_first_s = backoff_first_s
+        self._patience_s = patience_s
+        self._kept: deque[ExchangeTelemetryRequest] = deque()
+        self._kept_readings = 0
+        self._written = 0  # so many of `_kept`, from the left, are on their way over the present stream
+        self._last_sequence = 0
+        self._closing = False
+        self._answered = False  # by the present stream
+        self._one_by_one = False  # since the last stream's reason was lost; until something is settled
+        self._to_write = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._run())
+        self._running.add_done_callback(lambda _: self._progress.set())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                await self.close()
+        finally:
+            await self._stop()
+
+    async def send(self, request: ExchangeTelemetryRequest) -> int:
+        """Keeps a request until it is settled, and gives it its sequence, which is returned. It is ours from now on.
+
+        Waits while the buffer has no room; a request larger than the buffer waits until it is alone. Raises
+        ServiceError or StreamCutShort once the service's answer, or the end of patience, is final.
+        """
+        readings = len(request.readings)
+        await self._until(lambda: not self._kept or self._has_room(readings))
+        self._last_sequence += 1
+        request.sequence = self._last_sequence
+        self._kept.append(request)
+        self._kept_readings += readings
+        self._to_write.set()
+        return self._last_sequence
+
+    async def flush(self) -> None:
+        """Waits until everything sent so far is settled. Raises like `send`."""
+        last = self._last_sequence
+        await self._until(lambda: self.settled_sequence >= last)
+
+    async def opened(self) -> ExchangeOpened:
+        """What the service knew of the devices in `opening`: where to resume after a power cut. Raises like `send`."""
+        assert self._opening is not None, "nothing was asked"
+        await self._until(lambda: self._opened is not None)
+        assert self._opened is not None
+        return self._opened
+
+    async def close(self) -> None:
+        """Flushes, and lets the service end the stream. Raises like `send`."""
+        await self.flush()
+        self._closing = True
+        self._to_write.set()
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=CLOSE_TIMEOUT_S)
+        await self._stop()
+
+    async def _stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    def _has_room(self, readings: int) -> bool:
+        return self._kept_readings + readings <= self._max_readings and len(self._kept) < BUFFER_MAX_REQUESTS
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert self._running is not None, "an uplink is an asynchronous context manager"
+            if self._running.done():
+                self._running.result()
+                raise RuntimeError("the uplink is closed")
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def _run(self) -> None:
+        """One stream after the other until closed. Raises what cannot be mended."""
+        loop = asyncio.get_running_loop()
+        failures, failing_since = 0, 0.0
+        while not (self._closing and not self._kept):
+            failure: Failure | None = None
+            try:
+                with service_errors(self._address):
+                    await self._exchange()
+            except (ServiceError, StreamCutShort) as error:
+                failure = error
+                self._one_by_one = isinstance(error, StreamCutShort)
+            if self._answered:
+                failures = 0
+            if self._closing or (failure is None and self._answered):
+                continue
+            # OK before any answer counts as a failure: a service that stops must not be asked in a circle.
+            failure = failure or StreamCutShort(self._address)
+            retry_after_s = failure.retry_after_s if isinstance(failure, ServiceError) else None
+            if isinstance(failure, ServiceError) and failure.code in NEVER_SUCCEEDS and retry_after_s is None:
+                raise failure
+            failures += 1
+            failing_since = loop.time() if failures == 1 else failing_since
+            wait_s = backoff_s(failures, retry_after_s, self._backoff_first_s)
+            if self._patience_s is not None and loop.time() + wait_s > failing_since + self._patience_s:
+                raise failure
+            if self._on_wait is not None:
+                self._on_wait(failure, wait_s)
+            await asyncio.sleep(wait_s)
+
+    async def _exchange(self) -> None:
+        """One stream to its end, whatever that is.
+
+        grpc.aio forgets the status where a write is under way when it comes (grpc #36066). The stream after such a one
+        therefore begins with a single request: if that is what the service refuses, its reason is learnt.
+        """
+        self._written, self._answered = 0, False
+        self.streams += 1
+        call: Any = self._stub.ExchangeTelemetry(_FROM_WRITES)
+        writing = asyncio.create_task(self._write(call))
+        try:
+            while (answer := await call.read()) is not _END:
+                self._take(answer)
+        finally:
+            writing.cancel()  # not before the end: a write that is cancelled ends the call
+            await asyncio.wait([writing])
+            call.cancel()
+
+    async def _write(self, call: Any) -> None:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            if self._opening is not None and self._opened is None:
+                await call.write(ExchangeTelemetryRequest(opening=self._opening))
+            while True:
+                while self._written < (min(1, len(self._kept)) if self._one_by_one else len(self._kept)):
+                    self._written += 1  # first: the answer may come before `write` returns
+                    await call.write(self._kept[self._written - 1])
+                if self._closing:
+                    break
+                self._to_write.clear()
+                await self._to_write.wait()
+            await call.done_writing()
+
+    def _take(self, answer: ExchangeTelemetryResponse) -> None:
+        if answer.HasField("opened"):
+            self._opened = answer.opened
+        if self._on_answer is not None:
+            self._on_answer(answer)
+        self._answered = True
+        while self._written and self._kept[0].sequence <= answer.committed_sequence:
+            settled = self._kept.popleft()
+            self._written -= 1
+            self._kept_readings -= len(settled.readings)
+            self.settled_sequence = settled.sequence
+            if self._one_by_one:
+                self._one_by_one = False
+                self._to_write.set()
+        _add(self.totals, answer.summary)
+        self._progress.set()
+
+
+def _add(totals: IngestionSummary, summary: IngestionSummary) -> None:
+    totals.received += summary.received
+    totals.stored += summary.stored
+    totals.duplicate += summary.duplicate
+    totals.conflicting += summary.conflicting
+    totals.rejected += summary.rejected
+    # As many as one answer may list: `on_answer` has them all.
+    totals.rejections.extend(summary.rejections[: max(0, 100 - len(totals.rejections))])
+    totals.conflicts.extend(summary.conflicts[: max(0, 100 - len(totals.conflicts))])

@@ -1,0 +1,222 @@
+"""What readings say of their devices' clocks: collected in memory, added to the database every ten seconds.
+
+Fed from outcomes: a reading counts once it is stored, so that a resend is not late and nothing is counted of what was
+never committed. Late means: stored after a newer reading of the same device that this process stored since it started.
+To hold each reading against the database's current status would be exact, and dearer than all of this; so a device
+that comes back through another process, or after a restart, has its first reading taken for timely. The counts are a
+lower bound, the newest reading's age is exact. Device time itself is never rewritten.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
+from ingestion_svc.writer import Written
+from shared.db.clock_evidence import EvidenceRow, add_meter_evidence, add_vehicle_evidence
+
+_log = structlog.get_logger()
+
+FLUSH_INTERVAL_S = 10.0
+"""What a person who watches a device waits for at most; a tenth of it would cost as much as the readings themselves."""
+
+DEVICES_MAX = 50_000
+"""Devices of a kind that are remembered, about 200 bytes each: five times the fleet that one process is meant for."""
+
+CHUNK_DEVICES = 500
+"""Devices in one statement: packing them holds the event loop up for some milliseconds."""
+
+FLUSH_TIMEOUT_S = 10.0
+"""A database that takes longer gets the rest with the next flush."""
+
+AddRows = Callable[[AsyncConnection[Any], Sequence[EvidenceRow]], Awaitable[None]]
+
+
+class DeviceClocks:
+    """What was seen of one kind of device since the last flush, and each one's newest timestamp since the start."""
+
+    def __init__(self) -> None:
+        self.not_kept = 0
+        """Readings that were not counted for want of room."""
+        self._newest_us: dict[str, int] = {}
+        self._arrived_us: dict[str, int] = {}
+        self._late: Counter[str] = Counter()
+        self._future: Counter[str] = Counter()
+        self._conflicting: Counter[str] = Counter()
+
+    def stored(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], arrived_us: int) -> None:
+        """Takes in readings that were stored, in the order of their coming."""
+        newest_us, arrived = self._newest_us, self._arrived_us
+        for row in rows:
+            device_id, ts_us = row[0], row[1]
+            if ts_us > newest_us.get(device_id, -1):
+                newest_us[device_id] = ts_us
+                arrived[device_id] = arrived_us
+            else:
+                self._late[device_id] += 1
+        if len(newest_us) > DEVICES_MAX or len(self._late) > DEVICES_MAX:
+            self._forget()
+
+    def conflicting(self, device_ids: Sequence[str]) -> None:
+        """Takes in one conflicting reading of each device named."""
+        self._count(self._conflicting, device_ids)
+
+    def future(self, device_ids: Sequence[str]) -> None:
+        """Takes in one future-rejected reading of each device named. Anybody can name devices: hence the bound."""
+        self._count(self._future, device_ids)
+
+    def _count(self, counts: Counter[str], device_ids: Sequence[str]) -> None:
+        for device_id in device_ids:
+            if device_id in counts or len(counts) < DEVICES_MAX:
+                counts[device_id] += 1
+            else:
+                self.not_kept += 1
+
+    def take(self) -> list[EvidenceRow]:
+        """What was collected, a row for each device; begins anew but for the newest timestamps."""
+        arrived, late, future, conflicting = self._arrived_us, self._late, self._future, self._conflicting
+        self._arrived_us, self._late, self._future, self._conflicting = {}, Counter(), Counter(), Counter()
+        newest_us = self._newest_us
+        return [
+            EvidenceRow(
+                device_id,
+                newest_us[device_id] if device_id in arrived else None,
+                arrived[device_id] - newest_us[device_id] if device_id in arrived else None,
+                late[device_id],
+                future[device_id],
+                conflicting[device_id],
+            )
+            for device_id in arrived.keys() | late.keys() | future.keys() | conflicting.keys()
+        ]
+
+    def put_back(self, rows: Sequence[EvidenceRow]) -> None:
+        """Takes in again what was not written down."""
+        for row in rows:
+            ts_us, age_us = row.newest_ts_us, row.newest_age_us
+            # Unless a newer one has come meanwhile.
+            if ts_us is not None and age_us is not None and self._newest_us.get(row.device_id, -1) <= ts_us:
+                self._newest_us[row.device_id] = ts_us
+                self._arrived_us[row.device_id] = ts_us + age_us
+            for counts, more in (
+                (self._late, row.late_readings),
+                (self._future, row.future_readings),
+                (self._conflicting, row.conflicting_readings),
+            ):
+                if more:
+                    counts[row.device_id] += more
+
+    def _forget(self) -> None:
+        """Makes room: forgets the newest timestamps of devices that sent nothing since the last flush, or else all."""
+        self._newest_us = {device_id: self._newest_us[device_id] for device_id in self._arrived_us}
+        if len(self._newest_us) > DEVICES_MAX // 2 or len(self._late) > DEVICES_MAX // 2:
+            self.not_kept += len(self._arrived_us) + self._late.total()
+            self._newest_us, self._arrived_us, self._late = {}, {}, Counter()
+
+
+class ClockEvidence:
+    """Collects the evidence of both kinds of device and adds it to the database, in the background and at the end."""
+
+    def __init__(self, parameters: Mapping[str, Any], *, interval_s: float = FLUSH_INTERVAL_S) -> None:
+        self._parameters = dict(parameters)
+        self._interval_s = interval_s
+        self._meters = DeviceClocks()
+        self._vehicles = DeviceClocks()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to write down, in the running event loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Writes down what is left, where the database lets us."""
+        self._closing.set()
+        if self._task is not None:
+            await self._task
+        await self.flush()
+
+    def rejected(self, decoded: Decoded) -> None:
+        """Takes in what a message had of readings in the future."""
+        if decoded.future_meter_ids:
+            self._meters.future(decoded.future_meter_ids)
+        if decoded.future_vehicle_ids:
+            self._vehicles.future(decoded.future_vehicle_ids)
+
+    def settled(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], written: Written, arrived_us: int) -> None:
+        """Takes in the outcome of rows of one kind that arrived together, in the order of their coming."""
+        clocks = self._meters if isinstance(rows[0], MeterRow) else self._vehicles
+        if written.conflicts:
+            clocks.conflicting([rows[at][0] for at in written.conflicts])
+        if written.duplicates or written.conflicts or written.refused:
+            rows = _stored(rows, written)
+        clocks.stored(rows, arrived_us)
+
+    async def flush(self) -> None:
+        """Writes down what was collected; never raises.
+
+        What surely failed stays for the next time. Where the connection broke in the middle nobody knows, and that
+        chunk is not repeated: evidence may be missing, but is never counted twice.
+        """
+        todo = [*_chunks(self._meters, add_meter_evidence), *_chunks(self._vehicles, add_vehicle_evidence)]
+        self._log_not_kept()
+        try:
+            if todo:
+                async with (
+                    asyncio.timeout(FLUSH_TIMEOUT_S),
+                    await AsyncConnection.connect(**self._parameters, autocommit=True) as connection,
+                ):
+                    # Nobody is told that evidence is durable: no commit of it has to wait for the disk.
+                    await connection.execute("SET synchronous_commit = off")
+                    while todo:
+                        await _write(connection, todo)
+        except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
+            _log.warning("clock_evidence_not_written", error=str(error) or type(error).__name__)
+        finally:
+            for clocks, rows, _ in todo:
+                clocks.put_back(rows)
+
+    def _log_not_kept(self) -> None:
+        not_kept = self._meters.not_kept + self._vehicles.not_kept
+        if not_kept:
+            _log.warning("clock_evidence_not_kept", readings=not_kept)
+            self._meters.not_kept = self._vehicles.not_kept = 0
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            with suppress(TimeoutError):
+                jitter = random.uniform(0.9, 1.1)  # noqa: S311 (jitter protects nothing)
+                await asyncio.wait_for(self._closing.wait(), self._interval_s * jitter)
+                return
+            await self.flush()
+
+
+Chunk = tuple[DeviceClocks, Sequence[EvidenceRow], AddRows]
+
+
+async def _write(connection: AsyncConnection[Any], todo: list[Chunk]) -> None:
+    """Writes the last chunk, and leaves it in place where the database refused it."""
+    clocks, rows, add = todo.pop()
+    try:
+        await add(connection, rows)
+    except psycopg.Error as error:
+        if error.sqlstate is not None:
+            todo.append((clocks, rows, add))
+        raise
+
+
+def _stored(rows: Sequence[Any], written: Written) -> list[Any]:
+    others = {*written.duplicates, *written.conflicts, *written.refused}
+    return [row for at, row in enumerate(rows) if at not in others]
+
+
+def _chunks(clocks: DeviceClocks, add: AddRows) -> Iterator[Chunk]:
+    rows = clocks.take()
+    for start in range(0, len(rows), CHUNK_DEVICES):
+        yield clocks, rows[start : start + CHUNK_DEVICES], add

@@ -1,0 +1,165 @@
+"""Live readings and backlog apart: a device that comes back with hours of readings must not slow the others.
+
+A sender is **live** while it has few readings in flight, and **catching up** from the moment that it has more until all
+of them are settled and it has been quiet for a moment. Live senders come first wherever there is a queue: a part of the
+memory is kept for them, a batch takes their readings before any backlog, and backlog is decoded in small slices, one at
+a time. Senders that catch up take turns, a slice each. While live readings arrive, batches take little backlog and
+leave the processors a pause between two of backlog alone; without them backlog fills whole batches at once.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import Any
+
+from ingestion_svc.receipt import Sender, Submission
+
+LIVE_MAX_READINGS = 200
+"""In flight: what both sides of a charger send in an hour and a half at one-minute readings."""
+
+CATCHING_UP_MEMORY_S = 1.0
+"""A sender that was catching up a second ago still is: between two of its batches it has nothing in flight."""
+
+LIVE_MEMORY_S = 1.0
+"""A fleet of 10,000 that reports once a minute sends every 6 ms; a second without is a lull."""
+
+LIVE_RESERVE = 5
+"""One part in so many of the memory for readings is for live senders alone."""
+
+BACKLOG_BESIDE_LIVE_MAX_READINGS = 250
+"""Backlog in a batch while live readings arrive: some 3 ms of PostgreSQL, about what a commit takes anyway."""
+
+BACKLOG_BESIDE_LIVE_PAUSE_S = 0.01
+"""Before a batch of backlog alone while live readings arrive: some 40,000 readings a second still come through."""
+
+BACKLOG_SLICE_READINGS = 100
+"""Backlog that is decoded at a stretch, some 0.3 ms: a live reading passes the event loop a dozen times."""
+
+
+def is_live(sender: Sender, readings: int, now_s: float) -> bool:
+    """Whether a sender that wants to send some readings is live; notes it where it is not."""
+    if sender.in_flight + readings > LIVE_MAX_READINGS:
+        sender.catching_up_until_s = now_s + CATCHING_UP_MEMORY_S
+        sender.catching_up = True
+    elif sender.in_flight == 0 and now_s >= sender.catching_up_until_s:
+        sender.catching_up = False
+    return not sender.catching_up
+
+
+class Room:
+    """The memory for readings in flight. Who finds none waits, in the order of coming, live senders first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._free = capacity
+        self._live_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._others_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def taken(self) -> int:
+        """Readings in flight."""
+        return self._capacity - self._free
+
+    async def take(self, readings: int, *, live: bool) -> None:
+        """Waits until there is room for so many more readings, and takes it."""
+        waiting = self._live_waiting if live else self._others_waiting
+        if not waiting and self._fits(readings, live=live):
+            self._free -= readings
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append((readings, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(readings)
+            raise
+
+    def give_back(self, readings: int) -> None:
+        """Gives room back for readings that have left memory."""
+        self._free += readings
+        for waiting, live in ((self._live_waiting, True), (self._others_waiting, False)):
+            while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], live=live)):
+                wanted, turn = waiting.popleft()
+                if not turn.done():
+                    self._free -= wanted
+                    turn.set_result(None)
+
+    def _fits(self, readings: int, *, live: bool) -> bool:
+        reserve = 0 if live else self._capacity // LIVE_RESERVE
+        return readings <= self._free - reserve or self._free == self._capacity
+
+
+class Traffic:
+    """Whether live readings arrive, as all queues see it."""
+
+    def __init__(self) -> None:
+        self._last_live_s = float("-inf")
+
+    def live_came(self, now_s: float) -> None:
+        """Notes a live reading."""
+        self._last_live_s = now_s
+
+    def has_live(self, now_s: float) -> bool:
+        """Whether there was one a moment ago."""
+        return now_s - self._last_live_s < LIVE_MEMORY_S
+
+
+class FairQueue:
+    """The submissions that wait for one writer."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.readings = 0
+        self._traffic = traffic
+        self._live: deque[Submission[Any]] = deque()
+        self._catching_up: OrderedDict[Sender, deque[Submission[Any]]] = OrderedDict()
+        self._waiting_since_s = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._live or self._catching_up)
+
+    def put(self, submission: Submission[Any], now_s: float) -> None:
+        """Adds a submission at the end of its sender's."""
+        if not self:
+            self._waiting_since_s = now_s
+        sender = submission.receipt.sender
+        if sender.catching_up:
+            self._catching_up.setdefault(sender, deque()).append(submission)
+        else:
+            self._live.append(submission)
+            if sender.sent_before:  # the first readings of a stream do not tell yet
+                self._traffic.live_came(now_s)
+        self.readings += len(submission.rows)
+
+    def waiting_s(self, now_s: float) -> float:
+        """For how long something has been waiting here."""
+        return now_s - self._waiting_since_s
+
+    def pause_s(self, now_s: float) -> float:
+        """How long to leave what is here for the sake of live readings: 0 where there are some here, or none arrive."""
+        return 0.0 if self._live or not self._traffic.has_live(now_s) else BACKLOG_BESIDE_LIVE_PAUSE_S
+
+    def take(self, most: int, now_s: float) -> list[Submission[Any]]:
+        """Whole submissions up to the one with which `most` readings are reached, in a fair order."""
+        batch: list[Submission[Any]] = []
+        readings = 0
+        while self._live and readings < most:
+            batch.append(self._live.popleft())
+            readings += len(batch[-1].rows)
+        if self._traffic.has_live(now_s):
+            most = min(most, readings + BACKLOG_BESIDE_LIVE_MAX_READINGS)
+        while self._catching_up and readings < most:
+            sender, its = self._catching_up.popitem(last=False)
+            batch.append(its.popleft())
+            readings += len(batch[-1].rows)
+            if its:
+                self._catching_up[sender] = its  # at the end: the others first
+        self.readings -= readings
+        return batch
+
+    def take_all(self) -> list[Submission[Any]]:
+        """Everything, for an outage."""
+        everything = [*self._live, *(submission for its in self._catching_up.values() for submission in its)]
+        self._live.clear()
+        self._catching_up.clear()
+        self.readings = 0
+        return everything

@@ -1,0 +1,164 @@
+"""What ingestion tells of itself; `docs/METRICS.md` is the table for operators.
+
+Observed once for a message or a batch, never for a reading.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ingestion_svc.decode import Decoded
+from ingestion_svc.writer import Written
+from shared.errors import DatabaseUnavailable
+from shared.metrics import LATENCY_BUCKETS_S, event_loop_lag
+
+BATCH_BUCKETS_READINGS = (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+"""From a lonely unary call to the largest batch that can be configured."""
+
+STREAMING_RPCS = ("StreamTelemetry", "ExchangeTelemetry")
+
+REFUSED_BY_DATABASE = "refused_by_database"
+
+UNLISTED = "unlisted"
+"""The reason of a message's rejected readings beyond those that its answer lists."""
+
+CONNECTION_LOST = "none"
+"""In place of a SQLSTATE class where the database said nothing: it could not be reached, or was too slow."""
+
+DEFECT = "defect"
+"""In place of a SQLSTATE class where the failure was ours."""
+
+
+class IngestionMetrics:
+    """The metrics of one ingestion process. `reasons` names the numbers of rejection reasons."""
+
+    def __init__(self, registry: CollectorRegistry, reasons: Mapping[int, str]) -> None:
+        self.event_loop_lag = event_loop_lag(registry)
+        self._registry = registry
+        self._reasons = reasons
+        readings = Counter(
+            "energyfleet_ingestion_readings_total",
+            "Readings whose outcome is known",
+            ["outcome"],
+            registry=registry,
+        )
+        self._stored = readings.labels("stored")
+        self._duplicate = readings.labels("duplicate")
+        self._conflicting = readings.labels("conflicting")
+        self._rejected = readings.labels("rejected")
+        self._failed = readings.labels("failed")
+        self._rejections = Counter(
+            "energyfleet_ingestion_rejections_total", "Rejected readings by reason", ["reason"], registry=registry
+        )
+        for reason in {*reasons.values(), REFUSED_BY_DATABASE, UNLISTED}:
+            self._rejections.labels(reason)
+        self._batch_readings = Histogram(
+            "energyfleet_ingestion_batch_readings",
+            "Readings of a batch",
+            buckets=BATCH_BUCKETS_READINGS,
+            registry=registry,
+        )
+        self._batch_age = Histogram(
+            "energyfleet_ingestion_batch_age_seconds",
+            "How long the oldest reading of a batch had waited when the batch was closed",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self._commit = Histogram(
+            "energyfleet_ingestion_commit_seconds",
+            "From a batch's way to the database to its COMMIT; failed attempts are not in it",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self._ack = Histogram(
+            "energyfleet_ingestion_ack_seconds",
+            "From the queueing of a message's readings to their outcome, retries included",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self._inflight = Gauge(
+            "energyfleet_ingestion_inflight_readings",
+            "Readings in memory whose outcome is not known yet",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._open_streams = Gauge(
+            "energyfleet_ingestion_open_streams",
+            "Streams that clients hold open",
+            ["rpc"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        for rpc in STREAMING_RPCS:
+            self._open_streams.labels(rpc)
+        self._write_failures = Counter(
+            "energyfleet_ingestion_write_failures_total",
+            "Failed attempts to commit a batch, by the SQLSTATE class of what the database said",
+            ["sqlstate_class"],
+            registry=registry,
+        )
+        self._partitions_ahead: Gauge | None = None
+
+    def came(self, decoded: Decoded) -> None:
+        """A message was taken: counts what `decode` rejected of it."""
+        if not decoded.rejected:
+            return
+        self._rejected.inc(decoded.rejected)
+        for rejection in decoded.rejections:
+            self._rejections.labels(self._reasons.get(rejection.reason, UNLISTED)).inc()
+        unlisted = decoded.rejected - len(decoded.rejections)
+        if unlisted:
+            self._rejections.labels(UNLISTED).inc(unlisted)
+
+    def batch_closed(self, readings: int, age_s: float) -> None:
+        """A batch goes to the writer; its oldest reading has waited for so long."""
+        self._batch_readings.observe(readings)
+        self._batch_age.observe(age_s)
+
+    def committed(self, readings: int, written: Written, took_s: float) -> None:
+        """A batch of so many readings was committed."""
+        refused = len(written.refused)
+        self._stored.inc(readings - len(written.duplicates) - len(written.conflicts) - refused)
+        self._duplicate.inc(len(written.duplicates))
+        self._conflicting.inc(len(written.conflicts))
+        if refused:
+            self._rejected.inc(refused)
+            self._rejections.labels(REFUSED_BY_DATABASE).inc(refused)
+        self._commit.observe(took_s)
+
+    def settled(self, waited_s: Iterable[float]) -> None:
+        """Messages got their outcome, having waited for so long each."""
+        for each in waited_s:
+            self._ack.observe(each)
+
+    def write_failed(self, error: Exception) -> None:
+        """An attempt to commit failed."""
+        if isinstance(error, DatabaseUnavailable):
+            sqlstate_class = error.sqlstate[:2] if error.sqlstate else CONNECTION_LOST
+        else:
+            sqlstate_class = DEFECT
+        self._write_failures.labels(sqlstate_class).inc()
+
+    def gave_up(self, readings: int) -> None:
+        """So many readings will not be committed; their senders are told to send them again."""
+        self._failed.inc(readings)
+
+    def set_inflight(self, readings: int) -> None:
+        """So many readings are in memory."""
+        self._inflight.set(readings)
+
+    def open_stream(self, rpc: str) -> AbstractContextManager[None]:
+        """Counts a stream of one of STREAMING_RPCS for as long as the context lasts."""
+        return self._open_streams.labels(rpc).track_inprogress()
+
+    def set_partitions_ahead(self, days: float) -> None:
+        """There are history partitions for so many whole days after today. Unless somebody looks, nothing is told."""
+        if self._partitions_ahead is None:
+            self._partitions_ahead = Gauge(
+                "energyfleet_ingestion_partitions_ahead_days",
+                "Whole days after today that have a history partition, on both sides",
+                multiprocess_mode="livemostrecent",
+                registry=self._registry,
+            )
+        self._partitions_ahead.set(days)

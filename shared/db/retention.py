@@ -1,0 +1,113 @@
+"""Partitions and retention: creates the coming days, moves the floor, drops the days before it.
+
+The stored floor only moves forward, to so many days before the earlier of two clocks, ours and the database's. It is
+committed before anything is dropped. From then on the database refuses the days before it, so that a late batch can
+not bring back a day whose duplicates are forgotten. Current status and hourly rollups stay.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from psycopg import AsyncConnection, errors
+
+from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
+from shared.timestamps import datetime_from_us, us_from_datetime
+
+# The names of what was created.
+_CREATE_AHEAD = """
+    SELECT parent || '_' || to_char(day, 'YYYYMMDD')
+    FROM unnest(%(parents)s::text[]) AS parent,
+        generate_series(%(first)s::date, %(last)s::date, interval '1 day') AS day
+    WHERE CASE WHEN day >= (SELECT floor_day FROM retention) THEN ensure_history_partition(parent, day::date) END
+    ORDER BY day, parent
+"""
+
+_MOVE_FLOOR = "SELECT move_retention_floor(%(now)s, %(retention_days)s)"
+
+_DROP_OLDEST = "SELECT drop_oldest_history_partition(%(parent)s)"
+
+_FLOOR = "SELECT floor_day FROM retention"
+
+# Which days from the first to the last one have partitions in every history table.
+_COVERED = """
+    SELECT day::date
+    FROM generate_series(%(first)s::date, %(last)s::date, interval '1 day') AS day
+    WHERE NOT EXISTS (
+        SELECT FROM unnest(%(parents)s::text[]) AS parent
+        WHERE to_regclass(parent || '_' || to_char(day, 'YYYYMMDD')) IS NULL
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What one round did: the partitions' names, in the order in which it did it."""
+
+    floor_day: date
+    """The first UTC day whose readings are kept."""
+    created: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    in_use: list[str] = field(default_factory=list)
+    """The history tables from which nothing could be dropped in time; the next round tries again."""
+
+    @property
+    def floor_us(self) -> int:
+        """The earliest timestamp that is kept, in microseconds."""
+        return us_from_day(self.floor_day)
+
+
+async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days: int) -> Maintained:
+    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it.
+
+    The connection commits by itself (autocommit): the floor before the first drop, and every drop for itself, so that
+    the locks are short. Safe from several processes at once. Raises the driver's errors.
+    """
+    assert connection.autocommit
+    created = await create_ahead(connection, now_us)
+    floor_day = await _one(connection, _MOVE_FLOOR, now=datetime_from_us(now_us), retention_days=retention_days)
+    done = Maintained(floor_day, created)
+    for parent in HISTORY_TABLES:
+        try:
+            while name := await _one(connection, _DROP_OLDEST, parent=parent):
+                done.dropped.append(name)
+        except errors.LockNotAvailable:
+            done.in_use.append(parent)
+    return done
+
+
+async def create_ahead(connection: AsyncConnection[Any], now_us: int) -> list[str]:
+    """Creates the partitions from yesterday to a week ahead where they are missing; the names of those it created."""
+    cursor = await connection.execute(_CREATE_AHEAD, _days(now_us, -1))
+    return [name for (name,) in await cursor.fetchall()]
+
+
+async def days_ahead(connection: AsyncConnection[Any], now_us: int) -> int:
+    """How many days after today have their partitions, without a gap, a week at most; -1 where today's is missing."""
+    days = _days(now_us, 0)
+    covered = {day for (day,) in await (await connection.execute(_COVERED, days)).fetchall()}
+    ahead = -1
+    while days["first"] + timedelta(days=ahead + 1) in covered:
+        ahead += 1
+    return ahead
+
+
+async def retention_floor_us(connection: AsyncConnection[Any]) -> int:
+    """The earliest timestamp that the database takes, in microseconds."""
+    return us_from_day(await _one(connection, _FLOOR))
+
+
+def us_from_day(day: date) -> int:
+    """The microsecond at which a UTC day begins."""
+    return us_from_datetime(datetime(day.year, day.month, day.day, tzinfo=UTC))
+
+
+def _days(now_us: int, first: int) -> dict[str, Any]:
+    today = datetime_from_us(now_us).date()
+    last = today + timedelta(days=DAYS_AHEAD)
+    return {"parents": list(HISTORY_TABLES), "first": today + timedelta(days=first), "last": last}
+
+
+async def _one(connection: AsyncConnection[Any], query: str, **parameters: Any) -> Any:
+    row = await (await connection.execute(query, parameters)).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,144 @@
+"""Metrics of ourselves, in Prometheus' text format over HTTP, on a port of their own.
+
+A process that serves alone exports its own registry. Workers behind one port would each answer a scrape in turn, with
+a share of the truth: they keep their values in memory-mapped files instead (prometheus-client's multiprocess mode), in
+a directory of their supervisor, which exports the sum. A file belongs to a worker's number rather than to a process
+id: a restarted worker goes on counting where the killed one stopped, and the files never become more.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, start_http_server, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.process_collector import ProcessCollector
+
+from shared.config import ServingSettings
+from shared.errors import StartRefused
+
+_log = structlog.get_logger()
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Where a worker keeps its values; prometheus-client reads it when it is imported."""
+
+LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 90.0)
+"""From what a commit takes at best to the longest that a transaction may take."""
+
+LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""A loop that comes a second late is in trouble, however much later it comes."""
+
+WATCH_INTERVAL_S = 0.25
+"""Often enough to meet a loop that is held up; costs nothing."""
+
+
+class MetricsAddressTaken(StartRefused):
+    """The metrics cannot be served where they should be."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"cannot serve metrics on {address}: it is in use, not of this machine, or the certificate is unreadable"
+        )
+
+
+def new_registry() -> CollectorRegistry:
+    """An empty registry. Switches off the `_created` series, which Prometheus would store and nobody asks for."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
+    return CollectorRegistry()
+
+
+def own_registry() -> CollectorRegistry:
+    """A registry with what is to be said of this process as such: `process_*`."""
+    registry = new_registry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def keep_values_for_supervisor(worker: int) -> None:
+    """Makes the metrics that are created from now on keep their values in the files of a worker's number."""
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]  # it has no types
+
+
+def registry_of_workers(directory: Path) -> CollectorRegistry:
+    """A registry that tells the sum of what workers keep in a directory."""
+    registry = new_registry()
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]  # it has no types
+    return registry
+
+
+def forget_worker(directory: Path, worker: int) -> None:
+    """Takes a dead worker's gauges out of the sum. What it has counted stays."""
+    mark_process_dead(worker, str(directory))  # type: ignore[no-untyped-call]  # it has no types
+
+
+def event_loop_lag(registry: CollectorRegistry) -> Histogram:
+    """The metric for `watching_event_loop`, common to all services."""
+    return Histogram(
+        "energyfleet_event_loop_lag_seconds",
+        "How much later than asked for the event loop ran a timer",
+        buckets=LAG_BUCKETS_S,
+        registry=registry,
+    )
+
+
+@asynccontextmanager
+async def watching_event_loop(lag: Histogram, look: Callable[[], None]) -> AsyncIterator[None]:
+    """Meanwhile observes the event loop's lag, and calls `look`, every WATCH_INTERVAL_S."""
+    task = asyncio.create_task(_watch_event_loop(lag, look))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch_event_loop(lag: Histogram, look: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + WATCH_INTERVAL_S
+        await asyncio.sleep(WATCH_INTERVAL_S)
+        lag.observe(max(0.0, loop.time() - due))
+        look()
+
+
+@asynccontextmanager
+async def exporting(
+    address: str | None, registry: CollectorRegistry, settings: ServingSettings
+) -> AsyncIterator[str | None]:
+    """Meanwhile serves a registry on HOST:PORT, over TLS where the service itself does; None: serves nothing.
+
+    Gives the address with the port that it got. Raises MetricsAddressTaken. Scrapes are answered in threads of their
+    own, and a client that only connects holds up nobody.
+    """
+    if address is None:
+        yield None
+        return
+    host, _, port = address.rpartition(":")
+    start = partial(
+        start_http_server,
+        int(port),
+        host.strip("[]"),
+        registry,
+        certfile=None if settings.tls_cert_file is None else str(settings.tls_cert_file),
+        keyfile=None if settings.tls_key_file is None else str(settings.tls_key_file),
+    )
+    try:
+        server, thread = await asyncio.to_thread(start)  # it asks the name service for the host's name
+    except OSError as error:
+        raise MetricsAddressTaken(address) from error
+    if isinstance(server.socket, ssl.SSLSocket):
+        # Or it would take place in the thread that accepts.
+        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]  # its types leave it out
+    served = f"{host}:{server.server_port}"
+    _log.info("serving_metrics", address=served)
+    try:
+        yield served
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()

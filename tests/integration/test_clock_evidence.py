@@ -1,0 +1,159 @@
+"""What is written down of devices' clocks equals a plain-Python model."""
+
+import random
+from collections import Counter, defaultdict
+from typing import Any
+
+import psycopg
+import pytest
+
+from ingestion_svc import clock_evidence
+from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.decode import Decoded, MeterRow, TimeBounds, VehicleRow, decode
+from ingestion_svc.writer import Written
+from shared.db.embedded import EmbeddedServer
+from shared.db.engine import connection_parameters
+from shared.timestamps import US_PER_SECOND, us_from_datetime
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
+
+_EVIDENCE = """
+    SELECT meter_id, newest_ts, newest_age_us, late_readings, future_readings, conflicting_readings
+    FROM meter_clock_evidence JOIN meters USING (meter_key)
+"""
+
+
+@pytest.fixture
+def parameters(postgres: EmbeddedServer, database: str) -> dict[str, Any]:
+    return connection_parameters(postgres.url(database, role="energyfleet_ingestion"), "test")
+
+
+def register(url: str, *meter_ids: str) -> None:
+    with psycopg.connect(url) as connection:
+        for meter_id in meter_ids:
+            connection.execute("INSERT INTO meters (meter_id) VALUES (%s)", (meter_id,))
+
+
+def written_down(url: str) -> dict[str, tuple[int | None, ...]]:
+    with psycopg.connect(url) as connection:
+        return {
+            meter_id: (None if newest is None else us_from_datetime(newest), *others)
+            for meter_id, newest, *others in connection.execute(_EVIDENCE)
+        }
+
+
+def meter_row(meter_id: str, ts_us: int) -> MeterRow:
+    return MeterRow(meter_id, ts_us, 1.0, None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_evidence_equals_a_plain_model(
+    parameters: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(clock_evidence, "CHUNK_DEVICES", 3)
+    rng = random.Random(seed)
+    ids = [f"m{at}" for at in range(10)]
+    register(database_url, *ids)
+    evidence = ClockEvidence(parameters)
+    newest: dict[str, tuple[int, int]] = {}
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for _ in range(60):
+        now_us = NOW_US + rng.randrange(10**9)
+        rows = [meter_row(rng.choice(ids), NOW_US - rng.randrange(10**12)) for _ in range(rng.randint(1, 20))]
+        outcome = [rng.choice(("stored", "stored", "stored", "duplicates", "conflicts", "refused")) for _ in rows]
+        kinds = {kind: [at for at, each in enumerate(outcome) if each == kind] for kind in outcome if kind != "stored"}
+        for (meter_id, ts_us, *_), each in zip(rows, outcome, strict=True):
+            if each == "conflicts":
+                counts[meter_id]["conflicting"] += 1
+            elif each == "stored":
+                if ts_us > newest.get(meter_id, (0, 0))[0]:
+                    newest[meter_id] = (ts_us, now_us)
+                else:
+                    counts[meter_id]["late"] += 1
+        evidence.settled(rows, Written(**kinds), now_us)
+        future = [rng.choice(ids) for _ in range(rng.randrange(3))]
+        for meter_id in future:
+            counts[meter_id]["future"] += 1
+        evidence.rejected(Decoded(future_meter_ids=future))
+        if rng.random() < 0.2:
+            await evidence.flush()
+    await evidence.close()
+
+    assert written_down(database_url) == {
+        meter_id: (
+            newest[meter_id][0],
+            newest[meter_id][1] - newest[meter_id][0],
+            counts[meter_id]["late"],
+            counts[meter_id]["future"],
+            counts[meter_id]["conflicting"],
+        )
+        for meter_id in ids
+    }
+
+
+async def test_a_rejected_reading_registers_no_device_and_is_evidence_of_a_known_one(
+    parameters: dict[str, Any], database_url: str
+) -> None:
+    register(database_url, "known")
+    ahead_us = NOW_US + 3_600 * US_PER_SECOND
+    readings = [
+        a_meter_reading("known", ahead_us),
+        a_meter_reading("ghost", ahead_us),
+        a_vehicle_reading("ghost", ahead_us),
+        a_meter_reading("known", voltage=-1),
+    ]
+    evidence = ClockEvidence(parameters)
+    decoded = decode(readings, 0, TimeBounds.at(NOW_US, 400))
+    assert (decoded.future_meter_ids, decoded.future_vehicle_ids) == (["known", "ghost"], ["ghost"])
+    assert decoded.arrived_us == NOW_US
+    evidence.rejected(decoded)
+    await evidence.flush()
+
+    assert written_down(database_url) == {"known": (None, None, 0, 1, 0)}
+
+
+async def test_what_could_not_be_written_down_is_written_the_next_time_and_once(
+    parameters: dict[str, Any], database_url: str
+) -> None:
+    register(database_url, "m")
+    evidence = ClockEvidence(parameters)
+    evidence.settled([meter_row("m", NOW_US), meter_row("m", NOW_US - 1)], Written(), NOW_US + 5)
+    host = evidence._parameters["host"]
+    evidence._parameters["host"] = "/nonexistent"
+    await evidence.flush()
+    evidence._parameters["host"] = host
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("REVOKE INSERT ON meter_clock_evidence FROM energyfleet_ingestion")
+        await evidence.flush()
+        assert written_down(database_url) == {}
+        owner.execute("GRANT INSERT ON meter_clock_evidence TO energyfleet_ingestion")
+    await evidence.flush()
+    await evidence.flush()
+
+    assert written_down(database_url) == {"m": (NOW_US, 5, 1, 0, 0)}
+
+
+async def test_two_processes_add_up_and_the_newest_reading_s_age_stays(
+    parameters: dict[str, Any], database_url: str
+) -> None:
+    register(database_url, "m")
+    one, other = ClockEvidence(parameters), ClockEvidence(parameters)
+    one.settled([meter_row("m", NOW_US), meter_row("m", NOW_US - 9)], Written(), NOW_US + 1)
+    other.settled([meter_row("m", NOW_US - 5), meter_row("m", NOW_US - 6)], Written(), NOW_US + 2)
+    await one.close()
+    await other.close()
+
+    assert written_down(database_url) == {"m": (NOW_US, 1, 2, 0, 0)}
+
+
+async def test_memory_is_bounded_whatever_names_are_sent(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock_evidence, "DEVICES_MAX", 100)
+    evidence = ClockEvidence(parameters)
+    for at in range(1_000):
+        evidence.rejected(Decoded(future_vehicle_ids=[f"ghost{at}"]))
+        evidence.settled([VehicleRow(f"v{at}", NOW_US, 1.0, None, None)], Written(), NOW_US)
+
+    assert evidence._vehicles.not_kept >= 900
+    assert len(evidence._vehicles.take()) <= 200
+    assert len(evidence._vehicles._newest_us) <= 101
