@@ -1,7 +1,8 @@
 """Where the README's figures come from: `make bench`.
 
     __main__ -> stream, unary, performance -> figures          (what is measured, and the table)
-    harness -> the database, the services and one client, each a process of its own
+    ack, streams, stall, fairness, soak -> load -> fleetcli.uplink   (ExchangeTelemetry under load; all but ack by name)
+    harness -> the database, the services and the clients, each a process of its own
     readings -> client, raw_copy, history                       (the same readings as messages, as COPY rows, as SQL)
 
 The machine's cores are shared by client, service and database, so a rate is quoted together with its ratio to a

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks import performance, stream, unary
+from benchmarks import ack, fairness, performance, soak, stall, stream, streams, unary
 from benchmarks.client import BenchmarkError
 from benchmarks.figures import Figure, machine_facts, show, write_json
 from benchmarks.harness import Harness
@@ -23,8 +23,19 @@ class Benchmark(StrEnum):
     """What can be measured."""
 
     STREAM = "stream"
+    ACK = "ack"
     UNARY = "unary"
     PERFORMANCE = "performance"
+    STREAMS = "streams"
+    STALL = "stall"
+    FAIRNESS = "fairness"
+    SOAK = "soak"
+
+
+SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE)
+"""Under four minutes together: what `make bench` prints. The others are asked for by name."""
+
+WORKERS = (1, 2)
 
 
 def main(
@@ -34,9 +45,26 @@ def main(
     per_message: Annotated[
         list[int] | None, typer.Option(min=1, max=10_000, help="stream: only this message size; may be repeated.")
     ] = None,
-    streams: Annotated[int, typer.Option(min=1, help="stream: concurrent calls.")] = stream.STREAMS,
+    calls_at_once: Annotated[int, typer.Option("--streams", min=1, help="stream: concurrent calls.")] = stream.STREAMS,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=16, help="Processes of the ingestion service; repeat it for stream and ack, which take each."
+        ),
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(min=4, max=100_000, help="streams: devices, a stream each.")
+    ] = streams.DEVICES,
+    per_connection: Annotated[
+        int, typer.Option(min=1, max=100, help="streams: streams that share a connection; devices have one each.")
+    ] = streams.PER_CONNECTION,
     rate: Annotated[float, typer.Option(min=1, help="unary: calls a second.")] = unary.RATE,
-    seconds: Annotated[float, typer.Option(min=1, help="unary: seconds of calls.")] = unary.SECONDS,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=5, max=7_200, help="How long. Default: ack 10, unary 15, fairness 30, stall 60, streams 300, soak 600."
+        ),
+    ] = None,
     history_rows: Annotated[
         int, typer.Option(min=ROWS_MIN, help="performance: rows stored; 28800000 is the design's figure.")
     ] = performance.HISTORY_ROWS,
@@ -44,7 +72,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
 ) -> None:
     """Measure ingest and query latency with an embedded PostgreSQL and both services on this machine."""
-    chosen = only or list(Benchmark)
+    chosen = only or list(SHORT)
+    process_counts = workers or list(WORKERS)
+    processes = workers[0] if workers else 1
     progress, output = Console(stderr=True), Console()
     if not output.is_terminal:
         output.width = LOG_WIDTH
@@ -58,13 +88,38 @@ def main(
             facts = machine_facts(harness.postgres_version)
             if Benchmark.STREAM in chosen:
                 sizes = per_message or stream.PER_MESSAGE
-                figures += stream.measure(
-                    harness, per_message=sizes, readings=readings, rounds=rounds, streams=streams, tell=tell
-                )
+                for count in process_counts:
+                    figures += stream.measure(
+                        harness,
+                        per_message=sizes,
+                        readings=readings,
+                        rounds=rounds,
+                        streams=calls_at_once,
+                        workers=count,
+                        tell=tell,
+                    )
+            if Benchmark.ACK in chosen:
+                for count in process_counts:
+                    figures += ack.measure(harness, workers=count, seconds=seconds or ack.SECONDS, tell=tell)
             if Benchmark.UNARY in chosen:
-                figures += unary.measure(harness, rate=rate, seconds=seconds, tell=tell)
+                figures += unary.measure(harness, rate=rate, seconds=seconds or unary.SECONDS, tell=tell)
             if Benchmark.PERFORMANCE in chosen:
                 figures += performance.measure(harness, history_rows=history_rows, calls=calls, tell=tell)
+            if Benchmark.STREAMS in chosen:
+                figures += streams.measure(
+                    harness,
+                    devices=devices,
+                    seconds=seconds or streams.SECONDS,
+                    per_connection=per_connection,
+                    workers=processes,
+                    tell=tell,
+                )
+            if Benchmark.STALL in chosen:
+                figures += stall.measure(harness, seconds=seconds or stall.SECONDS, workers=processes, tell=tell)
+            if Benchmark.FAIRNESS in chosen:
+                figures += fairness.measure(harness, seconds=seconds or fairness.SECONDS, workers=processes, tell=tell)
+            if Benchmark.SOAK in chosen:
+                figures += soak.measure(harness, seconds=seconds or soak.SECONDS, workers=processes, tell=tell)
     except BenchmarkError as error:
         progress.print(f"failed: {error}", style="red", markup=False)
         raise typer.Exit(1) from None

@@ -6,6 +6,7 @@ Requests are serialized before the clock starts and sent as bytes: a device's ow
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,15 +75,20 @@ def stream(target: Target, span: Span, per_message: int, streams: int) -> Effort
 
 
 async def _stream(target: Target, requests: Sequence[bytes], count: int, streams: int) -> Effort:
-    async with grpc.aio.insecure_channel(target.address) as channel:
-        await _ready(channel)
-        method = channel.stream_unary(
-            f"{_INGESTION}/StreamTelemetry",
-            request_serializer=_AS_IT_IS,
-            response_deserializer=ingestion_service_pb2.StreamTelemetryResponse.FromString,
-        )
+    async with AsyncExitStack() as stack:
+        # A connection each: it is connections that are dealt out to the service's workers.
+        own = (("grpc.use_local_subchannel_pool", 1),)
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(target.address, own)) for _ in range(streams)
+        ]
+        await asyncio.gather(*(_ready(channel) for channel in channels))
 
-        async def one(share: Sequence[bytes]) -> ingestion_service_pb2.IngestionSummary:
+        async def one(channel: grpc.aio.Channel, share: Sequence[bytes]) -> ingestion_service_pb2.IngestionSummary:
+            method = channel.stream_unary(
+                f"{_INGESTION}/StreamTelemetry",
+                request_serializer=_AS_IT_IS,
+                response_deserializer=ingestion_service_pb2.StreamTelemetryResponse.FromString,
+            )
             call = method(_FROM_WRITES)
             for request in share:
                 await call.write(request)
@@ -92,7 +98,9 @@ async def _stream(target: Target, requests: Sequence[bytes], count: int, streams
 
         stopwatch = _Stopwatch(target)
         try:
-            summaries = await asyncio.gather(*(one(requests[each::streams]) for each in range(streams)))
+            summaries = await asyncio.gather(
+                *(one(channel, requests[each::streams]) for each, channel in enumerate(channels))
+            )
         except grpc.aio.AioRpcError as error:
             raise BenchmarkError(_described(error)) from None
         effort = stopwatch.stop()

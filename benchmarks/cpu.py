@@ -1,4 +1,4 @@
-"""Processor time of processes, with their children."""
+"""Processor time and memory of processes, with their children."""
 
 import psutil
 
@@ -20,7 +20,13 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
-def memory_bytes(pid: int) -> int:
-    """Resident memory of one process."""
-    resident: int = psutil.Process(pid).memory_info().rss
-    return resident
+def memory_bytes_each(pid: int) -> list[int]:
+    """Resident memory of a process and of each of its children that is there; empty where it has ended."""
+    found = []
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            found.append(each.memory_info().rss)
+    except psutil.NoSuchProcess:
+        pass
+    return found

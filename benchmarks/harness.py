@@ -2,14 +2,16 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from multiprocessing.pool import AsyncResult, Pool
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -28,8 +30,32 @@ STOP_TIMEOUT_S = 20
 CLIENT_TIMEOUT_S = 600
 """A client that takes longer for one measurement hangs."""
 
+WATCH_S = 1.0
+"""Between two looks at what a load does to the service."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Clients:
+    """Client processes that work at the same time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def start(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "AsyncResult[T]":
+        """Begins to call a function in one of them."""
+        return self._pool.apply_async(work, args, kwargs)
+
+    def watch(self, results: "Sequence[AsyncResult[T]]", seconds: float, look: Callable[[], None]) -> list[T]:
+        """Calls `look` every second until all results are there; BenchmarkError after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not all(result.ready() for result in results):
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"the clients took longer than {seconds:g} s")
+            look()
+            time.sleep(WATCH_S)
+        return [result.get() for result in results]
 
 
 class Harness:
@@ -40,11 +66,12 @@ class Harness:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        _raise_file_limit()
         with ExitStack() as stack:
             self.directory = Path(stack.enter_context(_temporary_directory()))
             self.server = stack.enter_context(EmbeddedServer(self.directory / "postgres"))
             spawn = multiprocessing.get_context("spawn")  # forked processes and gRPC do not go together
-            self._client = stack.enter_context(spawn.Pool(1, initializer=_ignore_interrupts))
+            self._client = stack.enter_context(spawn.Pool(1, initializer=_initialize_client))
             self._stack = stack.pop_all()
         return self
 
@@ -65,8 +92,10 @@ class Harness:
             connection.execute("CHECKPOINT")
 
     @contextmanager
-    def service(self, name: str, database: str) -> Iterator[Target]:
-        """`ingestion` or `analytics`, running on a database with the rights of its role, until the context ends."""
+    def service(self, name: str, database: str, **variables: str) -> Iterator[Target]:
+        """`ingestion` or `analytics`, running on a database with the rights of its role, until the context ends.
+
+        `variables` are added to its environment."""
         ready_file = self.directory / f"{name}-{database}.ready"
         log_file = self.directory / f"{name}-{database}.log"
         environment = {
@@ -74,7 +103,9 @@ class Harness:
             "ENERGYFLEET_DATABASE_URL": self.server.url(database, role=f"energyfleet_{name}"),
             f"ENERGYFLEET_{name.upper()}_ADDRESS": "127.0.0.1:0",
             "ENERGYFLEET_READY_FILE": str(ready_file),
+            **variables,
         }
+        ready_file.unlink(missing_ok=True)
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"{name}_svc"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -90,6 +121,13 @@ class Harness:
             return self._client.apply_async(work, args, kwargs).get(CLIENT_TIMEOUT_S)
         except multiprocessing.TimeoutError:
             raise BenchmarkError(f"the client took longer than {CLIENT_TIMEOUT_S} s") from None
+
+    @contextmanager
+    def clients(self, processes: int) -> Iterator[Clients]:
+        """More client processes, for a load that one cannot make. They are killed at the end."""
+        spawn = multiprocessing.get_context("spawn")
+        with spawn.Pool(processes, initializer=_initialize_client) as pool:
+            yield Clients(pool)
 
     @property
     def postgres_version(self) -> str:
@@ -109,7 +147,14 @@ def _temporary_directory() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _ignore_interrupts() -> None:
+def _raise_file_limit() -> None:
+    """As many connections as the system lets us have; children inherit it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _initialize_client() -> None:
+    _raise_file_limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the harness ends its client
 
 

@@ -9,7 +9,7 @@ import psycopg
 
 from benchmarks import client, raw_copy
 from benchmarks.client import BenchmarkError, Effort
-from benchmarks.cpu import memory_bytes
+from benchmarks.cpu import memory_bytes_each
 from benchmarks.figures import Figure, Goal
 from benchmarks.harness import Harness
 from benchmarks.raw_copy import RawEffort
@@ -18,8 +18,8 @@ from shared.timestamps import system_clock
 
 PER_MESSAGE = (1, 10, 100, 1_000)
 
-ROUNDS = 5
-"""Of both, in turn: enough for a median that one checkpoint or one busy neighbour does not move."""
+ROUNDS = 3
+"""Of both, in turn: a median that one checkpoint or one busy neighbour does not move."""
 
 READINGS = 200_000
 """A round of two seconds at 100 readings per message."""
@@ -63,6 +63,7 @@ def measure(
     readings: int,
     rounds: int,
     streams: int,
+    workers: int,
     tell: Callable[[str], None],
 ) -> list[Figure]:
     """The figures of each message size. `readings` is a round's size at 100 readings per message and more.
@@ -75,7 +76,7 @@ def measure(
     with (
         harness.database("stream") as url,
         psycopg.connect(url, autocommit=True) as connection,
-        harness.service("ingestion", "stream") as target,
+        harness.service("ingestion", "stream", ENERGYFLEET_WORKERS=str(workers)) as target,
     ):
         raw_copy.create_tables(connection, warm_up.first_us, system_clock())
         harness.in_client(client.stream, target, warm_up, 100, streams)
@@ -83,14 +84,19 @@ def measure(
         for number, size in enumerate(per_message):
             done = []
             for each, span in enumerate(spans[number * rounds : (number + 1) * rounds], 1):
-                tell(f"stream, {size} per message: round {each} of {rounds}")
+                tell(f"stream, {size} per message, {workers} workers: round {each} of {rounds}")
                 ours = harness.in_client(client.stream, target, span, size, streams)
                 done.append(Round(span, ours, raw_copy.copy(connection, span, target.postgres_pid)))
-            figures += figures_of(size, done)
+            figures += figures_of(size, done, workers)
         figures.append(
-            Figure("ingestion service", "memory afterwards", memory_bytes(target.service_pid) / 2**20, "MiB")
+            Figure(
+                f"ingestion service, {workers} workers" if workers > 1 else "ingestion service",
+                "memory of the largest",
+                max(memory_bytes_each(target.service_pid)) / 2**20,
+                "MiB",
+            )
         )
-        _require_stored(connection, warm_up.count + sum(counts))
+        require_stored(connection, warm_up.count + sum(counts))
     return figures
 
 
@@ -100,9 +106,9 @@ def readings_per_round(per_message: int, most: int) -> int:
     return max(per_message, count // per_message * per_message)
 
 
-def figures_of(per_message: int, rounds: Sequence[Round]) -> list[Figure]:
+def figures_of(per_message: int, rounds: Sequence[Round], workers: int = 1) -> list[Figure]:
     """A message size's figures: medians of the rounds, processor time over all of them."""
-    subject = f"stream, {per_message:,} per message"
+    subject = f"stream, {per_message:,} per message" + (f", {workers} workers" if workers > 1 else "")
     goals = _GOALS.get(per_message, {})
     rates = [each.rate for each in rounds]
     raw_rates = [each.raw_rate for each in rounds]
@@ -123,7 +129,8 @@ def figures_of(per_message: int, rounds: Sequence[Round]) -> list[Figure]:
     ]
 
 
-def _require_stored(connection: psycopg.Connection[Any], sent: int) -> None:
+def require_stored(connection: psycopg.Connection[Any], sent: int) -> None:
+    """BenchmarkError where history does not have exactly so many readings."""
     row = connection.execute(_COUNT_HISTORY).fetchone()
     assert row is not None
     if row[0] != sent:

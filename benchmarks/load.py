@@ -1,0 +1,202 @@
+"""Devices for the load programs, many in a process, each with the reference client of ExchangeTelemetry.
+
+A latency counts from the instant at which a request was due to the answer that settles it, both in this process: a
+client that is short of processor time makes figures worse, never better.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import grpc
+from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, ExchangeTelemetryResponse
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
+
+from fleetcli.uplink import Uplink
+from shared.timestamps import US_PER_SECOND, proto_from_us, system_clock
+
+CONNECTIONS_PER_S = 500
+"""So many streams are opened a second and process: all at once would measure the storm, and not the streams."""
+
+BACKLOG_AGE_US = 3 * 86_400 * US_PER_SECOND
+"""Backlog begins three days ago."""
+
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+"""Without it, channels to one address share a connection; devices do not."""
+
+
+@dataclass
+class Outcome:
+    """What became of the readings of some devices, and how long each request took to be settled, in seconds."""
+
+    elapsed_s: float = 0.0
+    """From the first request until everything was settled; told by `push`."""
+    sent: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    streams: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        """Counts another process's devices, too."""
+        self.sent += other.sent
+        self.stored += other.stored
+        self.duplicate += other.duplicate
+        self.streams += other.streams
+        self.latencies_s += other.latencies_s
+
+
+class _Device:
+    """One uplink and when its unsettled requests were due."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str, outcome: Outcome) -> None:
+        self.uplink = Uplink(channel, address, on_answer=self._answered, patience_s=120)
+        self._outcome = outcome
+        self._due: deque[tuple[int, float]] = deque()
+
+    async def send(self, request: ExchangeTelemetryRequest, due: float) -> None:
+        readings = len(request.readings)
+        self._due.append((await self.uplink.send(request), due))
+        self._outcome.sent += readings
+
+    def count(self) -> None:
+        """Adds what became of its readings, once it is closed."""
+        totals = self.uplink.totals
+        self._outcome.stored += totals.stored
+        self._outcome.duplicate += totals.duplicate
+        self._outcome.streams += self.uplink.streams
+
+    def _answered(self, answer: ExchangeTelemetryResponse) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._due and self._due[0][0] <= answer.committed_sequence:
+            self._outcome.latencies_s.append(now - self._due.popleft()[1])
+
+
+def live(address: str, name: str, devices: int, every_s: float, seconds: float, streams_per_connection: int) -> Outcome:
+    """Devices that send one reading every so many seconds, spread evenly, each over a stream of its own.
+
+    The first reading of each is not timed: the device is made in the database, and others are still connecting.
+    """
+    return asyncio.run(_live(address, name, devices, every_s, seconds, streams_per_connection))
+
+
+async def _live(
+    address: str, name: str, devices: int, every_s: float, seconds: float, streams_per_connection: int
+) -> Outcome:
+    loop, outcome, untimed = asyncio.get_running_loop(), Outcome(), Outcome()
+    begin = loop.time() + devices / CONNECTIONS_PER_S + every_s
+
+    async def one(number: int, channel: grpc.aio.Channel) -> None:
+        await asyncio.sleep(number / CONNECTIONS_PER_S)
+        device = _Device(channel, address, outcome)
+        async with device.uplink as uplink:
+            await uplink.send(_meter_request(f"{name}-{number}", system_clock()))
+            untimed.sent += 1
+            due = begin + every_s * number / devices
+            while due < begin + seconds:
+                await asyncio.sleep(due - loop.time())
+                await device.send(_meter_request(f"{name}-{number}", system_clock()), due)
+                due += every_s
+        device.count()
+
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, _OWN_CONNECTION))
+            for _ in range(-(-devices // streams_per_connection))
+        ]
+        await asyncio.gather(*(one(at, channels[at // streams_per_connection]) for at in range(devices)))
+    outcome.sent += untimed.sent
+    return outcome
+
+
+def push(
+    address: str, name: str, streams: int, per_message: int, seconds: float, readings_per_s: float | None = None
+) -> Outcome:
+    """Streams, a connection each, that push backlog for so many seconds: at a rate, or as fast as they can (None)."""
+    return asyncio.run(_push(address, name, streams, per_message, seconds, readings_per_s))
+
+
+async def _push(
+    address: str, name: str, streams: int, per_message: int, seconds: float, readings_per_s: float | None
+) -> Outcome:
+    loop, outcome = asyncio.get_running_loop(), Outcome()
+    interval_s = 0.0 if readings_per_s is None else per_message * streams / readings_per_s
+
+    async def one(number: int) -> None:
+        async with grpc.aio.insecure_channel(address, _OWN_CONNECTION) as channel:
+            device = _Device(channel, address, outcome)
+            make = _requests(f"{name}-{number}", per_message)
+            async with device.uplink:
+                end = loop.time() + seconds
+                due = loop.time() + interval_s * number / streams
+                while due < end and loop.time() < end:
+                    if interval_s:
+                        await asyncio.sleep(due - loop.time())
+                    await device.send(make(), due)
+                    due = due + interval_s if interval_s else loop.time()
+            device.count()
+
+    begun = loop.time()
+    await asyncio.gather(*(one(number) for number in range(streams)))
+    outcome.elapsed_s = loop.time() - begun
+    return outcome
+
+
+def reconnect(address: str, name: str, per_s: float, seconds: float) -> Outcome:
+    """Devices that connect, send one reading, wait until it is settled and go; so many a second."""
+    return asyncio.run(_reconnect(address, name, per_s, seconds))
+
+
+async def _reconnect(address: str, name: str, per_s: float, seconds: float) -> Outcome:
+    loop, outcome = asyncio.get_running_loop(), Outcome()
+    begin = loop.time()
+
+    async def one(number: int, due: float) -> None:
+        async with grpc.aio.insecure_channel(address, _OWN_CONNECTION) as channel:
+            device = _Device(channel, address, outcome)
+            async with device.uplink:
+                await device.send(_meter_request(f"{name}-{number % 1_000}", system_clock()), due)
+        device.count()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(round(per_s * seconds)):
+            due = begin + number / per_s
+            await asyncio.sleep(due - loop.time())
+            group.create_task(one(number, due))
+    return outcome
+
+
+def _meter_request(meter_id: str, ts_us: int) -> ExchangeTelemetryRequest:
+    meter = MeterReading(
+        meter_id=meter_id, kwh_consumed_ac=random.uniform(0.1, 0.2), voltage=230, timestamp=proto_from_us(ts_us)
+    )
+    return ExchangeTelemetryRequest(readings=[Telemetry(meter=meter)])
+
+
+def _requests(name: str, per_message: int) -> Callable[[], ExchangeTelemetryRequest]:
+    """Makes requests with one reading of each of so many devices, half of them meters, a second later each time."""
+    begin_s = (system_clock() - BACKLOG_AGE_US) // US_PER_SECOND
+    template = ExchangeTelemetryRequest()
+    for device in range(per_message):
+        if device % 2:
+            vehicle = VehicleReading(vehicle_id=f"{name}-{device}", soc=50, kwh_delivered_dc=0.09, battery_temp=25)
+            template.readings.add(vehicle=vehicle)
+        else:
+            meter = MeterReading(meter_id=f"{name}-{device}", kwh_consumed_ac=0.1, voltage=230)
+            template.readings.add(meter=meter)
+    made = 0
+
+    def make() -> ExchangeTelemetryRequest:
+        nonlocal made
+        made += 1
+        request = ExchangeTelemetryRequest()
+        request.CopyFrom(template)
+        for device, reading in enumerate(request.readings):
+            side = reading.vehicle if device % 2 else reading.meter
+            side.timestamp.seconds = begin_s + made
+        return request
+
+    return make
