@@ -69,8 +69,8 @@ class Batcher:
         metrics: IngestionMetrics | None = None,
     ) -> None:
         self._metrics = metrics or IngestionMetrics(new_registry(), {})
-        self._room = Room(settings.inflight_max_readings)
         traffic = Traffic()
+        self._room = Room(settings.inflight_max_readings, traffic)
         self._meter_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in meter_writers]
         self._vehicle_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in vehicle_writers]
         self._per_stream_max = settings.inflight_max_readings_per_stream

@@ -16,6 +16,9 @@ from ingestion_svc.receipt import Sender, Submission
 LIVE_MAX_READINGS = 200
 """In flight: what both sides of a charger send in an hour and a half at one-minute readings."""
 
+LIVE_MESSAGE_MAX_READINGS = 20
+"""More in the first message of a stream is no sign of a live device: backlog begins like that as well."""
+
 CATCHING_UP_MEMORY_S = 1.0
 """A sender that was catching up a second ago still is: between two of its batches it has nothing in flight."""
 
@@ -25,11 +28,14 @@ LIVE_MEMORY_S = 1.0
 LIVE_RESERVE = 5
 """One part in so many of the memory for readings is for live senders alone."""
 
-BACKLOG_BESIDE_LIVE_MAX_READINGS = 250
-"""Backlog in a batch while live readings arrive: some 3 ms of PostgreSQL, about what a commit takes anyway."""
+BACKLOG_BESIDE_LIVE_MAX_READINGS = 100
+"""Backlog in a batch while live readings arrive: some 2 ms of PostgreSQL, less than the commit itself."""
 
-BACKLOG_BESIDE_LIVE_PAUSE_S = 0.01
-"""Before a batch of backlog alone while live readings arrive: some 40,000 readings a second still come through."""
+BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
+"""Readings in memory above which backlog waits to be decoded while live readings arrive: a quarter of a second's."""
+
+BACKLOG_BESIDE_LIVE_PAUSE_S = 0.02
+"""Before a batch of backlog alone while live readings arrive: some 25,000 readings a second still come through."""
 
 BACKLOG_SLICE_READINGS = 100
 """Backlog that is decoded at a stretch, some 0.3 ms: a live reading passes the event loop a dozen times."""
@@ -45,11 +51,27 @@ def is_live(sender: Sender, readings: int, now_s: float) -> bool:
     return not sender.catching_up
 
 
+class Traffic:
+    """Whether live readings arrive, as all queues see it."""
+
+    def __init__(self) -> None:
+        self._last_live_s = float("-inf")
+
+    def live_came(self, now_s: float) -> None:
+        """Notes a live reading."""
+        self._last_live_s = now_s
+
+    def has_live(self, now_s: float) -> bool:
+        """Whether there was one a moment ago."""
+        return now_s - self._last_live_s < LIVE_MEMORY_S
+
+
 class Room:
     """The memory for readings in flight. Who finds none waits, in the order of coming, live senders first."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, traffic: Traffic) -> None:
         self._capacity = capacity
+        self._traffic = traffic
         self._free = capacity
         self._live_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._others_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -85,23 +107,13 @@ class Room:
                     turn.set_result(None)
 
     def _fits(self, readings: int, *, live: bool) -> bool:
-        reserve = 0 if live else self._capacity // LIVE_RESERVE
-        return readings <= self._free - reserve or self._free == self._capacity
-
-
-class Traffic:
-    """Whether live readings arrive, as all queues see it."""
-
-    def __init__(self) -> None:
-        self._last_live_s = float("-inf")
-
-    def live_came(self, now_s: float) -> None:
-        """Notes a live reading."""
-        self._last_live_s = now_s
-
-    def has_live(self, now_s: float) -> bool:
-        """Whether there was one a moment ago."""
-        return now_s - self._last_live_s < LIVE_MEMORY_S
+        if self._free == self._capacity:
+            return True
+        if live:
+            return readings <= self._free
+        if self._traffic.has_live(asyncio.get_running_loop().time()):
+            return self.taken + readings <= BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS
+        return readings <= self._free - self._capacity // LIVE_RESERVE
 
 
 class FairQueue:
@@ -126,7 +138,7 @@ class FairQueue:
             self._catching_up.setdefault(sender, deque()).append(submission)
         else:
             self._live.append(submission)
-            if sender.sent_before:  # the first readings of a stream do not tell yet
+            if sender.sent_before or len(submission.rows) <= LIVE_MESSAGE_MAX_READINGS:
                 self._traffic.live_came(now_s)
         self.readings += len(submission.rows)
 

@@ -52,14 +52,14 @@ def test_live_readings_come_before_any_backlog_and_take_little_of_it_with_them()
     backlog = [Sender(catching_up=True) for _ in range(3)]
     for _ in range(20):
         for sender in backlog:
-            queue.put(a_submission(sender, 100), 0.0)
+            queue.put(a_submission(sender, 20), 0.0)
     live = a_submission(Sender(sent_before=True), 1)
     queue.put(live, 0.0)
     batch = queue.take(20_000, 0.0)
 
     assert batch[0] is live
     backlog_taken = sum(len(each.rows) for each in batch[1:])
-    assert BACKLOG_BESIDE_LIVE_MAX_READINGS <= backlog_taken < BACKLOG_BESIDE_LIVE_MAX_READINGS + 100
+    assert BACKLOG_BESIDE_LIVE_MAX_READINGS <= backlog_taken < BACKLOG_BESIDE_LIVE_MAX_READINGS + 20
     assert {each.receipt.sender for each in batch[1:4]} == set(backlog)
 
 
@@ -85,7 +85,7 @@ def test_a_sender_catches_up_from_too_many_readings_until_all_are_settled_and_a_
 
 
 async def test_backlog_that_fills_the_memory_leaves_room_for_live_readings() -> None:
-    room = Room(100)
+    room = Room(100, Traffic())
     await room.take(80, live=False)
     backlog = asyncio.ensure_future(room.take(1, live=False))
     await asyncio.wait_for(room.take(20, live=True), 1)
@@ -103,7 +103,7 @@ async def test_backlog_that_fills_the_memory_leaves_room_for_live_readings() -> 
 
 
 async def test_more_than_all_the_memory_is_taken_alone() -> None:
-    room = Room(10)
+    room = Room(10, Traffic())
     await asyncio.wait_for(room.take(50, live=False), 1)
     other = asyncio.ensure_future(room.take(1, live=True))
     await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_more_than_all_the_memory_is_taken_alone() -> None:
 
 @pytest.mark.parametrize("live", [True, False])
 async def test_who_gives_up_waiting_takes_no_room_with_it(live: bool) -> None:
-    room = Room(10)
+    room = Room(10, Traffic())
     await room.take(10, live=live)
     waiting = asyncio.ensure_future(room.take(10, live=live))
     await asyncio.sleep(0)
