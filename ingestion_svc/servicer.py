@@ -14,7 +14,7 @@ from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
 from ingestion_svc.decode import Rejection, TimeBounds, decode
 from ingestion_svc.exchange import Answer, Exchange
-from ingestion_svc.fairness import BACKLOG_SLICE_READINGS, is_live
+from ingestion_svc.fairness import BACKLOG_SLICE_READINGS, LIVE_MESSAGE_MAX_READINGS, is_live
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.metrics import IngestionMetrics
 from ingestion_svc.parse import Opening, parse_list_mappings, parse_map_vehicle, parse_opening
@@ -135,7 +135,8 @@ class IngestionServicer(IngestionServiceServicer):
         bounds = self._bounds(self._clock())
         for start in range(0, len(readings), BACKLOG_SLICE_READINGS):
             part = readings[start : start + BACKLOG_SLICE_READINGS]
-            if is_live(receipt.sender, len(readings), asyncio.get_running_loop().time()):
+            now_s = asyncio.get_running_loop().time()
+            if len(part) <= LIVE_MESSAGE_MAX_READINGS or is_live(receipt.sender, len(readings), now_s):
                 decoded = decode(part, receipt.received, bounds)
             else:
                 async with self._backlog_turn:
