@@ -63,8 +63,9 @@ OnWait = Callable[[Failure, float], None]
 
 def backoff_s(failures: int, retry_after_s: float | None, first_s: float = BACKOFF_FIRST_S) -> float:
     """Seconds to wait after so many failures in a row, the last of which said when to retry, or not (None)."""
-    longest = min(first_s * 2.0 ** min(failures - 1, 30), BACKOFF_MAX_S) if retry_after_s is None else retry_after_s
-    return longest * random.uniform(0.5, 1.0)
+    if retry_after_s is not None:
+        return retry_after_s * random.uniform(1.0, 1.5)  # never sooner than the service asked for
+    return min(first_s * 2.0 ** min(failures - 1, 30), BACKOFF_MAX_S) * random.uniform(0.5, 1.0)
 
 
 class Uplink:

@@ -254,7 +254,7 @@ async def test_a_wait_that_the_service_asks_for_is_obeyed(error: FleetError, wai
     asked_s = cast(ServiceError, failure).retry_after_s
     assert asked_s is not None
     assert waits_s in (None, asked_s)
-    assert asked_s / 2 <= wait_s <= asked_s
+    assert asked_s <= wait_s <= 1.5 * asked_s
     assert took_s >= wait_s
 
 
@@ -311,4 +311,4 @@ def test_a_back_off_doubles_up_to_a_minute_and_spreads_over_its_second_half() ->
         drawn = [backoff_s(failures, None) for _ in range(200)]
         assert longest / 2 <= min(drawn) < 0.6 * longest
         assert 0.9 * longest < max(drawn) <= longest
-    assert 15 <= backoff_s(9, 30.0) <= 30
+    assert 30 <= backoff_s(9, 30.0) <= 45

@@ -63,8 +63,8 @@ class IngestionServiceStub:
       sequences or with new ones; what had been committed after all is counted as duplicate;
     - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
       is stopping: reconnect at once;
-    - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
-      1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+    - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
+      random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
     - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
       what is later has to be sent again.
 
@@ -125,8 +125,8 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
       sequences or with new ones; what had been committed after all is counted as duplicate;
     - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
       is stopping: reconnect at once;
-    - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
-      1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+    - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
+      random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
     - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
       what is later has to be sent again.
 
@@ -196,8 +196,8 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
           sequences or with new ones; what had been committed after all is counted as duplicate;
         - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
           is stopping: reconnect at once;
-        - before reconnecting after any other status wait: as long as `google.rpc.RetryInfo` says where there is one, else
-          1 s, doubling with each failure up to 60 s, always less a random part of up to a half;
+        - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
+          random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
         - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
           what is later has to be sent again.
 
