@@ -3,11 +3,13 @@
 isort:skip_file
 How efficiently vehicles charge, and what devices reported last."""
 
+from collections import abc as _abc
 from energyfleet.v1 import telemetry_pb2 as _telemetry_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -33,7 +35,9 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_LOW_EFFICIENCY: _Verdict.ValueType  # 2
     """The ratio is below 0.85 (unless configured otherwise): heat, ageing hardware or leakage. Somebody should look."""
     VERDICT_IMPLAUSIBLE: _Verdict.ValueType  # 3
-    """More energy arrived than was drawn: a meter, a clock or a mapping is wrong. The ratio is shown as it is."""
+    """More energy arrived than was drawn, by more than meters may err: a meter, a clock or a mapping is wrong. The ratio
+    is shown as it is.
+    """
     VERDICT_INSUFFICIENT_DATA: _Verdict.ValueType  # 4
     """Too little energy, or too few hours in which both sides reported, to say anything."""
     VERDICT_NO_METER: _Verdict.ValueType  # 5
@@ -49,12 +53,62 @@ VERDICT_OK: Verdict.ValueType  # 1
 VERDICT_LOW_EFFICIENCY: Verdict.ValueType  # 2
 """The ratio is below 0.85 (unless configured otherwise): heat, ageing hardware or leakage. Somebody should look."""
 VERDICT_IMPLAUSIBLE: Verdict.ValueType  # 3
-"""More energy arrived than was drawn: a meter, a clock or a mapping is wrong. The ratio is shown as it is."""
+"""More energy arrived than was drawn, by more than meters may err: a meter, a clock or a mapping is wrong. The ratio
+is shown as it is.
+"""
 VERDICT_INSUFFICIENT_DATA: Verdict.ValueType  # 4
 """Too little energy, or too few hours in which both sides reported, to say anything."""
 VERDICT_NO_METER: Verdict.ValueType  # 5
 """No meter was mapped to the vehicle within the window."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+class _PerformanceOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PerformanceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PerformanceOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PERFORMANCE_ORDER_UNSPECIFIED: _PerformanceOrder.ValueType  # 0
+    """As PERFORMANCE_ORDER_RATIO."""
+    PERFORMANCE_ORDER_RATIO: _PerformanceOrder.ValueType  # 1
+    """The lowest `efficiency_ratio`; vehicles without one come last."""
+    PERFORMANCE_ORDER_KWH_LOST: _PerformanceOrder.ValueType  # 2
+    """The highest `kwh_lost`; vehicles without one come last."""
+
+class PerformanceOrder(_PerformanceOrder, metaclass=_PerformanceOrderEnumTypeWrapper):
+    """What comes first in a list of vehicles. Where two are alike, the lower id comes first."""
+
+PERFORMANCE_ORDER_UNSPECIFIED: PerformanceOrder.ValueType  # 0
+"""As PERFORMANCE_ORDER_RATIO."""
+PERFORMANCE_ORDER_RATIO: PerformanceOrder.ValueType  # 1
+"""The lowest `efficiency_ratio`; vehicles without one come last."""
+PERFORMANCE_ORDER_KWH_LOST: PerformanceOrder.ValueType  # 2
+"""The highest `kwh_lost`; vehicles without one come last."""
+Global___PerformanceOrder: _TypeAlias = PerformanceOrder  # noqa: Y015
+
+class _SeriesGranularity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SeriesGranularityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeriesGranularity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERIES_GRANULARITY_UNSPECIFIED: _SeriesGranularity.ValueType  # 0
+    """As SERIES_GRANULARITY_HOUR."""
+    SERIES_GRANULARITY_HOUR: _SeriesGranularity.ValueType  # 1
+    """From full hour to full hour."""
+    SERIES_GRANULARITY_DAY: _SeriesGranularity.ValueType  # 2
+    """From midnight to midnight."""
+
+class SeriesGranularity(_SeriesGranularity, metaclass=_SeriesGranularityEnumTypeWrapper):
+    """How long the buckets of a series are."""
+
+SERIES_GRANULARITY_UNSPECIFIED: SeriesGranularity.ValueType  # 0
+"""As SERIES_GRANULARITY_HOUR."""
+SERIES_GRANULARITY_HOUR: SeriesGranularity.ValueType  # 1
+"""From full hour to full hour."""
+SERIES_GRANULARITY_DAY: SeriesGranularity.ValueType  # 2
+"""From midnight to midnight."""
+Global___SeriesGranularity: _TypeAlias = SeriesGranularity  # noqa: Y015
 
 @_typing.final
 class TimeWindow(_message.Message):
@@ -135,6 +189,8 @@ class GetVehiclePerformanceResponse(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     VERDICT_REASON_FIELD_NUMBER: _builtins.int
     ALERT_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -169,6 +225,14 @@ class GetVehiclePerformanceResponse(_message.Message):
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
 
+    @_builtins.property
+    def evidence(self) -> Global___PerformanceEvidence:
+        """What the numbers rest on."""
+
+    @_builtins.property
+    def thresholds(self) -> Global___PerformanceThresholds:
+        """The limits that the verdict was found with."""
+
     def __init__(
         self,
         *,
@@ -185,10 +249,12 @@ class GetVehiclePerformanceResponse(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         verdict_reason: _builtins.str = ...,
         alert: _builtins.str = ...,
+        evidence: Global___PerformanceEvidence | None = ...,
+        thresholds: Global___PerformanceThresholds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -216,6 +282,622 @@ class GetVehiclePerformanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
 
 Global___GetVehiclePerformanceResponse: _TypeAlias = GetVehiclePerformanceResponse  # noqa: Y015
+
+@_typing.final
+class PerformanceEvidence(_message.Message):
+    """What a vehicle's numbers rest on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_VEHICLE_READING_FIELD_NUMBER: _builtins.int
+    LAST_VEHICLE_READING_FIELD_NUMBER: _builtins.int
+    FIRST_METER_READING_FIELD_NUMBER: _builtins.int
+    LAST_METER_READING_FIELD_NUMBER: _builtins.int
+    HOURS_EITHER_FIELD_NUMBER: _builtins.int
+    HOURS_BOTH_FIELD_NUMBER: _builtins.int
+    MAPPING_COUNT_FIELD_NUMBER: _builtins.int
+    MAPPINGS_FIELD_NUMBER: _builtins.int
+    hours_either: _builtins.int
+    """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window."""
+    hours_both: _builtins.int
+    """Those of them in which both sides did. `coverage` is this over `hours_either`."""
+    mapping_count: _builtins.int
+    """How many mappings reach into the window. 0: VERDICT_NO_METER."""
+    @_builtins.property
+    def first_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
+        """Timestamp of the vehicle's first reading within the window. Absent: it sent none."""
+
+    @_builtins.property
+    def last_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
+        """Timestamp of the vehicle's last reading within the window. Absent: it sent none."""
+
+    @_builtins.property
+    def first_meter_reading(self) -> _timestamp_pb2.Timestamp:
+        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none."""
+
+    @_builtins.property
+    def last_meter_reading(self) -> _timestamp_pb2.Timestamp:
+        """Timestamp of the last reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none."""
+
+    @_builtins.property
+    def mappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedingInterval]:
+        """The mappings that reach into the window, by start; of more than 100 the last 100."""
+
+    def __init__(
+        self,
+        *,
+        first_vehicle_reading: _timestamp_pb2.Timestamp | None = ...,
+        last_vehicle_reading: _timestamp_pb2.Timestamp | None = ...,
+        first_meter_reading: _timestamp_pb2.Timestamp | None = ...,
+        last_meter_reading: _timestamp_pb2.Timestamp | None = ...,
+        hours_either: _builtins.int = ...,
+        hours_both: _builtins.int = ...,
+        mapping_count: _builtins.int = ...,
+        mappings: _abc.Iterable[Global___FeedingInterval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "hours_both", b"hours_both", "hours_either", b"hours_either", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading", "mapping_count", b"mapping_count", "mappings", b"mappings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PerformanceEvidence: _TypeAlias = PerformanceEvidence  # noqa: Y015
+
+@_typing.final
+class FeedingInterval(_message.Message):
+    """The part of a mapping that lies within a window: for so long this meter fed the vehicle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    METER_READINGS_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter."""
+    kwh_consumed_ac: _builtins.float
+    """Energy that the meter drew meanwhile, in kWh. Absent: it sent no reading."""
+    meter_readings: _builtins.int
+    """Readings that the meter sent meanwhile."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """From when to when, within the window asked about: `start < timestamp <= end`. `ListMappings` has the mapping whole."""
+
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        window: Global___TimeWindow | None = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+        meter_readings: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "meter_id", b"meter_id", "meter_readings", b"meter_readings", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+
+Global___FeedingInterval: _TypeAlias = FeedingInterval  # noqa: Y015
+
+@_typing.final
+class PerformanceThresholds(_message.Message):
+    """The limits that verdicts are found with, as configured. A value on a limit is fine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_EFFICIENCY_BELOW_FIELD_NUMBER: _builtins.int
+    IMPLAUSIBLE_ABOVE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_MIN_KWH_FIELD_NUMBER: _builtins.int
+    EVIDENCE_MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    low_efficiency_below: _builtins.float
+    """A ratio below it is VERDICT_LOW_EFFICIENCY."""
+    implausible_above: _builtins.float
+    """A ratio above it is VERDICT_IMPLAUSIBLE: 1 and the tolerance of the meters."""
+    evidence_min_kwh: _builtins.float
+    """Less alternating current, in kWh, is VERDICT_INSUFFICIENT_DATA."""
+    evidence_min_coverage: _builtins.float
+    """Less coverage, 0 to 1, is VERDICT_INSUFFICIENT_DATA."""
+    def __init__(
+        self,
+        *,
+        low_efficiency_below: _builtins.float = ...,
+        implausible_above: _builtins.float = ...,
+        evidence_min_kwh: _builtins.float = ...,
+        evidence_min_coverage: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PerformanceThresholds: _TypeAlias = PerformanceThresholds  # noqa: Y015
+
+@_typing.final
+class ListVehiclePerformanceRequest(_message.Message):
+    """Which vehicles, when, and in which order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    VEHICLE_IDS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    order: Global___PerformanceOrder.ValueType
+    """What comes first."""
+    page_size: _builtins.int
+    """At most so many vehicles, 1 to 1,000. 0: 100. It may differ from page to page."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question: the same window, verdicts, ids and order as they were
+    asked for. Empty: the first page.
+    """
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window to look at, which is widened to whole hours in UTC: its start is taken back to the hour and its end on to
+        the hour. An absent end is now, and an absent start lies 24 hours before the end: without a window these are the
+        running hour and the 23 before it. After that the start must lie before the end, by at most 32 days.
+        """
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[Global___Verdict.ValueType]:
+        """Only vehicles with one of these verdicts, none of them VERDICT_UNSPECIFIED. Empty: with any."""
+
+    @_builtins.property
+    def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these vehicles, at most 1,000; one that is repeated counts once. Empty: every vehicle that was ever heard of."""
+
+    def __init__(
+        self,
+        *,
+        window: Global___TimeWindow | None = ...,
+        verdicts: _abc.Iterable[Global___Verdict.ValueType] | None = ...,
+        vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        order: Global___PerformanceOrder.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "page_size", b"page_size", "page_token", b"page_token", "vehicle_ids", b"vehicle_ids", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVehiclePerformanceRequest: _TypeAlias = ListVehiclePerformanceRequest  # noqa: Y015
+
+@_typing.final
+class ListVehiclePerformanceResponse(_message.Message):
+    """A page of vehicles, and the totals of the fleet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many vehicles there are on all pages together; the same on every page."""
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window that was looked at, from hour to hour; the same on every page."""
+
+    @_builtins.property
+    def vehicles(self) -> _containers.RepeatedCompositeFieldContainer[Global___VehiclePerformance]:
+        """The vehicles of this page."""
+
+    @_builtins.property
+    def totals(self) -> Global___FleetTotals:
+        """Totals over the vehicles asked about, whatever their verdict; the same on every page."""
+
+    @_builtins.property
+    def unknown_vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `vehicle_ids` that were never heard of, in order; the same on every page."""
+
+    @_builtins.property
+    def thresholds(self) -> Global___PerformanceThresholds:
+        """The limits that the verdicts were found with."""
+
+    def __init__(
+        self,
+        *,
+        window: Global___TimeWindow | None = ...,
+        vehicles: _abc.Iterable[Global___VehiclePerformance] | None = ...,
+        matched: _builtins.int = ...,
+        totals: Global___FleetTotals | None = ...,
+        unknown_vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        thresholds: Global___PerformanceThresholds | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVehiclePerformanceResponse: _TypeAlias = ListVehiclePerformanceResponse  # noqa: Y015
+
+@_typing.final
+class VehiclePerformance(_message.Message):
+    """How efficiently a vehicle charged, as in GetVehiclePerformanceResponse. What it rests on is told there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_FIELD_NUMBER: _builtins.int
+    KWH_LOST_FIELD_NUMBER: _builtins.int
+    AVERAGE_BATTERY_TEMP_FIELD_NUMBER: _builtins.int
+    VEHICLE_READINGS_FIELD_NUMBER: _builtins.int
+    METER_READINGS_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    VERDICT_REASON_FIELD_NUMBER: _builtins.int
+    ALERT_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The vehicle."""
+    kwh_delivered_dc: _builtins.float
+    """Energy delivered into the battery, in kWh. Absent: the vehicle sent no reading."""
+    kwh_consumed_ac: _builtins.float
+    """Energy drawn by the meters that fed this vehicle, while they fed it, in kWh. Absent: they sent no reading, or there
+    was no such meter.
+    """
+    efficiency_ratio: _builtins.float
+    """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
+    alternating current was drawn.
+    """
+    kwh_lost: _builtins.float
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh. Negative when the ratio is above 1. Absent: one of the two is absent."""
+    average_battery_temp: _builtins.float
+    """Mean of the vehicle's battery temperatures, one weight a reading, in degrees Celsius. Absent: none was measured."""
+    vehicle_readings: _builtins.int
+    """Readings of the vehicle."""
+    meter_readings: _builtins.int
+    """Readings of the meters that fed it, while they fed it."""
+    coverage: _builtins.float
+    """Of the hours in which either side reported, the share in which both did, 0 to 1. Absent: neither reported."""
+    verdict: Global___Verdict.ValueType
+    """What these numbers allow to say."""
+    verdict_reason: _builtins.str
+    """The verdict's reason, a sentence for people."""
+    alert: _builtins.str
+    """A call to act, a sentence for people. Empty unless the verdict is VERDICT_LOW_EFFICIENCY."""
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        kwh_delivered_dc: _builtins.float | None = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+        efficiency_ratio: _builtins.float | None = ...,
+        kwh_lost: _builtins.float | None = ...,
+        average_battery_temp: _builtins.float | None = ...,
+        vehicle_readings: _builtins.int = ...,
+        meter_readings: _builtins.int = ...,
+        coverage: _builtins.float | None = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        verdict_reason: _builtins.str = ...,
+        alert: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
+    _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
+    _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
+    _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
+    _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
+    _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
+    _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__efficiency_ratio) -> _WhichOneofReturnType__efficiency_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+
+Global___VehiclePerformance: _TypeAlias = VehiclePerformance  # noqa: Y015
+
+@_typing.final
+class FleetTotals(_message.Message):
+    """Totals over many vehicles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    VEHICLE_READINGS_FIELD_NUMBER: _builtins.int
+    METER_READINGS_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_FIELD_NUMBER: _builtins.int
+    KWH_LOST_FIELD_NUMBER: _builtins.int
+    BY_VERDICT_FIELD_NUMBER: _builtins.int
+    vehicles: _builtins.int
+    """Vehicles."""
+    kwh_delivered_dc: _builtins.float
+    """Energy delivered into batteries, in kWh. Absent: no vehicle sent a reading."""
+    kwh_consumed_ac: _builtins.float
+    """Energy drawn by meters while they fed one of the vehicles, in kWh. Absent: no such meter sent a reading."""
+    vehicle_readings: _builtins.int
+    """Readings of the vehicles."""
+    meter_readings: _builtins.int
+    """Readings of the meters that fed them, while they fed them."""
+    efficiency_ratio: _builtins.float
+    """Energy delivered over energy drawn of the vehicles whose verdict is VERDICT_OK or VERDICT_LOW_EFFICIENCY: of the
+    others one side is missing or wrong. Absent: there are none.
+    """
+    kwh_lost: _builtins.float
+    """Energy drawn less energy delivered of the same vehicles, in kWh. Absent: there are none."""
+    @_builtins.property
+    def by_verdict(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictTotals]:
+        """The vehicles by verdict: each verdict once, in the order of their numbers, also where it has no vehicle."""
+
+    def __init__(
+        self,
+        *,
+        vehicles: _builtins.int = ...,
+        kwh_delivered_dc: _builtins.float | None = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+        vehicle_readings: _builtins.int = ...,
+        meter_readings: _builtins.int = ...,
+        efficiency_ratio: _builtins.float | None = ...,
+        kwh_lost: _builtins.float | None = ...,
+        by_verdict: _abc.Iterable[Global___VerdictTotals] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "by_verdict", b"by_verdict", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "vehicles", b"vehicles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
+    _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
+    _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__efficiency_ratio) -> _WhichOneofReturnType__efficiency_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+
+Global___FleetTotals: _TypeAlias = FleetTotals  # noqa: Y015
+
+@_typing.final
+class VerdictTotals(_message.Message):
+    """Totals over the vehicles with one verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """The verdict."""
+    vehicles: _builtins.int
+    """Vehicles with it."""
+    kwh_delivered_dc: _builtins.float
+    """Energy delivered into their batteries, in kWh. Absent: none of them sent a reading."""
+    kwh_consumed_ac: _builtins.float
+    """Energy drawn by meters while they fed them, in kWh. Absent: no such meter sent a reading."""
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        vehicles: _builtins.int = ...,
+        kwh_delivered_dc: _builtins.float | None = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "vehicles", b"vehicles", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+
+Global___VerdictTotals: _TypeAlias = VerdictTotals  # noqa: Y015
+
+@_typing.final
+class GetPerformanceSeriesRequest(_message.Message):
+    """Which vehicle, when, and how finely."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    GRANULARITY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    granularity: Global___SeriesGranularity.ValueType
+    """How long a bucket is."""
+    time_zone: _builtins.str
+    """The IANA time zone, such as `Europe/Berlin`, in which hours and days begin. Empty: UTC. A day in which the clock is
+    changed has 23 or 25 hours there. Where the clock is set by other than whole hours, so is an hour cut or prolonged.
+    """
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window to look at, as it is: not widened to whole buckets. An absent end is now; an absent start lies 24 hours
+        before the end for hours, and 30 days for days. The start must lie before the end, by at most 400 days, and the
+        window must not reach into more than 1,000 buckets: 41 days of hours.
+        """
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        window: Global___TimeWindow | None = ...,
+        granularity: Global___SeriesGranularity.ValueType = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granularity", b"granularity", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPerformanceSeriesRequest: _TypeAlias = GetPerformanceSeriesRequest  # noqa: Y015
+
+@_typing.final
+class GetPerformanceSeriesResponse(_message.Message):
+    """How one vehicle charged over time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    GRANULARITY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The vehicle."""
+    granularity: Global___SeriesGranularity.ValueType
+    """How long the buckets are; never SERIES_GRANULARITY_UNSPECIFIED."""
+    time_zone: _builtins.str
+    """The time zone in which they begin; never empty."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window that was looked at."""
+
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PerformanceBucket]:
+        """The buckets, by time. They cover the window without a gap, also where nothing was reported."""
+
+    @_builtins.property
+    def thresholds(self) -> Global___PerformanceThresholds:
+        """The limits that verdicts are found with; a bucket is too short for one of its own."""
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        window: Global___TimeWindow | None = ...,
+        granularity: Global___SeriesGranularity.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        buckets: _abc.Iterable[Global___PerformanceBucket] | None = ...,
+        thresholds: Global___PerformanceThresholds | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "granularity", b"granularity", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPerformanceSeriesResponse: _TypeAlias = GetPerformanceSeriesResponse  # noqa: Y015
+
+@_typing.final
+class PerformanceBucket(_message.Message):
+    """How a vehicle charged within one hour or day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    EMPTY_FIELD_NUMBER: _builtins.int
+    MAPPED_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_FIELD_NUMBER: _builtins.int
+    KWH_LOST_FIELD_NUMBER: _builtins.int
+    AVERAGE_BATTERY_TEMP_FIELD_NUMBER: _builtins.int
+    VEHICLE_READINGS_FIELD_NUMBER: _builtins.int
+    METER_READINGS_FIELD_NUMBER: _builtins.int
+    empty: _builtins.bool
+    """Neither the vehicle nor a meter that fed it reported: every value is absent and the counts are 0."""
+    mapped: _builtins.bool
+    """A meter was mapped to the vehicle for some part of the bucket."""
+    kwh_delivered_dc: _builtins.float
+    """Energy delivered into the battery, in kWh. Absent: the vehicle sent no reading."""
+    kwh_consumed_ac: _builtins.float
+    """Energy drawn by the meters that fed this vehicle, while they fed it, in kWh. Absent: they sent no reading, or there
+    was no such meter.
+    """
+    efficiency_ratio: _builtins.float
+    """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
+    alternating current was drawn.
+    """
+    kwh_lost: _builtins.float
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh. Absent: one of the two is absent."""
+    average_battery_temp: _builtins.float
+    """Mean of the vehicle's battery temperatures, one weight a reading, in degrees Celsius. Absent: none was measured."""
+    vehicle_readings: _builtins.int
+    """Readings of the vehicle."""
+    meter_readings: _builtins.int
+    """Readings of the meters that fed it, while they fed it."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The bucket's part of the window: the first and the last bucket are cut where the window begins and ends."""
+
+    def __init__(
+        self,
+        *,
+        window: Global___TimeWindow | None = ...,
+        empty: _builtins.bool = ...,
+        mapped: _builtins.bool = ...,
+        kwh_delivered_dc: _builtins.float | None = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+        efficiency_ratio: _builtins.float | None = ...,
+        kwh_lost: _builtins.float | None = ...,
+        average_battery_temp: _builtins.float | None = ...,
+        vehicle_readings: _builtins.int = ...,
+        meter_readings: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "efficiency_ratio", b"efficiency_ratio", "empty", b"empty", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "mapped", b"mapped", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
+    _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
+    _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
+    _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
+    _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__efficiency_ratio) -> _WhichOneofReturnType__efficiency_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+
+Global___PerformanceBucket: _TypeAlias = PerformanceBucket  # noqa: Y015
 
 @_typing.final
 class ClockEvidence(_message.Message):

@@ -46,6 +46,16 @@ class AnalyticsServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetVehiclePerformanceRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetVehiclePerformanceResponse.FromString,
                 _registered_method=True)
+        self.ListVehiclePerformance = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/ListVehiclePerformance',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceResponse.FromString,
+                _registered_method=True)
+        self.GetPerformanceSeries = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/GetPerformanceSeries',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesResponse.FromString,
+                _registered_method=True)
         self.GetVehicleStatus = channel.unary_unary(
                 '/energyfleet.v1.AnalyticsService/GetVehicleStatus',
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetVehicleStatusRequest.SerializeToString,
@@ -76,6 +86,29 @@ class AnalyticsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVehiclePerformance(self, request, context):
+        """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
+        equals what GetVehiclePerformance answers for the window that was used.
+
+        The first page decides what the other pages say: they are parts of the same result, whatever arrives meanwhile. The
+        process that gave the first page keeps the result for ten minutes after a page of it was asked for last. Where many
+        are asked for at once, it forgets earlier those that nobody has asked for the longest.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPerformanceSeries(self, request, context):
+        """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
+        GetVehiclePerformance answers for it.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVehicleStatus(self, request, context):
         """The newest reading of a vehicle.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
@@ -99,6 +132,16 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
                     servicer.GetVehiclePerformance,
                     request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetVehiclePerformanceRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetVehiclePerformanceResponse.SerializeToString,
+            ),
+            'ListVehiclePerformance': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVehiclePerformance,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceResponse.SerializeToString,
+            ),
+            'GetPerformanceSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPerformanceSeries,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesResponse.SerializeToString,
             ),
             'GetVehicleStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVehicleStatus,
@@ -145,6 +188,60 @@ class AnalyticsService:
             '/energyfleet.v1.AnalyticsService/GetVehiclePerformance',
             energyfleet_dot_v1_dot_analytics__service__pb2.GetVehiclePerformanceRequest.SerializeToString,
             energyfleet_dot_v1_dot_analytics__service__pb2.GetVehiclePerformanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVehiclePerformance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/ListVehiclePerformance',
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPerformanceSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/GetPerformanceSeries',
+            energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,21 @@ class AnalyticsServiceStub:
     """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
     """
+    ListVehiclePerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListVehiclePerformanceRequest, _analytics_service_pb2.ListVehiclePerformanceResponse]
+    """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
+    equals what GetVehiclePerformance answers for the window that was used.
+
+    The first page decides what the other pages say: they are parts of the same result, whatever arrives meanwhile. The
+    process that gave the first page keeps the result for ten minutes after a page of it was asked for last. Where many
+    are asked for at once, it forgets earlier those that nobody has asked for the longest.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
+    GetPerformanceSeries: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]
+    """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
+    GetVehiclePerformance answers for it.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    """
     GetVehicleStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]
     """The newest reading of a vehicle.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
@@ -67,6 +82,21 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetVehiclePerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehiclePerformanceRequest, _analytics_service_pb2.GetVehiclePerformanceResponse]  # type: ignore[assignment]
     """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    """
+    ListVehiclePerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListVehiclePerformanceRequest, _analytics_service_pb2.ListVehiclePerformanceResponse]  # type: ignore[assignment]
+    """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
+    equals what GetVehiclePerformance answers for the window that was used.
+
+    The first page decides what the other pages say: they are parts of the same result, whatever arrives meanwhile. The
+    process that gave the first page keeps the result for ten minutes after a page of it was asked for last. Where many
+    are asked for at once, it forgets earlier those that nobody has asked for the longest.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
+    GetPerformanceSeries: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]  # type: ignore[assignment]
+    """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
+    GetVehiclePerformance answers for it.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
     """
     GetVehicleStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]  # type: ignore[assignment]
@@ -95,6 +125,33 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetVehiclePerformanceResponse, _abc.Awaitable[_analytics_service_pb2.GetVehiclePerformanceResponse]]:
         """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        """
+
+    @_abc_1.abstractmethod
+    def ListVehiclePerformance(
+        self,
+        request: _analytics_service_pb2.ListVehiclePerformanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.ListVehiclePerformanceResponse, _abc.Awaitable[_analytics_service_pb2.ListVehiclePerformanceResponse]]:
+        """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
+        equals what GetVehiclePerformance answers for the window that was used.
+
+        The first page decides what the other pages say: they are parts of the same result, whatever arrives meanwhile. The
+        process that gave the first page keeps the result for ten minutes after a page of it was asked for last. Where many
+        are asked for at once, it forgets earlier those that nobody has asked for the longest.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPerformanceSeries(
+        self,
+        request: _analytics_service_pb2.GetPerformanceSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.GetPerformanceSeriesResponse, _abc.Awaitable[_analytics_service_pb2.GetPerformanceSeriesResponse]]:
+        """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
+        GetVehiclePerformance answers for it.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
         """
 
