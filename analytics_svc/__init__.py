@@ -1,7 +1,10 @@
 """Answers how efficiently vehicles charge. The path of a question is the list of files:
 
-    servicer -> parse -> queries -> performance
+    servicer -> parse -> queries -> performance -> answers
 
-`servicer` is the door, `parse` turns requests into questions, `queries` asks the database, in one round trip each,
-`performance` says what the numbers mean.
+`servicer` is the door, `parse` turns requests into questions, `queries` asks the database in the words of
+`queries_sql`, in one round trip each, `performance` says what the numbers mean, and `answers` puts that into messages.
+
+`fleet` orders and adds up what `performance` says of many vehicles, and `results` keeps it for the pages to come.
+`buckets` cuts a series into hours or days.
 """

@@ -1,11 +1,25 @@
 """Turns requests into questions, telling all of a request's violations at once. Pure: the time is a parameter."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
-from shared.requests import Checks
-from shared.timestamps import TIMESTAMP_MIN_SECONDS, US_PER_DAY, US_PER_SECOND, iso_from_us
+from analytics_svc.buckets import BUCKETS_MAX, Granularity, bucket_edges
+from analytics_svc.performance import Verdict
+from shared.device_ids import is_device_id
+from shared.requests import Checks, place_of_page
+from shared.timestamps import (
+    TIMESTAMP_MAX_SECONDS,
+    TIMESTAMP_MIN_SECONDS,
+    US_PER_DAY,
+    US_PER_HOUR,
+    US_PER_SECOND,
+    iso_from_us,
+    us_from_proto,
+)
 
 WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: a night's charge is whole in them, whatever time of day somebody asks."""
@@ -13,7 +27,31 @@ WINDOW_DEFAULT_US = US_PER_DAY
 WINDOW_MAX_DAYS = 400
 """As far as history goes back by default. A year with its leap day and the month before it fit."""
 
+FLEET_WINDOW_MAX_DAYS = 32
+"""The longest month in any time zone, widened to hours in UTC: 15 million rollups of a fleet of 10,000."""
+
+DAYS_DEFAULT_US = 30 * US_PER_DAY
+"""A month, for a series of days: 24 hours are two of them."""
+
+VEHICLE_IDS_MAX = 1_000
+"""Vehicles that one question can name: as many as a page has."""
+
+PAGE_DEFAULT = 100
+PAGE_MAX = 1_000
+"""Vehicles in a page: some 300 KiB."""
+
+_ID_VIOLATIONS_MAX = 10
+"""Violations have to fit into the headers of an answer."""
+
 _EARLIEST_US = TIMESTAMP_MIN_SECONDS * US_PER_SECOND
+_LATEST_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND + US_PER_SECOND - 1
+
+
+class Order(StrEnum):
+    """What comes first in a list of vehicles; the values are the contract's names."""
+
+    RATIO = "PERFORMANCE_ORDER_RATIO"
+    KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +70,42 @@ class PerformanceQuestion:
     window: Window
 
 
+@dataclass(frozen=True, slots=True)
+class FleetQuestion:
+    """How efficiently did these vehicles charge, and which come first? One question for all pages of a result."""
+
+    asked_start_us: int | None
+    asked_end_us: int | None
+    verdicts: frozenset[Verdict]
+    """Empty: any."""
+    vehicle_ids: frozenset[str]
+    """Empty: every vehicle."""
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPage:
+    """A page of the answer to a question about a fleet."""
+
+    question: FleetQuestion
+    window: Window
+    """From hour to hour. It is that of a first page; the pages after it keep theirs."""
+    size: int
+    place: tuple[str, int] | None
+    """The name of the result and how many of its vehicles come before. None: the first page."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesQuestion:
+    """How did this vehicle charge within each of these buckets?"""
+
+    vehicle_id: str
+    granularity: Granularity
+    time_zone: str
+    buckets: list[Window]
+    """One after the other, without a gap."""
+
+
 def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, now_us: int) -> PerformanceQuestion:
     """The question, with the window's absent ends filled in. Raises InvalidRequest."""
     checks = Checks()
@@ -39,6 +113,68 @@ def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, no
     window = _window(request.window, now_us, checks)
     checks.raise_if_any()
     return PerformanceQuestion(request.vehicle_id, window)
+
+
+def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, now_us: int) -> FleetPage:
+    """The page that is asked for. Raises InvalidRequest."""
+    checks = Checks()
+    window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
+    if strange := {*request.verdicts}.difference(wire.Verdict.Value(verdict) for verdict in Verdict):
+        checks.add("verdicts", f"{min(strange)} is none of {', '.join(Verdict)}")
+    if len(request.vehicle_ids) > VEHICLE_IDS_MAX:
+        checks.add("vehicle_ids", f"{len(request.vehicle_ids):,} ids; at most {VEHICLE_IDS_MAX:,}")
+    else:
+        wrong = [(index, each) for index, each in enumerate(request.vehicle_ids) if not is_device_id(each)]
+        for index, vehicle_id in wrong[:_ID_VIOLATIONS_MAX]:
+            checks.device_id(f"vehicle_ids[{index}]", vehicle_id)
+    if request.order not in wire.PerformanceOrder.values():
+        checks.add("order", f"{request.order} is none of {', '.join(Order)}")
+    if not 0 <= request.page_size <= PAGE_MAX:
+        checks.add("page_size", f"{request.page_size} is not within 1 to {PAGE_MAX:,}; 0 asks for {PAGE_DEFAULT}")
+    place = place_of_page(request.page_token, str, int) if request.page_token else None
+    if request.page_token and place is None:
+        checks.add("page_token", "not a next_page_token of this rpc")
+    checks.raise_if_any()
+    question = FleetQuestion(
+        us_from_proto(request.window.start) if request.window.HasField("start") else None,
+        us_from_proto(request.window.end) if request.window.HasField("end") else None,
+        frozenset(Verdict(wire.Verdict.Name(verdict)) for verdict in request.verdicts),
+        frozenset(request.vehicle_ids),
+        Order(wire.PerformanceOrder.Name(request.order or wire.PERFORMANCE_ORDER_RATIO)),
+    )
+    return FleetPage(
+        question,
+        window,
+        request.page_size or PAGE_DEFAULT,
+        None if place is None else (str(place[0]), int(place[1])),
+    )
+
+
+def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_us: int) -> SeriesQuestion:
+    """The question, with the window cut into buckets. Raises InvalidRequest."""
+    checks = Checks()
+    checks.device_id("vehicle_id", request.vehicle_id)
+    if request.granularity not in wire.SeriesGranularity.values():
+        checks.add("granularity", f"{request.granularity} is none of {', '.join(Granularity)}")
+    in_days = request.granularity == wire.SERIES_GRANULARITY_DAY
+    window = _window(request.window, now_us, checks, default_us=DAYS_DEFAULT_US if in_days else WINDOW_DEFAULT_US)
+    zone = _time_zone(request.time_zone or "UTC", checks)
+    checks.raise_if_any()
+    granularity = Granularity.DAY if in_days else Granularity.HOUR
+    try:
+        edges = bucket_edges(window.start_us, window.end_us, granularity, zone)
+    except OverflowError:
+        checks.add("window", "too close to the years 1 or 9999 for another time zone")
+        edges = []
+    if len(edges) - 1 > BUCKETS_MAX:
+        checks.add(
+            "window",
+            f"{iso_from_us(window.start_us)} to {iso_from_us(window.end_us)} reaches into more than {BUCKETS_MAX:,}"
+            " hours; ask for days, or for less",
+        )
+    checks.raise_if_any()
+    buckets = [Window(start_us, end_us) for start_us, end_us in pairwise(edges)]
+    return SeriesQuestion(request.vehicle_id, granularity, zone.key, buckets)
 
 
 def parse_get_vehicle_status(request: wire.GetVehicleStatusRequest) -> str:
@@ -58,19 +194,40 @@ def _only_id(field: str, device_id: str) -> str:
     return device_id
 
 
-def _window(asked: wire.TimeWindow, now_us: int, checks: Checks) -> Window:
-    """The window, or any window at all where a violation was noted. An absent window reads as one with no ends."""
+def _time_zone(key: str, checks: Checks) -> ZoneInfo:
+    """The time zone, or UTC where a violation was noted."""
+    try:
+        return ZoneInfo(key)
+    except (KeyError, ValueError, OSError):  # what no file, no name of one and a folder's name come to
+        checks.add("time_zone", f"{key[:80]!r} is no IANA time zone such as 'Europe/Berlin'")
+        return ZoneInfo("UTC")
+
+
+def _window(
+    asked: wire.TimeWindow,
+    now_us: int,
+    checks: Checks,
+    *,
+    default_us: int = WINDOW_DEFAULT_US,
+    to_hours: bool = False,
+    max_days: int = WINDOW_MAX_DAYS,
+) -> Window:
+    """The window, or any window at all where a violation was noted. An absent window reads as one with no ends.
+
+    `default_us` long where its start is absent; `to_hours` widens it to whole hours in UTC.
+    """
     noted = len(checks.violations)
     asked_start_us = checks.time_us("window.start", asked.start) if asked.HasField("start") else None
-    end_us = checks.time_us("window.end", asked.end) if asked.HasField("end") else now_us
-    start_us = max(end_us - WINDOW_DEFAULT_US, _EARLIEST_US) if asked_start_us is None else asked_start_us
-    if len(checks.violations) == noted:
-        if start_us >= end_us:
-            end = iso_from_us(end_us) + ("" if asked.HasField("end") else ", which is now")
-            checks.add("window", f"the start {iso_from_us(start_us)} does not lie before the end {end}")
-        elif end_us - start_us > WINDOW_MAX_DAYS * US_PER_DAY:
-            checks.add(
-                "window",
-                f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {WINDOW_MAX_DAYS} days",
-            )
+    asked_end_us = checks.time_us("window.end", asked.end) if asked.HasField("end") else now_us
+    end_us = -(-asked_end_us // US_PER_HOUR) * US_PER_HOUR if to_hours else asked_end_us
+    start_us = max(end_us - default_us, _EARLIEST_US) if asked_start_us is None else asked_start_us
+    if len(checks.violations) == noted and start_us >= asked_end_us:
+        end = iso_from_us(asked_end_us) + ("" if asked.HasField("end") else ", which is now")
+        checks.add("window", f"the start {iso_from_us(start_us)} does not lie before the end {end}")
+    if to_hours:
+        start_us = start_us // US_PER_HOUR * US_PER_HOUR
+    if end_us > _LATEST_US:
+        checks.add("window.end", "the full hour after it lies beyond the year 9999")
+    if len(checks.violations) == noted and end_us - start_us > max_days * US_PER_DAY:
+        checks.add("window", f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {max_days} days")
     return Window(start_us, end_us)

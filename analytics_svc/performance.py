@@ -1,22 +1,25 @@
 """What a vehicle's totals allow to say of how it charged. Pure: no clock, no database.
 
 Efficiency is direct current into the battery over alternating current from the grid; 10 to 15 % of losses are expected.
+`judge` decides, for a whole fleet if need be; `explain` finds the words for those that somebody looks at.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from shared.config import AnalyticsSettings
 
 ROUNDING = 1e-9
-"""Relative error that sums of doubles may carry. A ratio this close to a limit counts as on it, and on it is fine."""
+"""Relative error that sums of doubles may carry. What is this close to a limit counts as on it, and on it is fine: the
+sums of readings and those of rollups must not disagree about a verdict."""
 
 _PERCENT_DIGITS_MAX = 7
 """Enough to tell apart what ROUNDING tells apart."""
 
 
 class Verdict(StrEnum):
-    """What the numbers allow to say; the values are the contract's names."""
+    """What the numbers allow to say; the values are the contract's names, in the order of their numbers."""
 
     OK = "VERDICT_OK"
     LOW_EFFICIENCY = "VERDICT_LOW_EFFICIENCY"
@@ -25,11 +28,29 @@ class Verdict(StrEnum):
     NO_METER = "VERDICT_NO_METER"
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Ground(Enum):
+    """Why a verdict was found: a number and the verdict."""
+
+    HEALTHY = 1, Verdict.OK
+    BELOW_LIMIT = 2, Verdict.LOW_EFFICIENCY
+    ABOVE_LIMIT = 3, Verdict.IMPLAUSIBLE
+    NO_MAPPING = 4, Verdict.NO_METER
+    NOBODY_REPORTED = 5, Verdict.INSUFFICIENT_DATA
+    VEHICLE_SILENT = 6, Verdict.INSUFFICIENT_DATA
+    METERS_SILENT = 7, Verdict.INSUFFICIENT_DATA
+    TOO_LITTLE_ENERGY = 8, Verdict.INSUFFICIENT_DATA
+    TOO_LITTLE_COVERAGE = 9, Verdict.INSUFFICIENT_DATA
+    NOTHING_DRAWN = 10, Verdict.INSUFFICIENT_DATA
+
+    def __init__(self, number: int, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+
+class Totals(NamedTuple):
     """What one vehicle and the meters that fed it, while they fed it, reported within a window.
 
-    Energy in kWh, None without a reading; temperature in degrees Celsius, None where none was measured.
+    Energy in kWh, None without a reading; temperature in degrees Celsius, None where none was measured. A tuple, as are
+    the others here: a fleet's list makes tens of thousands of them at once.
     """
 
     mappings: int
@@ -44,72 +65,115 @@ class Totals:
     """Those of them in which both did."""
 
 
-@dataclass(frozen=True, slots=True)
-class Performance:
+class Performance(NamedTuple):
     """What follows from the totals. None is absent, and never stands for 0."""
 
     efficiency_ratio: float | None
     kwh_lost: float | None
     coverage: float | None
     verdict: Verdict
+    ground: Ground
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A verdict in sentences for people."""
+
     reason: str
     alert: str
     """Empty unless somebody should look."""
 
 
-def judge(vehicle_id: str, totals: Totals, limits: AnalyticsSettings) -> Performance:
-    """The verdict of a vehicle, with its numbers and its reason in words."""
-    dc, ac = totals.kwh_delivered_dc, totals.kwh_consumed_ac
-    ratio = dc / ac if dc is not None and ac else None
-    lost = ac - dc if dc is not None and ac is not None else None
+def efficiency_ratio(dc: float | None, ac: float | None) -> float | None:
+    """Energy delivered over energy drawn; None where one is absent or nothing was drawn."""
+    return dc / ac if dc is not None and ac else None
+
+
+def kwh_lost(dc: float | None, ac: float | None) -> float | None:
+    """Energy drawn less energy delivered; None where one is absent."""
+    return ac - dc if dc is not None and ac is not None else None
+
+
+def judge(totals: Totals, limits: AnalyticsSettings) -> Performance:
+    """The verdict of a vehicle, with its numbers."""
+    ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
+    lost = kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     coverage = totals.hours_both / totals.hours_either if totals.hours_either else None
-    verdict, reason = _verdict(totals, ratio, coverage, limits)
-    alert = ""
-    if verdict is Verdict.LOW_EFFICIENCY:
-        alert = (
-            f"Vehicle {vehicle_id} loses {lost:,.3f} kWh of {ac:,.3f} kWh while charging:"
-            " inspect charger, cable and battery for heat, ageing and leakage."
-        )
-    return Performance(ratio, lost, coverage, verdict, reason, alert)
+    ground = _ground(totals, ratio, coverage, limits)
+    return Performance(ratio, lost, coverage, ground.verdict, ground)
 
 
-def _verdict(
-    totals: Totals, ratio: float | None, coverage: float | None, limits: AnalyticsSettings
-) -> tuple[Verdict, str]:
+def _ground(totals: Totals, ratio: float | None, coverage: float | None, limits: AnalyticsSettings) -> Ground:
     if totals.mappings == 0:
-        return Verdict.NO_METER, "No meter was mapped to the vehicle within the window."
-    missing = _missing_evidence(totals, coverage, limits)
-    if missing or ratio is None:
-        return Verdict.INSUFFICIENT_DATA, missing or "No energy was drawn within the window, so there is no ratio."
-    numbers = f"{totals.kwh_delivered_dc:,.3f} kWh were delivered of {totals.kwh_consumed_ac:,.3f} kWh drawn"
-    if ratio > limits.implausible_above * (1 + ROUNDING):
-        percent, limit = _percents(ratio, limits.implausible_above)
-        return Verdict.IMPLAUSIBLE, f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
-    percent, limit = _percents(ratio, limits.low_efficiency_below)
-    if ratio < limits.low_efficiency_below * (1 - ROUNDING):
-        return Verdict.LOW_EFFICIENCY, f"{numbers}, {percent}: a healthy charger delivers at least {limit}."
-    return Verdict.OK, f"{numbers}, {percent}: at least the {limit} of a healthy charger."
-
-
-def _missing_evidence(totals: Totals, coverage: float | None, limits: AnalyticsSettings) -> str:
-    """Why nothing can be said, or nothing."""
-    if totals.vehicle_readings == 0 and totals.meter_readings == 0:
-        return "Neither the vehicle nor a meter that fed it sent a reading within the window."
+        return Ground.NO_MAPPING
     if totals.vehicle_readings == 0:
-        return f"The vehicle sent no reading within the window; the meters that fed it sent {totals.meter_readings:,}."
+        return Ground.NOBODY_REPORTED if totals.meter_readings == 0 else Ground.VEHICLE_SILENT
     if totals.meter_readings == 0:
-        return f"No meter that fed the vehicle sent a reading within the window; it sent {totals.vehicle_readings:,}."
-    if totals.kwh_consumed_ac is not None and totals.kwh_consumed_ac < limits.evidence_min_kwh:
-        return (
-            f"{totals.kwh_consumed_ac:,.3f} kWh were drawn; {limits.evidence_min_kwh:g} kWh are needed for a verdict."
-        )
+        return Ground.METERS_SILENT
+    drawn = totals.kwh_consumed_ac
+    if drawn is not None and drawn < limits.evidence_min_kwh * (1 - ROUNDING):
+        return Ground.TOO_LITTLE_ENERGY
     if coverage is not None and coverage < limits.evidence_min_coverage:
-        percent, limit = _percents(coverage, limits.evidence_min_coverage)
-        return (
-            f"Both sides reported in {totals.hours_both:,} of {totals.hours_either:,} hours, {percent};"
-            f" {limit} are needed for a verdict."
+        return Ground.TOO_LITTLE_COVERAGE
+    if ratio is None:
+        return Ground.NOTHING_DRAWN
+    if ratio > limits.implausible_above * (1 + ROUNDING):
+        return Ground.ABOVE_LIMIT
+    if ratio < limits.low_efficiency_below * (1 - ROUNDING):
+        return Ground.BELOW_LIMIT
+    return Ground.HEALTHY
+
+
+def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: AnalyticsSettings) -> Explanation:
+    """Why the verdict is what it is and, where somebody should look, at what."""
+    alert = ""
+    if performance.verdict is Verdict.LOW_EFFICIENCY:
+        alert = (
+            f"Vehicle {vehicle_id} loses {performance.kwh_lost:,.3f} kWh of {totals.kwh_consumed_ac:,.3f} kWh while"
+            " charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
-    return ""
+    by_ratio = performance.ground in (Ground.HEALTHY, Ground.BELOW_LIMIT, Ground.ABOVE_LIMIT)
+    return Explanation((_compared if by_ratio else _missing)(totals, performance, limits), alert)
+
+
+def _compared(totals: Totals, performance: Performance, limits: AnalyticsSettings) -> str:
+    """The reason of a verdict that the ratio decided."""
+    assert performance.efficiency_ratio is not None
+    numbers = f"{totals.kwh_delivered_dc:,.3f} kWh were delivered of {totals.kwh_consumed_ac:,.3f} kWh drawn"
+    if performance.ground is Ground.ABOVE_LIMIT:
+        percent, limit = _percents(performance.efficiency_ratio, limits.implausible_above)
+        return f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
+    percent, limit = _percents(performance.efficiency_ratio, limits.low_efficiency_below)
+    if performance.ground is Ground.BELOW_LIMIT:
+        return f"{numbers}, {percent}: a healthy charger delivers at least {limit}."
+    return f"{numbers}, {percent}: at least the {limit} of a healthy charger."
+
+
+def _missing(totals: Totals, performance: Performance, limits: AnalyticsSettings) -> str:
+    """The reason why the ratio decided nothing."""
+    match performance.ground:
+        case Ground.NO_MAPPING:
+            return "No meter was mapped to the vehicle within the window."
+        case Ground.NOBODY_REPORTED:
+            return "Neither the vehicle nor a meter that fed it sent a reading within the window."
+        case Ground.VEHICLE_SILENT:
+            sent = f"the meters that fed it sent {totals.meter_readings:,}"
+            return f"The vehicle sent no reading within the window; {sent}."
+        case Ground.METERS_SILENT:
+            sent = f"it sent {totals.vehicle_readings:,}"
+            return f"No meter that fed the vehicle sent a reading within the window; {sent}."
+        case Ground.TOO_LITTLE_ENERGY:
+            needed = f"{limits.evidence_min_kwh:g} kWh are needed for a verdict"
+            return f"{totals.kwh_consumed_ac:,.3f} kWh were drawn; {needed}."
+        case Ground.TOO_LITTLE_COVERAGE:
+            assert performance.coverage is not None
+            percent, limit = _percents(performance.coverage, limits.evidence_min_coverage)
+            return (
+                f"Both sides reported in {totals.hours_both:,} of {totals.hours_either:,} hours, {percent};"
+                f" {limit} are needed for a verdict."
+            )
+        case _:
+            return "No energy was drawn within the window, so there is no ratio."
 
 
 def _percents(share: float, limit: float) -> tuple[str, str]:

@@ -1,24 +1,33 @@
-"""The questions to the database: one statement and one round trip each.
+"""The questions to the database, in one round trip each.
 
-History is read from its covering primary keys alone, and of its partitions only those that the window touches. For the
-latter the planner has to see the window: a plan for any window (`generic`) locks every partition, and 400 days of them
-cost more than the question. A gRPC cancellation never reaches a connection: see `_ask`.
+The planner has to see the window: a plan for any window (`generic`) locks every partition, and 400 days of them cost
+more than the question. A gRPC cancellation never reaches a connection: see `_ask`.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import Row, TextClause
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from analytics_svc.parse import PerformanceQuestion
+from analytics_svc.parse import FleetQuestion, PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Totals
+from analytics_svc.queries_sql import (
+    FLEET_CONSUMED,
+    FLEET_DELIVERED,
+    METER_STATUS,
+    PERFORMANCE,
+    PERFORMANCE_SERIES,
+    PING,
+    VEHICLE_STATUS,
+)
 from shared.db.engine import database_errors, make_engine, to_its_end
 from shared.errors import DatabaseUnavailable, UnknownDevice
-from shared.timestamps import datetime_from_us, us_from_datetime
+from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 _log = structlog.get_logger()
 
@@ -28,83 +37,47 @@ NETWORK_GRACE_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that abandoned questions have to end in when the service stops; most take milliseconds."""
 
-# One row, or none for a vehicle never heard of. The hour of a reading is `(h, h + 1 h]`, hence the microsecond.
-# Scalar subqueries and the fence OFFSET 0 leave the planner no other way than one index scan per mapping and day.
-PERFORMANCE_TOTALS = text("""
-WITH vehicle AS (
-    SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
-),
-mapped AS (
-    SELECT meter_key, effective_from, effective_until
-    FROM vehicle_meter_map
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND effective_from < :window_end
-      AND (effective_until IS NULL OR effective_until > :window_start)
-),
-delivered AS (
-    SELECT date_bin('1 hour', ts - interval '1 microsecond', timestamptz 'epoch') AS hour_start,
-           sum(kwh_delivered_dc) AS kwh,
-           count(*) AS readings,
-           sum(battery_temp) AS battery_temp_sum,
-           count(battery_temp) AS battery_temp_readings
-    FROM vehicle_telemetry_history
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND ts > :window_start AND ts <= :window_end
-    GROUP BY hour_start
-),
-consumed AS (
-    SELECT date_bin('1 hour', fed.ts - interval '1 microsecond', timestamptz 'epoch') AS hour_start,
-           sum(fed.kwh_consumed_ac) AS kwh,
-           count(*) AS readings
-    FROM mapped CROSS JOIN LATERAL (
-        SELECT ts, kwh_consumed_ac
-        FROM meter_telemetry_history
-        WHERE meter_key = mapped.meter_key
-          AND ts > :window_start AND ts <= :window_end
-          AND ts > mapped.effective_from AND ts <= coalesce(mapped.effective_until, timestamptz 'infinity')
-        OFFSET 0
-    ) AS fed
-    GROUP BY hour_start
-),
-hours AS (
-    SELECT delivered.kwh AS kwh_delivered_dc, consumed.kwh AS kwh_consumed_ac,
-           delivered.readings AS vehicle_readings, consumed.readings AS meter_readings,
-           battery_temp_sum, battery_temp_readings
-    FROM delivered FULL JOIN consumed USING (hour_start)
-)
-SELECT (SELECT count(*) FROM mapped) AS mappings,
-       sum(kwh_delivered_dc) AS kwh_delivered_dc,
-       sum(kwh_consumed_ac) AS kwh_consumed_ac,
-       sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision) AS average_battery_temp,
-       CAST(coalesce(sum(vehicle_readings), 0) AS bigint) AS vehicle_readings,
-       CAST(coalesce(sum(meter_readings), 0) AS bigint) AS meter_readings,
-       count(*) FILTER (WHERE vehicle_readings > 0 OR meter_readings > 0) AS hours_either,
-       count(*) FILTER (WHERE vehicle_readings > 0 AND meter_readings > 0) AS hours_both
-FROM vehicle LEFT JOIN hours ON true
-GROUP BY vehicle.vehicle_key
-""")
+SLICE_VEHICLES = 1_000
+"""Vehicles of a fleet that are gone through before other calls have their turn: some 2 ms."""
 
-# One row, or none for a vehicle never heard of; ts is null where it has sent no reading, and late_readings where
-# nothing was written down of its clock.
-VEHICLE_STATUS = text("""
-SELECT status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp,
-       newest_age_us, late_readings, future_readings, conflicting_readings
-FROM vehicles LEFT JOIN vehicle_current_status AS status USING (vehicle_key)
-     LEFT JOIN vehicle_clock_evidence USING (vehicle_key)
-WHERE vehicles.vehicle_id = :vehicle_id
-""")
+MAPPINGS_MAX = 100
+"""Mappings that are told one by one: a charger that is moved every day of a season."""
 
-# As for vehicles.
-METER_STATUS = text("""
-SELECT status.ts, status.kwh_consumed_ac, status.voltage,
-       newest_age_us, late_readings, future_readings, conflicting_readings
-FROM meters LEFT JOIN meter_current_status AS status USING (meter_key)
-     LEFT JOIN meter_clock_evidence USING (meter_key)
-WHERE meters.meter_id = :meter_id
-""")
 
-# Whether the database answers at all.
-PING = text("SELECT 1")
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """A meter fed the vehicle within `since_us < t <= until_us`: energy in kWh, None without a reading."""
+
+    meter_id: str
+    since_us: int
+    until_us: int
+    kwh_consumed_ac: float | None
+    meter_readings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a vehicle's totals rest on: timestamps in microseconds, None where a side sent no reading."""
+
+    first_vehicle_us: int | None
+    last_vehicle_us: int | None
+    first_meter_us: int | None
+    last_meter_us: int | None
+    feedings: Sequence[Feeding]
+    """By start; the last MAPPINGS_MAX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What was reported within a bucket of a series. Units and absence are those of Totals."""
+
+    window: Window
+    mapped: bool
+    kwh_delivered_dc: float | None
+    kwh_consumed_ac: float | None
+    average_battery_temp: float | None
+    vehicle_readings: int
+    meter_readings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +136,63 @@ class Queries:
         self._free = asyncio.Semaphore(pool_size)
         self._timeout_s = timeout_s
 
-    async def performance_totals(self, question: PerformanceQuestion) -> Totals:
+    async def performance(self, question: PerformanceQuestion) -> tuple[Totals, Evidence]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
-        row = await self._ask(
-            PERFORMANCE_TOTALS,
-            {
-                "vehicle_id": question.vehicle_id,
-                "window_start": datetime_from_us(question.window.start_us),
-                "window_end": datetime_from_us(question.window.end_us),
-            },
-        )
+        parameters = {"vehicle_id": question.vehicle_id, "mappings_max": MAPPINGS_MAX}
+        row = await self._ask(PERFORMANCE, parameters | _ends(question.window))
         if row is None:
             raise UnknownDevice("vehicle", question.vehicle_id)
-        return Totals(**row._asdict())
+        feedings = [
+            Feeding(meter_id, us_from_datetime(since), us_from_datetime(until), kwh, readings)
+            for meter_id, since, until, kwh, readings in zip(
+                row.meter_ids, row.since, row.until, row.kwh, row.readings, strict=True
+            )
+        ]
+        evidence = Evidence(
+            first_vehicle_us=_us_or_none(row.first_vehicle_ts),
+            last_vehicle_us=_us_or_none(row.last_vehicle_ts),
+            first_meter_us=_us_or_none(row.first_meter_ts),
+            last_meter_us=_us_or_none(row.last_meter_ts),
+            feedings=feedings,
+        )
+        return Totals._make(row[: len(Totals._fields)]), evidence
+
+    async def fleet_totals(self, question: FleetQuestion, window: Window) -> list[tuple[str, Totals]]:
+        """What the vehicles and their meters reported within a window from hour to hour; in no order."""
+        hours = [datetime_from_us(hour_us) for hour_us in range(window.start_us, window.end_us, US_PER_HOUR)]
+        ids = {"every": not question.vehicle_ids, "vehicle_ids": list(question.vehicle_ids)}
+        parameters = {"hours": hours, "no_hour": "0" * len(hours)} | ids | _ends(window)
+        delivered, consumed = await asyncio.gather(
+            self._ask_all(FLEET_DELIVERED, parameters), self._ask_all(FLEET_CONSUMED, parameters)
+        )
+        of_meters: dict[int, tuple[Any, ...]] = {row[0]: tuple(row[1:]) for row in consumed}
+        unmapped = (0, None, 0, "0")
+        totals: list[tuple[str, Totals]] = []
+        for row in delivered:
+            vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits = tuple(row)
+            mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
+            vehicle_hours, meter_hours = int(vehicle_bits, 2), int(meter_bits, 2)
+            either, both = vehicle_hours | meter_hours, vehicle_hours & meter_hours
+            hours_reported = either.bit_count(), both.bit_count()
+            totals.append(
+                (vehicle_id, Totals(mappings, dc, ac, temperature, vehicle_readings, meter_readings, *hours_reported))
+            )
+            if len(totals) % SLICE_VEHICLES == 0:
+                await asyncio.sleep(0)
+        return totals
+
+    async def performance_series(self, question: SeriesQuestion) -> list[Bucket]:
+        """What the vehicle and its meters reported in each bucket. Raises UnknownDevice."""
+        buckets = question.buckets
+        parameters = {
+            "vehicle_id": question.vehicle_id,
+            "starts": [datetime_from_us(bucket.start_us) for bucket in buckets],
+        }
+        ends = _ends(Window(buckets[0].start_us, buckets[-1].end_us))
+        rows = await self._ask_all(PERFORMANCE_SERIES, parameters | ends)
+        if not rows:
+            raise UnknownDevice("vehicle", question.vehicle_id)
+        return [Bucket(bucket, *tuple(row)) for bucket, row in zip(buckets, rows, strict=True)]
 
     async def vehicle_status(self, vehicle_id: str) -> tuple[VehicleStatus | None, ClockEvidence | None]:
         """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
@@ -216,7 +233,13 @@ class Queries:
         await self.engine.dispose()
 
     async def _ask(self, statement: TextClause, parameters: Mapping[str, object]) -> Row[Any] | None:
-        """The answer's only row, if it has one. Cancelling is safe at any point.
+        """The answer's only row, if it has one."""
+        rows = await self._ask_all(statement, parameters)
+        assert len(rows) <= 1
+        return rows[0] if rows else None
+
+    async def _ask_all(self, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
+        """The answer's rows. Cancelling is safe at any point.
 
         Callers wait here, where a cancellation costs nothing, until a connection is free. From then on the question
         goes on to its end whatever happens to its caller, so that no connection is ever left in the middle of one.
@@ -229,16 +252,24 @@ class Queries:
             _log.warning("database_slow", timeout_s=self._timeout_s)
             raise DatabaseUnavailable from None
 
-    async def _answer(self, statement: TextClause, parameters: Mapping[str, object]) -> Row[Any] | None:
+    async def _answer(self, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
         try:
             async with (
                 asyncio.timeout(self._timeout_s + NETWORK_GRACE_S),
                 database_errors(),
                 self.engine.connect() as connection,
             ):
-                return (await connection.execute(statement, parameters)).one_or_none()
+                return (await connection.execute(statement, parameters)).all()
         finally:
             self._free.release()
+
+
+def _us_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else us_from_datetime(moment)
+
+
+def _ends(window: Window) -> dict[str, object]:
+    return {"window_start": datetime_from_us(window.start_us), "window_end": datetime_from_us(window.end_us)}
 
 
 def _clock_evidence(row: Row[Any]) -> ClockEvidence | None:

@@ -1,15 +1,26 @@
 """The door: parses, asks, builds the answer."""
 
+import time
+
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
-from google.protobuf.duration_pb2 import Duration
 
-from analytics_svc.parse import parse_get_meter_status, parse_get_vehicle_performance, parse_get_vehicle_status
+from analytics_svc.answers import clock_message, duration_message, page_answer, performance_answer, series_answer
+from analytics_svc.fleet import judge_fleet
+from analytics_svc.parse import (
+    parse_get_meter_status,
+    parse_get_performance_series,
+    parse_get_vehicle_performance,
+    parse_get_vehicle_status,
+    parse_list_vehicle_performance,
+)
 from analytics_svc.performance import judge
-from analytics_svc.queries import ClockEvidence, Queries
+from analytics_svc.queries import Queries
+from analytics_svc.results import Results
 from shared.config import AnalyticsSettings
 from shared.guard import Context
+from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
 
 
@@ -20,37 +31,44 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self._queries = queries
         self._limits = limits
         self._clock = clock
+        self._results = Results(time.monotonic)
 
     async def GetVehiclePerformance(
         self, request: wire.GetVehiclePerformanceRequest, context: Context
     ) -> wire.GetVehiclePerformanceResponse:
         question = parse_get_vehicle_performance(request, self._clock())
-        totals = await self._queries.performance_totals(question)
-        performance = judge(question.vehicle_id, totals, self._limits)
-        return wire.GetVehiclePerformanceResponse(
-            vehicle_id=question.vehicle_id,
-            window=wire.TimeWindow(
-                start=proto_from_us(question.window.start_us), end=proto_from_us(question.window.end_us)
-            ),
-            kwh_delivered_dc=totals.kwh_delivered_dc,
-            kwh_consumed_ac=totals.kwh_consumed_ac,
-            efficiency_ratio=performance.efficiency_ratio,
-            kwh_lost=performance.kwh_lost,
-            average_battery_temp=totals.average_battery_temp,
-            vehicle_readings=totals.vehicle_readings,
-            meter_readings=totals.meter_readings,
-            coverage=performance.coverage,
-            verdict=wire.Verdict.Value(performance.verdict),
-            verdict_reason=performance.reason,
-            alert=performance.alert,
-        )
+        totals, evidence = await self._queries.performance(question)
+        performance = judge(totals, self._limits)
+        return performance_answer(question.vehicle_id, question.window, totals, performance, evidence, self._limits)
+
+    async def ListVehiclePerformance(
+        self, request: wire.ListVehiclePerformanceRequest, context: Context
+    ) -> wire.ListVehiclePerformanceResponse:
+        asked = parse_list_vehicle_performance(request, self._clock())
+        name, start = asked.place or ("", 0)
+        if asked.place:
+            result = self._results.find(name, asked.question, start)
+        else:
+            found = await self._queries.fleet_totals(asked.question, asked.window)
+            result = await judge_fleet(asked.question, asked.window, found, self._limits)
+        end = start + asked.size
+        more = end < len(result.vehicles)
+        if more and not asked.place:
+            name = self._results.keep(asked.question, result)
+        return page_answer(result, result.vehicles[start:end], page_token(name, end) if more else "", self._limits)
+
+    async def GetPerformanceSeries(
+        self, request: wire.GetPerformanceSeriesRequest, context: Context
+    ) -> wire.GetPerformanceSeriesResponse:
+        question = parse_get_performance_series(request, self._clock())
+        return series_answer(question, await self._queries.performance_series(question), self._limits)
 
     async def GetVehicleStatus(
         self, request: wire.GetVehicleStatusRequest, context: Context
     ) -> wire.GetVehicleStatusResponse:
         vehicle_id = parse_get_vehicle_status(request)
         status, evidence = await self._queries.vehicle_status(vehicle_id)
-        clock = _clock_message(evidence)
+        clock = clock_message(evidence)
         if status is None:
             return wire.GetVehicleStatusResponse(vehicle_id=vehicle_id, clock=clock)
         reading = VehicleReading(
@@ -61,7 +79,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             timestamp=proto_from_us(status.ts_us),
         )
         return wire.GetVehicleStatusResponse(
-            vehicle_id=vehicle_id, reading=reading, age=_duration(status.age_us(self._clock())), clock=clock
+            vehicle_id=vehicle_id, reading=reading, age=duration_message(status.age_us(self._clock())), clock=clock
         )
 
     async def GetMeterStatus(
@@ -69,7 +87,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetMeterStatusResponse:
         meter_id = parse_get_meter_status(request)
         status, evidence = await self._queries.meter_status(meter_id)
-        clock = _clock_message(evidence)
+        clock = clock_message(evidence)
         if status is None:
             return wire.GetMeterStatusResponse(meter_id=meter_id, clock=clock)
         reading = MeterReading(
@@ -79,23 +97,5 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             timestamp=proto_from_us(status.ts_us),
         )
         return wire.GetMeterStatusResponse(
-            meter_id=meter_id, reading=reading, age=_duration(status.age_us(self._clock())), clock=clock
+            meter_id=meter_id, reading=reading, age=duration_message(status.age_us(self._clock())), clock=clock
         )
-
-
-def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
-    if evidence is None:
-        return None
-    age_us = evidence.newest_age_us
-    return wire.ClockEvidence(
-        newest_age_at_arrival=None if age_us is None else _duration(age_us),
-        late_readings=evidence.late_readings,
-        future_readings=evidence.future_readings,
-        conflicting_readings=evidence.conflicting_readings,
-    )
-
-
-def _duration(us: int) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(us)
-    return duration

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from shared.timestamps import US_PER_HOUR
 
 LOW_EFFICIENCY_BELOW = 0.85
-IMPLAUSIBLE_ABOVE = 1.0
+IMPLAUSIBLE_ABOVE = 1.02
 EVIDENCE_MIN_KWH = 0.5
 EVIDENCE_MIN_COVERAGE = 0.9
 

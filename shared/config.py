@@ -130,7 +130,7 @@ class AnalyticsSettings(ServingSettings):
         0.85, description="ratio below which somebody should look: expected losses are 10 to 15 %"
     )
     implausible_above: Annotated[float, Field(ge=1, le=2)] = Field(
-        1.0, description="ratio above which the numbers cannot be right"
+        1.02, description="ratio above which the numbers cannot be right: each of two meters of class 1 may err by 1 %"
     )
     evidence_min_kwh: Annotated[float, Field(ge=0)] = Field(
         0.5, description="kWh drawn below which nothing is said: standby losses would dominate"

@@ -5,6 +5,7 @@
     ├── MalformedRequest       the bytes are no message of the rpc's type
     ├── UnknownDevice          never heard of
     ├── MappingContradiction   a registered mapping says otherwise
+    ├── PagesForgotten         the result that a page token belongs to is not kept any more
     ├── AnswersNotTaken        the client does not read what it is told
     ├── DatabaseUnavailable    may succeed later
     ├── LimitExceeded          may succeed later
@@ -55,6 +56,16 @@ class UnknownDevice(FleetError):
 
 class MappingContradiction(FleetError):
     """A registered mapping says otherwise. The message names it."""
+
+
+class PagesForgotten(FleetError):
+    """The result that a page token belongs to is not kept any more, or not by this process."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the result that this page_token belongs to is not kept here any more; ask for its first page again,"
+            " without a page_token"
+        )
 
 
 class AnswersNotTaken(FleetError):

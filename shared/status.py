@@ -17,6 +17,7 @@ _CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
     errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownDevice: grpc.StatusCode.NOT_FOUND,
     errors.MappingContradiction: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PagesForgotten: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AnswersNotTaken: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DatabaseUnavailable: grpc.StatusCode.UNAVAILABLE,

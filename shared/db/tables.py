@@ -19,6 +19,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Identity,
+    Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
@@ -107,6 +108,7 @@ meter_energy_hourly = Table(
     Column("kwh_consumed_ac", Double, nullable=False),
     Column("readings", Integer, nullable=False),
     PrimaryKeyConstraint("meter_key", "hour_start"),
+    Index("meter_energy_hourly_hour_start", "hour_start"),
     postgresql_with=_HOT,
 )
 
@@ -120,6 +122,7 @@ vehicle_energy_hourly = Table(
     Column("battery_temp_sum", Double, nullable=False),
     Column("battery_temp_readings", Integer, nullable=False),
     PrimaryKeyConstraint("vehicle_key", "hour_start"),
+    Index("vehicle_energy_hourly_hour_start", "hour_start"),
     postgresql_with=_HOT,
 )
 

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 NOW_US = MIDNIGHT_US
 """What the service's clock says."""
 
-RPCS = ("GetVehiclePerformance", "GetVehicleStatus", "GetMeterStatus")
+RPCS = (
+    "GetVehiclePerformance",
+    "ListVehiclePerformance",
+    "GetPerformanceSeries",
+    "GetVehicleStatus",
+    "GetMeterStatus",
+)
 
 
 @pytest.fixture
@@ -104,6 +110,20 @@ async def test_a_healthy_charger_is_ok_in_a_window_of_ones_own(rows: Rows, stub:
     assert (answer.verdict, answer.alert) == (wire.VERDICT_OK, "")
 
 
+async def test_of_many_mappings_the_last_hundred_are_told_and_all_are_counted(
+    rows: Rows, stub: "AnalyticsServiceAsyncStub"
+) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    starts = [NOW_US - i * MINUTE_US for i in range(120, 0, -1)]
+    for start_us in starts:
+        rows.mapping(car, meter, start_us, start_us + MINUTE_US)
+    rows.consumed(meter, *((start_us + MINUTE_US, 0.5) for start_us in starts))
+    answer = await stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car"))
+    assert (answer.meter_readings, answer.evidence.mapping_count) == (120, 120)
+    assert [each.window.start for each in answer.evidence.mappings] == [proto_from_us(us) for us in starts[-100:]]
+    assert {(each.kwh_consumed_ac, each.meter_readings) for each in answer.evidence.mappings} == {(0.5, 1)}
+
+
 async def test_a_known_vehicle_without_a_meter_is_an_answer(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
     rows.delivered(rows.vehicle("car"), (NOW_US, 1.0))
     answer = await stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car"))
@@ -147,6 +167,7 @@ async def test_a_device_known_from_a_mapping_alone_has_no_reading(
 async def test_a_device_never_heard_of_is_not_found(stub: "AnalyticsServiceAsyncStub") -> None:
     for call in (
         stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="ghost")),
+        stub.GetPerformanceSeries(wire.GetPerformanceSeriesRequest(vehicle_id="ghost")),
         stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="ghost")),
         stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="ghost")),
     ):
@@ -159,6 +180,11 @@ async def test_a_bad_request_is_told_all_of_its_violations(stub: "AnalyticsServi
     window = wire.TimeWindow(start=proto_from_us(NOW_US), end=proto_from_us(NOW_US))
     calls: list[tuple[grpc.aio.UnaryUnaryCall[Any, Any], list[str]]] = [
         (stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(window=window)), ["vehicle_id", "window"]),
+        (
+            stub.ListVehiclePerformance(wire.ListVehiclePerformanceRequest(window=window, page_size=-1)),
+            ["window", "page_size"],
+        ),
+        (stub.GetPerformanceSeries(wire.GetPerformanceSeriesRequest(time_zone="?")), ["vehicle_id", "time_zone"]),
         (stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="a b")), ["vehicle_id"]),
         (stub.GetMeterStatus(wire.GetMeterStatusRequest()), ["meter_id"]),
     ]

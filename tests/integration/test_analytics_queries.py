@@ -10,11 +10,11 @@ import psycopg
 import psycopg.conninfo
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import ProgrammingError
 
-from analytics_svc import queries as q
-from analytics_svc.parse import PerformanceQuestion, Window
+from analytics_svc import queries_sql
+from analytics_svc.parse import FleetQuestion, Order, PerformanceQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries import ClockEvidence, MeterStatus, Queries, VehicleStatus
 from shared.db.embedded import EmbeddedServer
@@ -105,7 +105,8 @@ async def queries(reader_url: str) -> AsyncIterator[Queries]:
 
 
 async def totals_of(queries: Queries, start_us: int, end_us: int, vehicle_id: str = "car") -> Totals:
-    return await queries.performance_totals(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))
+    totals, _ = await queries.performance(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))
+    return totals
 
 
 async def test_totals_are_sums_of_readings_however_often_each_side_reports(rows: Rows, queries: Queries) -> None:
@@ -240,11 +241,58 @@ async def test_the_service_cannot_write(rows: Rows, queries: Queries, database_u
             await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
 
 
-def _scans(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if "telemetry_history" in plan.get("Relation Name", ""):
+def _scans(plan: dict[str, Any], tables: str) -> Iterator[tuple[str, str]]:
+    if tables in plan.get("Relation Name", ""):
         yield plan["Relation Name"], plan["Node Type"]
     for inner in plan.get("Plans", ()):
-        yield from _scans(inner)
+        yield from _scans(inner, tables)
+
+
+async def plan_of(queries: Queries, statement: TextClause, parameters: dict[str, Any]) -> dict[str, Any]:
+    named = {name: parameters[name] for name in statement.compile().params}
+    async with queries.engine.connect() as connection:
+        explained = await connection.execute(text(f"EXPLAIN (FORMAT JSON) {statement.text}"), named)
+        plan = explained.scalar_one()
+    root: dict[str, Any] = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+    return root
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["the whole fleet", "a vehicle"])
+async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
+    rows: Rows, queries: Queries, named: bool
+) -> None:
+    for number in range(1, 21):
+        rows.mapping(rows.vehicle(f"car-{number}"), rows.meter(f"meter-{number}"), MIDNIGHT_US - 100 * US_PER_DAY)
+    for columns in (
+        "meter_energy_hourly (meter_key, hour_start, kwh_consumed_ac, readings) SELECT device, hour, 1, 1",
+        "vehicle_energy_hourly (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum,"
+        " battery_temp_readings) SELECT device, hour, 0.9, 1, 20, 1",
+    ):
+        rows.connection.execute(
+            f"INSERT INTO {columns} FROM generate_series(1, 20) AS device,"
+            " generate_series(timestamptz '2025-12-01 00:00Z', '2026-02-08 23:00Z', '1 hour') AS hour".encode()
+        )
+    rows.connection.execute("VACUUM (ANALYZE) vehicle_energy_hourly, meter_energy_hourly, vehicle_meter_map")
+
+    window = Window(MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US)
+    question = FleetQuestion(None, None, frozenset(), frozenset({"car-7"} if named else ()), Order.RATIO)
+    parameters = {
+        "every": not named,
+        "vehicle_ids": list(question.vehicle_ids),
+        "hours": [datetime_from_us(window.start_us + hour * US_PER_HOUR) for hour in range(24)],
+        "no_hour": "0" * 24,
+        "window_start": datetime_from_us(window.start_us),
+        "window_end": datetime_from_us(window.end_us),
+    }
+    for statement in (queries_sql.FLEET_DELIVERED, queries_sql.FLEET_CONSUMED):
+        scans = list(_scans(await plan_of(queries, statement, parameters), "energy_hourly"))
+        assert scans
+        assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
+    found = await queries.fleet_totals(question, window)
+    assert len(found) == (1 if named else 20)
+    assert {totals._replace(kwh_delivered_dc=None) for _, totals in found} == {
+        Totals(1, None, 24.0, 20.0, 24, 24, 24, 24)
+    }
 
 
 async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows, queries: Queries) -> None:
@@ -265,23 +313,20 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
     rows.connection.execute("VACUUM (ANALYZE) meter_telemetry_history")
 
     noon_us = MIDNIGHT_US + US_PER_DAY // 2
-    async with queries.engine.connect() as connection:
-        explained = await connection.execute(
-            text(f"EXPLAIN (FORMAT JSON) {q.PERFORMANCE_TOTALS.text}"),
-            {
-                "vehicle_id": "car",
-                "window_start": datetime_from_us(noon_us - US_PER_DAY),
-                "window_end": datetime_from_us(noon_us),
-            },
-        )
-        plan = explained.scalar_one()
-    plan = json.loads(plan) if isinstance(plan, str) else plan
-    assert sorted(_scans(plan[0]["Plan"])) == [
-        ("meter_telemetry_history_20260208", "Index Only Scan"),
-        ("meter_telemetry_history_20260209", "Index Only Scan"),
-        ("vehicle_telemetry_history_20260208", "Index Only Scan"),
-        ("vehicle_telemetry_history_20260209", "Index Only Scan"),
-    ]
+    parameters = {
+        "vehicle_id": "car",
+        "mappings_max": 100,
+        "starts": [datetime_from_us(noon_us - hours * US_PER_HOUR) for hours in range(24, 0, -1)],
+        "window_start": datetime_from_us(noon_us - US_PER_DAY),
+        "window_end": datetime_from_us(noon_us),
+    }
+    for statement in (queries_sql.PERFORMANCE, queries_sql.PERFORMANCE_SERIES):
+        assert sorted(_scans(await plan_of(queries, statement, parameters), "telemetry_history")) == [
+            ("meter_telemetry_history_20260208", "Index Only Scan"),
+            ("meter_telemetry_history_20260209", "Index Only Scan"),
+            ("vehicle_telemetry_history_20260208", "Index Only Scan"),
+            ("vehicle_telemetry_history_20260209", "Index Only Scan"),
+        ]
     totals = await totals_of(queries, noon_us - US_PER_DAY, noon_us)
     assert (totals.vehicle_readings, totals.meter_readings) == (1440, 1440)
 

@@ -60,7 +60,7 @@ async def test_a_service_refuses_an_older_schema_and_takes_a_newer_one(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.db.migrate.head", lambda: "9998")
-    with pytest.raises(SchemaOutdated, match="at revision 0002 and revision 9998 is needed"):
+    with pytest.raises(SchemaOutdated, match="at revision 0003 and revision 9998 is needed"):
         await require_usable_database(database_url, "test")
     monkeypatch.undo()
     with psycopg.connect(database_url) as connection:

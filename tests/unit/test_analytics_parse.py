@@ -1,6 +1,7 @@
 """Requests become questions; what is wrong with a request is told in one go."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from energyfleet.v1 import analytics_service_pb2 as wire
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_svc import parse
-from analytics_svc.parse import Window
+from analytics_svc.parse import FleetQuestion, Order, Window
 from shared.errors import InvalidRequest
 from shared.timestamps import (
     TIMESTAMP_MAX_SECONDS,
@@ -24,6 +25,8 @@ from shared.timestamps import (
 
 NOW_US = 1_770_631_200_123_456
 """2026-02-09T10:00:00.123456Z."""
+
+NOON_US = NOW_US - 123_456 + 2 * US_PER_HOUR
 
 
 def a_request(
@@ -155,3 +158,107 @@ def test_any_window_is_either_refused_or_one_that_the_database_can_be_asked_for(
         assert proto_from_us(window.start_us) == start
     if end is not None:
         assert proto_from_us(window.end_us) == end
+
+
+def page_of(**fields: Any) -> parse.FleetPage:
+    return parse.parse_list_vehicle_performance(wire.ListVehiclePerformanceRequest(**fields), NOW_US)
+
+
+def list_violations(**fields: Any) -> list[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        page_of(**fields)
+    return [violation.field for violation in caught.value.violations]
+
+
+def test_a_fleet_s_window_is_the_running_hour_and_the_23_before_it() -> None:
+    assert page_of().window == Window(NOON_US - 25 * US_PER_HOUR, NOON_US - US_PER_HOUR)
+
+
+def test_a_fleet_s_window_is_widened_to_whole_hours_in_utc() -> None:
+    def widened(start_us: int, end_us: int) -> Window:
+        return page_of(window=wire.TimeWindow(start=proto_from_us(start_us), end=proto_from_us(end_us))).window
+
+    assert widened(NOON_US, NOON_US + 1) == Window(NOON_US, NOON_US + US_PER_HOUR)
+    assert widened(NOON_US - 1, NOON_US) == Window(NOON_US - US_PER_HOUR, NOON_US)
+    assert widened(NOON_US - US_PER_HOUR, NOON_US) == Window(NOON_US - US_PER_HOUR, NOON_US)
+
+
+def test_a_fleet_is_asked_about_for_32_days_at_most() -> None:
+    end = proto_from_us(NOON_US)
+    longest_us = parse.FLEET_WINDOW_MAX_DAYS * US_PER_DAY
+    assert parse.FLEET_WINDOW_MAX_DAYS == 32
+    assert page_of(window=wire.TimeWindow(start=proto_from_us(NOON_US - longest_us), end=end))
+    assert list_violations(window=wire.TimeWindow(start=proto_from_us(NOON_US - longest_us - 1), end=end)) == ["window"]
+    assert list_violations(window=wire.TimeWindow(start=end, end=end)) == ["window"]
+    last = Timestamp(seconds=TIMESTAMP_MAX_SECONDS)
+    assert list_violations(window=wire.TimeWindow(end=last)) == ["window.end"]
+
+
+def test_a_list_without_wishes_is_the_whole_fleet_by_ratio_in_pages_of_100() -> None:
+    page = page_of()
+    assert page.question == FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
+    assert (page.size, page.place) == (100, None)
+
+
+def test_questions_that_mean_the_same_are_one_question() -> None:
+    verdicts = [wire.VERDICT_OK, wire.VERDICT_NO_METER]
+    one = page_of(verdicts=verdicts, vehicle_ids=["a", "b", "a"], page_size=1)
+    other = page_of(verdicts=verdicts[::-1], vehicle_ids=["b", "a"], order=wire.PERFORMANCE_ORDER_RATIO)
+    assert one.question == other.question
+    assert one.question != page_of(verdicts=verdicts, vehicle_ids=["a"]).question
+
+
+def test_all_violations_of_a_list_are_told_at_once() -> None:
+    fields = {"verdicts": [0], "vehicle_ids": ["a", "b c"], "order": 9, "page_size": -1, "page_token": "?"}
+    assert list_violations(**fields) == ["verdicts", "vehicle_ids[1]", "order", "page_size", "page_token"]
+    assert list_violations(verdicts=[6], page_size=1_001) == ["verdicts", "page_size"]
+    assert page_of(page_size=1_000, vehicle_ids=[f"v{n}" for n in range(1_000)]).size == 1_000
+    assert list_violations(vehicle_ids=[f"v{n}" for n in range(1_001)]) == ["vehicle_ids"]
+    assert len(list_violations(vehicle_ids=["?"] * 1_000)) == 10
+
+
+def series_of(**fields: Any) -> parse.SeriesQuestion:
+    request = wire.GetPerformanceSeriesRequest(**({"vehicle_id": "car-1"} | fields))
+    return parse.parse_get_performance_series(request, NOW_US)
+
+
+def series_violations(**fields: Any) -> list[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        series_of(**fields)
+    return [violation.field for violation in caught.value.violations]
+
+
+def test_a_series_is_24_hours_by_the_hour_or_30_days_by_the_day() -> None:
+    hours = series_of()
+    assert (hours.time_zone, len(hours.buckets)) == ("UTC", 25)
+    assert (hours.buckets[0].start_us, hours.buckets[-1].end_us) == (NOW_US - US_PER_DAY, NOW_US)
+    days = series_of(granularity=wire.SERIES_GRANULARITY_DAY, time_zone="Europe/Berlin")
+    assert (days.time_zone, len(days.buckets)) == ("Europe/Berlin", 31)
+    assert days.buckets[0].start_us == NOW_US - 30 * US_PER_DAY
+
+
+def test_a_series_has_a_thousand_buckets_at_most() -> None:
+    end_us = NOON_US
+    assert len(series_of(window=hours_before(end_us, 1_000)).buckets) == 1_000
+    assert series_violations(window=hours_before(end_us, 1_001)) == ["window"]
+    assert series_violations(window=hours_before(end_us, 24 * 400)) == ["window"]
+    assert len(series_of(window=hours_before(end_us, 24 * 400), granularity=wire.SERIES_GRANULARITY_DAY).buckets) == 401
+
+
+def hours_before(end_us: int, hours: int) -> wire.TimeWindow:
+    return wire.TimeWindow(start=proto_from_us(end_us - hours * US_PER_HOUR), end=proto_from_us(end_us))
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "Europe", "../UTC", "/etc/passwd", "a\0b", "x" * 5_000, "CET "])
+def test_what_is_no_time_zone_is_refused(zone: str) -> None:
+    assert series_violations(time_zone=zone, granularity=7, vehicle_id="") == ["vehicle_id", "granularity", "time_zone"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "zone"),
+    [(TIMESTAMP_MIN_SECONDS + 3_600, "America/New_York"), (TIMESTAMP_MAX_SECONDS, "Asia/Tokyo")],
+)
+def test_a_series_at_the_ends_of_time_is_refused_where_the_zone_has_no_year_for_it(seconds: int, zone: str) -> None:
+    window = wire.TimeWindow(end=Timestamp(seconds=seconds))
+    assert series_violations(window=window, time_zone=zone) == ["window"]
+    assert series_violations(window=window, time_zone=zone, granularity=wire.SERIES_GRANULARITY_DAY) == ["window"]

@@ -1,6 +1,7 @@
 """What totals allow to say of a vehicle, and what they do not."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_svc.performance import Performance, Totals, Verdict, judge
+from analytics_svc.performance import Ground, Performance, Totals, Verdict, explain, judge
 from shared.config import AnalyticsSettings
 
 LIMITS = AnalyticsSettings()
@@ -37,8 +38,23 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def judged(limits: AnalyticsSettings = LIMITS, **differing: Any) -> Performance:
-    return judge("car-1", some_totals(**differing), limits)
+@dataclass(frozen=True)
+class Judged:
+    """A verdict with its numbers and its words."""
+
+    performance: Performance
+    reason: str
+    alert: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.performance, name)
+
+
+def judged(limits: AnalyticsSettings = LIMITS, **differing: Any) -> Judged:
+    totals = some_totals(**differing)
+    performance = judge(totals, limits)
+    explanation = explain("car-1", totals, performance, limits)
+    return Judged(performance, explanation.reason, explanation.alert)
 
 
 def test_the_verdicts_are_those_of_the_contract() -> None:
@@ -74,9 +90,9 @@ def test_below_the_limit_somebody_is_called_with_the_numbers() -> None:
         (8.5, Verdict.OK),
         (8.5 * (1 - 1e-12), Verdict.OK),
         (8.5 * (1 - 1e-7), Verdict.LOW_EFFICIENCY),
-        (10.0, Verdict.OK),
-        (10.0 * (1 + 1e-12), Verdict.OK),
-        (10.0 * (1 + 1e-7), Verdict.IMPLAUSIBLE),
+        (10.2, Verdict.OK),
+        (10.2 * (1 + 1e-12), Verdict.OK),
+        (10.2 * (1 + 1e-7), Verdict.IMPLAUSIBLE),
         (0.0, Verdict.LOW_EFFICIENCY),
     ],
 )
@@ -86,7 +102,7 @@ def test_a_limit_itself_is_fine_and_rounding_does_not_cross_it(kwh_delivered_dc:
 
 def test_a_ratio_just_off_its_limit_is_written_with_the_digits_that_show_it() -> None:
     assert "84.9996 %" in judged(kwh_delivered_dc=8.49996).reason
-    assert "100.002 %" in judged(kwh_delivered_dc=10.0002).reason
+    assert "102.002 %" in judged(kwh_delivered_dc=10.2002).reason
 
 
 def test_more_than_was_drawn_is_implausible_and_neither_capped_nor_hidden() -> None:
@@ -137,7 +153,13 @@ def test_a_ratio_over_nothing_drawn_is_absent_and_its_loss_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwh_consumed_ac", "verdict"), [(0.499, Verdict.INSUFFICIENT_DATA), (0.5, Verdict.OK), (0.501, Verdict.OK)]
+    ("kwh_consumed_ac", "verdict"),
+    [
+        (0.499, Verdict.INSUFFICIENT_DATA),
+        (0.5 * (1 - 1e-12), Verdict.OK),
+        (0.5, Verdict.OK),
+        (0.501, Verdict.OK),
+    ],
 )
 def test_a_verdict_needs_half_a_kilowatt_hour(kwh_consumed_ac: float, verdict: Verdict) -> None:
     performance = judged(kwh_consumed_ac=kwh_consumed_ac, kwh_delivered_dc=kwh_consumed_ac * 0.9)
@@ -154,6 +176,24 @@ def test_a_verdict_needs_both_sides_in_nine_hours_of_ten(hours_both: int, verdic
 
 def test_missing_coverage_is_explained_with_the_hours() -> None:
     assert judged(hours_both=5).reason == "Both sides reported in 5 of 10 hours, 50.0 %; 90 % are needed for a verdict."
+
+
+def test_every_ground_has_a_verdict_and_words_of_its_own() -> None:
+    silent = NOTHING | {"hours_either": 0, "hours_both": 0}
+    cases = [
+        judged(),
+        judged(kwh_delivered_dc=8.0),
+        judged(kwh_delivered_dc=15.0),
+        judged(mappings=0),
+        judged(**silent),
+        judged(**(silent | {"meter_readings": 1})),
+        judged(**(silent | {"vehicle_readings": 1})),
+        judged(kwh_consumed_ac=0.1),
+        judged(hours_both=1),
+        judged(AnalyticsSettings(evidence_min_kwh=0.0), kwh_consumed_ac=0.0),
+    ]
+    assert {each.performance.ground for each in cases} == set(Ground)
+    assert len({each.reason for each in cases}) == len(Ground)
 
 
 def test_the_limits_are_those_that_are_configured() -> None:

@@ -182,7 +182,7 @@ def test_a_reading_at_the_full_hour_belongs_to_the_hour_that_ends() -> None:
         (9.0, 10.0, "OK"),
         (8.5, 10.0, "OK"),
         (8.49, 10.0, "LOW_EFFICIENCY"),
-        (10.01, 10.0, "IMPLAUSIBLE"),
+        (10.21, 10.0, "IMPLAUSIBLE"),
         (0.4, 0.49, "INSUFFICIENT_DATA"),
         (1.0, 0.0, "INSUFFICIENT_DATA"),
     ],

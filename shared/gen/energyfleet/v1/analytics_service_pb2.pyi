@@ -439,7 +439,7 @@ class ListVehiclePerformanceRequest(_message.Message):
     def window(self) -> Global___TimeWindow:
         """The window to look at, which is widened to whole hours in UTC: its start is taken back to the hour and its end on to
         the hour. An absent end is now, and an absent start lies 24 hours before the end: without a window these are the
-        running hour and the 23 before it. After that the start must lie before the end, by at most 32 days.
+        running hour and the 23 before it. The start must lie before the end, and both within 32 days once widened.
         """
 
     @_builtins.property
@@ -743,7 +743,7 @@ class GetPerformanceSeriesRequest(_message.Message):
     """How long a bucket is."""
     time_zone: _builtins.str
     """The IANA time zone, such as `Europe/Berlin`, in which hours and days begin. Empty: UTC. A day in which the clock is
-    changed has 23 or 25 hours there. Where the clock is set by other than whole hours, so is an hour cut or prolonged.
+    changed has 23 or 25 hours there. Where it is changed by other than whole hours, an hour ends early there.
     """
     @_builtins.property
     def window(self) -> Global___TimeWindow:

@@ -1,0 +1,181 @@
+"""Puts what was found into the messages of the contract."""
+
+from collections.abc import Iterable, Sequence
+
+from energyfleet.v1 import analytics_service_pb2 as wire
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from analytics_svc.fleet import FleetResult, GroupTotals, JudgedVehicle
+from analytics_svc.parse import SeriesQuestion, Window
+from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, explain, kwh_lost
+from analytics_svc.queries import Bucket, ClockEvidence, Evidence
+from shared.config import AnalyticsSettings
+from shared.timestamps import proto_from_us
+
+
+def performance_answer(
+    vehicle_id: str,
+    window: Window,
+    totals: Totals,
+    performance: Performance,
+    evidence: Evidence,
+    limits: AnalyticsSettings,
+) -> wire.GetVehiclePerformanceResponse:
+    """How one vehicle charged, and what that rests on."""
+    explanation = explain(vehicle_id, totals, performance, limits)
+    return wire.GetVehiclePerformanceResponse(
+        vehicle_id=vehicle_id,
+        window=window_message(window),
+        kwh_delivered_dc=totals.kwh_delivered_dc,
+        kwh_consumed_ac=totals.kwh_consumed_ac,
+        efficiency_ratio=performance.efficiency_ratio,
+        kwh_lost=performance.kwh_lost,
+        average_battery_temp=totals.average_battery_temp,
+        vehicle_readings=totals.vehicle_readings,
+        meter_readings=totals.meter_readings,
+        coverage=performance.coverage,
+        verdict=wire.Verdict.Value(performance.verdict),
+        verdict_reason=explanation.reason,
+        alert=explanation.alert,
+        evidence=wire.PerformanceEvidence(
+            first_vehicle_reading=_timestamp(evidence.first_vehicle_us),
+            last_vehicle_reading=_timestamp(evidence.last_vehicle_us),
+            first_meter_reading=_timestamp(evidence.first_meter_us),
+            last_meter_reading=_timestamp(evidence.last_meter_us),
+            hours_either=totals.hours_either,
+            hours_both=totals.hours_both,
+            mapping_count=totals.mappings,
+            mappings=[
+                wire.FeedingInterval(
+                    meter_id=each.meter_id,
+                    window=window_message(Window(each.since_us, each.until_us)),
+                    kwh_consumed_ac=each.kwh_consumed_ac,
+                    meter_readings=each.meter_readings,
+                )
+                for each in evidence.feedings
+            ],
+        ),
+        thresholds=thresholds_message(limits),
+    )
+
+
+def page_answer(
+    result: FleetResult, page: Sequence[JudgedVehicle], next_page_token: str, limits: AnalyticsSettings
+) -> wire.ListVehiclePerformanceResponse:
+    """A page of a fleet."""
+    totals = result.totals
+    return wire.ListVehiclePerformanceResponse(
+        window=window_message(result.window),
+        vehicles=[_vehicle_message(each, limits) for each in page],
+        matched=len(result.vehicles),
+        totals=wire.FleetTotals(
+            vehicles=totals.vehicles,
+            kwh_delivered_dc=totals.kwh_delivered_dc,
+            kwh_consumed_ac=totals.kwh_consumed_ac,
+            vehicle_readings=totals.vehicle_readings,
+            meter_readings=totals.meter_readings,
+            efficiency_ratio=result.efficiency_ratio,
+            kwh_lost=result.kwh_lost,
+            by_verdict=[_verdict_message(verdict, group) for verdict, group in result.by_verdict.items()],
+        ),
+        unknown_vehicle_ids=result.unknown_vehicle_ids,
+        thresholds=thresholds_message(limits),
+        next_page_token=next_page_token,
+    )
+
+
+def series_answer(
+    question: SeriesQuestion, buckets: Iterable[Bucket], limits: AnalyticsSettings
+) -> wire.GetPerformanceSeriesResponse:
+    """How one vehicle charged, bucket by bucket."""
+    window = Window(question.buckets[0].start_us, question.buckets[-1].end_us)
+    return wire.GetPerformanceSeriesResponse(
+        vehicle_id=question.vehicle_id,
+        window=window_message(window),
+        granularity=wire.SeriesGranularity.Value(question.granularity),
+        time_zone=question.time_zone,
+        buckets=[
+            wire.PerformanceBucket(
+                window=window_message(each.window),
+                empty=each.vehicle_readings == 0 and each.meter_readings == 0,
+                mapped=each.mapped,
+                kwh_delivered_dc=each.kwh_delivered_dc,
+                kwh_consumed_ac=each.kwh_consumed_ac,
+                efficiency_ratio=efficiency_ratio(each.kwh_delivered_dc, each.kwh_consumed_ac),
+                kwh_lost=kwh_lost(each.kwh_delivered_dc, each.kwh_consumed_ac),
+                average_battery_temp=each.average_battery_temp,
+                vehicle_readings=each.vehicle_readings,
+                meter_readings=each.meter_readings,
+            )
+            for each in buckets
+        ],
+        thresholds=thresholds_message(limits),
+    )
+
+
+def thresholds_message(limits: AnalyticsSettings) -> wire.PerformanceThresholds:
+    """The limits that verdicts are found with."""
+    return wire.PerformanceThresholds(
+        low_efficiency_below=limits.low_efficiency_below,
+        implausible_above=limits.implausible_above,
+        evidence_min_kwh=limits.evidence_min_kwh,
+        evidence_min_coverage=limits.evidence_min_coverage,
+    )
+
+
+def window_message(window: Window) -> wire.TimeWindow:
+    """A span of time."""
+    return wire.TimeWindow(start=proto_from_us(window.start_us), end=proto_from_us(window.end_us))
+
+
+def clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
+    """What a device's readings say of its clock."""
+    if evidence is None:
+        return None
+    age_us = evidence.newest_age_us
+    return wire.ClockEvidence(
+        newest_age_at_arrival=None if age_us is None else duration_message(age_us),
+        late_readings=evidence.late_readings,
+        future_readings=evidence.future_readings,
+        conflicting_readings=evidence.conflicting_readings,
+    )
+
+
+def duration_message(us: int) -> Duration:
+    """A length of time."""
+    duration = Duration()
+    duration.FromMicroseconds(us)
+    return duration
+
+
+def _vehicle_message(vehicle: JudgedVehicle, limits: AnalyticsSettings) -> wire.VehiclePerformance:
+    vehicle_id, totals, performance = vehicle
+    explanation = explain(vehicle_id, totals, performance, limits)
+    return wire.VehiclePerformance(
+        vehicle_id=vehicle_id,
+        kwh_delivered_dc=totals.kwh_delivered_dc,
+        kwh_consumed_ac=totals.kwh_consumed_ac,
+        efficiency_ratio=performance.efficiency_ratio,
+        kwh_lost=performance.kwh_lost,
+        average_battery_temp=totals.average_battery_temp,
+        vehicle_readings=totals.vehicle_readings,
+        meter_readings=totals.meter_readings,
+        coverage=performance.coverage,
+        verdict=wire.Verdict.Value(performance.verdict),
+        verdict_reason=explanation.reason,
+        alert=explanation.alert,
+    )
+
+
+def _verdict_message(verdict: Verdict, group: GroupTotals) -> wire.VerdictTotals:
+    return wire.VerdictTotals(
+        verdict=wire.Verdict.Value(verdict),
+        vehicles=group.vehicles,
+        kwh_delivered_dc=group.kwh_delivered_dc,
+        kwh_consumed_ac=group.kwh_consumed_ac,
+    )
+
+
+def _timestamp(us: int | None) -> Timestamp | None:
+    return None if us is None else proto_from_us(us)

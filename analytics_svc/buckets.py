@@ -1,0 +1,54 @@
+"""Cuts a window into the hours or days of a time zone. Pure."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
+
+BUCKETS_MAX = 1_000
+"""In a series: six weeks of hours, or all days that are kept. More than a plot has columns."""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Granularity(StrEnum):
+    """How long a bucket is; the values are the contract's names."""
+
+    HOUR = "SERIES_GRANULARITY_HOUR"
+    DAY = "SERIES_GRANULARITY_DAY"
+
+
+def bucket_edges(start_us: int, end_us: int, granularity: Granularity, zone: ZoneInfo) -> list[int]:
+    """The edges of the buckets that make up `(start_us, end_us]`, in microseconds: both ends and what begins between.
+
+    One edge more than there are buckets, and at most BUCKETS_MAX + 2: then there are too many buckets.
+    OverflowError where the window is within a day of the years 1 or 9999.
+    """
+    begins = _hours(start_us, zone) if granularity is Granularity.HOUR else _days(start_us, zone)
+    edges = [start_us]
+    for edge_us in islice(begins, BUCKETS_MAX + 1):
+        if edge_us >= end_us:
+            break
+        if edge_us > edges[-1]:  # a day that a zone left out begins when the next one does
+            edges.append(edge_us)
+    return [*edges, end_us]
+
+
+def _hours(after_us: int, zone: ZoneInfo) -> Iterator[int]:
+    """When the hours after an instant begin. Each is as long as the clock that is in force at its beginning says."""
+    while True:
+        offset = datetime_from_us(after_us).astimezone(zone).utcoffset()
+        assert offset is not None
+        after_us += US_PER_HOUR - (after_us + offset // _MICROSECOND) % US_PER_HOUR
+        yield after_us
+
+
+def _days(after_us: int, zone: ZoneInfo) -> Iterator[int]:
+    """When the days after the one of an instant begin. A midnight that is there twice begins the day the first time."""
+    day: date = datetime_from_us(after_us).astimezone(zone).date()
+    while True:
+        day += timedelta(days=1)
+        yield us_from_datetime(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))

@@ -1,0 +1,317 @@
+"""What analytics says to the database, a statement a question; `queries` asks.
+
+History is read from its covering primary keys alone, and of its partitions only those that the window touches. Scalar
+subqueries and the fence OFFSET 0 leave the planner no other way than one index scan per device or mapping and day. The
+hour of a reading is `(h, h + 1 h]`, hence the microsecond.
+"""
+
+from sqlalchemy import text
+
+# One row, or none for a vehicle never heard of. The arrays have an element for each of the last :mappings_max mappings.
+PERFORMANCE = text("""
+WITH vehicle AS (
+    SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
+),
+mapped AS (
+    SELECT meter_key, greatest(effective_from, :window_start) AS since, least(effective_until, :window_end) AS until
+    FROM vehicle_meter_map
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+      AND effective_from < :window_end
+      AND (effective_until IS NULL OR effective_until > :window_start)
+),
+delivered AS (
+    SELECT date_bin('1 hour', ts - interval '1 microsecond', timestamptz 'epoch') AS hour_start,
+           sum(kwh_delivered_dc) AS kwh,
+           count(*) AS readings,
+           min(ts) AS first_ts,
+           max(ts) AS last_ts,
+           sum(battery_temp) AS battery_temp_sum,
+           count(battery_temp) AS battery_temp_readings
+    FROM vehicle_telemetry_history
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+      AND ts > :window_start AND ts <= :window_end
+    GROUP BY hour_start
+),
+fed AS (
+    SELECT mapped.since,
+           date_bin('1 hour', history.ts - interval '1 microsecond', timestamptz 'epoch') AS hour_start,
+           sum(history.kwh_consumed_ac) AS kwh,
+           count(*) AS readings,
+           min(history.ts) AS first_ts,
+           max(history.ts) AS last_ts
+    FROM mapped CROSS JOIN LATERAL (
+        SELECT ts, kwh_consumed_ac
+        FROM meter_telemetry_history
+        WHERE meter_key = mapped.meter_key
+          AND ts > :window_start AND ts <= :window_end
+          AND ts > mapped.since AND ts <= mapped.until
+        OFFSET 0
+    ) AS history
+    GROUP BY mapped.since, hour_start
+),
+consumed AS (
+    SELECT hour_start, sum(kwh) AS kwh, sum(readings) AS readings, min(first_ts) AS first_ts, max(last_ts) AS last_ts
+    FROM fed GROUP BY hour_start
+),
+totals AS (
+    SELECT sum(delivered.kwh) AS kwh_delivered_dc,
+           sum(consumed.kwh) AS kwh_consumed_ac,
+           sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
+               AS average_battery_temp,
+           CAST(coalesce(sum(delivered.readings), 0) AS bigint) AS vehicle_readings,
+           CAST(coalesce(sum(consumed.readings), 0) AS bigint) AS meter_readings,
+           count(*) AS hours_either,
+           count(*) FILTER (WHERE delivered.readings > 0 AND consumed.readings > 0) AS hours_both,
+           min(delivered.first_ts) AS first_vehicle_ts,
+           max(delivered.last_ts) AS last_vehicle_ts,
+           min(consumed.first_ts) AS first_meter_ts,
+           max(consumed.last_ts) AS last_meter_ts
+    FROM delivered FULL JOIN consumed USING (hour_start)
+),
+feeding AS (
+    SELECT meter_id, since, until, sum(fed.kwh) AS kwh, CAST(coalesce(sum(fed.readings), 0) AS bigint) AS readings
+    FROM (SELECT meter_key, since, until FROM mapped ORDER BY since DESC LIMIT :mappings_max) AS newest
+         JOIN meters USING (meter_key) LEFT JOIN fed USING (since)
+    GROUP BY meter_id, since, until
+)
+SELECT (SELECT count(*) FROM mapped) AS mappings,
+       kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
+       hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
+       ARRAY(SELECT meter_id FROM feeding ORDER BY since) AS meter_ids,
+       ARRAY(SELECT since FROM feeding ORDER BY since) AS since,
+       ARRAY(SELECT until FROM feeding ORDER BY since) AS until,
+       ARRAY(SELECT kwh FROM feeding ORDER BY since) AS kwh,
+       ARRAY(SELECT readings FROM feeding ORDER BY since) AS readings
+FROM vehicle CROSS JOIN totals
+""")
+
+# A fleet is asked about in two statements at the same time, one for each side: two connections, two cores. The window
+# is from hour to hour, :hours are the starts of its hours, and :no_hour has a 0 for each. The hours in which a device
+# reported come back as bits, so that the two sides never have to meet hour by hour. Whole hours come from the rollups,
+# but not before the retention floor: days of history are dropped there, while rollups stay.
+
+# A row for each vehicle that was asked about and is known.
+FLEET_DELIVERED = text("""
+WITH kept AS (
+    SELECT least(greatest(:window_start, CAST(floor_day AS timestamp) AT TIME ZONE 'UTC'), :window_end) AS since
+    FROM retention
+),
+asked AS (
+    SELECT vehicle_key, vehicle_id
+    FROM vehicles
+    WHERE CAST(:every AS boolean) OR vehicle_id = ANY (CAST(:vehicle_ids AS text[]))
+),
+of_rollups AS (
+    SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, sum(readings) AS readings,
+           sum(battery_temp_sum) AS battery_temp_sum, sum(battery_temp_readings) AS battery_temp_readings,
+           bit_or(set_bit(
+               CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
+           )) AS hours
+    FROM vehicle_energy_hourly
+    WHERE hour_start >= :window_start AND hour_start < :window_end
+      AND hour_start >= (SELECT since FROM kept)
+      AND (CAST(:every AS boolean) OR vehicle_key IN (SELECT vehicle_key FROM asked))
+    GROUP BY vehicle_key
+),
+of_history AS (
+    SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, count(*) AS readings,
+           sum(battery_temp) AS battery_temp_sum, count(battery_temp) AS battery_temp_readings,
+           bit_or(set_bit(
+               CAST(:no_hour AS bit varying),
+               width_bucket(history.ts - interval '1 microsecond', CAST(:hours AS timestamptz[])) - 1, 1
+           )) AS hours
+    FROM asked CROSS JOIN LATERAL (
+        SELECT ts, kwh_delivered_dc, battery_temp
+        FROM vehicle_telemetry_history
+        WHERE vehicle_key = asked.vehicle_key
+          AND ts > :window_start AND ts <= :window_end
+          AND ts <= (SELECT since FROM kept)
+        OFFSET 0
+    ) AS history
+    WHERE (SELECT since FROM kept) > :window_start
+    GROUP BY vehicle_key
+),
+delivered AS (
+    SELECT vehicle_key, sum(kwh) AS kwh, CAST(sum(readings) AS bigint) AS readings,
+           sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
+               AS average_battery_temp,
+           bit_or(hours) AS hours
+    FROM (
+        SELECT vehicle_key, kwh, readings, battery_temp_sum, battery_temp_readings, hours FROM of_rollups
+        UNION ALL
+        SELECT vehicle_key, kwh, readings, battery_temp_sum, battery_temp_readings, hours FROM of_history
+    ) AS both_ways
+    GROUP BY vehicle_key
+)
+SELECT vehicle_key, vehicle_id, kwh, average_battery_temp, coalesce(readings, 0) AS readings,
+       coalesce(hours, CAST(:no_hour AS bit varying)) AS hours
+FROM asked LEFT JOIN delivered USING (vehicle_key)
+""")
+
+# A row for each of those vehicles that has a mapping within the window. Most mappings are valid all through it, and the
+# rollups of their meters are summed in one go. Of the others there is the part of whole hours, meter by meter, and from
+# history the pieces of the hours that a mapping's ends cut. A column tells the two kinds apart: of a comparison the
+# planner would expect a single row, and join it in a loop.
+FLEET_CONSUMED = text("""
+WITH kept AS (
+    SELECT least(greatest(:window_start, CAST(floor_day AS timestamp) AT TIME ZONE 'UTC'), :window_end) AS since
+    FROM retention
+),
+clipped AS (
+    SELECT vehicle_key, meter_key, greatest(effective_from, :window_start) AS since,
+           least(effective_until, :window_end) AS until
+    FROM vehicle_meter_map JOIN vehicles USING (vehicle_key)
+    WHERE effective_from < :window_end
+      AND (effective_until IS NULL OR effective_until > :window_start)
+      AND (CAST(:every AS boolean) OR vehicle_id = ANY (CAST(:vehicle_ids AS text[])))
+),
+with_hours AS (
+    SELECT vehicle_key, meter_key, since, until,
+           greatest(
+               date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour',
+               (SELECT since FROM kept)
+           ) AS whole_from,
+           date_bin('1 hour', until, timestamptz 'epoch') AS whole_until
+    FROM clipped
+),
+mapped AS (
+    SELECT vehicle_key, meter_key, since, until, whole_from, whole_until,
+           whole_from = :window_start AND whole_until = :window_end AS all_through
+    FROM with_hours
+),
+pieces AS (
+    SELECT vehicle_key, meter_key, since, least(whole_from, until) AS until
+    FROM mapped
+    WHERE since < whole_from
+    UNION ALL
+    SELECT vehicle_key, meter_key, greatest(whole_from, whole_until), until
+    FROM mapped
+    WHERE greatest(whole_from, whole_until) < until
+),
+meters_all_through AS (
+    SELECT meter_key, sum(kwh_consumed_ac) AS kwh, sum(readings) AS readings,
+           bit_or(set_bit(
+               CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
+           )) AS hours
+    FROM meter_energy_hourly
+    WHERE hour_start >= :window_start AND hour_start < :window_end
+      AND (CAST(:every AS boolean) OR meter_key IN (SELECT meter_key FROM mapped WHERE all_through))
+    GROUP BY meter_key
+),
+consumed AS (
+    SELECT vehicle_key, kwh, readings, hours
+    FROM mapped JOIN meters_all_through USING (meter_key)
+    WHERE all_through
+    UNION ALL
+    SELECT vehicle_key, sum(hourly.kwh_consumed_ac), sum(hourly.readings),
+           bit_or(set_bit(
+               CAST(:no_hour AS bit varying), width_bucket(hourly.hour_start, CAST(:hours AS timestamptz[])) - 1, 1
+           ))
+    FROM mapped CROSS JOIN LATERAL (
+        SELECT hour_start, kwh_consumed_ac, readings
+        FROM meter_energy_hourly
+        WHERE meter_key = mapped.meter_key AND hour_start >= mapped.whole_from AND hour_start < mapped.whole_until
+        OFFSET 0
+    ) AS hourly
+    WHERE NOT mapped.all_through
+    GROUP BY vehicle_key
+    UNION ALL
+    SELECT vehicle_key, sum(history.kwh_consumed_ac), count(*),
+           bit_or(set_bit(
+               CAST(:no_hour AS bit varying),
+               width_bucket(history.ts - interval '1 microsecond', CAST(:hours AS timestamptz[])) - 1, 1
+           ))
+    FROM pieces CROSS JOIN LATERAL (
+        SELECT ts, kwh_consumed_ac
+        FROM meter_telemetry_history
+        WHERE meter_key = pieces.meter_key
+          AND ts > :window_start AND ts <= :window_end
+          AND ts > pieces.since AND ts <= pieces.until
+        OFFSET 0
+    ) AS history
+    GROUP BY vehicle_key
+)
+SELECT vehicle_key, mappings, kwh, coalesce(readings, 0) AS readings,
+       coalesce(hours, CAST(:no_hour AS bit varying)) AS hours
+FROM (SELECT vehicle_key, count(*) AS mappings FROM mapped GROUP BY vehicle_key) AS mappings
+     LEFT JOIN (
+         SELECT vehicle_key, sum(kwh) AS kwh, CAST(sum(readings) AS bigint) AS readings, bit_or(hours) AS hours
+         FROM consumed
+         GROUP BY vehicle_key
+     ) AS summed USING (vehicle_key)
+""")
+
+# A row for each bucket in their order, or none for a vehicle never heard of. The buckets follow each other without a
+# gap: `(:starts[n], :starts[n + 1]]`, and the last one ends at :window_end.
+PERFORMANCE_SERIES = text("""
+WITH vehicle AS (
+    SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
+),
+buckets AS (
+    SELECT bucket, since, lead(since, 1, :window_end) OVER (ORDER BY bucket) AS until
+    FROM unnest(CAST(:starts AS timestamptz[])) WITH ORDINALITY AS starts (since, bucket)
+),
+mapped AS (
+    SELECT meter_key, greatest(effective_from, :window_start) AS since, least(effective_until, :window_end) AS until
+    FROM vehicle_meter_map
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+      AND effective_from < :window_end
+      AND (effective_until IS NULL OR effective_until > :window_start)
+),
+delivered AS (
+    SELECT width_bucket(ts - interval '1 microsecond', CAST(:starts AS timestamptz[])) AS bucket,
+           sum(kwh_delivered_dc) AS kwh,
+           count(*) AS readings,
+           avg(battery_temp) AS average_battery_temp
+    FROM vehicle_telemetry_history
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+      AND ts > :window_start AND ts <= :window_end
+    GROUP BY 1
+),
+consumed AS (
+    SELECT width_bucket(history.ts - interval '1 microsecond', CAST(:starts AS timestamptz[])) AS bucket,
+           sum(history.kwh_consumed_ac) AS kwh,
+           count(*) AS readings
+    FROM mapped CROSS JOIN LATERAL (
+        SELECT ts, kwh_consumed_ac
+        FROM meter_telemetry_history
+        WHERE meter_key = mapped.meter_key
+          AND ts > :window_start AND ts <= :window_end
+          AND ts > mapped.since AND ts <= mapped.until
+        OFFSET 0
+    ) AS history
+    GROUP BY 1
+)
+SELECT EXISTS (SELECT FROM mapped WHERE mapped.since < buckets.until AND mapped.until > buckets.since) AS mapped,
+       delivered.kwh AS kwh_delivered_dc,
+       consumed.kwh AS kwh_consumed_ac,
+       average_battery_temp,
+       coalesce(delivered.readings, 0) AS vehicle_readings,
+       coalesce(consumed.readings, 0) AS meter_readings
+FROM vehicle CROSS JOIN buckets
+     LEFT JOIN delivered ON delivered.bucket = buckets.bucket
+     LEFT JOIN consumed ON consumed.bucket = buckets.bucket
+ORDER BY buckets.bucket
+""")
+
+# One row, or none for a vehicle never heard of; ts is null where it has sent no reading, and late_readings where
+# nothing was written down of its clock.
+VEHICLE_STATUS = text("""
+SELECT status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp,
+       newest_age_us, late_readings, future_readings, conflicting_readings
+FROM vehicles LEFT JOIN vehicle_current_status AS status USING (vehicle_key)
+     LEFT JOIN vehicle_clock_evidence USING (vehicle_key)
+WHERE vehicles.vehicle_id = :vehicle_id
+""")
+
+# As for vehicles.
+METER_STATUS = text("""
+SELECT status.ts, status.kwh_consumed_ac, status.voltage,
+       newest_age_us, late_readings, future_readings, conflicting_readings
+FROM meters LEFT JOIN meter_current_status AS status USING (meter_key)
+     LEFT JOIN meter_clock_evidence USING (meter_key)
+WHERE meters.meter_id = :meter_id
+""")
+
+# Whether the database answers at all.
+PING = text("SELECT 1")
