@@ -53,6 +53,34 @@ class Performance:
     meter_readings: int
     coverage: float | None
     mapped: bool
+    hours_either: int
+    hours_both: int
+    vehicle_ends: tuple[int, int] | None
+    """When the vehicle reported first and last."""
+    meter_ends: tuple[int, int] | None
+    feedings: list[tuple[str, int, int, float | None, int]]
+    """Meter, from and until within the window, kWh, readings."""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.dc / self.ac if self.dc is not None and self.ac else None
+
+    @property
+    def lost(self) -> float | None:
+        return self.ac - self.dc if self.dc is not None and self.ac is not None else None
+
+    @property
+    def verdict(self) -> str:
+        """With the limits that are configured by default, and 1e-9 for rounding."""
+        if not self.mapped:
+            return "VERDICT_NO_METER"
+        if self.ratio is None or self.ac is None or self.coverage is None:
+            return "VERDICT_INSUFFICIENT_DATA"
+        if self.ac < 0.5 * (1 - 1e-9) or self.coverage < 0.9:
+            return "VERDICT_INSUFFICIENT_DATA"
+        if self.ratio > 1.02 * (1 + 1e-9):
+            return "VERDICT_IMPLAUSIBLE"
+        return "VERDICT_LOW_EFFICIENCY" if self.ratio < 0.85 * (1 - 1e-9) else "VERDICT_OK"
 
 
 def hour_start_us(ts_us: int) -> int:
@@ -140,7 +168,25 @@ class Model:
             meter_readings=len(ac),
             coverage=len(dc_hours & ac_hours) / len(dc_hours | ac_hours) if dc_hours | ac_hours else None,
             mapped=bool(spans),
+            hours_either=len(dc_hours | ac_hours),
+            hours_both=len(dc_hours & ac_hours),
+            vehicle_ends=(min(dc), max(dc)) if dc else None,
+            meter_ends=(min(ts for _, ts in ac), max(ts for _, ts in ac)) if ac else None,
+            feedings=[
+                self._feeding(span, max(span.from_us, start_us), min(span.until_us or end_us, end_us))
+                for span in sorted(spans, key=lambda span: span.from_us)
+            ],
         )
+
+    def known(self, vehicle_id: str) -> bool:
+        """Whether the vehicle was ever heard of."""
+        return bool(self.history.get(("vehicle", vehicle_id))) or any(
+            span.vehicle_id == vehicle_id for span in self.mappings
+        )
+
+    def _feeding(self, span: Span, from_us: int, until_us: int) -> tuple[str, int, int, float | None, int]:
+        kwh = [values[0] or 0.0 for values in self._within(("meter", span.meter_id), from_us, until_us).values()]
+        return span.meter_id, from_us, until_us, math.fsum(kwh) if kwh else None, len(kwh)
 
     def _within(self, device: Device, start_us: int, end_us: int) -> dict[int, Values]:
         return {ts: values for ts, values in self.history.get(device, {}).items() if start_us < ts <= end_us}

@@ -1,0 +1,340 @@
+"""Random histories, mappings and windows: one vehicle, the fleet and the series are what a plain-Python model says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import grpc
+import pytest
+from energyfleet.v1 import analytics_service_pb2 as wire
+from energyfleet.v1 import ingestion_service_pb2 as ingestion_wire
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us, us_from_proto
+from tests.acceptance.test_against_model import close
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, us
+from tests.model import Contradiction, Model, Performance
+
+if TYPE_CHECKING:  # in the stubs' types only
+    from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
+    from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
+
+VEHICLES = METERS = range(3)
+NEVER_HEARD_OF = "never-heard-of"
+VERDICTS = [name for name, number in wire.Verdict.items() if number]
+GRID_US = US_PER_HOUR // 4
+"""Clocks are changed, and days begin, on the quarters of an hour."""
+
+_examples = itertools.count()
+
+# A quiet midnight, and those around which clocks are changed: in Europe in spring and autumn, in New York, and by half
+# an hour on Lord Howe Island.
+anchors = st.sampled_from(
+    [us(f"{day}T00:00:00Z") for day in ("2026-02-09", "2025-03-30", "2025-10-26", "2025-11-02", "2025-10-05")]
+)
+zones = st.sampled_from(
+    ["", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns"]
+)
+# From the anchor, so that readings, mappings and windows meet: on the hours and beside them, and within them.
+offsets = st.one_of(
+    st.builds(lambda hour, beside: hour * US_PER_HOUR + beside, st.integers(-8, 8), st.sampled_from([-1, 0, 0, 1])),
+    st.integers(-8 * 6, 8 * 6).map(lambda tenth: tenth * US_PER_HOUR // 6),
+)
+numbers = st.sampled_from(VEHICLES)
+kwh = st.integers(0, 2_000).map(lambda wh: wh / 1_000)
+temperatures = st.none() | st.floats(-40, 80)
+
+
+@dataclass(frozen=True)
+class Charging:
+    """Both sides report every half an hour, the vehicle so much less; a meter may keep its last hour to itself."""
+
+    vehicle: int
+    meter: int
+    start: int
+    hours: int
+    ratio: float
+    silent_hours: int
+
+
+chargings = st.builds(
+    Charging,
+    numbers,
+    numbers,
+    offsets,
+    st.integers(1, 12),
+    st.sampled_from([0.8, 0.85, 0.9, 1.0, 1.1]),
+    st.integers(0, 2),
+)
+single = st.tuples(st.sampled_from(["meter", "vehicle"]), numbers, offsets, kwh, temperatures)
+maps = st.tuples(numbers, numbers, offsets)
+windows = st.tuples(offsets, offsets).map(sorted).filter(lambda window: window[0] < window[1])
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What happened around an anchor, and what is asked about it."""
+
+    anchor_us: int
+    maps: list[tuple[int, int, int]]
+    chargings: list[Charging]
+    singles: list[tuple[str, int, int, float, float | None]]
+    windows: list[list[int]]
+    at_edges: set[tuple[str, int]]
+    """Which devices report at each of the instants above and just after it."""
+    zone: str
+    verdicts: set[str]
+    by_loss: bool
+    page_size: int
+    named: bool
+
+
+happenings = st.builds(
+    Happened,
+    anchors,
+    st.lists(maps, max_size=7),
+    st.lists(chargings, max_size=5),
+    st.lists(single, max_size=12),
+    st.lists(windows, min_size=1, max_size=3),
+    st.sets(st.tuples(st.sampled_from(["meter", "vehicle"]), numbers)),
+    zones,
+    st.sets(st.sampled_from(VERDICTS), max_size=3),
+    st.booleans(),
+    st.integers(1, 4),
+    st.booleans(),
+)
+
+
+@pytest.mark.timeout(600)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(happened=happenings)
+async def test_every_question_of_performance_is_answered_as_the_model_does(
+    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    model, prefix = Model(), f"f{next(_examples)}-"
+    await let_happen(happened, ingest, model, prefix)
+    for start, end in happened.windows:
+        start_us, end_us = happened.anchor_us + start, happened.anchor_us + end
+        for number in VEHICLES:
+            vehicle_id = f"{prefix}v{number}"
+            if model.known(vehicle_id):
+                await check_one(ask, model, vehicle_id, start_us, end_us)
+                for granularity in (wire.SERIES_GRANULARITY_HOUR, wire.SERIES_GRANULARITY_DAY):
+                    await check_series(ask, model, vehicle_id, start_us, end_us, granularity, happened.zone)
+        await check_fleet(ask, model, prefix, happened, start_us, end_us)
+
+
+async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:
+    """Through the real service, and into the model."""
+    for vehicle, meter, at in happened.maps:
+        vehicle_id, meter_id, from_us = f"{prefix}v{vehicle}", f"{prefix}m{meter}", happened.anchor_us + at
+        request = ingestion_wire.MapVehicleRequest(
+            vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us)
+        )
+        try:
+            model.map(vehicle_id, meter_id, from_us)
+        except Contradiction:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await ingest.MapVehicle(request)
+        else:
+            await ingest.MapVehicle(request)
+    telemetry = []
+    edges = sorted({at for _, _, at in happened.maps} | {at for window in happened.windows for at in window})
+    at_edges = [
+        (side, number, at + after, 0.1 + place / 100, None)
+        for side, number in happened.at_edges
+        for place, at in enumerate(edges)
+        for after in (0, 1)
+    ]
+    for side, number, at, energy, temperature in [*happened.singles, *at_edges]:
+        ts_us = happened.anchor_us + at
+        if side == "meter":
+            telemetry.append(a_meter_reading(f"{prefix}m{number}", ts_us, energy))
+        else:
+            telemetry.append(a_vehicle_reading(f"{prefix}v{number}", ts_us, energy, battery_temp=temperature))
+    for each in happened.chargings:
+        for half in range(1, 2 * each.hours + 1):
+            ts_us = happened.anchor_us + each.start + half * US_PER_HOUR // 2
+            drawn = 1 + half / 8
+            telemetry.append(a_vehicle_reading(f"{prefix}v{each.vehicle}", ts_us, drawn * each.ratio))
+            if half <= 2 * (each.hours - each.silent_hours):
+                telemetry.append(a_meter_reading(f"{prefix}m{each.meter}", ts_us, drawn))
+    if telemetry:
+        await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=telemetry))
+        model.send(telemetry)
+
+
+def window_of(start_us: int, end_us: int) -> wire.TimeWindow:
+    return wire.TimeWindow(start=proto_from_us(start_us), end=proto_from_us(end_us))
+
+
+def present(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def instant(timestamp: Timestamp | None) -> int | None:
+    return None if timestamp is None else us_from_proto(timestamp)
+
+
+def check_numbers(answer: Any, expected: Performance) -> None:
+    """Of one vehicle, wherever they are told: energy and temperature within rounding, everything else exactly."""
+    assert close(present(answer, "kwh_delivered_dc"), expected.dc)
+    assert close(present(answer, "kwh_consumed_ac"), expected.ac)
+    assert close(present(answer, "average_battery_temp"), expected.temp)
+    assert close(present(answer, "kwh_lost"), expected.lost)
+    ratio = present(answer, "efficiency_ratio")
+    assert (ratio is None) == (expected.ratio is None)
+    assert ratio is None or expected.ratio is None or math.isclose(ratio, expected.ratio, rel_tol=1e-9)
+    assert (answer.vehicle_readings, answer.meter_readings) == (expected.vehicle_readings, expected.meter_readings)
+
+
+async def check_one(
+    ask: AnalyticsServiceAsyncStub, model: Model, vehicle_id: str, start_us: int, end_us: int
+) -> wire.GetVehiclePerformanceResponse:
+    window = window_of(start_us, end_us)
+    answer = await ask.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window))
+    expected = model.performance(vehicle_id, start_us, end_us)
+    check_numbers(answer, expected)
+    assert (present(answer, "coverage"), wire.Verdict.Name(answer.verdict)) == (expected.coverage, expected.verdict)
+    evidence = answer.evidence
+    assert (evidence.hours_either, evidence.hours_both) == (expected.hours_either, expected.hours_both)
+    for side, ends in (("vehicle", expected.vehicle_ends), ("meter", expected.meter_ends)):
+        told = [instant(present(evidence, f"{which}_{side}_reading")) for which in ("first", "last")]
+        assert told == list(ends or (None, None))
+    assert evidence.mapping_count == len(expected.feedings)
+    assert [
+        (each.meter_id, instant(each.window.start), instant(each.window.end), each.meter_readings)
+        for each in evidence.mappings
+    ] == [(meter, start, end, readings) for meter, start, end, _, readings in expected.feedings]
+    assert all(
+        close(present(each, "kwh_consumed_ac"), feeding[3])
+        for each, feeding in zip(evidence.mappings, expected.feedings, strict=True)
+    )
+    return answer
+
+
+async def check_series(
+    ask: AnalyticsServiceAsyncStub,
+    model: Model,
+    vehicle_id: str,
+    start_us: int,
+    end_us: int,
+    granularity: wire.SeriesGranularity.ValueType,
+    zone: str,
+) -> None:
+    answer = await ask.GetPerformanceSeries(
+        wire.GetPerformanceSeriesRequest(
+            vehicle_id=vehicle_id, window=window_of(start_us, end_us), granularity=granularity, time_zone=zone
+        )
+    )
+    assert (answer.window, answer.time_zone) == (window_of(start_us, end_us), zone or "UTC")
+    starts = [us_from_proto(each.window.start) for each in answer.buckets]
+    ends = [us_from_proto(each.window.end) for each in answer.buckets]
+    assert [start_us, *ends] == [*starts, end_us]
+    in_days = granularity == wire.SERIES_GRANULARITY_DAY
+    assert starts[1:] == [
+        at_us
+        for at_us in range(-(-(start_us + 1) // GRID_US) * GRID_US, end_us, GRID_US)
+        if name_of(at_us - 1, zone, in_days) != name_of(at_us, zone, in_days)
+    ]
+    for each, bucket_start_us, bucket_end_us in zip(answer.buckets, starts, ends, strict=True):
+        expected = model.performance(vehicle_id, bucket_start_us, bucket_end_us)
+        check_numbers(each, expected)
+        assert each.empty == (expected.vehicle_readings == expected.meter_readings == 0)
+        assert each.mapped == expected.mapped
+
+
+def name_of(at_us: int, zone: str, in_days: bool) -> object:
+    """The day, or the hour, that a clock on the wall shows; after a change an hour is another one."""
+    wall: datetime = datetime_from_us(at_us).astimezone(ZoneInfo(zone or "UTC"))
+    return wall.date() if in_days else (wall.date(), wall.hour, wall.utcoffset())
+
+
+async def check_fleet(
+    ask: AnalyticsServiceAsyncStub, model: Model, prefix: str, happened: Happened, start_us: int, end_us: int
+) -> None:
+    known = [f"{prefix}v{number}" for number in VEHICLES if model.known(f"{prefix}v{number}")]
+    request = wire.ListVehiclePerformanceRequest(
+        window=window_of(start_us, end_us),
+        verdicts=[wire.Verdict.Value(verdict) for verdict in happened.verdicts],
+        vehicle_ids=[f"{prefix}v{number}" for number in VEHICLES] + [NEVER_HEARD_OF] if happened.named else [],
+        order=wire.PERFORMANCE_ORDER_KWH_LOST if happened.by_loss else wire.PERFORMANCE_ORDER_RATIO,
+        page_size=happened.page_size if happened.named else 1_000,
+    )
+    pages = [await ask.ListVehiclePerformance(request)]
+    while pages[-1].next_page_token:
+        request.page_token = pages[-1].next_page_token
+        pages.append(await ask.ListVehiclePerformance(request))
+    assert all(len(page.vehicles) == request.page_size for page in pages[:-1])
+    first = pages[0]
+    rows = [row for page in pages for row in page.vehicles]
+    for page in pages:
+        assert (page.window, page.matched, page.totals) == (first.window, len(rows), first.totals)
+
+    hours = (start_us // US_PER_HOUR * US_PER_HOUR, -(-end_us // US_PER_HOUR) * US_PER_HOUR)
+    assert first.window == window_of(*hours)
+    expected = {vehicle_id: model.performance(vehicle_id, *hours) for vehicle_id in known}
+    ours = {row.vehicle_id: row for row in rows if row.vehicle_id.startswith(prefix)}
+    assert set(ours) == {
+        vehicle_id
+        for vehicle_id, each in expected.items()
+        if not happened.verdicts or each.verdict in happened.verdicts
+    }
+    for vehicle_id, row in ours.items():
+        event(wire.Verdict.Name(row.verdict))
+        check_numbers(row, expected[vehicle_id])
+        one = await check_one(ask, model, vehicle_id, *hours)
+        for name in ("coverage", "verdict", "verdict_reason", "alert"):
+            assert getattr(row, name) == getattr(one, name), name
+    check_order(rows, by_loss=happened.by_loss)
+    if happened.named:
+        check_totals(first, expected)
+        assert list(first.unknown_vehicle_ids) == sorted(
+            {NEVER_HEARD_OF, *(f"{prefix}v{number}" for number in VEHICLES)} - set(known)
+        )
+
+
+def check_order(rows: list[wire.VehiclePerformance], *, by_loss: bool) -> None:
+    def place(row: wire.VehiclePerformance) -> tuple[bool, float, str]:
+        name = "kwh_lost" if by_loss else "efficiency_ratio"
+        number = present(row, name)
+        return number is None, (number or 0.0) * (-1 if by_loss else 1), row.vehicle_id
+
+    assert [row.vehicle_id for row in rows] == [row.vehicle_id for row in sorted(rows, key=place)]
+
+
+def check_totals(answer: wire.ListVehiclePerformanceResponse, expected: dict[str, Performance]) -> None:
+    def total(name: str, among: list[Performance]) -> float | None:
+        present_ones = [getattr(each, name) for each in among if getattr(each, name) is not None]
+        return math.fsum(present_ones) if present_ones else None
+
+    everybody, totals = list(expected.values()), answer.totals
+    assert totals.vehicles == len(everybody)
+    assert totals.vehicle_readings == sum(each.vehicle_readings for each in everybody)
+    assert totals.meter_readings == sum(each.meter_readings for each in everybody)
+    assert close(present(totals, "kwh_delivered_dc"), total("dc", everybody))
+    assert close(present(totals, "kwh_consumed_ac"), total("ac", everybody))
+    healthy = [each for each in everybody if each.verdict in ("VERDICT_OK", "VERDICT_LOW_EFFICIENCY")]
+    dc, ac = total("dc", healthy), total("ac", healthy)
+    assert close(present(totals, "efficiency_ratio"), dc / ac if dc is not None and ac else None)
+    assert close(present(totals, "kwh_lost"), ac - dc if dc is not None and ac is not None else None)
+    counted = Counter(each.verdict for each in everybody)
+    assert [(wire.Verdict.Name(each.verdict), each.vehicles) for each in totals.by_verdict] == [
+        (verdict, counted[verdict]) for verdict in VERDICTS
+    ]
+    for each in totals.by_verdict:
+        among = [one for one in everybody if one.verdict == wire.Verdict.Name(each.verdict)]
+        assert close(present(each, "kwh_delivered_dc"), total("dc", among))
+        assert close(present(each, "kwh_consumed_ac"), total("ac", among))
+
+
+def test_the_anchors_are_within_what_is_kept() -> None:
+    assert us("2025-03-29T00:00:00Z") > NOW_US - 400 * 24 * US_PER_HOUR
