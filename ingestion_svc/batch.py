@@ -194,6 +194,7 @@ class Lane(Generic[AnyRow]):
                 self._metrics.write_failed(error)
                 _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
                 self._refuse(batch, error)
+            self._queue.written(asyncio.get_running_loop().time())
             if not self._queue:
                 self._filled.clear()
                 self._idle.set()

@@ -3,8 +3,8 @@
 A sender is **live** while it has few readings in flight, and **catching up** from the moment that it has more until all
 of them are settled and it has been quiet for a moment. Live senders come first wherever there is a queue: a part of the
 memory is kept for them, a batch takes their readings before any backlog, and backlog is decoded in small slices, one at
-a time. Senders that catch up take turns, a slice each. While live readings arrive, batches take little backlog and
-leave the processors a pause between two of backlog alone; without them backlog fills whole batches at once.
+a time. Senders that catch up take turns, a slice each. While live readings arrive, a batch takes little backlog, and
+after one that took any the next ones take none for some time; without them backlog fills whole batches at once.
 """
 
 import asyncio
@@ -34,8 +34,12 @@ BACKLOG_BESIDE_LIVE_MAX_READINGS = 100
 BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
 """Readings in memory above which backlog waits to be decoded while live readings arrive: a quarter of a second's."""
 
-BACKLOG_BESIDE_LIVE_PAUSE_S = 0.02
-"""Before a batch of backlog alone while live readings arrive: some 25,000 readings a second still come through."""
+BACKLOG_BESIDE_LIVE_REST = 4
+"""Times as long as a batch with backlog took, no other takes any while live readings arrive: a fifth of the time is
+backlog's. On a machine that is short of time batches take longer, and backlog gives way by itself."""
+
+BACKLOG_BESIDE_LIVE_REST_MAX_S = 1.0
+"""After a batch that an outage or a lock held up."""
 
 BACKLOG_SLICE_READINGS = 100
 """Backlog that is decoded at a stretch, some 0.3 ms: a live reading passes the event loop a dozen times."""
@@ -125,6 +129,9 @@ class FairQueue:
         self._live: deque[Submission[Any]] = deque()
         self._catching_up: OrderedDict[Sender, deque[Submission[Any]]] = OrderedDict()
         self._waiting_since_s = 0.0
+        self._took_backlog_s = 0.0
+        self._took_backlog = False
+        self._backlog_from_s = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._live or self._catching_up)
@@ -143,22 +150,24 @@ class FairQueue:
         self.readings += len(submission.rows)
 
     def waiting_s(self, now_s: float) -> float:
-        """For how long something has been waiting here."""
-        return now_s - self._waiting_since_s
+        """For how long what comes first has been waiting; live readings wait for company beside backlog, too."""
+        return now_s - (self._live[0].queued_at if self._live else self._waiting_since_s)
 
     def pause_s(self, now_s: float) -> float:
         """How long to leave what is here for the sake of live readings: 0 where there are some here, or none arrive."""
-        return 0.0 if self._live or not self._traffic.has_live(now_s) else BACKLOG_BESIDE_LIVE_PAUSE_S
+        return 0.0 if self._live or not self._traffic.has_live(now_s) else max(0.0, self._backlog_from_s - now_s)
 
     def take(self, most: int, now_s: float) -> list[Submission[Any]]:
-        """Whole submissions up to the one with which `most` readings are reached, in a fair order."""
+        """Whole submissions up to the one with which `most` readings are reached, in a fair order; not nothing."""
         batch: list[Submission[Any]] = []
         readings = 0
         while self._live and readings < most:
             batch.append(self._live.popleft())
             readings += len(batch[-1].rows)
         if self._traffic.has_live(now_s):
-            most = min(most, readings + BACKLOG_BESIDE_LIVE_MAX_READINGS)
+            resting = batch and now_s < self._backlog_from_s
+            most = min(most, readings + (0 if resting else BACKLOG_BESIDE_LIVE_MAX_READINGS))
+        self._took_backlog, self._took_backlog_s = bool(self._catching_up) and readings < most, now_s
         while self._catching_up and readings < most:
             sender, its = self._catching_up.popitem(last=False)
             batch.append(its.popleft())
@@ -167,6 +176,12 @@ class FairQueue:
                 self._catching_up[sender] = its  # at the end: the others first
         self.readings -= readings
         return batch
+
+    def written(self, now_s: float) -> None:
+        """What was taken last is written: if there was backlog in it, that rests now."""
+        if self._took_backlog:
+            rest_s = BACKLOG_BESIDE_LIVE_REST * (now_s - self._took_backlog_s)
+            self._backlog_from_s = now_s + min(rest_s, BACKLOG_BESIDE_LIVE_REST_MAX_S)
 
     def take_all(self) -> list[Submission[Any]]:
         """Everything, for an outage."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from ingestion_svc.decode import MeterRow
 from ingestion_svc.fairness import (
     BACKLOG_BESIDE_LIVE_MAX_READINGS,
+    BACKLOG_BESIDE_LIVE_REST,
+    BACKLOG_BESIDE_LIVE_REST_MAX_S,
     CATCHING_UP_MEMORY_S,
     LIVE_MAX_READINGS,
     FairQueue,
@@ -61,6 +63,39 @@ def test_live_readings_come_before_any_backlog_and_take_little_of_it_with_them()
     backlog_taken = sum(len(each.rows) for each in batch[1:])
     assert BACKLOG_BESIDE_LIVE_MAX_READINGS <= backlog_taken < BACKLOG_BESIDE_LIVE_MAX_READINGS + 20
     assert {each.receipt.sender for each in batch[1:4]} == set(backlog)
+
+
+def test_backlog_rests_for_several_times_as_long_as_it_kept_live_readings_waiting() -> None:
+    queue = FairQueue(Traffic())
+    backlog, live = Sender(catching_up=True), Sender(sent_before=True)
+    for _ in range(20):
+        queue.put(a_submission(backlog, 50), 0.0)
+    queue.put(a_submission(live, 1), 0.0)
+    assert len(queue.take(20_000, 0.0)) > 1
+    queue.written(0.01)
+    rested_s = 0.01 + BACKLOG_BESIDE_LIVE_REST * 0.01
+
+    assert queue.pause_s(0.02) == pytest.approx(rested_s - 0.02)
+    queue.put(a_submission(live, 1), 0.02)
+    assert queue.pause_s(0.02) == 0.0
+    assert [each.receipt.sender for each in queue.take(20_000, 0.02)] == [live]
+    queue.written(0.03)
+    queue.put(a_submission(live, 1), rested_s)
+    assert {each.receipt.sender for each in queue.take(20_000, rested_s)} == {live, backlog}
+    queue.written(60.0)
+    queue.put(a_submission(live, 1), 60.0)
+    queue.take(1, 60.0)
+    assert queue.pause_s(60.0) == BACKLOG_BESIDE_LIVE_REST_MAX_S
+
+
+def test_backlog_that_waits_does_not_cost_live_readings_their_company() -> None:
+    queue = FairQueue(Traffic())
+    queue.put(a_submission(Sender(catching_up=True), 50), 0.0)
+    live = a_submission(Sender(sent_before=True), 1)
+    live.queued_at = 5.0
+    queue.put(live, 5.0)
+
+    assert queue.waiting_s(5.001) == pytest.approx(0.001)
 
 
 def test_backlog_alone_fills_whole_batches() -> None:
