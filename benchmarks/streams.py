@@ -84,7 +84,7 @@ def measure(
                 Figure(subject, "p99", percentile(in_ms, 99), "ms", goal=Goal("below", 250)),
                 Figure(subject, "memory before", before / 2**20, "MiB"),
                 Figure(subject, "memory at most", most / 2**20, "MiB"),
-                Figure(subject, "memory per stream", (most - before) / devices / 2**10, "KiB"),
+                Figure(subject, "memory per stream, beyond a new service", (most - fresh) / devices / 2**10, "KiB"),
                 Figure(subject, "memory afterwards / before", after / before, "", goal=Goal("below", BACK_WITHIN)),
             ]
     return figures
