@@ -155,7 +155,9 @@ def _raise_file_limit() -> None:
 
 def _initialize_client() -> None:
     _raise_file_limit()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the harness ends its client
+    # Ctrl-C, or a SIGTERM of `timeout`, goes to the whole group; the harness ends its clients itself. One that the
+    # signal ended while it waited for work would take the queue's lock with it, and the harness would wait for ever.
+    os.setsid()
 
 
 def _address(process: subprocess.Popen[bytes], ready_file: Path, log_file: Path) -> str:
