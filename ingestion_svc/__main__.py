@@ -24,6 +24,7 @@ from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.config import IngestionSettings, read_settings
 from shared.db.engine import answers, connection_parameters, make_engine
+from shared.db.mappings import MAPPING_OPTIONS
 from shared.db.migrate import require_usable_database
 from shared.failpoints import fail_points_from
 from shared.logs import configure_logs
@@ -75,7 +76,9 @@ async def serving(
         settings,
         metrics,
     )
-    engine = make_engine(url, APPLICATION_NAME, pool_size=MAPPING_CONNECTIONS, statement_timeout="10s")
+    engine = make_engine(
+        url, APPLICATION_NAME, pool_size=MAPPING_CONNECTIONS, statement_timeout="10s", **MAPPING_OPTIONS
+    )
     service = Service(
         NAME,
         settings,

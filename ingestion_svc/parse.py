@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ingestion_svc.decode import TimeBounds
+from shared.db.mappings import Mapping
 from shared.device_ids import is_device_id
 from shared.requests import Checks, place_of_page
 from shared.timestamps import TIMESTAMP_MAX_SECONDS, US_PER_SECOND, iso_from_us
@@ -17,12 +19,12 @@ _TOKEN_TIME_END_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
-class MappingOrder:
-    """Which meter shall feed which vehicle from when on, in microseconds."""
+class UnmappingOrder:
+    """No meter shall feed the vehicle for `from_us < t <= until_us`, in microseconds; None: for good."""
 
     vehicle_id: str
-    meter_id: str
     from_us: int
+    until_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +58,51 @@ def parse_opening(opening: wire.ExchangeOpening, *, first: bool) -> Opening:
     return Opening(opening.meter_id, opening.vehicle_id)
 
 
-def parse_map_vehicle(request: wire.MapVehicleRequest, now_us: int, bounds: TimeBounds) -> MappingOrder:
-    """The order, from now on where no instant is given. Raises InvalidRequest."""
+def parse_map_vehicle(request: wire.MapVehicleRequest, now_us: int, bounds: TimeBounds) -> Mapping:
+    """The mapping that is wanted, from now on where no instant is given. Raises InvalidRequest."""
     checks = Checks()
     checks.device_id("vehicle_id", request.vehicle_id)
     checks.device_id("meter_id", request.meter_id)
-    from_us = now_us
-    if request.HasField("effective_from"):
-        from_us = checks.time_us("effective_from", request.effective_from)
-        if not (bounds.earliest_us <= from_us <= bounds.latest_us) and not checks.violations:
-            checks.add(
-                "effective_from",
-                f"{iso_from_us(from_us)} is not within {iso_from_us(bounds.earliest_us)} (the retention floor)"
-                f" to {iso_from_us(bounds.latest_us)} (5 minutes ahead of the server's clock)",
-            )
+    from_us, until_us = _span(request, now_us, bounds, checks)
     checks.raise_if_any()
-    return MappingOrder(request.vehicle_id, request.meter_id, from_us)
+    return Mapping(request.vehicle_id, request.meter_id, from_us, until_us)
+
+
+def parse_unmap_vehicle(request: wire.UnmapVehicleRequest, now_us: int, bounds: TimeBounds) -> UnmappingOrder:
+    """The order, from now on where no instant is given. Raises InvalidRequest."""
+    checks = Checks()
+    checks.device_id("vehicle_id", request.vehicle_id)
+    from_us, until_us = _span(request, now_us, bounds, checks)
+    checks.raise_if_any()
+    return UnmappingOrder(request.vehicle_id, from_us, until_us)
+
+
+def _span(
+    request: wire.MapVehicleRequest | wire.UnmapVehicleRequest, now_us: int, bounds: TimeBounds, checks: Checks
+) -> tuple[int, int | None]:
+    """The start, now where it is absent, and the end where there is one; anything where a violation was noted."""
+    noted = len(checks.violations)
+    from_us, until_us = now_us, None
+    if request.HasField("effective_from"):
+        from_us = _instant("effective_from", request.effective_from, bounds, checks)
+    if request.HasField("effective_until"):
+        until_us = _instant("effective_until", request.effective_until, bounds, checks)
+        if until_us <= from_us and len(checks.violations) == noted:
+            start = iso_from_us(from_us) + ("" if request.HasField("effective_from") else ", which is now")
+            checks.add("effective_until", f"{iso_from_us(until_us)} does not lie after effective_from {start}")
+    return from_us, until_us
+
+
+def _instant(field: str, timestamp: Timestamp, bounds: TimeBounds, checks: Checks) -> int:
+    noted = len(checks.violations)
+    us = checks.time_us(field, timestamp)
+    if len(checks.violations) == noted and not bounds.earliest_us <= us <= bounds.latest_us:
+        checks.add(
+            field,
+            f"{iso_from_us(us)} is not within {iso_from_us(bounds.earliest_us)} (the retention floor)"
+            f" to {iso_from_us(bounds.latest_us)} (5 minutes ahead of the server's clock)",
+        )
+    return us
 
 
 def parse_list_mappings(request: wire.ListMappingsRequest) -> MappingsQuestion:

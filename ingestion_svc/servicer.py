@@ -17,11 +17,17 @@ from ingestion_svc.exchange import Answer, Exchange
 from ingestion_svc.fairness import BACKLOG_SLICE_READINGS, LIVE_MESSAGE_MAX_READINGS, is_live
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.metrics import IngestionMetrics
-from ingestion_svc.parse import Opening, parse_list_mappings, parse_map_vehicle, parse_opening
+from ingestion_svc.parse import (
+    Opening,
+    parse_list_mappings,
+    parse_map_vehicle,
+    parse_opening,
+    parse_unmap_vehicle,
+)
 from ingestion_svc.receipt import Conflict, Receipt, Sender
 from shared.config import IngestionSettings
 from shared.db.engine import database_errors, to_its_end
-from shared.db.mappings import Mapping, list_mappings, map_vehicle
+from shared.db.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
 from shared.db.newest import newest_timestamps
 from shared.errors import AnswersNotTaken, InvalidRequest, ServiceStopping, Violation
 from shared.guard import Context
@@ -102,14 +108,19 @@ class IngestionServicer(IngestionServiceServicer):
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
         now_us = self._clock()
-        order = parse_map_vehicle(request, now_us, self._bounds(now_us))
+        wanted = parse_map_vehicle(request, now_us, self._bounds(now_us))
         async with database_errors():
-            mapping, closed = await to_its_end(
-                map_vehicle(self._engine, order.vehicle_id, order.meter_id, order.from_us)
-            )
+            mapping, closed = await to_its_end(map_vehicle(self._engine, wanted))
         return wire.MapVehicleResponse(
             mapping=_mapping_message(mapping), closed=[_mapping_message(each) for each in closed]
         )
+
+    async def UnmapVehicle(self, request: wire.UnmapVehicleRequest, context: Context) -> wire.UnmapVehicleResponse:
+        now_us = self._clock()
+        order = parse_unmap_vehicle(request, now_us, self._bounds(now_us))
+        async with database_errors():
+            removed = await to_its_end(unmap_vehicle(self._engine, order.vehicle_id, order.from_us, order.until_us))
+        return wire.UnmapVehicleResponse(removed=[_mapping_message(each) for each in removed])
 
     async def ListMappings(self, request: wire.ListMappingsRequest, context: Context) -> wire.ListMappingsResponse:
         asked = parse_list_mappings(request)

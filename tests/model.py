@@ -16,6 +16,9 @@ Device = tuple[str, str]
 Values = tuple[float | None, ...]
 """(kWh, volts) or (kWh, percent, degrees Celsius)."""
 
+NEVER_US = -1
+"""Before all that is sent here."""
+
 
 class Span(NamedTuple):
     """A meter feeds a vehicle for `from_us < t <= until_us`."""
@@ -27,6 +30,12 @@ class Span(NamedTuple):
 
     def holds(self, ts_us: int) -> bool:
         return self.from_us < ts_us and (self.until_us is None or ts_us <= self.until_us)
+
+    def within(self, from_us: int, until_us: int | None) -> "Span | None":
+        """What of it lies within a time, if anything does."""
+        ends = [end_us for end_us in (self.until_us, until_us) if end_us is not None]
+        part = self._replace(from_us=max(self.from_us, from_us), until_us=min(ends, default=None))
+        return part if part.until_us is None or part.from_us < part.until_us else None
 
 
 class Contradiction(Exception):
@@ -92,6 +101,8 @@ def hour_start_us(ts_us: int) -> int:
 class Model:
     history: dict[Device, dict[int, Values]] = field(default_factory=lambda: defaultdict(dict))
     mappings: list[Span] = field(default_factory=list)
+    mapped: set[str] = field(default_factory=set)
+    """Vehicles that were in a mapping at some time, also where none is left."""
 
     def send(self, readings: list[Telemetry]) -> Counts:
         counts = Counts()
@@ -112,24 +123,46 @@ class Model:
                 counts.conflicting += 1
         return counts
 
-    def map(self, vehicle_id: str, meter_id: str, from_us: int) -> None:
+    def map(self, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None = None) -> None:
         touching = [
             span
             for span in self.mappings
-            if (span.vehicle_id == vehicle_id or span.meter_id == meter_id)
-            and (span.until_us is None or span.until_us > from_us)
+            if (span.vehicle_id == vehicle_id or span.meter_id == meter_id) and span.within(from_us, until_us)
         ]
         pair = [span for span in touching if (span.vehicle_id, span.meter_id) == (vehicle_id, meter_id)]
-        if any(span.from_us == from_us or (span.from_us < from_us and span.until_us is None) for span in pair):
+        wanted = Span(vehicle_id, meter_id, from_us, until_us)
+        if any(span.within(from_us, until_us) == wanted for span in pair):
             return
-        same = [span for span in pair if span.until_us is None]
-        others = [span for span in touching if span not in same]
-        if any(span.until_us is not None or span.from_us >= from_us for span in others):
+        if until_us is None:
+            if any(span.from_us == from_us for span in pair):
+                return
+            same = [span for span in pair if span.until_us is None]
+            others = [span for span in touching if span not in same]
+            if any(span.until_us is not None or span.from_us >= from_us for span in others):
+                raise Contradiction
+            for span in [*same, *others]:
+                self.mappings.remove(span)
+            self.mappings += [span._replace(until_us=from_us) for span in others]
+        elif touching:
             raise Contradiction
-        for span in [*same, *others]:
+        self.mappings.append(wanted)
+        self.mapped.add(vehicle_id)
+
+    def unmap(self, vehicle_id: str, from_us: int, until_us: int | None = None) -> list[Span]:
+        """What is taken away, in its order."""
+        its = sorted((span for span in self.mappings if span.vehicle_id == vehicle_id), key=lambda span: span.from_us)
+        if until_us is None and any(span.from_us > from_us for span in its):
+            raise Contradiction
+        outside: list[tuple[int, int | None]] = [(NEVER_US, from_us)]
+        if until_us is not None:
+            outside.append((until_us, None))
+        for span in its:
             self.mappings.remove(span)
-        self.mappings += [span._replace(until_us=from_us) for span in others]
-        self.mappings.append(Span(vehicle_id, meter_id, from_us, None))
+            self.mappings += [part for time in outside if (part := span.within(*time))]
+        return [part for span in its if (part := span.within(from_us, until_us))]
+
+    def knows(self, vehicle_id: str) -> bool:
+        return vehicle_id in self.mapped or bool(self.history.get(("vehicle", vehicle_id)))
 
     def newest(self, device: Device) -> tuple[int, Values] | None:
         return max(self.history[device].items(), default=None)

@@ -1,12 +1,12 @@
 """Which meter feeds which vehicle, and when. A mapping is valid for `effective_from < t <= effective_until`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.errors import MappingContradiction
+from shared.errors import MappingContradiction, UnknownDevice
 from shared.timestamps import datetime_from_us, iso_from_us, us_from_datetime
 
 # Mappings are rare: one at a time is fast enough, and nobody has to think about two that cross.
@@ -15,18 +15,27 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('energyfleet.mapping
 _REGISTER_VEHICLE = text("INSERT INTO vehicles (vehicle_id) VALUES (:vehicle_id) ON CONFLICT DO NOTHING")
 _REGISTER_METER = text("INSERT INTO meters (meter_id) VALUES (:meter_id) ON CONFLICT DO NOTHING")
 
-# The mappings of a vehicle or a meter that are valid at some time after an instant.
-_VALID_AFTER = text("""
+# Only asked for where a vehicle has no mapping that would prove it.
+_IS_KNOWN = text("SELECT EXISTS (SELECT FROM vehicles WHERE vehicle_id = :vehicle_id)")
+
+# The mappings of a vehicle or a meter (empty: of no meter) that are valid at some time after an instant and up to
+# another one (null: at any time after). By keys, so that both sides of OR have an index.
+OVERLAPPING = text("""
     SELECT vehicle_id, meter_id, effective_from, effective_until
     FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
-    WHERE (vehicle_id = :vehicle_id OR meter_id = :meter_id)
-        AND (effective_until IS NULL OR effective_until > :effective_from)
+    WHERE (
+            vehicle_key = (SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id)
+            OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id)
+        )
+        AND (effective_until IS NULL OR effective_until > :after)
+        AND (CAST(:until AS timestamptz) IS NULL OR effective_from < :until)
     ORDER BY effective_from, vehicle_id
 """)
 
-_OPEN = text("""
-    INSERT INTO vehicle_meter_map (vehicle_key, meter_key, effective_from)
-    SELECT vehicle_key, meter_key, :effective_from FROM vehicles CROSS JOIN meters
+_REGISTER = text("""
+    INSERT INTO vehicle_meter_map (vehicle_key, meter_key, effective_from, effective_until)
+    SELECT vehicle_key, meter_key, :effective_from, CAST(:effective_until AS timestamptz)
+    FROM vehicles CROSS JOIN meters
     WHERE vehicle_id = :vehicle_id AND meter_id = :meter_id
 """)
 
@@ -44,15 +53,31 @@ _BEGIN_EARLIER = text("""
         AND vehicle_id = :vehicle_id AND effective_from = :effective_from
 """)
 
-# A page of mappings after a place in the order of vehicle and start; empty ids ask for every device.
-_LIST = text("""
+_REMOVE = text("""
+    DELETE FROM vehicle_meter_map USING vehicles
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
+        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+""")
+
+# A page of mappings after a place in the order of vehicle and start; empty ids ask for every device. Planned with the
+# ids and the place in sight (`MAPPING_OPTIONS`), or no index would do for all that may be asked. The comparison of rows
+# alone is none that an index on vehicles can begin at, hence the one before it.
+LIST = text("""
     SELECT vehicle_id, meter_id, effective_from, effective_until
     FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
-    WHERE (:vehicle_id = '' OR vehicle_id = :vehicle_id) AND (:meter_id = '' OR meter_id = :meter_id)
+    WHERE (:vehicle_id = '' OR vehicle_id = :vehicle_id)
+        AND (:meter_id = '' OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id))
+        AND vehicle_id >= :after_vehicle_id
         AND (vehicle_id, effective_from) > (:after_vehicle_id, CAST(:after AS timestamptz))
     ORDER BY vehicle_id, effective_from
     LIMIT :most
 """)
+
+MAPPING_OPTIONS = {"plan_cache_mode": "force_custom_plan"}
+"""Settings of the connections that ask these questions."""
+
+CONTRADICTIONS_TOLD = 3
+"""Mappings that a refusal names: enough to see what is wrong, and few enough for a status message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,43 +95,71 @@ class Mapping:
         vehicle_id, meter_id, start, end = tuple(row)
         return cls(vehicle_id, meter_id, us_from_datetime(start), None if end is None else us_from_datetime(end))
 
+    def same_pair(self, other: Self) -> bool:
+        """Whether both are of the same vehicle and meter."""
+        return (self.vehicle_id, self.meter_id) == (other.vehicle_id, other.meter_id)
+
+    def covers(self, other: Self) -> bool:
+        """Whether the other's time lies wholly within this one's."""
+        if self.from_us > other.from_us:
+            return False
+        return self.until_us is None or (other.until_us is not None and other.until_us <= self.until_us)
+
     def __str__(self) -> str:
         until = "on" if self.until_us is None else f"until {iso_from_us(self.until_us)}"
         return f"{self.vehicle_id} is fed by {self.meter_id} from {iso_from_us(self.from_us)} {until}"
 
 
-async def map_vehicle(
-    engine: AsyncEngine, vehicle_id: str, meter_id: str, from_us: int
-) -> tuple[Mapping, list[Mapping]]:
-    """Registers that a meter feeds a vehicle from an instant on; returns that mapping and those that it closed.
+async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, list[Mapping]]:
+    """Registers that a meter feeds a vehicle; returns the mapping that holds from its start on, and those it closed.
 
-    Open mappings of either device that began earlier end at that instant. The same mapping again changes nothing, also
-    where it was closed since; an open one that is asked for from an earlier instant on begins earlier. Raises
-    MappingContradiction where another mapping begins at or after that instant, or ended after it.
+    What is there already changes nothing: a mapping of the same two that covers the wanted one, or begins where an open
+    one is wanted, also where it was closed since. Otherwise an open one ends the open mappings of either device that
+    began earlier, and one of the same two that begins later begins earlier. Raises MappingContradiction where another
+    mapping begins at or after the start of an open one or ended after it, or overlaps a closed one.
     """
-    pair = {"vehicle_id": vehicle_id, "meter_id": meter_id}
-    wanted = Mapping(vehicle_id, meter_id, from_us, None)
     async with engine.begin() as connection:
         await connection.execute(_LOCK)
-        await connection.execute(_REGISTER_VEHICLE, {"vehicle_id": vehicle_id})
-        await connection.execute(_REGISTER_METER, {"meter_id": meter_id})
-        found = await connection.execute(_VALID_AFTER, pair | {"effective_from": datetime_from_us(from_us)})
-        registered = [Mapping.of(row) for row in found]
-        same_pair = [each for each in registered if (each.vehicle_id, each.meter_id) == (vehicle_id, meter_id)]
+        await connection.execute(_REGISTER_VEHICLE, {"vehicle_id": wanted.vehicle_id})
+        await connection.execute(_REGISTER_METER, {"meter_id": wanted.meter_id})
+        registered = await _overlapping(connection, wanted)
+        same_pair = [each for each in registered if each.same_pair(wanted)]
         for each in same_pair:
-            if each.from_us == from_us or (each.from_us < from_us and each.until_us is None):
+            if each.covers(wanted) or (wanted.until_us is None and each.from_us == wanted.from_us):
                 return each, []
-        later = next((each for each in same_pair if each.until_us is None), None)
+        is_open = wanted.until_us is None
+        later = next((each for each in same_pair if is_open and each.until_us is None), None)
         others = [each for each in registered if each is not later]
-        for each in others:
-            if each.until_us is not None or each.from_us >= from_us:
-                raise MappingContradiction(f"{wanted} contradicts what is registered: {each}")
-        closed = [await _close(connection, each, from_us) for each in others]
+        against = [each for each in others if not (is_open and each.until_us is None and each.from_us < wanted.from_us)]
+        if against:
+            raise MappingContradiction(f"{wanted} contradicts what is registered: {_told(against)}")
+        closed = [await _close(connection, each, wanted.from_us) for each in others]
         if later:
-            await connection.execute(_BEGIN_EARLIER, _place(later) | {"earlier": datetime_from_us(from_us)})
+            await connection.execute(_BEGIN_EARLIER, _place(later) | {"earlier": datetime_from_us(wanted.from_us)})
         else:
-            await connection.execute(_OPEN, pair | {"effective_from": datetime_from_us(from_us)})
+            await _register(connection, wanted)
         return wanted, closed
+
+
+async def unmap_vehicle(engine: AsyncEngine, vehicle_id: str, from_us: int, until_us: int | None) -> list[Mapping]:
+    """Registers that no meter feeds a vehicle for `from_us < t <= until_us` (None: for good); returns what it took.
+
+    Mappings keep what lies outside. Raises UnknownDevice, and MappingContradiction where without an end a mapping would
+    be lost that begins after the start.
+    """
+    asked = Mapping(vehicle_id, "", from_us, until_us)
+    async with engine.begin() as connection:
+        await connection.execute(_LOCK)
+        registered = await _overlapping(connection, asked)
+        if not registered and not (await connection.execute(_IS_KNOWN, {"vehicle_id": vehicle_id})).scalar_one():
+            raise UnknownDevice("vehicle", vehicle_id)
+        later = [each for each in registered if each.from_us > from_us]
+        if later and until_us is None:
+            raise MappingContradiction(
+                f"{vehicle_id} without a meter from {iso_from_us(from_us)} on contradicts what is registered"
+                f" to begin later: {_told(later)}"
+            )
+        return [await _take_away(connection, each, asked) for each in registered]
 
 
 async def list_mappings(
@@ -121,13 +174,48 @@ async def list_mappings(
         "most": most,
     }
     async with engine.connect() as connection:
-        return [Mapping.of(row) for row in await connection.execute(_LIST, asked)]
+        return [Mapping.of(row) for row in await connection.execute(LIST, asked)]
+
+
+async def _overlapping(connection: AsyncConnection, wanted: Mapping) -> list[Mapping]:
+    """What is registered of either device at some time of the wanted mapping, ordered by start."""
+    asked = {
+        "vehicle_id": wanted.vehicle_id,
+        "meter_id": wanted.meter_id,
+        "after": datetime_from_us(wanted.from_us),
+        "until": None if wanted.until_us is None else datetime_from_us(wanted.until_us),
+    }
+    return [Mapping.of(row) for row in await connection.execute(OVERLAPPING, asked)]
+
+
+def _told(mappings: list[Mapping]) -> str:
+    told = "; ".join(str(each) for each in mappings[:CONTRADICTIONS_TOLD])
+    more = len(mappings) - CONTRADICTIONS_TOLD
+    return f"{told}; and {more} more" if more > 0 else told
 
 
 def _place(mapping: Mapping) -> dict[str, Any]:
     return {"vehicle_id": mapping.vehicle_id, "effective_from": datetime_from_us(mapping.from_us)}
 
 
+async def _register(connection: AsyncConnection, mapping: Mapping) -> None:
+    until = None if mapping.until_us is None else datetime_from_us(mapping.until_us)
+    await connection.execute(_REGISTER, _place(mapping) | {"meter_id": mapping.meter_id, "effective_until": until})
+
+
 async def _close(connection: AsyncConnection, mapping: Mapping, until_us: int) -> Mapping:
     await connection.execute(_CLOSE, _place(mapping) | {"effective_until": datetime_from_us(until_us)})
-    return Mapping(mapping.vehicle_id, mapping.meter_id, mapping.from_us, until_us)
+    return replace(mapping, until_us=until_us)
+
+
+async def _take_away(connection: AsyncConnection, mapping: Mapping, asked: Mapping) -> Mapping:
+    """Leaves of a mapping what lies outside of an asked time that it overlaps; returns what lay within."""
+    if mapping.from_us < asked.from_us:
+        await _close(connection, mapping, asked.from_us)
+    else:
+        await connection.execute(_REMOVE, _place(mapping))
+    from_us = max(mapping.from_us, asked.from_us)
+    if asked.until_us is None or (mapping.until_us is not None and mapping.until_us <= asked.until_us):
+        return replace(mapping, from_us=from_us)
+    await _register(connection, replace(mapping, from_us=asked.until_us))
+    return replace(mapping, from_us=from_us, until_us=asked.until_us)

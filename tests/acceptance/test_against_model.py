@@ -16,9 +16,16 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us, us_from_datetime
+from shared.timestamps import (
+    US_PER_DAY,
+    US_PER_HOUR,
+    US_PER_SECOND,
+    proto_from_us,
+    us_from_datetime,
+    us_from_proto,
+)
 from tests.builders import NOW_US
-from tests.model import Contradiction, Counts, Device, Model
+from tests.model import Contradiction, Counts, Device, Model, Span
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -63,8 +70,10 @@ def readings(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
 
 
 sends = st.tuples(st.sampled_from(["unary", "stream"]), st.lists(readings(), max_size=20))
-maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, times))
-windows = st.tuples(times, times).map(sorted).filter(lambda window: window[0] < window[1])
+windows = st.lists(times, min_size=2, max_size=2, unique=True).map(sorted)
+spans = st.one_of(st.tuples(times, st.none()), windows)
+maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, spans))
+unmaps = st.tuples(st.just("unmap"), st.tuples(device_numbers, spans))
 
 
 def message(prefix: str, side: str, number: int, fields: dict[str, Any]) -> Telemetry:
@@ -76,7 +85,7 @@ def message(prefix: str, side: str, number: int, fields: dict[str, Any]) -> Tele
 @pytest.mark.timeout(600)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    steps=st.lists(st.one_of(sends, sends, maps), min_size=1, max_size=12),
+    steps=st.lists(st.one_of(sends, sends, maps, unmaps), min_size=1, max_size=12),
     asked=st.lists(windows, min_size=1, max_size=4),
 )
 async def test_history_status_rollups_and_performance_are_what_was_sent(
@@ -90,7 +99,9 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
     prefix = f"x{next(_examples)}-"
     for kind, what in steps:
         if kind == "map":
-            await check_mapping(ingest, model, f"{prefix}v{what[0]}", f"{prefix}m{what[1]}", what[2])
+            await check_mapping(ingest, model, f"{prefix}v{what[0]}", f"{prefix}m{what[1]}", *what[2])
+        elif kind == "unmap":
+            await check_unmapping(ingest, model, f"{prefix}v{what[0]}", *what[1])
         else:
             telemetry = [message(prefix, *each) for each in what]
             assert counts(await send(ingest, kind, telemetry)) == model.send(telemetry)
@@ -121,32 +132,63 @@ def counts(summary: wire.IngestionSummary) -> Counts:
 
 
 async def check_mapping(
-    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, meter_id: str, from_us: int
+    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None
 ) -> None:
-    request = wire.MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us))
+    request = wire.MapVehicleRequest(
+        vehicle_id=vehicle_id,
+        meter_id=meter_id,
+        effective_from=proto_from_us(from_us),
+        effective_until=None if until_us is None else proto_from_us(until_us),
+    )
     try:
-        model.map(vehicle_id, meter_id, from_us)
+        model.map(vehicle_id, meter_id, from_us, until_us)
     except Contradiction:
         event("mapping contradicts")
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await ingest.MapVehicle(request)
-        assert raised.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert await code_of(ingest.MapVehicle(request)) == grpc.StatusCode.FAILED_PRECONDITION
     else:
         event("mapping taken")
         await ingest.MapVehicle(request)
+    await check_mappings(ingest, model, vehicle_id)
+
+
+async def check_unmapping(
+    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, from_us: int, until_us: int | None
+) -> None:
+    request = wire.UnmapVehicleRequest(
+        vehicle_id=vehicle_id,
+        effective_from=proto_from_us(from_us),
+        effective_until=None if until_us is None else proto_from_us(until_us),
+    )
+    if not model.knows(vehicle_id):
+        assert await code_of(ingest.UnmapVehicle(request)) == grpc.StatusCode.NOT_FOUND
+        return
+    try:
+        removed = model.unmap(vehicle_id, from_us, until_us)
+    except Contradiction:
+        event("unmapping contradicts")
+        assert await code_of(ingest.UnmapVehicle(request)) == grpc.StatusCode.FAILED_PRECONDITION
+    else:
+        event("unmapping takes away" if removed else "unmapping finds nothing")
+        assert [span_of(each) for each in (await ingest.UnmapVehicle(request)).removed] == removed
+    await check_mappings(ingest, model, vehicle_id)
+
+
+async def check_mappings(ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str) -> None:
     listed = await ingest.ListMappings(wire.ListMappingsRequest(vehicle_id=vehicle_id))
-    assert [(each.meter_id, each.effective_from, each.effective_until) for each in listed.mappings] == [
-        (
-            span.meter_id,
-            proto_from_us(span.from_us),
-            proto_from_us(span.until_us) if span.until_us else type(each.effective_until)(),
-        )
-        for each, span in zip(
-            listed.mappings,
-            sorted((s for s in model.mappings if s.vehicle_id == vehicle_id), key=lambda s: s.from_us),
-            strict=True,
-        )
-    ]
+    assert [span_of(each) for each in listed.mappings] == sorted(
+        (span for span in model.mappings if span.vehicle_id == vehicle_id), key=lambda span: span.from_us
+    )
+
+
+def span_of(mapping: wire.Mapping) -> Span:
+    until_us = us_from_proto(mapping.effective_until) if mapping.HasField("effective_until") else None
+    return Span(mapping.vehicle_id, mapping.meter_id, us_from_proto(mapping.effective_from), until_us)
+
+
+async def code_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code()
 
 
 COLUMNS = {
@@ -190,12 +232,9 @@ async def check_performance(
         vehicle_id=vehicle_id,
         window=analytics_wire.TimeWindow(start=proto_from_us(start_us), end=proto_from_us(end_us)),
     )
-    known = model.history.get(("vehicle", vehicle_id)) or any(s.vehicle_id == vehicle_id for s in model.mappings)
-    if not known:
+    if not model.knows(vehicle_id):
         # A contradicted mapping registers nothing, so the vehicle stays unheard of.
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await ask.GetVehiclePerformance(request)
-        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+        assert await code_of(ask.GetVehiclePerformance(request)) == grpc.StatusCode.NOT_FOUND
         return
     answer = await ask.GetVehiclePerformance(request)
     expected = model.performance(vehicle_id, start_us, end_us)

@@ -100,6 +100,8 @@ def test_only_history_has_partitions_made(database_url: str) -> None:
         ("energyfleet_analytics", "UPDATE meter_clock_evidence SET late_readings = 0"),
         ("energyfleet_ingestion", "UPDATE retention SET floor_day = '2099-01-01'"),
         ("energyfleet_ingestion", "DELETE FROM meter_telemetry_history"),
+        ("energyfleet_ingestion", "DELETE FROM vehicles"),
+        ("energyfleet_analytics", "DELETE FROM vehicle_meter_map"),
         ("energyfleet_ingestion", "UPDATE meter_telemetry_history SET kwh_consumed_ac = 0"),
         ("energyfleet_ingestion", "UPDATE alembic_version SET version_num = '1'"),
         ("energyfleet_ingestion", "DROP TABLE meter_energy_hourly"),

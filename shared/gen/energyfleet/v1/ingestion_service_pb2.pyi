@@ -462,6 +462,7 @@ class MapVehicleRequest(_message.Message):
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     METER_ID_FIELD_NUMBER: _builtins.int
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
     meter_id: _builtins.str
@@ -472,16 +473,23 @@ class MapVehicleRequest(_message.Message):
         at most 5 minutes ahead of the server's clock. Absent: from now on.
         """
 
+    @_builtins.property
+    def effective_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when, in whole microseconds: readings with a timestamp up to this one count. After `effective_from` and at
+        most 5 minutes ahead of the server's clock. Absent: until another mapping or an unmapping says otherwise.
+        """
+
     def __init__(
         self,
         *,
         vehicle_id: _builtins.str = ...,
         meter_id: _builtins.str = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
+        effective_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,7 +505,7 @@ class MapVehicleResponse(_message.Message):
     CLOSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def mapping(self) -> Global___Mapping:
-        """The mapping that is valid from the requested instant on."""
+        """The mapping that is valid from the requested instant on. What was registered before may begin earlier or end later."""
 
     @_builtins.property
     def closed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mapping]:
@@ -516,6 +524,70 @@ class MapVehicleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MapVehicleResponse: _TypeAlias = MapVehicleResponse  # noqa: Y015
+
+@_typing.final
+class UnmapVehicleRequest(_message.Message):
+    """When no meter feeds a vehicle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    @_builtins.property
+    def effective_from(self) -> _timestamp_pb2.Timestamp:
+        """From when on, in whole microseconds: readings with a later timestamp no longer count. Not before the retention floor
+        and at most 5 minutes ahead of the server's clock. Absent: from now on.
+        """
+
+    @_builtins.property
+    def effective_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when, in whole microseconds: readings with a later timestamp count as before. After `effective_from` and at
+        most 5 minutes ahead of the server's clock. Absent: for good.
+        """
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        effective_from: _timestamp_pb2.Timestamp | None = ...,
+        effective_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnmapVehicleRequest: _TypeAlias = UnmapVehicleRequest  # noqa: Y015
+
+@_typing.final
+class UnmapVehicleResponse(_message.Message):
+    """What an unmapping took away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mapping]:
+        """The mappings, or the parts of them, that lay within the requested time and are no longer registered, ordered by
+        start. Empty: the vehicle was not mapped then.
+        """
+
+    def __init__(
+        self,
+        *,
+        removed: _abc.Iterable[Global___Mapping] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnmapVehicleResponse: _TypeAlias = UnmapVehicleResponse  # noqa: Y015
 
 @_typing.final
 class ListMappingsRequest(_message.Message):

@@ -63,6 +63,11 @@ class IngestionServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.MapVehicleRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.MapVehicleResponse.FromString,
                 _registered_method=True)
+        self.UnmapVehicle = channel.unary_unary(
+                '/energyfleet.v1.IngestionService/UnmapVehicle',
+                request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.UnmapVehicleRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.UnmapVehicleResponse.FromString,
+                _registered_method=True)
         self.ListMappings = channel.unary_unary(
                 '/energyfleet.v1.IngestionService/ListMappings',
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.SerializeToString,
@@ -131,11 +136,32 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MapVehicle(self, request, context):
-        """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-        closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
-        have sent anything yet.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
-        registered at or after that instant says otherwise; the message names it.
+        """Says which meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+        answers about the past follow at once. Devices need not have sent anything yet.
+
+        From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
+        that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
+        changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+        For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
+        either of the two within the span. To correct what is registered, unmap the span first.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
+        otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
+        overlaps the span. The message names up to 3 of them; nothing is registered then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnmapVehicle(self, request, context):
+        """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+        answers about the past follow at once.
+
+        Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
+        which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
+        and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that was never heard of, and
+        FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
+        message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +197,11 @@ def add_IngestionServiceServicer_to_server(servicer, server):
                     servicer.MapVehicle,
                     request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.MapVehicleRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.MapVehicleResponse.SerializeToString,
+            ),
+            'UnmapVehicle': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnmapVehicle,
+                    request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.UnmapVehicleRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.UnmapVehicleResponse.SerializeToString,
             ),
             'ListMappings': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMappings,
@@ -295,6 +326,33 @@ class IngestionService:
             '/energyfleet.v1.IngestionService/MapVehicle',
             energyfleet_dot_v1_dot_ingestion__service__pb2.MapVehicleRequest.SerializeToString,
             energyfleet_dot_v1_dot_ingestion__service__pb2.MapVehicleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnmapVehicle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.IngestionService/UnmapVehicle',
+            energyfleet_dot_v1_dot_ingestion__service__pb2.UnmapVehicleRequest.SerializeToString,
+            energyfleet_dot_v1_dot_ingestion__service__pb2.UnmapVehicleResponse.FromString,
             options,
             channel_credentials,
             insecure,

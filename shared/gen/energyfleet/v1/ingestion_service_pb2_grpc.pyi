@@ -79,11 +79,28 @@ class IngestionServiceStub:
     Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
     """
     MapVehicle: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.MapVehicleRequest, _ingestion_service_pb2.MapVehicleResponse]
-    """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-    closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
-    have sent anything yet.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
-    registered at or after that instant says otherwise; the message names it.
+    """Says which meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+    answers about the past follow at once. Devices need not have sent anything yet.
+
+    From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
+    that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
+    changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+    For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
+    either of the two within the span. To correct what is registered, unmap the span first.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
+    otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
+    overlaps the span. The message names up to 3 of them; nothing is registered then.
+    """
+    UnmapVehicle: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.UnmapVehicleRequest, _ingestion_service_pb2.UnmapVehicleResponse]
+    """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+    answers about the past follow at once.
+
+    Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
+    which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
+    and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that was never heard of, and
+    FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
+    message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]
     """Lists mappings, past and present, ordered by vehicle and then by start.
@@ -141,11 +158,28 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
     """
     MapVehicle: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.MapVehicleRequest, _ingestion_service_pb2.MapVehicleResponse]  # type: ignore[assignment]
-    """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-    closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
-    have sent anything yet.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
-    registered at or after that instant says otherwise; the message names it.
+    """Says which meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+    answers about the past follow at once. Devices need not have sent anything yet.
+
+    From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
+    that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
+    changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+    For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
+    either of the two within the span. To correct what is registered, unmap the span first.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
+    otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
+    overlaps the span. The message names up to 3 of them; nothing is registered then.
+    """
+    UnmapVehicle: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.UnmapVehicleRequest, _ingestion_service_pb2.UnmapVehicleResponse]  # type: ignore[assignment]
+    """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+    answers about the past follow at once.
+
+    Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
+    which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
+    and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that was never heard of, and
+    FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
+    message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]  # type: ignore[assignment]
     """Lists mappings, past and present, ordered by vehicle and then by start.
@@ -224,11 +258,34 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.MapVehicleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.MapVehicleResponse, _abc.Awaitable[_ingestion_service_pb2.MapVehicleResponse]]:
-        """Says which meter feeds a vehicle, from an instant on. An open mapping of either of the two that began earlier is
-        closed at that instant; the same mapping again changes nothing, also where it was closed since. Devices need not
-        have sent anything yet.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when a mapping that is already
-        registered at or after that instant says otherwise; the message names it.
+        """Says which meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+        answers about the past follow at once. Devices need not have sent anything yet.
+
+        From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
+        that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
+        changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+        For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
+        either of the two within the span. To correct what is registered, unmap the span first.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
+        otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
+        overlaps the span. The message names up to 3 of them; nothing is registered then.
+        """
+
+    @_abc_1.abstractmethod
+    def UnmapVehicle(
+        self,
+        request: _ingestion_service_pb2.UnmapVehicleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_service_pb2.UnmapVehicleResponse, _abc.Awaitable[_ingestion_service_pb2.UnmapVehicleResponse]]:
+        """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
+        answers about the past follow at once.
+
+        Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
+        which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
+        and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that was never heard of, and
+        FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
+        message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,74 @@
+"""Requests about mappings become orders; what is wrong with a request is told in one go."""
+
+import pytest
+from energyfleet.v1 import ingestion_service_pb2 as wire
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ingestion_svc.decode import FUTURE_SKEW_US, TimeBounds
+from ingestion_svc.parse import UnmappingOrder, parse_map_vehicle, parse_unmap_vehicle
+from shared.db.mappings import Mapping
+from shared.errors import InvalidRequest
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, proto_from_us
+from tests.builders import NOW_US
+
+BOUNDS = TimeBounds(NOW_US - 400 * US_PER_DAY, NOW_US + FUTURE_SKEW_US)
+
+REQUESTS = [
+    pytest.param(wire.MapVehicleRequest(vehicle_id="car", meter_id="meter"), id="map"),
+    pytest.param(wire.UnmapVehicleRequest(vehicle_id="car"), id="unmap"),
+]
+
+Request = wire.MapVehicleRequest | wire.UnmapVehicleRequest
+
+
+def parsed(request: Request) -> Mapping | UnmappingOrder:
+    if isinstance(request, wire.MapVehicleRequest):
+        return parse_map_vehicle(request, NOW_US, BOUNDS)
+    return parse_unmap_vehicle(request, NOW_US, BOUNDS)
+
+
+def asked(request: Request, start: Timestamp | None, end: Timestamp | None) -> Mapping | UnmappingOrder:
+    filled = type(request)(effective_from=start, effective_until=end)
+    filled.MergeFrom(request)  # type: ignore[arg-type]  # of the same kind
+    return parsed(filled)
+
+
+def violated(request: Request, start: Timestamp | None = None, end: Timestamp | None = None) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(request, start, end)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_what_is_absent_is_now_and_for_good(request_: Request) -> None:
+    order = parsed(request_)
+    assert (order.vehicle_id, order.from_us, order.until_us) == ("car", NOW_US, None)
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_span_reaches_from_the_retention_floor_to_five_minutes_ahead(request_: Request) -> None:
+    order = asked(request_, proto_from_us(BOUNDS.earliest_us), proto_from_us(BOUNDS.latest_us))
+    assert (order.from_us, order.until_us) == (BOUNDS.earliest_us, BOUNDS.latest_us)
+    beyond = violated(request_, proto_from_us(BOUNDS.earliest_us - 1), proto_from_us(BOUNDS.latest_us + 1))
+    assert set(beyond) == {"effective_from", "effective_until"}
+    assert all("the retention floor" in description for description in beyond.values())
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_span_of_a_microsecond_is_taken_and_an_empty_one_is_not(request_: Request) -> None:
+    start_us = NOW_US - US_PER_HOUR
+    assert asked(request_, proto_from_us(start_us), proto_from_us(start_us + 1)).until_us == start_us + 1
+    for end_us in (start_us, start_us - 1):
+        assert set(violated(request_, proto_from_us(start_us), proto_from_us(end_us))) == {"effective_until"}
+    told = violated(request_, None, proto_from_us(NOW_US))
+    assert told == {
+        "effective_until": "2026-02-10T00:30:00Z does not lie after effective_from 2026-02-10T00:30:00Z, which is now"
+    }
+
+
+def test_all_violations_are_told_at_once() -> None:
+    finer, far = Timestamp(seconds=NOW_US // 1_000_000, nanos=1), Timestamp(seconds=2**62)
+    told = violated(wire.MapVehicleRequest(vehicle_id="a b"), finer, far)
+    assert set(told) == {"vehicle_id", "meter_id", "effective_from", "effective_until"}
+    told = violated(wire.UnmapVehicleRequest(), proto_from_us(BOUNDS.latest_us + 1), far)
+    assert set(told) == {"vehicle_id", "effective_from", "effective_until"}
