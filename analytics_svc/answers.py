@@ -1,15 +1,18 @@
 """Puts what was found into the messages of the contract."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
+from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet import FleetResult, GroupTotals, JudgedVehicle
+from analytics_svc.freshness import Freshness, freshness
 from analytics_svc.parse import SeriesQuestion, Window
 from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, explain, kwh_lost
-from analytics_svc.queries import Bucket, ClockEvidence, Evidence
+from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
 from shared.config import AnalyticsSettings
 from shared.timestamps import proto_from_us
 
@@ -124,12 +127,62 @@ def thresholds_message(limits: AnalyticsSettings) -> wire.PerformanceThresholds:
     )
 
 
+def vehicle_status_fields(
+    vehicle_id: str, found: FoundVehicle | None, now_us: int, stale_after_us: int
+) -> dict[str, Any]:
+    """What every message tells that has a vehicle's status; None for a vehicle never heard of."""
+    status = found[0] if found else None
+    fields = {"vehicle_id": vehicle_id, **_common_status_fields(found, now_us, stale_after_us)}
+    if status is not None:
+        fields["reading"] = VehicleReading(
+            vehicle_id=vehicle_id,
+            soc=status.soc,
+            kwh_delivered_dc=status.kwh_delivered_dc,
+            battery_temp=status.battery_temp,
+            timestamp=proto_from_us(status.ts_us),
+        )
+    return fields
+
+
+def meter_status_fields(meter_id: str, found: FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
+    """What every message tells that has a meter's status; None for a meter never heard of."""
+    status = found[0] if found else None
+    fields = {"meter_id": meter_id, **_common_status_fields(found, now_us, stale_after_us)}
+    if status is not None:
+        fields["reading"] = MeterReading(
+            meter_id=meter_id,
+            kwh_consumed_ac=status.kwh_consumed_ac,
+            voltage=status.voltage,
+            timestamp=proto_from_us(status.ts_us),
+        )
+    return fields
+
+
 def window_message(window: Window) -> wire.TimeWindow:
     """A span of time."""
     return wire.TimeWindow(start=proto_from_us(window.start_us), end=proto_from_us(window.end_us))
 
 
-def clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
+def duration_message(us: int) -> Duration:
+    """A length of time."""
+    duration = Duration()
+    duration.FromMicroseconds(us)
+    return duration
+
+
+def _common_status_fields(found: FoundVehicle | FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
+    if found is None:
+        return {"freshness": wire.Freshness.Value(Freshness.NEVER_HEARD_OF)}
+    status, evidence = found
+    age_us = None if status is None else status.age_us(now_us)
+    return {
+        "age": None if age_us is None else duration_message(age_us),
+        "clock": _clock_message(evidence),
+        "freshness": wire.Freshness.Value(freshness(age_us, stale_after_us)),
+    }
+
+
+def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
     """What a device's readings say of its clock."""
     if evidence is None:
         return None
@@ -140,13 +193,6 @@ def clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
         future_readings=evidence.future_readings,
         conflicting_readings=evidence.conflicting_readings,
     )
-
-
-def duration_message(us: int) -> Duration:
-    """A length of time."""
-    duration = Duration()
-    duration.FromMicroseconds(us)
-    return duration
 
 
 def _vehicle_message(vehicle: JudgedVehicle, limits: AnalyticsSettings) -> wire.VehiclePerformance:

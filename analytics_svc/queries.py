@@ -19,11 +19,11 @@ from analytics_svc.performance import Totals
 from analytics_svc.queries_sql import (
     FLEET_CONSUMED,
     FLEET_DELIVERED,
-    METER_STATUS,
+    METER_STATUSES,
     PERFORMANCE,
     PERFORMANCE_SERIES,
     PING,
-    VEHICLE_STATUS,
+    VEHICLE_STATUSES,
 )
 from shared.db.engine import database_errors, make_engine, to_its_end
 from shared.errors import DatabaseUnavailable, UnknownDevice
@@ -118,6 +118,11 @@ class ClockEvidence:
     conflicting_readings: int
 
 
+FoundVehicle = tuple[VehicleStatus | None, ClockEvidence | None]
+FoundMeter = tuple[MeterStatus | None, ClockEvidence | None]
+"""A known device's newest reading and its clock's evidence, None where there is none."""
+
+
 class Queries:
     """Asks a database. Every method may raise DatabaseUnavailable, within about `timeout_s`."""
 
@@ -194,25 +199,33 @@ class Queries:
             raise UnknownDevice("vehicle", question.vehicle_id)
         return [Bucket(bucket, *tuple(row)) for bucket, row in zip(buckets, rows, strict=True)]
 
-    async def vehicle_status(self, vehicle_id: str) -> tuple[VehicleStatus | None, ClockEvidence | None]:
+    async def vehicle_status(self, vehicle_id: str) -> FoundVehicle:
         """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
-        row = await self._ask(VEHICLE_STATUS, {"vehicle_id": vehicle_id})
-        if row is None:
+        (found,) = await self.vehicle_statuses([vehicle_id])
+        if found is None:
             raise UnknownDevice("vehicle", vehicle_id)
-        status = (
-            None
-            if row.ts is None
-            else VehicleStatus(us_from_datetime(row.ts), row.kwh_delivered_dc, row.soc, row.battery_temp)
-        )
-        return status, _clock_evidence(row)
+        return found
 
-    async def meter_status(self, meter_id: str) -> tuple[MeterStatus | None, ClockEvidence | None]:
+    async def meter_status(self, meter_id: str) -> FoundMeter:
         """The meter's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
-        row = await self._ask(METER_STATUS, {"meter_id": meter_id})
-        if row is None:
+        (found,) = await self.meter_statuses([meter_id])
+        if found is None:
             raise UnknownDevice("meter", meter_id)
-        status = None if row.ts is None else MeterStatus(us_from_datetime(row.ts), row.kwh_consumed_ac, row.voltage)
-        return status, _clock_evidence(row)
+        return found
+
+    async def vehicle_statuses(self, vehicle_ids: list[str]) -> list[FoundVehicle | None]:
+        """As `vehicle_status` for each of the ids, in their order; None for one never heard of."""
+        if not vehicle_ids:
+            return []
+        rows = await self._ask_all(VEHICLE_STATUSES, {"vehicle_ids": vehicle_ids})
+        return [(_vehicle_status(row), _clock_evidence(row)) if row.known else None for row in rows]
+
+    async def meter_statuses(self, meter_ids: list[str]) -> list[FoundMeter | None]:
+        """As `meter_status` for each of the ids, in their order; None for one never heard of."""
+        if not meter_ids:
+            return []
+        rows = await self._ask_all(METER_STATUSES, {"meter_ids": meter_ids})
+        return [(_meter_status(row), _clock_evidence(row)) if row.known else None for row in rows]
 
     async def database_answers(self) -> bool:
         """Whether the database answers, within about `timeout_s`."""
@@ -270,6 +283,16 @@ def _us_or_none(moment: datetime | None) -> int | None:
 
 def _ends(window: Window) -> dict[str, object]:
     return {"window_start": datetime_from_us(window.start_us), "window_end": datetime_from_us(window.end_us)}
+
+
+def _vehicle_status(row: Row[Any]) -> VehicleStatus | None:
+    if row.ts is None:
+        return None
+    return VehicleStatus(us_from_datetime(row.ts), row.kwh_delivered_dc, row.soc, row.battery_temp)
+
+
+def _meter_status(row: Row[Any]) -> MeterStatus | None:
+    return None if row.ts is None else MeterStatus(us_from_datetime(row.ts), row.kwh_consumed_ac, row.voltage)
 
 
 def _clock_evidence(row: Row[Any]) -> ClockEvidence | None:

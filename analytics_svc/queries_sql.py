@@ -294,23 +294,29 @@ FROM vehicle CROSS JOIN buckets
 ORDER BY buckets.bucket
 """)
 
-# One row, or none for a vehicle never heard of; ts is null where it has sent no reading, and late_readings where
-# nothing was written down of its clock.
-VEHICLE_STATUS = text("""
-SELECT status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp,
+# A row for each of the ids, in their order. The key is null for a vehicle never heard of, ts where it has sent no
+# reading, and late_readings where nothing was written down of its clock.
+VEHICLE_STATUSES = text("""
+SELECT vehicles.vehicle_key IS NOT NULL AS known,
+       status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp,
        newest_age_us, late_readings, future_readings, conflicting_readings
-FROM vehicles LEFT JOIN vehicle_current_status AS status USING (vehicle_key)
+FROM unnest(CAST(:vehicle_ids AS text[])) WITH ORDINALITY AS asked (vehicle_id, position)
+     LEFT JOIN vehicles USING (vehicle_id)
+     LEFT JOIN vehicle_current_status AS status USING (vehicle_key)
      LEFT JOIN vehicle_clock_evidence USING (vehicle_key)
-WHERE vehicles.vehicle_id = :vehicle_id
+ORDER BY position
 """)
 
 # As for vehicles.
-METER_STATUS = text("""
-SELECT status.ts, status.kwh_consumed_ac, status.voltage,
+METER_STATUSES = text("""
+SELECT meters.meter_key IS NOT NULL AS known,
+       status.ts, status.kwh_consumed_ac, status.voltage,
        newest_age_us, late_readings, future_readings, conflicting_readings
-FROM meters LEFT JOIN meter_current_status AS status USING (meter_key)
+FROM unnest(CAST(:meter_ids AS text[])) WITH ORDINALITY AS asked (meter_id, position)
+     LEFT JOIN meters USING (meter_id)
+     LEFT JOIN meter_current_status AS status USING (meter_key)
      LEFT JOIN meter_clock_evidence USING (meter_key)
-WHERE meters.meter_id = :meter_id
+ORDER BY position
 """)
 
 # Whether the database answers at all.

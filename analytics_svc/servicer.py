@@ -4,11 +4,18 @@ import time
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
-from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 
-from analytics_svc.answers import clock_message, duration_message, page_answer, performance_answer, series_answer
+from analytics_svc.answers import (
+    duration_message,
+    meter_status_fields,
+    page_answer,
+    performance_answer,
+    series_answer,
+    vehicle_status_fields,
+)
 from analytics_svc.fleet import judge_fleet
 from analytics_svc.parse import (
+    parse_batch_get_status,
     parse_get_meter_status,
     parse_get_performance_series,
     parse_get_vehicle_performance,
@@ -21,7 +28,7 @@ from analytics_svc.results import Results
 from shared.config import AnalyticsSettings
 from shared.guard import Context
 from shared.requests import page_token
-from shared.timestamps import Clock, proto_from_us
+from shared.timestamps import US_PER_SECOND, Clock
 
 
 class AnalyticsServicer(AnalyticsServiceServicer):
@@ -32,6 +39,8 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self._limits = limits
         self._clock = clock
         self._results = Results(time.monotonic)
+        self._stale_after_us = round(limits.stale_after_s * US_PER_SECOND)
+        self._stale_after = duration_message(self._stale_after_us)
 
     async def GetVehiclePerformance(
         self, request: wire.GetVehiclePerformanceRequest, context: Context
@@ -67,35 +76,33 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.GetVehicleStatusRequest, context: Context
     ) -> wire.GetVehicleStatusResponse:
         vehicle_id = parse_get_vehicle_status(request)
-        status, evidence = await self._queries.vehicle_status(vehicle_id)
-        clock = clock_message(evidence)
-        if status is None:
-            return wire.GetVehicleStatusResponse(vehicle_id=vehicle_id, clock=clock)
-        reading = VehicleReading(
-            vehicle_id=vehicle_id,
-            soc=status.soc,
-            kwh_delivered_dc=status.kwh_delivered_dc,
-            battery_temp=status.battery_temp,
-            timestamp=proto_from_us(status.ts_us),
-        )
-        return wire.GetVehicleStatusResponse(
-            vehicle_id=vehicle_id, reading=reading, age=duration_message(status.age_us(self._clock())), clock=clock
-        )
+        found = await self._queries.vehicle_status(vehicle_id)
+        fields = vehicle_status_fields(vehicle_id, found, self._clock(), self._stale_after_us)
+        return wire.GetVehicleStatusResponse(**fields, stale_after=self._stale_after)
 
     async def GetMeterStatus(
         self, request: wire.GetMeterStatusRequest, context: Context
     ) -> wire.GetMeterStatusResponse:
         meter_id = parse_get_meter_status(request)
-        status, evidence = await self._queries.meter_status(meter_id)
-        clock = clock_message(evidence)
-        if status is None:
-            return wire.GetMeterStatusResponse(meter_id=meter_id, clock=clock)
-        reading = MeterReading(
-            meter_id=meter_id,
-            kwh_consumed_ac=status.kwh_consumed_ac,
-            voltage=status.voltage,
-            timestamp=proto_from_us(status.ts_us),
-        )
-        return wire.GetMeterStatusResponse(
-            meter_id=meter_id, reading=reading, age=duration_message(status.age_us(self._clock())), clock=clock
+        found = await self._queries.meter_status(meter_id)
+        fields = meter_status_fields(meter_id, found, self._clock(), self._stale_after_us)
+        return wire.GetMeterStatusResponse(**fields, stale_after=self._stale_after)
+
+    async def BatchGetStatus(
+        self, request: wire.BatchGetStatusRequest, context: Context
+    ) -> wire.BatchGetStatusResponse:
+        question = parse_batch_get_status(request)
+        vehicles = await self._queries.vehicle_statuses(question.vehicle_ids)
+        meters = await self._queries.meter_statuses(question.meter_ids)
+        now_us = self._clock()
+        return wire.BatchGetStatusResponse(
+            vehicles=[
+                wire.VehicleStatus(**vehicle_status_fields(vehicle_id, found, now_us, self._stale_after_us))
+                for vehicle_id, found in zip(question.vehicle_ids, vehicles, strict=True)
+            ],
+            meters=[
+                wire.MeterStatus(**meter_status_fields(meter_id, found, now_us, self._stale_after_us))
+                for meter_id, found in zip(question.meter_ids, meters, strict=True)
+            ],
+            stale_after=self._stale_after,
         )

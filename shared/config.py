@@ -138,6 +138,11 @@ class AnalyticsSettings(ServingSettings):
     evidence_min_coverage: Annotated[float, Field(ge=0, le=1)] = Field(
         0.9, description="share of hours with both sides below which nothing is said: a gap on one side bends the ratio"
     )
+    stale_after_s: Annotated[float, Field(gt=0, le=RETENTION_DAYS * 86_400)] = Field(
+        1_800.0,
+        description="seconds of age above which a device's newest reading is stale: two quarter-hour metering"
+        " intervals, so that a single late reading is no outage",
+    )
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

@@ -3,12 +3,19 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.errors import InvalidRequest, Violation
 from shared.timestamps import TIMESTAMP_MAX_SECONDS, TIMESTAMP_MIN_SECONDS, us_from_proto
+
+IDS_TOLD_MAX = 5
+"""Wrong ids of a list that are told one by one. A status travels in headers, and over 8 KiB of them may be refused."""
+
+ID_SHOWN_MAX = 40
+"""Characters of a wrong id that are shown in a list, escapes included."""
 
 
 class Checks:
@@ -28,6 +35,15 @@ class Checks:
         elif not is_device_id(device_id):
             self.add(field, f"{device_id[:80]!r} is not an id: {DEVICE_ID_ACCEPTED}")
         return device_id
+
+    def device_ids(self, field: str, device_ids: Sequence[str]) -> None:
+        """Notes what is no id, each by its position: the first few, and how many more there are."""
+        wrong = [position for position, device_id in enumerate(device_ids) if not is_device_id(device_id)]
+        for position in wrong[:IDS_TOLD_MAX]:
+            shown = ascii(device_ids[position][:ID_SHOWN_MAX])[:ID_SHOWN_MAX]
+            self.add(f"{field}[{position}]", f"{shown} is not an id: {DEVICE_ID_ACCEPTED}")
+        if len(wrong) > IDS_TOLD_MAX:
+            self.add(field, f"{len(wrong) - IDS_TOLD_MAX} more are not ids")
 
     def time_us(self, field: str, timestamp: Timestamp) -> int:
         """Notes what is no timestamp or not whole in microseconds; returns microseconds."""

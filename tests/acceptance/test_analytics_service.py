@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -33,7 +34,10 @@ RPCS = (
     "GetPerformanceSeries",
     "GetVehicleStatus",
     "GetMeterStatus",
+    "BatchGetStatus",
 )
+
+STALE_AFTER = Duration(seconds=600)
 
 
 @pytest.fixture
@@ -49,6 +53,7 @@ async def running(postgres: EmbeddedServer, database: str) -> AsyncIterator[tupl
         analytics_address="127.0.0.1:0",
         health_interval_s=0.02,
         pool_size=3,
+        stale_after_s=STALE_AFTER.seconds,
     )
     async with serving(settings, lambda: NOW_US) as (service, address), grpc.aio.insecure_channel(address) as channel:
         yield service, channel
@@ -152,6 +157,8 @@ async def test_the_status_is_the_newest_reading_with_its_age(rows: Rows, stub: "
     assert meter.reading.HasField("kwh_consumed_ac")
     assert not meter.reading.HasField("voltage")
     assert (meter.age.seconds, meter.age.nanos) == (-1, -500_000_000)
+    assert (vehicle.freshness, meter.freshness) == (wire.FRESHNESS_ONLINE, wire.FRESHNESS_ONLINE)
+    assert (vehicle.stale_after, meter.stale_after) == (STALE_AFTER, STALE_AFTER)
 
 
 async def test_a_device_known_from_a_mapping_alone_has_no_reading(
@@ -159,9 +166,10 @@ async def test_a_device_known_from_a_mapping_alone_has_no_reading(
 ) -> None:
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), NOW_US)
     vehicle = await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))
-    assert vehicle == wire.GetVehicleStatusResponse(vehicle_id="car")
+    no_reading: dict[str, Any] = {"freshness": wire.FRESHNESS_NO_READING, "stale_after": STALE_AFTER}
+    assert vehicle == wire.GetVehicleStatusResponse(vehicle_id="car", **no_reading)
     meter = await stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter"))
-    assert meter == wire.GetMeterStatusResponse(meter_id="meter")
+    assert meter == wire.GetMeterStatusResponse(meter_id="meter", **no_reading)
 
 
 async def test_a_device_never_heard_of_is_not_found(stub: "AnalyticsServiceAsyncStub") -> None:
@@ -187,6 +195,10 @@ async def test_a_bad_request_is_told_all_of_its_violations(stub: "AnalyticsServi
         (stub.GetPerformanceSeries(wire.GetPerformanceSeriesRequest(time_zone="?")), ["vehicle_id", "time_zone"]),
         (stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="a b")), ["vehicle_id"]),
         (stub.GetMeterStatus(wire.GetMeterStatusRequest()), ["meter_id"]),
+        (
+            stub.BatchGetStatus(wire.BatchGetStatusRequest(vehicle_ids=["car", "a b"], meter_ids=[""])),
+            ["vehicle_ids[1]", "meter_ids[0]"],
+        ),
     ]
     for call, fields in calls:
         error = await error_of(call)
@@ -198,6 +210,82 @@ async def test_a_bad_request_is_told_all_of_its_violations(stub: "AnalyticsServi
         assert status.details[0].Unpack(bad_request)
         assert [violation.field for violation in bad_request.field_violations] == fields
         assert all(violation.description for violation in bad_request.field_violations)
+
+
+async def test_a_batch_answers_for_each_device_what_is_answered_for_it_alone_in_the_order_of_the_request(
+    rows: Rows, stub: "AnalyticsServiceAsyncStub"
+) -> None:
+    ages_us = {"ahead": -1, "online": 600_000_000, "stale": 600_000_001}
+    for device_id, age_us in ages_us.items():
+        taken = datetime_from_us(NOW_US - age_us)
+        vehicle, meter = rows.vehicle(device_id), rows.meter(device_id)
+        rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 0, NULL)", (vehicle, taken))
+        rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0, 230)", (meter, taken))
+        rows.connection.execute("INSERT INTO meter_clock_evidence VALUES (%s, %s, 7, 1, 2, 3)", (meter, taken))
+    rows.mapping(rows.vehicle("mapped"), rows.meter("mapped"), NOW_US)
+
+    ids = ["stale", "ghost", "online", "stale", "mapped", "ahead"]
+    answer = await stub.BatchGetStatus(wire.BatchGetStatusRequest(vehicle_ids=ids, meter_ids=ids[::-1]))
+
+    assert answer.stale_after == STALE_AFTER
+    assert [each.vehicle_id for each in answer.vehicles] == ids
+    assert [each.meter_id for each in answer.meters] == ids[::-1]
+    assert [wire.Freshness.Name(each.freshness).removeprefix("FRESHNESS_") for each in answer.vehicles] == [
+        "STALE",
+        "NEVER_HEARD_OF",
+        "ONLINE",
+        "STALE",
+        "NO_READING",
+        "ONLINE",
+    ]
+    assert [each.freshness for each in answer.meters] == [each.freshness for each in answer.vehicles][::-1]
+    assert answer.meters[1] == wire.MeterStatus(meter_id="mapped", freshness=wire.FRESHNESS_NO_READING)
+    assert answer.meters[4] == wire.MeterStatus(meter_id="ghost", freshness=wire.FRESHNESS_NEVER_HEARD_OF)
+    for told in answer.vehicles:
+        if told.vehicle_id != "ghost":
+            vehicle_alone = await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id=told.vehicle_id))
+            assert told == told_alone(vehicle_alone, wire.VehicleStatus())
+    for told_meter in answer.meters:
+        if told_meter.meter_id != "ghost":
+            meter_alone = await stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id=told_meter.meter_id))
+            assert told_meter == told_alone(meter_alone, wire.MeterStatus())
+
+
+def told_alone(answer: Any, among_others: Any) -> Any:
+    """The answer about one device as it stands among others: without what is told once for all."""
+    common = {field.name for field in among_others.DESCRIPTOR.fields}
+    fields = {field.name: value for field, value in answer.ListFields() if field.name in common}
+    return type(among_others)(**fields)
+
+
+async def test_a_batch_of_1000_devices_is_answered_and_one_of_none_is_empty(
+    rows: Rows, stub: "AnalyticsServiceAsyncStub"
+) -> None:
+    rows.vehicle("v-7")
+    asked = wire.BatchGetStatusRequest(
+        vehicle_ids=[f"v-{n}" for n in range(500)], meter_ids=[f"m-{n}" for n in range(500)]
+    )
+    answer = await stub.BatchGetStatus(asked)
+    assert [each.vehicle_id for each in answer.vehicles] == list(asked.vehicle_ids)
+    assert [each.meter_id for each in answer.meters] == list(asked.meter_ids)
+    unheard_of = [each for each in answer.vehicles if each.freshness == wire.FRESHNESS_NEVER_HEARD_OF]
+    assert len(unheard_of) == 499
+    assert await stub.BatchGetStatus(wire.BatchGetStatusRequest()) == wire.BatchGetStatusResponse(
+        stale_after=STALE_AFTER
+    )
+
+
+async def test_a_batch_of_nothing_but_the_longest_wrong_ids_is_refused_in_a_status_that_arrives(
+    stub: "AnalyticsServiceAsyncStub",
+) -> None:
+    wrong = ["\N{GRINNING FACE}" * 65] * 1_001
+    error = await error_of(stub.BatchGetStatus(wire.BatchGetStatusRequest(vehicle_ids=wrong, meter_ids=wrong)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = details_of(error)
+    assert status is not None
+    headers = len(error.details() or "") + len(status.SerializeToString()) * 4 / 3
+    assert headers < 8_000
+    assert "996 more are not ids" in (error.details() or "")
 
 
 @pytest.mark.parametrize("rpc", RPCS)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from analytics_svc import parse
 from analytics_svc.parse import FleetQuestion, Order, Window
+from shared.device_ids import DEVICE_ID_ACCEPTED
 from shared.errors import InvalidRequest
+from shared.requests import IDS_TOLD_MAX
 from shared.timestamps import (
     TIMESTAMP_MAX_SECONDS,
     TIMESTAMP_MIN_SECONDS,
@@ -135,6 +137,39 @@ def test_a_status_is_asked_for_by_a_well_formed_id(
         assert [violation.field for violation in caught.value.violations] == [field]
 
 
+def a_batch(vehicles: list[str], meters: list[str]) -> wire.BatchGetStatusRequest:
+    return wire.BatchGetStatusRequest(vehicle_ids=vehicles, meter_ids=meters)
+
+
+def violations_of(request: wire.BatchGetStatusRequest) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse.parse_batch_get_status(request)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_a_batch_is_asked_for_in_its_order_and_as_often_as_it_names_a_device() -> None:
+    question = parse.parse_batch_get_status(a_batch(["b", "a", "b"], ["m"]))
+    assert (question.vehicle_ids, question.meter_ids) == (["b", "a", "b"], ["m"])
+    assert parse.parse_batch_get_status(a_batch([], [])) == parse.StatusQuestion([], [])
+
+
+def test_a_batch_has_1000_devices_at_most_vehicles_and_meters_together() -> None:
+    assert parse.STATUS_MAX_DEVICES == 1_000
+    assert len(parse.parse_batch_get_status(a_batch(["v"] * 999, ["m"])).vehicle_ids) == 999
+    told = violations_of(a_batch(["v"] * 999, ["m"] * 2))
+    assert told == {"vehicle_ids, meter_ids": "1,001 devices in a call; at most 1,000"}
+
+
+def test_wrong_ids_of_a_batch_are_told_by_position_the_first_few_and_the_count_of_the_others() -> None:
+    told = violations_of(a_batch(["v", "", "v", "v v"], ["m", "x" * 65]))
+    assert list(told) == ["vehicle_ids[1]", "vehicle_ids[3]", "meter_ids[1]"]
+    assert told["vehicle_ids[3]"] == f"'v v' is not an id: {DEVICE_ID_ACCEPTED}"
+    told = violations_of(a_batch(["?"] * 9, [" "] * 1_000))
+    assert len(told) == 1 + 2 * (IDS_TOLD_MAX + 1)
+    assert told["vehicle_ids"] == "4 more are not ids"
+    assert told["meter_ids"] == "995 more are not ids"
+
+
 _instants = st.none() | st.builds(
     Timestamp,
     seconds=st.integers(-(2**63), 2**63 - 1)
@@ -214,7 +249,7 @@ def test_all_violations_of_a_list_are_told_at_once() -> None:
     assert list_violations(verdicts=[6], page_size=1_001) == ["verdicts", "page_size"]
     assert page_of(page_size=1_000, vehicle_ids=[f"v{n}" for n in range(1_000)]).size == 1_000
     assert list_violations(vehicle_ids=[f"v{n}" for n in range(1_001)]) == ["vehicle_ids"]
-    assert len(list_violations(vehicle_ids=["?"] * 1_000)) == 10
+    assert len(list_violations(vehicle_ids=["?"] * 1_000)) == IDS_TOLD_MAX + 1
 
 
 def series_of(**fields: Any) -> parse.SeriesQuestion:

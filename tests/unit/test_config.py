@@ -20,6 +20,8 @@ from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Set
         (IngestionSettings, "WORKERS", "0", "ENERGYFLEET_WORKERS: "),
         (AnalyticsSettings, "ANALYTICS_METRICS_ADDRESS", "9090", "not HOST:PORT"),
         (AnalyticsSettings, "LOW_EFFICIENCY_BELOW", "85", "ENERGYFLEET_LOW_EFFICIENCY_BELOW: "),
+        (AnalyticsSettings, "STALE_AFTER_S", "0", "ENERGYFLEET_STALE_AFTER_S: "),
+        (AnalyticsSettings, "STALE_AFTER_S", "inf", "ENERGYFLEET_STALE_AFTER_S: "),
         (AnalyticsSettings, "ANALYTICS_ADDRESS", "0.0.0.0:0", "ENERGYFLEET_ANALYTICS_ADDRESS: "),
     ],
 )

@@ -110,6 +110,38 @@ SERIES_GRANULARITY_DAY: SeriesGranularity.ValueType  # 2
 """From midnight to midnight."""
 Global___SeriesGranularity: _TypeAlias = SeriesGranularity  # noqa: Y015
 
+class _Freshness:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FreshnessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Freshness.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FRESHNESS_UNSPECIFIED: _Freshness.ValueType  # 0
+    """Not used."""
+    FRESHNESS_ONLINE: _Freshness.ValueType  # 1
+    """Its newest reading is at most `stale_after` old."""
+    FRESHNESS_STALE: _Freshness.ValueType  # 2
+    """Its newest reading is older than `stale_after`."""
+    FRESHNESS_NO_READING: _Freshness.ValueType  # 3
+    """It is known, from a mapping, but none of its readings was stored."""
+    FRESHNESS_NEVER_HEARD_OF: _Freshness.ValueType  # 4
+    """It was never heard of. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
+
+class Freshness(_Freshness, metaclass=_FreshnessEnumTypeWrapper):
+    """Whether a device still reports."""
+
+FRESHNESS_UNSPECIFIED: Freshness.ValueType  # 0
+"""Not used."""
+FRESHNESS_ONLINE: Freshness.ValueType  # 1
+"""Its newest reading is at most `stale_after` old."""
+FRESHNESS_STALE: Freshness.ValueType  # 2
+"""Its newest reading is older than `stale_after`."""
+FRESHNESS_NO_READING: Freshness.ValueType  # 3
+"""It is known, from a mapping, but none of its readings was stored."""
+FRESHNESS_NEVER_HEARD_OF: Freshness.ValueType  # 4
+"""It was never heard of. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
+Global___Freshness: _TypeAlias = Freshness  # noqa: Y015
+
 @_typing.final
 class TimeWindow(_message.Message):
     """A span of time, open at its start and closed at its end: readings with `start < timestamp <= end` belong to it."""
@@ -973,8 +1005,12 @@ class GetVehicleStatusResponse(_message.Message):
     READING_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    STALE_AFTER_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
+    freshness: Global___Freshness.ValueType
+    """Whether it still reports."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.VehicleReading:
         """Its reading with the newest timestamp. Absent: the vehicle is known, from a mapping, but has sent no reading."""
@@ -987,6 +1023,10 @@ class GetVehicleStatusResponse(_message.Message):
     def clock(self) -> Global___ClockEvidence:
         """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
 
+    @_builtins.property
+    def stale_after(self) -> _duration_pb2.Duration:
+        """The age above which a reading is stale, as configured."""
+
     def __init__(
         self,
         *,
@@ -994,10 +1034,12 @@ class GetVehicleStatusResponse(_message.Message):
         reading: _telemetry_pb2.VehicleReading | None = ...,
         age: _duration_pb2.Duration | None = ...,
         clock: Global___ClockEvidence | None = ...,
+        freshness: Global___Freshness.ValueType = ...,
+        stale_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "reading", b"reading", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1035,11 +1077,174 @@ class GetMeterStatusResponse(_message.Message):
     READING_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    STALE_AFTER_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
+    freshness: Global___Freshness.ValueType
+    """Whether it still reports."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.MeterReading:
         """Its reading with the newest timestamp. Absent: the meter is known, from a mapping, but has sent no reading."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """The server's clock less the reading's timestamp; negative when the device's clock is ahead. Absent with `reading`."""
+
+    @_builtins.property
+    def clock(self) -> Global___ClockEvidence:
+        """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
+
+    @_builtins.property
+    def stale_after(self) -> _duration_pb2.Duration:
+        """The age above which a reading is stale, as configured."""
+
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        reading: _telemetry_pb2.MeterReading | None = ...,
+        age: _duration_pb2.Duration | None = ...,
+        clock: Global___ClockEvidence | None = ...,
+        freshness: Global___Freshness.ValueType = ...,
+        stale_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMeterStatusResponse: _TypeAlias = GetMeterStatusResponse  # noqa: Y015
+
+@_typing.final
+class BatchGetStatusRequest(_message.Message):
+    """Which devices: 0 to 1,000, vehicles and meters together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_IDS_FIELD_NUMBER: _builtins.int
+    METER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Vehicles, each 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. One that is named twice is answered twice."""
+
+    @_builtins.property
+    def meter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Meters, each 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. One that is named twice is answered twice."""
+
+    def __init__(
+        self,
+        *,
+        vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        meter_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_ids", b"meter_ids", "vehicle_ids", b"vehicle_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetStatusRequest: _TypeAlias = BatchGetStatusRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetStatusResponse(_message.Message):
+    """What many devices reported last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    STALE_AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vehicles(self) -> _containers.RepeatedCompositeFieldContainer[Global___VehicleStatus]:
+        """One for each of the request's `vehicle_ids`, in their order."""
+
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterStatus]:
+        """One for each of the request's `meter_ids`, in their order."""
+
+    @_builtins.property
+    def stale_after(self) -> _duration_pb2.Duration:
+        """The age above which a reading is stale, as configured."""
+
+    def __init__(
+        self,
+        *,
+        vehicles: _abc.Iterable[Global___VehicleStatus] | None = ...,
+        meters: _abc.Iterable[Global___MeterStatus] | None = ...,
+        stale_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stale_after", b"stale_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meters", b"meters", "stale_after", b"stale_after", "vehicles", b"vehicles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetStatusResponse: _TypeAlias = BatchGetStatusResponse  # noqa: Y015
+
+@_typing.final
+class VehicleStatus(_message.Message):
+    """What a vehicle reported last, among others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The vehicle."""
+    freshness: Global___Freshness.ValueType
+    """Whether it still reports."""
+    @_builtins.property
+    def reading(self) -> _telemetry_pb2.VehicleReading:
+        """Its reading with the newest timestamp. Absent: there is none; `freshness` says why."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """The server's clock less the reading's timestamp; negative when the device's clock is ahead. Absent with `reading`."""
+
+    @_builtins.property
+    def clock(self) -> Global___ClockEvidence:
+        """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        reading: _telemetry_pb2.VehicleReading | None = ...,
+        age: _duration_pb2.Duration | None = ...,
+        clock: Global___ClockEvidence | None = ...,
+        freshness: Global___Freshness.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "reading", b"reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VehicleStatus: _TypeAlias = VehicleStatus  # noqa: Y015
+
+@_typing.final
+class MeterStatus(_message.Message):
+    """What a meter reported last, among others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter."""
+    freshness: Global___Freshness.ValueType
+    """Whether it still reports."""
+    @_builtins.property
+    def reading(self) -> _telemetry_pb2.MeterReading:
+        """Its reading with the newest timestamp. Absent: there is none; `freshness` says why."""
 
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
@@ -1056,11 +1261,12 @@ class GetMeterStatusResponse(_message.Message):
         reading: _telemetry_pb2.MeterReading | None = ...,
         age: _duration_pb2.Duration | None = ...,
         clock: Global___ClockEvidence | None = ...,
+        freshness: Global___Freshness.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "meter_id", b"meter_id", "reading", b"reading"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "reading", b"reading"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetMeterStatusResponse: _TypeAlias = GetMeterStatusResponse  # noqa: Y015
+Global___MeterStatus: _TypeAlias = MeterStatus  # noqa: Y015

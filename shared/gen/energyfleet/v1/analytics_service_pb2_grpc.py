@@ -66,6 +66,11 @@ class AnalyticsServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetMeterStatusRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetMeterStatusResponse.FromString,
                 _registered_method=True)
+        self.BatchGetStatus = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/BatchGetStatus',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class AnalyticsServiceServicer:
@@ -125,6 +130,16 @@ class AnalyticsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetStatus(self, request, context):
+        """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
+        device that was never heard of is told as such and costs the others nothing.
+        Limits: 1,000 devices in a call, vehicles and meters together.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalyticsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +167,11 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
                     servicer.GetMeterStatus,
                     request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetMeterStatusRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetMeterStatusResponse.SerializeToString,
+            ),
+            'BatchGetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetStatus,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -296,6 +316,33 @@ class AnalyticsService:
             '/energyfleet.v1.AnalyticsService/GetMeterStatus',
             energyfleet_dot_v1_dot_analytics__service__pb2.GetMeterStatusRequest.SerializeToString,
             energyfleet_dot_v1_dot_analytics__service__pb2.GetMeterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/BatchGetStatus',
+            energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,12 @@ class AnalyticsServiceStub:
     """The newest reading of a meter.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
     """
+    BatchGetStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]
+    """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
+    device that was never heard of is told as such and costs the others nothing.
+    Limits: 1,000 devices in a call, vehicles and meters together.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
 
 @_typing.type_check_only
 class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
@@ -106,6 +112,12 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     GetMeterStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]  # type: ignore[assignment]
     """The newest reading of a meter.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
+    """
+    BatchGetStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]  # type: ignore[assignment]
+    """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
+    device that was never heard of is told as such and costs the others nothing.
+    Limits: 1,000 devices in a call, vehicles and meters together.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
 
 class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -173,6 +185,18 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analytics_service_pb2.GetMeterStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetMeterStatusResponse]]:
         """The newest reading of a meter.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetStatus(
+        self,
+        request: _analytics_service_pb2.BatchGetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.BatchGetStatusResponse, _abc.Awaitable[_analytics_service_pb2.BatchGetStatusResponse]]:
+        """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
+        device that was never heard of is told as such and costs the others nothing.
+        Limits: 1,000 devices in a call, vehicles and meters together.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """
 
 def add_AnalyticsServiceServicer_to_server(servicer: AnalyticsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
