@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleetcli import ask, demo, maintain, replay, simulate, up
+from fleetcli import ask, demo, maintain, mapping, replay, simulate, up
 from fleetcli.console import complain
 from fleetcli.errors import CommandError
 from shared.errors import StartRefused
@@ -29,6 +29,8 @@ for command in (
     maintain.maintain,
 ):
     app.command()(command)
+app.command("map")(mapping.map_)  # `map` is Python's own
+app.command()(mapping.unmap)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
 from fleetcli.channel import is_serving
-from fleetcli.client import AnalyticsClient, MeterStatus, Performance, VehicleStatus, verdict_of
+from fleetcli.client import AnalyticsClient, MeterStatus, Performance, VehicleStatus, freshness_of, verdict_of
 from fleetcli.console import facts_table, out, say, verdict_text
 from fleetcli.errors import CommandError
 from fleetcli.options import (
@@ -125,7 +125,7 @@ def _show_vehicle(answer: VehicleStatus) -> None:
     table = facts_table(f"vehicle {answer.vehicle_id}")
     if answer.HasField("reading"):
         reading = answer.reading
-        table.add_row("newest reading", f"{_clock(reading.timestamp)}, {_ago(answer.age)}")
+        table.add_row("newest reading", _newest(answer))
         table.add_row("delivered (DC)", _measured(reading, "kwh_delivered_dc", "{:,.4f} kWh"))
         table.add_row("state of charge", _measured(reading, "soc", "{:.1f} %"))
         table.add_row("battery", _measured(reading, "battery_temp", "{:.1f} °C"))
@@ -140,7 +140,7 @@ def _show_meter(answer: MeterStatus) -> None:
     table = facts_table(f"meter {answer.meter_id}")
     if answer.HasField("reading"):
         reading = answer.reading
-        table.add_row("newest reading", f"{_clock(reading.timestamp)}, {_ago(answer.age)}")
+        table.add_row("newest reading", _newest(answer))
         table.add_row("drawn (AC)", _measured(reading, "kwh_consumed_ac", "{:,.4f} kWh"))
         table.add_row("voltage", _measured(reading, "voltage", "{:.1f} V"))
     else:
@@ -169,6 +169,10 @@ def _clock_evidence(answer: VehicleStatus | MeterStatus) -> str:
         return counts
     age_s = seen.newest_age_at_arrival.ToMicroseconds() / 1_000_000
     return f"newest reading {age_s:,.1f} s old on arrival; {counts}"
+
+
+def _newest(answer: VehicleStatus | MeterStatus) -> str:
+    return f"{_clock(answer.reading.timestamp)}, {_ago(answer.age)}: {freshness_of(answer)}"
 
 
 def _ago(age: Duration) -> str:

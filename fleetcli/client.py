@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from energyfleet.v1.analytics_service_pb2 import (
+    Freshness,
     GetMeterStatusRequest,
     GetMeterStatusResponse,
     GetVehiclePerformanceResponse,
@@ -21,17 +22,19 @@ from energyfleet.v1.ingestion_service_pb2 import (
     RejectedReading,
     RejectionReason,
 )
+from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
 from fleetcli.channel import CALL_TIMEOUT_S, open_channel, service_errors
 from fleetcli.console import note
 from fleetcli.errors import ServiceError
-from fleetcli.messages import mapping_request, performance_request
+from fleetcli.messages import mapping_request, performance_request, unmapping_request
 from fleetcli.uplink import Failure, OnAnswer, Uplink
 
 Performance = GetVehiclePerformanceResponse
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
+Mapping = MappingMessage
 Summary = IngestionSummary
 Answer = ExchangeTelemetryResponse
 ExchangeRequest = ExchangeTelemetryRequest
@@ -47,6 +50,14 @@ def verdict_of(answer: Performance) -> str:
         return Verdict.Name(answer.verdict).removeprefix("VERDICT_")
     except ValueError:
         return str(answer.verdict)
+
+
+def freshness_of(answer: VehicleStatus | MeterStatus) -> str:
+    """A freshness' name without its prefix, `ONLINE`; its number where this version does not know it."""
+    try:
+        return Freshness.Name(answer.freshness).removeprefix("FRESHNESS_")
+    except ValueError:
+        return str(answer.freshness)
 
 
 def reason_of(reason: RejectionReason.ValueType) -> str:
@@ -78,12 +89,23 @@ class IngestionClient(_Client):
         super().__init__(address, ca_file)
         self._stub = IngestionServiceStub(self._channel)
 
-    async def map_vehicle(self, vehicle_id: str, meter_id: str, effective_from_us: int) -> None:
-        """Registers which meter feeds a vehicle from an instant on."""
+    async def map_vehicle(
+        self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None
+    ) -> tuple[Mapping, list[Mapping]]:
+        """Registers which meter feeds a vehicle from an instant (None: now) on or until another; and what it closed."""
         with service_errors(self.address):
-            await self._stub.MapVehicle(
-                mapping_request(vehicle_id, meter_id, effective_from_us), timeout=CALL_TIMEOUT_S
+            answer = await self._stub.MapVehicle(
+                mapping_request(vehicle_id, meter_id, from_us, until_us), timeout=CALL_TIMEOUT_S
             )
+        return answer.mapping, list(answer.closed)
+
+    async def unmap_vehicle(self, vehicle_id: str, from_us: int | None, until_us: int | None) -> list[Mapping]:
+        """Registers that no meter feeds a vehicle from an instant (None: now) on or until another; what that took."""
+        with service_errors(self.address):
+            answer = await self._stub.UnmapVehicle(
+                unmapping_request(vehicle_id, from_us, until_us), timeout=CALL_TIMEOUT_S
+            )
+        return list(answer.removed)
 
     def uplink(self, on_answer: OnAnswer | None = None) -> Uplink:
         """A way for readings that outlasts a short absence of the service, and says on standard error that it waits.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, TimeWindow
-from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, MapVehicleRequest
+from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, MapVehicleRequest, UnmapVehicleRequest
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
 from fleetcli.charger import Burst, MeterReading
@@ -33,9 +33,25 @@ def request_of(readings: Sequence[Telemetry]) -> ExchangeTelemetryRequest:
     return ExchangeTelemetryRequest(readings=readings)
 
 
-def mapping_request(vehicle_id: str, meter_id: str, effective_from_us: int) -> MapVehicleRequest:
-    """Registers a mapping from an instant on, in microseconds."""
-    return MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(effective_from_us))
+def mapping_request(
+    vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None
+) -> MapVehicleRequest:
+    """Registers a mapping; times in microseconds, the start None for now, the end None for none."""
+    return MapVehicleRequest(
+        vehicle_id=vehicle_id,
+        meter_id=meter_id,
+        effective_from=None if from_us is None else proto_from_us(from_us),
+        effective_until=None if until_us is None else proto_from_us(until_us),
+    )
+
+
+def unmapping_request(vehicle_id: str, from_us: int | None, until_us: int | None) -> UnmapVehicleRequest:
+    """Takes mappings back; times as in `mapping_request`."""
+    return UnmapVehicleRequest(
+        vehicle_id=vehicle_id,
+        effective_from=None if from_us is None else proto_from_us(from_us),
+        effective_until=None if until_us is None else proto_from_us(until_us),
+    )
 
 
 def performance_request(vehicle_id: str, start_us: int | None, end_us: int | None) -> GetVehiclePerformanceRequest:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,29 @@ def test_the_newest_reading_of_a_moved_recording_is_at_the_asked_instant(environ
     assert sent.returncode == 0, sent.stderr
     asked = energyfleet("status", "test-ev-04", "--json", environment=environment)
     assert json.loads(asked.stdout)["vehicle"]["reading"]["timestamp"] == ending.replace("+00:00", "Z")
+
+
+def test_mappings_are_made_and_taken_back(environment: dict[str, str]) -> None:
+    hours_ago = [f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}" for hours in range(4)]
+
+    def said(*arguments: str) -> list[str]:
+        done = energyfleet(*arguments, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    first = f"test-ev-06 is fed by test-meter-06 from {hours_ago[3]}"
+    assert said("map", "test-ev-06", "test-meter-06", "--from", hours_ago[3]) == [f"{first} on"]
+    second = f"test-ev-06 is fed by test-meter-07 from {hours_ago[2]} on"
+    moved = said("map", "test-ev-06", "test-meter-07", "--from", hours_ago[2])
+    assert moved == [f"closed: {first} until {hours_ago[2]}", second]
+    assert said("unmap", "test-ev-06", "--from", hours_ago[3], "--until", hours_ago[1]) == [
+        f"no longer: {first} until {hours_ago[2]}",
+        f"no longer: {second.removesuffix(' on')} until {hours_ago[1]}",
+    ]
+    refused = energyfleet("unmap", "test-ev-06", "--from", hours_ago[3], environment=environment)
+    assert refused.returncode == 1
+    assert f"FAILED_PRECONDITION: test-ev-06 without a meter from {hours_ago[3]} on" in refused.stderr
+    assert f"test-ev-06 is fed by test-meter-07 from {hours_ago[1]} on" in refused.stderr
 
 
 def test_a_recording_of_the_past_cannot_be_mapped_where_it_is(environment: dict[str, str]) -> None:

@@ -40,6 +40,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (("performance", "ev-1", "--ending", "2026-02-09T10:00:00"), "is neither `now` nor a time such as"),
         (("performance", "ev-1", "--hours", "0"), "--hours"),
         (("performance",), "VEHICLE"),
+        (("map", "ev-1"), "METER"),
+        (("map", "ev-1", "m-1", "--from", "noon"), "--from: 'noon' is neither `now` nor a time such as"),
+        (("unmap", "ev-1", "--until", "noon"), "--until: 'noon' is neither `now` nor a time such as"),
         (("simulate", "--chargers", "0"), "--chargers"),
         (("simulate", "--hours", "99999"), "--hours"),
         (("simulate", "--worn", "1.1"), "--worn"),
@@ -65,6 +68,8 @@ def test_a_wrong_command_line_is_a_usage_error_that_names_what_is_wrong(
     [
         ("performance", "ev-1", "--analytics", NOBODY),
         ("status", "ev-1", "--analytics", NOBODY),
+        ("map", "ev-1", "m-1", "--ingestion", NOBODY),
+        ("unmap", "ev-1", "--ingestion", NOBODY),
         ("health", NOBODY),
     ],
 )

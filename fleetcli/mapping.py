@@ -1,0 +1,83 @@
+"""`energyfleet map` and `energyfleet unmap`: which meter feeds which vehicle, and when."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleetcli.client import IngestionClient, Mapping
+from fleetcli.console import say
+from fleetcli.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
+from shared.timestamps import system_clock
+
+Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="now|TIME", help="From when on: RFC 3339, also in the past. Default: now."),
+]
+Until = Annotated[str | None, typer.Option(metavar="now|TIME", help="Until when: RFC 3339. Default: no end.")]
+
+
+def map_(
+    vehicle: Vehicle,
+    meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it.")],
+    from_: From = None,
+    until: Until = None,
+    ingestion: Ingestion = INGESTION_DEFAULT,
+    ca: Ca = None,
+) -> None:
+    """Say which meter feeds a vehicle, from an instant on or for a span of time.
+
+    Either may lie in the past, and answers about the past follow at once.
+    """
+    from_us, until_us = _span_us(from_, until)
+    mapping, closed = run(_map(ingestion, ca, vehicle, meter, from_us, until_us))
+    for each in closed:
+        say(f"closed: {_told(each)}")
+    say(_told(mapping))
+
+
+def unmap(
+    vehicle: Vehicle,
+    from_: From = None,
+    until: Until = None,
+    ingestion: Ingestion = INGESTION_DEFAULT,
+    ca: Ca = None,
+) -> None:
+    """Say that no meter feeds a vehicle, from an instant on or for a span of time.
+
+    What is taken away is told. To correct the past: unmap the span that is wrong, then map what is right.
+    """
+    from_us, until_us = _span_us(from_, until)
+    removed = run(_unmap(ingestion, ca, vehicle, from_us, until_us))
+    for each in removed:
+        say(f"no longer: {_told(each)}")
+    if not removed:
+        say(f"{vehicle} was not mapped then; nothing has changed.")
+
+
+def _span_us(start: str | None, end: str | None) -> tuple[int | None, int | None]:
+    now_us = system_clock()
+    return (
+        None if start is None else moment_us("--from", start, now_us),
+        None if end is None else moment_us("--until", end, now_us),
+    )
+
+
+def _told(mapping: Mapping) -> str:
+    until = f"until {mapping.effective_until.ToJsonString()}" if mapping.HasField("effective_until") else "on"
+    return f"{mapping.vehicle_id} is fed by {mapping.meter_id} from {mapping.effective_from.ToJsonString()} {until}"
+
+
+async def _map(
+    address: str, ca: Path | None, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None
+) -> tuple[Mapping, list[Mapping]]:
+    async with IngestionClient(address, ca) as client:
+        return await client.map_vehicle(vehicle_id, meter_id, from_us, until_us)
+
+
+async def _unmap(
+    address: str, ca: Path | None, vehicle_id: str, from_us: int | None, until_us: int | None
+) -> list[Mapping]:
+    async with IngestionClient(address, ca) as client:
+        return await client.unmap_vehicle(vehicle_id, from_us, until_us)
