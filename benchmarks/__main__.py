@@ -1,5 +1,6 @@
 """`python -m benchmarks`: measures on this machine, and prints one table."""
 
+import random
 import signal
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import ack, fairness, performance, soak, stall, stream, streams, unary
 from benchmarks.client import BenchmarkError
+from benchmarks.exact import check
 from benchmarks.figures import Figure, machine_facts, show, write_json
 from benchmarks.harness import Harness
 from benchmarks.history import ROWS_MIN
@@ -30,6 +32,7 @@ class Benchmark(StrEnum):
     STALL = "stall"
     FAIRNESS = "fairness"
     SOAK = "soak"
+    EXACT = "exact"
 
 
 SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE)
@@ -40,7 +43,14 @@ WORKERS = (1, 2)
 
 def main(
     only: Annotated[list[Benchmark] | None, typer.Option(help="Measure only this; may be repeated.")] = None,
-    readings: Annotated[int, typer.Option(min=10_000, help="stream: readings in a round.")] = stream.READINGS,
+    readings: Annotated[
+        int | None,
+        typer.Option(
+            min=10_000,
+            help=f"stream: readings in a round, {stream.READINGS:,} by default;"
+            f" exact: distinct readings, {check.READINGS:,} by default.",
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="stream: rounds, ours and raw COPY in turn.")] = stream.ROUNDS,
     per_message: Annotated[
         list[int] | None, typer.Option(min=1, max=10_000, help="stream: only this message size; may be repeated.")
@@ -49,7 +59,10 @@ def main(
     workers: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, max=16, help="Processes of the ingestion service; repeat it for stream and ack, which take each."
+            min=1,
+            max=16,
+            help="Processes of the ingestion service, 2 for exact and 1 for others by default; repeat it for stream and"
+            " ack, which take each.",
         ),
     ] = None,
     devices: Annotated[
@@ -69,6 +82,9 @@ def main(
         int, typer.Option(min=ROWS_MIN, help="performance: rows stored; 28800000 is the design's figure.")
     ] = performance.HISTORY_ROWS,
     calls: Annotated[int, typer.Option(min=1, help="performance: questions asked.")] = performance.CALLS,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="exact: repeats the run that named it; without it another one each time.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
 ) -> None:
     """Measure ingest and query latency with an embedded PostgreSQL and both services on this machine."""
@@ -92,7 +108,7 @@ def main(
                     figures += stream.measure(
                         harness,
                         per_message=sizes,
-                        readings=readings,
+                        readings=readings or stream.READINGS,
                         rounds=rounds,
                         streams=calls_at_once,
                         workers=count,
@@ -120,6 +136,14 @@ def main(
                 figures += fairness.measure(harness, seconds=seconds or fairness.SECONDS, workers=processes, tell=tell)
             if Benchmark.SOAK in chosen:
                 figures += soak.measure(harness, seconds=seconds or soak.SECONDS, workers=processes, tell=tell)
+            if Benchmark.EXACT in chosen:
+                figures += check.measure(
+                    harness,
+                    readings=readings or check.READINGS,
+                    seed=random.randrange(10**6) if seed is None else seed,
+                    workers=workers[0] if workers else check.WORKERS,
+                    tell=tell,
+                )
     except BenchmarkError as error:
         progress.print(f"failed: {error}", style="red", markup=False)
         raise typer.Exit(1) from None

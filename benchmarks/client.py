@@ -102,7 +102,7 @@ async def _stream(target: Target, requests: Sequence[bytes], count: int, streams
                 *(one(channel, requests[each::streams]) for each, channel in enumerate(channels))
             )
         except grpc.aio.AioRpcError as error:
-            raise BenchmarkError(_described(error)) from None
+            raise BenchmarkError(described(error)) from None
         effort = stopwatch.stop()
     stored = sum(summary.stored for summary in summaries)
     if stored != count:
@@ -143,7 +143,7 @@ async def _unary(target: Target, requests: Sequence[bytes], rate: float) -> tupl
         try:
             latencies = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
         except grpc.aio.AioRpcError as error:
-            raise BenchmarkError(_described(error)) from None
+            raise BenchmarkError(described(error)) from None
         return list(latencies), stopwatch.stop()
 
 
@@ -172,7 +172,7 @@ async def _performance(
             try:
                 answer = await method(request)
             except grpc.aio.AioRpcError as error:
-                raise BenchmarkError(_described(error)) from None
+                raise BenchmarkError(described(error)) from None
             latencies.append(time.perf_counter() - asked)
             expected = (readings_each_side, readings_each_side, analytics_service_pb2.VERDICT_OK)
             if (answer.vehicle_readings, answer.meter_readings, answer.verdict) != expected:
@@ -188,5 +188,6 @@ def _serialized(request: Message) -> bytes:
     return request.SerializeToString()
 
 
-def _described(error: grpc.aio.AioRpcError) -> str:
+def described(error: grpc.aio.AioRpcError) -> str:
+    """A failed call in words."""
     return f"the service answered {error.code().name}: {error.details()}"

@@ -30,3 +30,16 @@ def memory_bytes_each(pid: int) -> list[int]:
     except psutil.NoSuchProcess:
         pass
     return found
+
+
+def connected_children(pid: int, port: int) -> list[int]:
+    """The ids of a process's children that serve a connection at a port."""
+    found = []
+    for child in psutil.Process(pid).children():
+        try:
+            connections = child.net_connections("tcp")
+        except psutil.NoSuchProcess:
+            continue
+        if any(each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port for each in connections):
+            found.append(child.pid)
+    return found

@@ -113,6 +113,8 @@ def _written(value: float, unit: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three significant digits and no exponent: more would be noise."""
+    """Counts whole; else three significant digits and no exponent: more would be noise."""
+    if isinstance(value, int):
+        return f"{value:,}"
     digits = 2 - math.floor(math.log10(abs(value))) if value else 0
     return f"{round(value, digits):,.{max(0, digits)}f}"

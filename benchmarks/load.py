@@ -24,7 +24,7 @@ CONNECTIONS_PER_S = 500
 BACKLOG_AGE_US = 3 * 86_400 * US_PER_SECOND
 """Backlog begins three days ago."""
 
-_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 """Without it, channels to one address share a connection; devices do not."""
 
 
@@ -104,7 +104,7 @@ async def _live(
 
     async with AsyncExitStack() as stack:
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(address, _OWN_CONNECTION))
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, OWN_CONNECTION))
             for _ in range(-(-devices // streams_per_connection))
         ]
         await asyncio.gather(*(one(at, channels[at // streams_per_connection]) for at in range(devices)))
@@ -126,7 +126,7 @@ async def _push(
     interval_s = 0.0 if readings_per_s is None else per_message * streams / readings_per_s
 
     async def one(number: int) -> None:
-        async with grpc.aio.insecure_channel(address, _OWN_CONNECTION) as channel:
+        async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
             device = _Device(channel, address, outcome)
             make = _requests(f"{name}-{number}", per_message)
             async with device.uplink:
@@ -155,7 +155,7 @@ async def _reconnect(address: str, name: str, per_s: float, seconds: float) -> O
     begin = loop.time()
 
     async def one(number: int, due: float) -> None:
-        async with grpc.aio.insecure_channel(address, _OWN_CONNECTION) as channel:
+        async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
             device = _Device(channel, address, outcome)
             async with device.uplink:
                 await device.send(_meter_request(f"{name}-{number % 1_000}", system_clock()), due)
