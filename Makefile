@@ -49,8 +49,8 @@ format: setup ## put everything into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write
 
-bench: setup ## print the figures of the README; HISTORY_ROWS=28800000 for the large one
-	@$(BIN)/python -m benchmarks $(if $(HISTORY_ROWS),--history-rows $(HISTORY_ROWS))
+bench: setup ## print the figures of the README; HISTORY_ROWS=28800000 for the large one, with a month of history
+	@$(BIN)/python -m benchmarks $(if $(HISTORY_ROWS),--history-rows $(HISTORY_ROWS) --days 1 --days 7 --days 30)
 
 proto: setup ## generate the stubs anew
 	$(call stubs,shared/gen)

@@ -1,8 +1,9 @@
 """Where the README's figures come from: `make bench`.
 
-    __main__ -> stream, unary, performance -> figures          (what is measured, and the table)
+    __main__ -> stream, unary, ... -> figures                  (what is measured, and the table)
     ack, streams, stall, fairness, soak -> load -> fleetcli.uplink   (ExchangeTelemetry under load; all but ack by name)
     exact: what is stored and answered, not how fast           (a million readings against a model, by name)
+    performance, growth -> reads -> ask, plans                  (analytics: how long it takes, and PostgreSQL's plans)
     harness -> the database, the services and the clients, each a process of its own
     readings -> client, raw_copy, history                       (the same readings as messages, as COPY rows, as SQL)
 

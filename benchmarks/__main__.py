@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks import ack, fairness, performance, soak, stall, stream, streams, unary
+from benchmarks import ack, fairness, growth, performance, plans, reads, soak, stall, stream, streams, unary
 from benchmarks.client import BenchmarkError
 from benchmarks.exact import check
 from benchmarks.figures import Figure, machine_facts, show, write_json
@@ -28,6 +28,7 @@ class Benchmark(StrEnum):
     ACK = "ack"
     UNARY = "unary"
     PERFORMANCE = "performance"
+    GROWTH = "growth"
     STREAMS = "streams"
     STALL = "stall"
     FAIRNESS = "fairness"
@@ -35,8 +36,8 @@ class Benchmark(StrEnum):
     EXACT = "exact"
 
 
-SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE)
-"""Under four minutes together: what `make bench` prints. The others are asked for by name."""
+SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE, Benchmark.GROWTH)
+"""Under five minutes together: what `make bench` prints. The others are asked for by name."""
 
 WORKERS = (1, 2)
 
@@ -81,7 +82,26 @@ def main(
     history_rows: Annotated[
         int, typer.Option(min=ROWS_MIN, help="performance: rows stored; 28800000 is the design's figure.")
     ] = performance.HISTORY_ROWS,
-    calls: Annotated[int, typer.Option(min=1, help="performance: questions asked.")] = performance.CALLS,
+    calls: Annotated[
+        int, typer.Option(min=1, help="performance: questions asked about a vehicle.")
+    ] = performance.CALLS,
+    vehicles: Annotated[
+        int, typer.Option(min=1, max=100_000, help="growth: vehicles, and as many meters.")
+    ] = reads.FLEET_VEHICLES,
+    days: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=390,
+            help="growth: days of history to ask against; repeat it. Default: 1 and 7.",
+        ),
+    ] = None,
+    plans_directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--plans", help="performance, growth: where plans are saved. Default: beside --json or bench-plans."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="exact: repeats the run that named it; without it another one each time.")
     ] = None,
@@ -91,6 +111,8 @@ def main(
     chosen = only or list(SHORT)
     process_counts = workers or list(WORKERS)
     processes = workers[0] if workers else 1
+    if plans_directory is None:
+        plans_directory = json_file.parent / plans.DIRECTORY if json_file is not None else plans.DIRECTORY
     progress, output = Console(stderr=True), Console()
     if not output.is_terminal:
         output.width = LOG_WIDTH
@@ -120,7 +142,17 @@ def main(
             if Benchmark.UNARY in chosen:
                 figures += unary.measure(harness, rate=rate, seconds=seconds or unary.SECONDS, tell=tell)
             if Benchmark.PERFORMANCE in chosen:
-                figures += performance.measure(harness, history_rows=history_rows, calls=calls, tell=tell)
+                figures += performance.measure(
+                    harness, history_rows=history_rows, calls=calls, plans_directory=plans_directory, tell=tell
+                )
+            if Benchmark.GROWTH in chosen:
+                figures += growth.measure(
+                    harness,
+                    vehicles=vehicles,
+                    days=days or growth.DAYS,
+                    plans_directory=plans_directory,
+                    tell=tell,
+                )
             if Benchmark.STREAMS in chosen:
                 figures += streams.measure(
                     harness,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from energyfleet.v1 import analytics_service_pb2, ingestion_service_pb2
-from google.protobuf.message import Message
+from energyfleet.v1 import ingestion_service_pb2
 
 from benchmarks.cpu import cpu_seconds
 from benchmarks.readings import Span, messages
@@ -20,7 +19,6 @@ from benchmarks.readings import Span, messages
 CONNECT_TIMEOUT_S = 10
 
 _INGESTION = "/energyfleet.v1.IngestionService"
-_ANALYTICS = "/energyfleet.v1.AnalyticsService"
 
 # The stubs require both. Without the first gRPC sends bytes as they are, without the second it takes `call.write`.
 _AS_IT_IS: Any = None
@@ -50,7 +48,7 @@ class Effort:
     postgres_cpu_s: float
 
 
-class _Stopwatch:
+class Stopwatch:
     """Measures from its making to `stop()`."""
 
     def __init__(self, target: Target) -> None:
@@ -58,6 +56,7 @@ class _Stopwatch:
         self._started = self._look()
 
     def stop(self) -> Effort:
+        """What it took."""
         return Effort(*(now - then for now, then in zip(self._look(), self._started, strict=True)))
 
     def _look(self) -> tuple[float, float, float, float]:
@@ -81,7 +80,7 @@ async def _stream(target: Target, requests: Sequence[bytes], count: int, streams
         channels = [
             await stack.enter_async_context(grpc.aio.insecure_channel(target.address, own)) for _ in range(streams)
         ]
-        await asyncio.gather(*(_ready(channel) for channel in channels))
+        await asyncio.gather(*(ready(channel) for channel in channels))
 
         async def one(channel: grpc.aio.Channel, share: Sequence[bytes]) -> ingestion_service_pb2.IngestionSummary:
             method = channel.stream_unary(
@@ -96,7 +95,7 @@ async def _stream(target: Target, requests: Sequence[bytes], count: int, streams
             response: ingestion_service_pb2.StreamTelemetryResponse = await call
             return response.summary
 
-        stopwatch = _Stopwatch(target)
+        stopwatch = Stopwatch(target)
         try:
             summaries = await asyncio.gather(
                 *(one(channel, requests[each::streams]) for each, channel in enumerate(channels))
@@ -121,14 +120,14 @@ def unary(target: Target, span: Span, rate: float) -> tuple[list[float], Effort]
 
 async def _unary(target: Target, requests: Sequence[bytes], rate: float) -> tuple[list[float], Effort]:
     async with grpc.aio.insecure_channel(target.address) as channel:
-        await _ready(channel)
+        await ready(channel)
         method = channel.unary_unary(
             f"{_INGESTION}/IngestTelemetry",
             request_serializer=_AS_IT_IS,
             response_deserializer=ingestion_service_pb2.IngestTelemetryResponse.FromString,
         )
         loop = asyncio.get_running_loop()
-        stopwatch = _Stopwatch(target)
+        stopwatch = Stopwatch(target)
         start = loop.time() + 0.5  # the tasks have to be made first
 
         async def one(number: int, request: bytes) -> float:
@@ -147,45 +146,9 @@ async def _unary(target: Target, requests: Sequence[bytes], rate: float) -> tupl
         return list(latencies), stopwatch.stop()
 
 
-def performance(
-    target: Target, requests: Sequence[analytics_service_pb2.GetVehiclePerformanceRequest], readings_each_side: int
-) -> tuple[list[float], Effort]:
-    """Asks one question after the other and returns latencies in seconds. BenchmarkError when an answer is not based
-    on so many readings of each side, with the verdict OK."""
-    return asyncio.run(_performance(target, requests, readings_each_side))
-
-
-async def _performance(
-    target: Target, requests: Sequence[analytics_service_pb2.GetVehiclePerformanceRequest], readings_each_side: int
-) -> tuple[list[float], Effort]:
-    async with grpc.aio.insecure_channel(target.address) as channel:
-        await _ready(channel)
-        method = channel.unary_unary(
-            f"{_ANALYTICS}/GetVehiclePerformance",
-            request_serializer=_serialized,
-            response_deserializer=analytics_service_pb2.GetVehiclePerformanceResponse.FromString,
-        )
-        latencies = []
-        stopwatch = _Stopwatch(target)
-        for request in requests:
-            asked = time.perf_counter()
-            try:
-                answer = await method(request)
-            except grpc.aio.AioRpcError as error:
-                raise BenchmarkError(described(error)) from None
-            latencies.append(time.perf_counter() - asked)
-            expected = (readings_each_side, readings_each_side, analytics_service_pb2.VERDICT_OK)
-            if (answer.vehicle_readings, answer.meter_readings, answer.verdict) != expected:
-                raise BenchmarkError(f"expected {readings_each_side} readings of each side and OK: {answer}")
-        return latencies, stopwatch.stop()
-
-
-async def _ready(channel: grpc.aio.Channel) -> None:
+async def ready(channel: grpc.aio.Channel) -> None:
+    """Waits until a channel is connected."""
     await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
-
-
-def _serialized(request: Message) -> bytes:
-    return request.SerializeToString()
 
 
 def described(error: grpc.aio.AioRpcError) -> str:

@@ -1,22 +1,20 @@
-"""A day of history, made by PostgreSQL itself: rows as the ingestion service would have stored them, in hours less."""
+"""Days of history, made by PostgreSQL itself: rows as the ingestion service would have stored them, in hours less."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString
 
 import psycopg
 
 from benchmarks.client import BenchmarkError
 from benchmarks.readings import INTERVAL_US
-from shared.timestamps import US_PER_DAY, datetime_from_us
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
-INSTANTS = US_PER_DAY // INTERVAL_US
-"""Readings of a device in the day: what a question of 24 hours meets on each side, however many devices there are."""
+ROWS_MIN = 2 * US_PER_DAY // INTERVAL_US
+"""The day of one pair that reports once a minute."""
 
-ROWS_MIN = 2 * INSTANTS
-
-_PREPARE: Sequence[LiteralString] = (
+_DEVICES: Sequence[LiteralString] = (
     """
     INSERT INTO meters (meter_id)
     SELECT 'meter-' || to_char(pair, 'FM00000') FROM generate_series(0, %(pairs)s - 1) AS pair
@@ -25,69 +23,121 @@ _PREPARE: Sequence[LiteralString] = (
     INSERT INTO vehicles (vehicle_id)
     SELECT 'vehicle-' || to_char(pair, 'FM00000') FROM generate_series(0, %(pairs)s - 1) AS pair
     """,
+    # From long before the first reading.
     """
     INSERT INTO vehicle_meter_map (vehicle_key, meter_key, effective_from)
-    SELECT vehicle_key, meter_key, %(start)s
+    SELECT vehicle_key, meter_key, %(end)s - interval '400 days'
     FROM vehicles JOIN meters ON substr(vehicle_id, 9) = substr(meter_id, 7)
     """,
-    """
-    SELECT ensure_history_partition(parent, CAST(day AS date))
-    FROM unnest(ARRAY['meter_telemetry_history', 'vehicle_telemetry_history']) AS parent,
-        generate_series(date_trunc('day', %(start)s), %(end)s, interval '1 day') AS day
-    """,
+    "ANALYZE",
 )
+_PARTITIONS: LiteralString = """
+SELECT ensure_history_partition(parent, CAST(day AS date))
+FROM unnest(ARRAY['meter_telemetry_history', 'vehicle_telemetry_history']) AS parent,
+    generate_series(date_trunc('day', %(start)s), %(end)s, interval '1 day') AS day
+"""
 
 # Instant by instant through all devices, as readings arrive: the index grows, and splits its pages, as it would.
-_LOAD_METERS: LiteralString = """
+_METERS: LiteralString = """
 INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac, voltage)
-SELECT meter_key, ts, 0.115 + meter_key %% 97 * 1e-4, 225.0 + meter_key %% 101 * 0.1
-FROM generate_series(%(start)s + interval '1 minute', %(end)s, interval '1 minute') AS ts, meters
+SELECT meter_key, ts, %(minutes)s * (0.115 + meter_key %% 97 * 1e-4), 225.0 + meter_key %% 101 * 0.1
+FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, meters
 """
-_LOAD_VEHICLES: LiteralString = """
+_VEHICLES: LiteralString = """
 INSERT INTO vehicle_telemetry_history (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
-SELECT vehicle_key, ts, 0.9 * (0.115 + vehicle_key %% 97 * 1e-4), 50.0, 18.0 + vehicle_key %% 150 * 0.1
-FROM generate_series(%(start)s + interval '1 minute', %(end)s, interval '1 minute') AS ts, vehicles
+SELECT vehicle_key, ts, 0.9 * %(minutes)s * (0.115 + vehicle_key %% 97 * 1e-4), 50.0,
+       18.0 + vehicle_key %% 150 * 0.1
+FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, vehicles
 """
-_FINISH: Sequence[LiteralString] = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
+# Hour by hour through all devices, as they are filled.
+_METER_HOURS: LiteralString = """
+INSERT INTO meter_energy_hourly (meter_key, hour_start, kwh_consumed_ac, readings)
+SELECT meter_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+       sum(kwh_consumed_ac), count(*)
+FROM meter_telemetry_history WHERE ts > %(start)s AND ts <= %(end)s
+GROUP BY meter_key, hour_start ORDER BY hour_start, meter_key
+"""
+_VEHICLE_HOURS: LiteralString = """
+INSERT INTO vehicle_energy_hourly
+    (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
+SELECT vehicle_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+       sum(kwh_delivered_dc), count(*), coalesce(sum(battery_temp), 0), count(battery_temp)
+FROM vehicle_telemetry_history WHERE ts > %(start)s AND ts <= %(end)s
+GROUP BY vehicle_key, hour_start ORDER BY hour_start, vehicle_key
+"""
+_SETTLED: Sequence[LiteralString] = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
 
 
 @dataclass(frozen=True)
-class StoredDay:
-    """What was stored: `pairs` meters and vehicles, each with a reading a minute in `(start_us, end_us]`."""
+class Stored:
+    """What was stored: `pairs` meters and vehicles, each with a reading every `interval_us` for so many `days` up to
+    `end_us`, a full hour."""
 
     pairs: int
-    start_us: int
+    interval_us: int
     end_us: int
+    days: int = 0
+
+    @property
+    def a_day(self) -> int:
+        """Readings of a device in a day: what a question of 24 hours meets on each side, however much is stored."""
+        return US_PER_DAY // self.interval_us
 
     @property
     def rows(self) -> int:
         """Rows of both histories together."""
-        return 2 * self.pairs * INSTANTS
+        return 2 * self.pairs * self.days * self.a_day
 
 
-def load(url: str, rows: int, end_us: int) -> StoredDay:
-    """Fills an empty, migrated database with so many rows or a few less: as many pairs as that gives whole days of.
+def minutes_of_a_day(rows: int, end_us: int) -> Stored:
+    """So many rows or a few less, as one day with a reading a minute: as many pairs as that gives. Not stored yet.
 
-    `end_us` is a whole minute. BenchmarkError where the rows are too few for one pair's day.
+    BenchmarkError where the rows are too few for one pair.
     """
     if rows < ROWS_MIN:
         raise BenchmarkError(f"{rows:,} rows are less than the day of one pair, {ROWS_MIN:,}")
-    day = StoredDay(rows // ROWS_MIN, end_us - US_PER_DAY, end_us)
-    parameters = {
-        "pairs": day.pairs,
-        "start": datetime_from_us(day.start_us),
-        "end": datetime_from_us(day.end_us),
-    }
-    _run(url, _PREPARE, parameters)
-    _run(url, ("ANALYZE",))
+    return Stored(rows // ROWS_MIN, INTERVAL_US, end_us)
+
+
+def full_hour(now_us: int) -> int:
+    """The last full hour: windows of the whole fleet end at one."""
+    return now_us // US_PER_HOUR * US_PER_HOUR
+
+
+def extend(url: str, stored: Stored, days: int) -> Stored:
+    """Adds older days, with their rollups, until there are so many; an empty, migrated database gets its devices, too.
+
+    A day's rows lie together, as they would had they come in time.
+    """
+    parameters = {"pairs": stored.pairs, "end": datetime_from_us(stored.end_us)}
+    if not stored.days:
+        _run(url, _DEVICES, parameters)
+    spans = [
+        {
+            "start": datetime_from_us(stored.end_us - (day + 1) * US_PER_DAY),
+            "end": datetime_from_us(stored.end_us - day * US_PER_DAY),
+            "interval": datetime_from_us(stored.interval_us) - datetime_from_us(0),
+            "minutes": stored.interval_us / INTERVAL_US,
+        }
+        for day in range(stored.days, days)
+    ]
+
+    def load(statements: Sequence[LiteralString]) -> None:
+        for span in spans:
+            _run(url, statements, span)
+
+    for span in spans:
+        _run(url, (_PARTITIONS,), span)
     with ThreadPoolExecutor(2) as both:
-        for done in [both.submit(_run, url, (load,), parameters) for load in (_LOAD_METERS, _LOAD_VEHICLES)]:
+        for done in [both.submit(load, each) for each in ((_METERS, _METER_HOURS), (_VEHICLES, _VEHICLE_HOURS))]:
             done.result()
-    _run(url, _FINISH)
-    return day
+    _run(url, _SETTLED)
+    return replace(stored, days=max(days, stored.days))
 
 
 def _run(url: str, statements: Sequence[LiteralString], parameters: dict[str, object] | None = None) -> None:
-    with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=off -c timezone=UTC") as connection:
+    # Commits wait for the disk: VACUUM marks no page all-visible whose rows' commit is not there yet.
+    options = "-c timezone=UTC -c work_mem=256MB"
+    with psycopg.connect(url, autocommit=True, options=options) as connection:
         for statement in statements:
             connection.execute(statement, parameters)

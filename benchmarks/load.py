@@ -7,7 +7,7 @@ client that is short of processor time makes figures worse, never better.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ import grpc
 from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, ExchangeTelemetryResponse
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
+from benchmarks.readings import telemetry
 from fleetcli.uplink import Uplink
 from shared.timestamps import US_PER_SECOND, proto_from_us, system_clock
 
@@ -26,6 +27,13 @@ BACKLOG_AGE_US = 3 * 86_400 * US_PER_SECOND
 
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 """Without it, channels to one address share a connection; devices do not."""
+
+
+GO_ON_STEP_US = 1_000
+"""A millisecond: half a minute of 10,000 readings a second fits into the five minutes that a clock may be ahead, also
+where they are of two devices."""
+
+_Maker = Callable[[], ExchangeTelemetryRequest]
 
 
 @dataclass
@@ -116,19 +124,27 @@ def push(
     address: str, name: str, streams: int, per_message: int, seconds: float, readings_per_s: float | None = None
 ) -> Outcome:
     """Streams, a connection each, that push backlog for so many seconds: at a rate, or as fast as they can (None)."""
-    return asyncio.run(_push(address, name, streams, per_message, seconds, readings_per_s))
+    makers = [_requests(f"{name}-{number}", per_message) for number in range(streams)]
+    return asyncio.run(_push(address, makers, per_message, seconds, readings_per_s))
+
+
+def go_on(
+    address: str, pairs: int, after_us: int, streams: int, per_message: int, seconds: float, readings_per_s: float
+) -> Outcome:
+    """Pushes what the fleet of a stored history sends after it: all devices in turn, again and again."""
+    makers = [_later_requests(range(number, 2 * pairs, streams), after_us, per_message) for number in range(streams)]
+    return asyncio.run(_push(address, makers, per_message, seconds, readings_per_s))
 
 
 async def _push(
-    address: str, name: str, streams: int, per_message: int, seconds: float, readings_per_s: float | None
+    address: str, makers: Sequence[_Maker], per_message: int, seconds: float, readings_per_s: float | None
 ) -> Outcome:
-    loop, outcome = asyncio.get_running_loop(), Outcome()
+    loop, outcome, streams = asyncio.get_running_loop(), Outcome(), len(makers)
     interval_s = 0.0 if readings_per_s is None else per_message * streams / readings_per_s
 
-    async def one(number: int) -> None:
+    async def one(number: int, make: _Maker) -> None:
         async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
             device = _Device(channel, address, outcome)
-            make = _requests(f"{name}-{number}", per_message)
             async with device.uplink:
                 end = loop.time() + seconds
                 due = loop.time() + interval_s * number / streams
@@ -140,7 +156,7 @@ async def _push(
             device.count()
 
     begun = loop.time()
-    await asyncio.gather(*(one(number) for number in range(streams)))
+    await asyncio.gather(*(one(number, make) for number, make in enumerate(makers)))
     outcome.elapsed_s = loop.time() - begun
     return outcome
 
@@ -176,7 +192,23 @@ def _meter_request(meter_id: str, ts_us: int) -> ExchangeTelemetryRequest:
     return ExchangeTelemetryRequest(readings=[Telemetry(meter=meter)])
 
 
-def _requests(name: str, per_message: int) -> Callable[[], ExchangeTelemetryRequest]:
+def _later_requests(devices: Sequence[int], after_us: int, per_message: int) -> _Maker:
+    """Makes requests with the next readings of these devices, counted as in `benchmarks.readings`."""
+    made = 0
+
+    def make() -> ExchangeTelemetryRequest:
+        nonlocal made
+        request = ExchangeTelemetryRequest()
+        for number in range(made, made + per_message):
+            ts_us = after_us + (number // len(devices) + 1) * GO_ON_STEP_US
+            request.readings.append(telemetry(devices[number % len(devices)], ts_us))
+        made += per_message
+        return request
+
+    return make
+
+
+def _requests(name: str, per_message: int) -> _Maker:
     """Makes requests with one reading of each of so many devices, half of them meters, a second later each time."""
     begin_s = (system_clock() - BACKLOG_AGE_US) // US_PER_SECOND
     template = ExchangeTelemetryRequest()

@@ -1,17 +1,17 @@
-"""Latency of GetVehiclePerformance over gRPC: 24 hours of one vehicle, with many rows stored."""
+"""Latency of analytics with many rows stored: one vehicle, alone and beside ingest, the fleet, and raw rows."""
 
-import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, TimeWindow
-
-from benchmarks import client, history
-from benchmarks.figures import Figure, Goal, percentile
+from benchmarks import ask, history, load, raw_fleet
+from benchmarks.ack import GRACE_S, PER_MESSAGE, STREAMS
+from benchmarks.client import BenchmarkError, Target
+from benchmarks.figures import Figure, Goal
 from benchmarks.harness import Harness
-from benchmarks.history import StoredDay
-from benchmarks.readings import INTERVAL_US, vehicle_id
-from shared.timestamps import proto_from_us, system_clock
+from benchmarks.history import Stored
+from benchmarks.reads import latency_figures, one_vehicle, questions, save_plans, whole_fleet
+from shared.timestamps import system_clock
 
 HISTORY_ROWS = 2_880_000
 """A tenth of the design's 28.8 million, so that loading takes seconds: 1,000 pairs instead of 10,000, a day each."""
@@ -19,40 +19,69 @@ HISTORY_ROWS = 2_880_000
 CALLS = 2_000
 """Twenty of them above the 99th percentile."""
 
-WARM_UP_CALLS = 200
+BESIDE_RATE = 10_000.0
+"""Readings a second that come in beside the questions: 300,000 chargers that tell both sides once a minute."""
 
-SEED = 20_260_209
+BESIDE_ENOUGH = 0.95
+"""Share of that rate: connecting and the last acknowledgement are part of the time."""
 
-_GOALS = {50: Goal("below", 5), 99: Goal("below", 15)}
+BESIDE_S = 10.0
+
+MARGIN_S = 4.0
+"""Ingest begins so long before the questions that count, and goes on so long after them."""
 
 
-def measure(harness: Harness, *, history_rows: int, calls: int, tell: Callable[[str], None]) -> list[Figure]:
-    """Median and 99th percentile in milliseconds, one question at a time, each about a vehicle picked at random."""
+def measure(
+    harness: Harness, *, history_rows: int, calls: int, plans_directory: Path, tell: Callable[[str], None]
+) -> list[Figure]:
+    """Medians and percentiles in milliseconds. BenchmarkError also where a plan is not as it should be, or where ingest
+    did not go on beside the questions."""
     with harness.database("performance") as url:
         tell(f"performance: storing {history_rows:,} rows")
         started = time.monotonic()
-        day = history.load(url, history_rows, system_clock() // INTERVAL_US * INTERVAL_US)
-        tell(f"performance: stored in {time.monotonic() - started:.0f} s, asking {calls:,} times")
-        questions = _questions(day, WARM_UP_CALLS + calls)
-        warm_up, counted = questions[:WARM_UP_CALLS], questions[WARM_UP_CALLS:]
+        day = history.extend(url, history.minutes_of_a_day(history_rows, history.full_hour(system_clock())), 1)
+        tell(f"performance: stored in {time.monotonic() - started:.0f} s, looking at plans")
+        saved = save_plans(harness, "performance", day, plans_directory, f"{day.rows}-rows")
+        tell(f"performance: {len(saved)} plans saved in {plans_directory}")
+        subject = f"GetVehiclePerformance, 24 h, {day.rows:,} rows"
         with harness.service("analytics", "performance") as target:
-            harness.in_client(client.performance, target, warm_up, history.INSTANTS)
-            latencies, effort = harness.in_client(client.performance, target, counted, history.INSTANTS)
-    subject = f"GetVehiclePerformance, 24 h, {day.rows:,} rows"
-    in_ms = [latency * 1e3 for latency in latencies]
+            tell(f"performance: asking {calls:,} times about a vehicle, then about all of them")
+            figures = one_vehicle(harness, target, day, calls, subject)
+            fleet = whole_fleet(harness, target, day, f"ListVehiclePerformance, 24 h, {day.pairs:,} vehicles")
+            tell(f"performance: asking for {BESIDE_S:g} s beside {BESIDE_RATE:,.0f} readings a second")
+            figures += _beside_ingest(harness, target, day, "GetVehiclePerformance, beside ingest")
+        tell("performance: asking the raw rows")
+        figures += fleet + raw_fleet.measure(url, day)
+    return figures
+
+
+def _beside_ingest(harness: Harness, target: Target, day: Stored, subject: str) -> list[Figure]:
+    """The same questions while the same devices send what comes next; BenchmarkError when that is not all stored."""
+    asked = questions(day, 10_000)
+    with harness.service("ingestion", "performance") as taking, harness.clients(1) as clients:
+        seconds = MARGIN_S + BESIDE_S + MARGIN_S
+        sending = clients.start(
+            load.go_on,
+            taking.address,
+            day.pairs,
+            day.end_us,
+            min(STREAMS, day.pairs),
+            PER_MESSAGE,
+            seconds,
+            BESIDE_RATE,
+        )
+        harness.in_client(ask.performance, target, asked, day.a_day, MARGIN_S)
+        latencies, _ = harness.in_client(ask.performance, target, asked, day.a_day, BESIDE_S)
+        if sending.ready():
+            raise BenchmarkError("ingest had ended before the last question was answered")
+        [sent] = clients.watch([sending], seconds + GRACE_S, _nothing)
+    if sent.stored != sent.sent:
+        raise BenchmarkError(f"{sent.sent:,} readings were sent beside the questions and {sent.stored:,} stored as new")
     return [
-        Figure(subject, "p50", percentile(in_ms, 50), "ms", goal=_GOALS[50]),
-        Figure(subject, "p99", percentile(in_ms, 99), "ms", goal=_GOALS[99]),
-        Figure(subject, "slowest", max(in_ms), "ms"),
-        Figure(subject, "PostgreSQL CPU per call", effort.postgres_cpu_s / calls * 1e6, "us"),
-        Figure(subject, "service CPU per call", effort.service_cpu_s / calls * 1e6, "us"),
+        Figure(subject, "ingest", sent.sent / sent.elapsed_s, "/s", goal=Goal("at least", BESIDE_ENOUGH * BESIDE_RATE)),
+        *latency_figures(subject, latencies),
     ]
 
 
-def _questions(day: StoredDay, count: int) -> list[GetVehiclePerformanceRequest]:
-    window = TimeWindow(start=proto_from_us(day.start_us), end=proto_from_us(day.end_us))
-    picked = random.Random(SEED)
-    return [
-        GetVehiclePerformanceRequest(vehicle_id=vehicle_id(picked.randrange(day.pairs)), window=window)
-        for _ in range(count)
-    ]
+def _nothing() -> None:
+    pass

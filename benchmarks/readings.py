@@ -84,7 +84,7 @@ def messages(span: Span, per_message: int) -> list[bytes]:
     found = []
     readings: list[Telemetry] = []
     for device, ts_us in span.readings():
-        readings.append(_telemetry(device, ts_us))
+        readings.append(telemetry(device, ts_us))
         if len(readings) == per_message:
             found.append(wire.StreamTelemetryRequest(readings=readings).SerializeToString())
             readings = []
@@ -109,7 +109,8 @@ def copy_rows(span: Span) -> tuple[bytes, bytes]:
     return b"".join([*meters, _COPY_END]), b"".join([*vehicles, _COPY_END])
 
 
-def _telemetry(device: int, ts_us: int) -> Telemetry:
+def telemetry(device: int, ts_us: int) -> Telemetry:
+    """The reading of a device at an instant."""
     pair = device // 2
     timestamp = proto_from_us(ts_us)
     if device % 2 == 0:

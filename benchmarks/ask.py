@@ -1,0 +1,120 @@
+"""Asks analytics and takes the time. Runs in a process of its own, as `client` does.
+
+An answer that is not the whole of what is stored is an error: nothing is faster than a wrong answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import cycle
+
+import grpc
+from energyfleet.v1.analytics_service_pb2 import (
+    VERDICT_OK,
+    FleetTotals,
+    GetVehiclePerformanceRequest,
+    ListVehiclePerformanceRequest,
+)
+from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
+
+from benchmarks.client import BenchmarkError, Effort, Stopwatch, Target, described, ready
+
+
+def performance(
+    target: Target,
+    requests: Sequence[GetVehiclePerformanceRequest],
+    readings_each_side: int,
+    seconds: float | None = None,
+) -> tuple[list[float], Effort]:
+    """Asks one question after the other, or again and again for so many seconds, and returns latencies in seconds.
+
+    BenchmarkError when an answer is not based on so many readings of each side, with the verdict OK.
+    """
+    return asyncio.run(_performance(target, requests, readings_each_side, seconds))
+
+
+async def _performance(
+    target: Target,
+    requests: Sequence[GetVehiclePerformanceRequest],
+    readings_each_side: int,
+    seconds: float | None,
+) -> tuple[list[float], Effort]:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await ready(channel)
+        stub = AnalyticsServiceStub(channel)
+        latencies: list[float] = []
+        stopwatch = Stopwatch(target)
+        end = time.perf_counter() + (seconds or 0)
+        for request in requests if seconds is None else cycle(requests):
+            asked = time.perf_counter()
+            if seconds is not None and asked > end:
+                break
+            try:
+                answer = await stub.GetVehiclePerformance(request)
+            except grpc.aio.AioRpcError as error:
+                raise BenchmarkError(described(error)) from None
+            latencies.append(time.perf_counter() - asked)
+            expected = (readings_each_side, readings_each_side, VERDICT_OK)
+            if (answer.vehicle_readings, answer.meter_readings, answer.verdict) != expected:
+                raise BenchmarkError(f"expected {readings_each_side} readings of each side and OK: {answer}")
+        return latencies, stopwatch.stop()
+
+
+def fleet(
+    target: Target, request: ListVehiclePerformanceRequest, calls: int, vehicles: int, readings: int
+) -> tuple[list[float], Effort]:
+    """Asks for the first page so often, one after the other, and returns latencies in seconds. BenchmarkError when its
+    totals are not of so many vehicles with so many readings each, on each side."""
+    return asyncio.run(_fleet(target, request, calls, vehicles, readings))
+
+
+async def _fleet(
+    target: Target, request: ListVehiclePerformanceRequest, calls: int, vehicles: int, readings: int
+) -> tuple[list[float], Effort]:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await ready(channel)
+        stub = AnalyticsServiceStub(channel)
+        latencies = []
+        stopwatch = Stopwatch(target)
+        for _ in range(calls):
+            asked = time.perf_counter()
+            try:
+                answer = await stub.ListVehiclePerformance(request)
+            except grpc.aio.AioRpcError as error:
+                raise BenchmarkError(described(error)) from None
+            latencies.append(time.perf_counter() - asked)
+            _require_whole(answer.totals, vehicles, readings)
+        return latencies, stopwatch.stop()
+
+
+def fleet_pages(target: Target, request: ListVehiclePerformanceRequest, vehicles: int) -> float:
+    """Asks for all pages and returns how long that took, in seconds. BenchmarkError when they do not have so many
+    vehicles, each once."""
+    return asyncio.run(_fleet_pages(target, request, vehicles))
+
+
+async def _fleet_pages(target: Target, request: ListVehiclePerformanceRequest, vehicles: int) -> float:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await ready(channel)
+        stub = AnalyticsServiceStub(channel)
+        seen: set[str] = set()
+        begun = time.perf_counter()
+        try:
+            while True:
+                answer = await stub.ListVehiclePerformance(request)
+                seen.update(each.vehicle_id for each in answer.vehicles)
+                if not answer.next_page_token:
+                    break
+                request.page_token = answer.next_page_token
+        except grpc.aio.AioRpcError as error:
+            raise BenchmarkError(described(error)) from None
+        elapsed_s = time.perf_counter() - begun
+    if len(seen) != vehicles:
+        raise BenchmarkError(f"the pages have {len(seen):,} vehicles of {vehicles:,}")
+    return elapsed_s
+
+
+def _require_whole(totals: FleetTotals, vehicles: int, readings: int) -> None:
+    expected = (vehicles, vehicles * readings, vehicles * readings)
+    if (totals.vehicles, totals.vehicle_readings, totals.meter_readings) != expected:
+        raise BenchmarkError(f"expected {vehicles:,} vehicles with {readings} readings of each side: {totals}")
