@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.heartbeat import Heartbeat
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.metrics import IngestionMetrics
 from ingestion_svc.servicer import IngestionServicer
@@ -70,6 +71,8 @@ async def serving(
     background = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s")
     maintenance = Maintenance(background, settings.retention_days, clock, metrics.set_partitions_ahead)
     evidence = ClockEvidence(background)
+    # No replica sees a beat before its log is on the disk: the beat itself need not wait for that.
+    heartbeat = Heartbeat(connection_parameters(url, APPLICATION_NAME, synchronous_commit="off"))
     batcher = Batcher(
         [Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],
         [Writer(VEHICLES, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],
@@ -96,12 +99,14 @@ async def serving(
             await batcher.start()
             maintenance.start()
             evidence.start()
+            heartbeat.start()
             yield service, await service.start()
         finally:
             await service.drain()
             await batcher.close()
             await maintenance.close()
             await evidence.close()
+            await heartbeat.close()
             await engine.dispose()
 
 

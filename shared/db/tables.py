@@ -159,6 +159,16 @@ retention = Table(
     CheckConstraint("one_row", name="retention_one_row"),
 )
 
+# One row: the primary's time, written about once a second. What a replica shows of it, its answers reach.
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("one_row", Boolean, primary_key=True, server_default=text("true")),
+    _timestamptz("beat_at"),
+    CheckConstraint("one_row", name="heartbeat_one_row"),
+    postgresql_with=_HOT,
+)
+
 _valid = text("tstzrange(effective_from, effective_until, '(]')")
 
 vehicle_meter_map = Table(

@@ -59,8 +59,9 @@ async def test_a_service_refuses_a_schema_that_is_missing_and_says_which_command
 async def test_a_service_refuses_an_older_schema_and_takes_a_newer_one(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    installed = head()
     monkeypatch.setattr("shared.db.migrate.head", lambda: "9998")
-    with pytest.raises(SchemaOutdated, match="at revision 0003 and revision 9998 is needed"):
+    with pytest.raises(SchemaOutdated, match=f"at revision {installed} and revision 9998 is needed"):
         await require_usable_database(database_url, "test")
     monkeypatch.undo()
     with psycopg.connect(database_url) as connection:
