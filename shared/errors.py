@@ -7,6 +7,7 @@
     ├── MappingContradiction   a registered mapping says otherwise
     ├── PagesForgotten         the result that a page token belongs to is not kept any more
     ├── AnswersNotTaken        the client does not read what it is told
+    ├── DeadlinePassed         the caller waited no longer
     ├── DatabaseUnavailable    may succeed later
     ├── LimitExceeded          may succeed later
     └── ServiceStopping        may succeed elsewhere, or later
@@ -73,6 +74,13 @@ class AnswersNotTaken(FleetError):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"an answer was not taken within {timeout_s:g} s")
+
+
+class DeadlinePassed(FleetError):
+    """The caller's deadline passed before there was an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the database answered")
 
 
 class RetryLater(FleetError):

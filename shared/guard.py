@@ -9,7 +9,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from shared import status
+from shared import deadline, status
 from shared.errors import FleetError, MalformedRequest
 
 _log = structlog.get_logger()
@@ -76,6 +76,7 @@ def _guarded(
     behaviour: Callable[[Any, Context], Awaitable[Message | None]], check: Callable[[Any, str], Any], method: str
 ) -> Any:
     async def answer(request: Any, context: Context) -> Message | None:
+        deadline.set_time_remaining(context.time_remaining())
         try:
             return await behaviour(check(request, method), context)
         except grpc.aio.AbortError:

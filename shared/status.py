@@ -19,6 +19,7 @@ _CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
     errors.MappingContradiction: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PagesForgotten: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AnswersNotTaken: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DatabaseUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.ServiceStopping: grpc.StatusCode.UNAVAILABLE,
