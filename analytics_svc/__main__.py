@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from analytics_svc.metrics import AnalyticsMetrics
 from analytics_svc.queries import Queries
+from analytics_svc.replica import ReplicaWatch
 from analytics_svc.servicer import AnalyticsServicer
 from shared.config import AnalyticsSettings, read_settings
 from shared.db.migrate import require_usable_database
@@ -20,7 +21,7 @@ NAME = "energyfleet.v1.AnalyticsService"
 APPLICATION_NAME = "energyfleet analytics"
 
 HEALTH_TIMEOUT_S = 3.0
-"""A database that takes longer for `SELECT 1` is away, for whoever waits for an answer."""
+"""A database that takes longer to say how it is, is away, for whoever waits for an answer."""
 
 
 @asynccontextmanager
@@ -34,11 +35,12 @@ async def serving(
     registry = registry or own_registry()
     metrics = AnalyticsMetrics(registry)
     url = settings.require_database_url()
-    await require_usable_database(url, APPLICATION_NAME)
+    await require_usable_database(url, APPLICATION_NAME, settings.database_variable)
     queries = Queries(url, APPLICATION_NAME, pool_size=settings.pool_size, timeout_s=settings.query_timeout_s)
     # A connection of its own: a service that is merely busy is not one whose database is away.
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
-    service = Service(NAME, settings, settings.analytics_address, health.database_answers)
+    watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
+    service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve)
     servicer = AnalyticsServicer(queries, settings, clock)
     metrics.observe(servicer)
     add_AnalyticsServiceServicer_to_server(servicer, service.server)

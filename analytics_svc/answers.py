@@ -1,6 +1,6 @@
 """Puts what was found into the messages of the contract."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
@@ -10,26 +10,26 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import Freshness, freshness
-from analytics_svc.parse import SeriesQuestion, Window
+from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, explain, kwh_lost
 from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
 from shared.config import AnalyticsSettings
+from shared.db.reader import Answer
 from shared.timestamps import proto_from_us
 
 
 def performance_answer(
-    vehicle_id: str,
-    window: Window,
-    totals: Totals,
+    question: PerformanceQuestion,
+    answer: Answer[tuple[Totals, Evidence]],
     performance: Performance,
-    evidence: Evidence,
     limits: AnalyticsSettings,
 ) -> wire.GetVehiclePerformanceResponse:
     """How one vehicle charged, and what that rests on."""
+    vehicle_id, (totals, evidence) = question.vehicle_id, answer.told
     explanation = explain(vehicle_id, totals, performance, limits)
     return wire.GetVehiclePerformanceResponse(
         vehicle_id=vehicle_id,
-        window=window_message(window),
+        window=window_message(question.window),
         kwh_delivered_dc=totals.kwh_delivered_dc,
         kwh_consumed_ac=totals.kwh_consumed_ac,
         efficiency_ratio=performance.efficiency_ratio,
@@ -60,6 +60,7 @@ def performance_answer(
             ],
         ),
         thresholds=thresholds_message(limits),
+        as_of=proto_from_us(answer.as_of_us),
     )
 
 
@@ -85,11 +86,12 @@ def page_answer(
         unknown_vehicle_ids=result.unknown_vehicle_ids,
         thresholds=thresholds_message(limits),
         next_page_token=next_page_token,
+        as_of=proto_from_us(result.as_of_us),
     )
 
 
 def series_answer(
-    question: SeriesQuestion, buckets: Iterable[Bucket], limits: AnalyticsSettings
+    question: SeriesQuestion, answer: Answer[list[Bucket]], limits: AnalyticsSettings
 ) -> wire.GetPerformanceSeriesResponse:
     """How one vehicle charged, bucket by bucket."""
     window = Window(question.buckets[0].start_us, question.buckets[-1].end_us)
@@ -111,9 +113,10 @@ def series_answer(
                 vehicle_readings=each.vehicle_readings,
                 meter_readings=each.meter_readings,
             )
-            for each in buckets
+            for each in answer.told
         ],
         thresholds=thresholds_message(limits),
+        as_of=proto_from_us(answer.as_of_us),
     )
 
 

@@ -11,6 +11,7 @@ from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
 from analytics_svc.queries import SLICE_VEHICLES
 from shared.config import AnalyticsSettings
+from shared.db.reader import Answer
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 """The verdicts whose vehicles have both sides whole."""
@@ -61,12 +62,15 @@ class FleetResult:
     """Of the vehicles that have both sides whole, and so is the next."""
     kwh_lost: float | None
     unknown_vehicle_ids: Sequence[str]
+    as_of_us: int
+    """Up to when it is complete."""
 
 
 async def judge_fleet(
-    question: FleetQuestion, window: Window, found: Sequence[tuple[str, Totals]], limits: AnalyticsSettings
+    question: FleetQuestion, window: Window, answer: Answer[list[tuple[str, Totals]]], limits: AnalyticsSettings
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls have their turn in between."""
+    found = answer.told
     judged: list[JudgedVehicle] = []
     for start in range(0, len(found), SLICE_VEHICLES):
         judged += [
@@ -88,6 +92,7 @@ async def judge_fleet(
         efficiency_ratio(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
         kwh_lost(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
         sorted(question.vehicle_ids - {each.vehicle_id for each in judged}) if question.vehicle_ids else (),
+        answer.as_of_us,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.errors import FleetError
 from shared.metrics import LATENCY_BUCKETS_S, event_loop_lag
@@ -33,6 +33,16 @@ class AnalyticsMetrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+
+        self._replica_lag = Gauge(
+            "energyfleet_analytics_replica_lag_seconds",
+            "How far the database that answers are taken from lags behind its primary",
+            registry=registry,
+        )
+
+    def set_replica_lag(self, seconds: float) -> None:
+        """The database lags so far; 0 for a primary."""
+        self._replica_lag.set(seconds)
 
     def observe(self, servicer: object) -> None:
         """Makes every rpc of a servicer's own class count and time its questions from now on."""

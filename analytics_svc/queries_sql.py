@@ -319,5 +319,17 @@ FROM unnest(CAST(:meter_ids AS text[])) WITH ORDINALITY AS asked (meter_id, posi
 ORDER BY position
 """)
 
-# Whether the database answers at all.
-PING = text("SELECT 1")
+# One row, from a primary too. A replica that is connected and has replayed all that it received lacks nothing, however
+# old the heartbeat is: no ingestion may be running, and that must not take the readers down as well. The price: a link
+# that died without a word counts as connected for the replica's wal_receiver_timeout, a minute by default, and so does
+# a replica that is connected again and has received nothing yet. The answers' `as_of` is right all the while. The order
+# of the two positions errs on the side of lag.
+REPLICA_LAG = text("""
+SELECT CASE
+           WHEN NOT pg_is_in_recovery() THEN interval '0'
+           WHEN EXISTS (SELECT FROM pg_stat_wal_receiver) AND pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn()
+               THEN interval '0'
+           ELSE greatest(clock_timestamp() - beat_at, interval '0')
+       END AS lag
+FROM heartbeat
+""")

@@ -1,5 +1,6 @@
 """The door: parses, asks, builds the answer."""
 
+import asyncio
 import time
 
 from energyfleet.v1 import analytics_service_pb2 as wire
@@ -28,7 +29,7 @@ from analytics_svc.results import Results
 from shared.config import AnalyticsSettings
 from shared.guard import Context
 from shared.requests import page_token
-from shared.timestamps import US_PER_SECOND, Clock
+from shared.timestamps import US_PER_SECOND, Clock, proto_from_us
 
 
 class AnalyticsServicer(AnalyticsServiceServicer):
@@ -46,9 +47,9 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.GetVehiclePerformanceRequest, context: Context
     ) -> wire.GetVehiclePerformanceResponse:
         question = parse_get_vehicle_performance(request, self._clock())
-        totals, evidence = await self._queries.performance(question)
-        performance = judge(totals, self._limits)
-        return performance_answer(question.vehicle_id, question.window, totals, performance, evidence, self._limits)
+        answer = await self._queries.performance(question)
+        totals, _ = answer.told
+        return performance_answer(question, answer, judge(totals, self._limits), self._limits)
 
     async def ListVehiclePerformance(
         self, request: wire.ListVehiclePerformanceRequest, context: Context
@@ -76,33 +77,39 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.GetVehicleStatusRequest, context: Context
     ) -> wire.GetVehicleStatusResponse:
         vehicle_id = parse_get_vehicle_status(request)
-        found = await self._queries.vehicle_status(vehicle_id)
-        fields = vehicle_status_fields(vehicle_id, found, self._clock(), self._stale_after_us)
-        return wire.GetVehicleStatusResponse(**fields, stale_after=self._stale_after)
+        answer = await self._queries.vehicle_status(vehicle_id)
+        fields = vehicle_status_fields(vehicle_id, answer.told, self._clock(), self._stale_after_us)
+        return wire.GetVehicleStatusResponse(
+            **fields, stale_after=self._stale_after, as_of=proto_from_us(answer.as_of_us)
+        )
 
     async def GetMeterStatus(
         self, request: wire.GetMeterStatusRequest, context: Context
     ) -> wire.GetMeterStatusResponse:
         meter_id = parse_get_meter_status(request)
-        found = await self._queries.meter_status(meter_id)
-        fields = meter_status_fields(meter_id, found, self._clock(), self._stale_after_us)
-        return wire.GetMeterStatusResponse(**fields, stale_after=self._stale_after)
+        answer = await self._queries.meter_status(meter_id)
+        fields = meter_status_fields(meter_id, answer.told, self._clock(), self._stale_after_us)
+        return wire.GetMeterStatusResponse(
+            **fields, stale_after=self._stale_after, as_of=proto_from_us(answer.as_of_us)
+        )
 
     async def BatchGetStatus(
         self, request: wire.BatchGetStatusRequest, context: Context
     ) -> wire.BatchGetStatusResponse:
         question = parse_batch_get_status(request)
-        vehicles = await self._queries.vehicle_statuses(question.vehicle_ids)
-        meters = await self._queries.meter_statuses(question.meter_ids)
+        vehicles, meters = await asyncio.gather(
+            self._queries.vehicle_statuses(question.vehicle_ids), self._queries.meter_statuses(question.meter_ids)
+        )
         now_us = self._clock()
         return wire.BatchGetStatusResponse(
             vehicles=[
                 wire.VehicleStatus(**vehicle_status_fields(vehicle_id, found, now_us, self._stale_after_us))
-                for vehicle_id, found in zip(question.vehicle_ids, vehicles, strict=True)
+                for vehicle_id, found in zip(question.vehicle_ids, vehicles.told, strict=True)
             ],
             meters=[
                 wire.MeterStatus(**meter_status_fields(meter_id, found, now_us, self._stale_after_us))
-                for meter_id, found in zip(question.meter_ids, meters, strict=True)
+                for meter_id, found in zip(question.meter_ids, meters.told, strict=True)
             ],
             stale_after=self._stale_after,
+            as_of=proto_from_us(min(vehicles.as_of_us, meters.as_of_us)),
         )

@@ -120,6 +120,14 @@ class IngestionSettings(ServingSettings):
 class AnalyticsSettings(ServingSettings):
     """What `analytics_svc` reads."""
 
+    analytics_database_url: str | None = Field(
+        None, description="the database to answer from, for example a read replica; unset: ENERGYFLEET_DATABASE_URL"
+    )
+    replica_lag_max_s: PositiveFloat = Field(
+        60.0,
+        description="seconds that a replica may lag before the service is NOT_SERVING: twice what PostgreSQL lets a"
+        " question hold up replay, so that a healthy replica never does",
+    )
     analytics_address: str = Field("127.0.0.1:50052", description="HOST:PORT to listen on; port 0: a free one")
     analytics_metrics_address: str | None = Field(
         None, description="HOST:PORT to serve metrics on, over HTTPS where TLS is configured; unset: none are served"
@@ -143,6 +151,15 @@ class AnalyticsSettings(ServingSettings):
         description="seconds of age above which a device's newest reading is stale: two quarter-hour metering"
         " intervals, so that a single late reading is no outage",
     )
+
+    @property
+    def database_variable(self) -> str:
+        """The variable that names the database to answer from."""
+        return "ENERGYFLEET_ANALYTICS_DATABASE_URL" if self.analytics_database_url else "ENERGYFLEET_DATABASE_URL"
+
+    def require_database_url(self) -> str:
+        """The URL of the database to answer from; ConfigError where there is none."""
+        return self.analytics_database_url or super().require_database_url()
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

@@ -34,7 +34,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 DatabaseCheck = Callable[[], Awaitable[bool]]
-"""Tells within bounded time whether the database answers."""
+"""Tells within bounded time whether the database is fit to serve from."""
 
 
 class ListenError(StartRefused):
@@ -118,7 +118,7 @@ class Service:
             await asyncio.sleep(self._settings.health_interval_s)
             answers = await self._database_answers()
             if answers != was_answering:
-                _log.warning("database_back" if answers else "database_away")
+                _log.warning("serving_again" if answers else "not_serving")
                 was_answering = answers
             await self._tell_health(answers)
 

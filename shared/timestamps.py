@@ -31,6 +31,11 @@ def us_from_datetime(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+def us_from_timedelta(span: timedelta) -> int:
+    """Microseconds of a span of time."""
+    return span // _MICROSECOND
+
+
 def datetime_from_us(us: int) -> datetime:
     """Aware UTC datetime of a time in microseconds; OverflowError outside the years 1 to 9999."""
     return _EPOCH + timedelta(microseconds=us)

@@ -47,16 +47,18 @@ class UnsafeServer(StartRefused):
     """The PostgreSQL server cannot keep the promise that what is acked is durable, or is too old."""
 
 
-def connection_parameters(url: str, application_name: str, **options: str) -> dict[str, Any]:
+def connection_parameters(
+    url: str, application_name: str, variable: str = "ENERGYFLEET_DATABASE_URL", **options: str
+) -> dict[str, Any]:
     """psycopg's parameters for a `postgresql://` URL, with server settings (`statement_timeout="5s"`) added to ours.
 
-    What the URL says of the network wins. ConfigError when it is no URL of PostgreSQL.
+    What the URL says of the network wins. ConfigError, naming the variable, when it is no URL of PostgreSQL.
     """
     plain = url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:
         asked = conninfo_to_dict(plain)
     except psycopg.ProgrammingError:
-        raise ConfigError("ENERGYFLEET_DATABASE_URL: not a URL of the form postgresql://user@host/name") from None
+        raise ConfigError(f"{variable}: not a URL of the form postgresql://user@host/name") from None
     settings = " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | options).items())
     return (
         _NETWORK
@@ -95,7 +97,7 @@ async def database_errors() -> AsyncIterator[None]:
         if sqlstate is not None and sqlstate.startswith(_OUR_MISTAKES):
             raise
         _log.warning("database_failed", error=str(error), sqlstate=sqlstate)
-        raise DatabaseUnavailable from error
+        raise DatabaseUnavailable(sqlstate) from error
 
 
 async def answers(url: str, application_name: str, timeout_s: float) -> bool:

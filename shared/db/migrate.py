@@ -21,15 +21,19 @@ START_CHECK_TIMEOUT = "10s"
 
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate', 0))"
 _INSTALLED = "SELECT version_num FROM alembic_version"
+_ON_REPLICA = "SELECT pg_is_in_recovery()"
 
 
 class SchemaOutdated(StartRefused):
     """The schema is older than this version needs, or is not there at all."""
 
-    def __init__(self, installed: str | None, needed: str) -> None:
+    def __init__(self, installed: str | None, needed: str, *, on_replica: bool) -> None:
+        remedy = "run `energyfleet migrate`"
+        if on_replica:
+            remedy += " on its primary, for this is a replica, and let it catch up"
         super().__init__(
             f"the database's schema is {'missing' if installed is None else f'at revision {installed}'}"
-            f" and revision {needed} is needed: run `energyfleet migrate`"
+            f" and revision {needed} is needed: {remedy}"
         )
 
 
@@ -81,15 +85,18 @@ class DatabaseUnreachable(StartRefused):
     """No connection to the database can be had, or it refuses what is needed."""
 
 
-async def require_usable_database(url: str, application_name: str) -> None:
-    """Raises what speaks against starting on a database: DatabaseUnreachable, UnsafeServer or SchemaOutdated."""
+async def require_usable_database(url: str, application_name: str, variable: str = "ENERGYFLEET_DATABASE_URL") -> None:
+    """Raises what speaks against starting on a database: DatabaseUnreachable, UnsafeServer or SchemaOutdated.
+
+    `variable` is what the URL was read from.
+    """
     try:
-        parameters = connection_parameters(url, application_name, statement_timeout=START_CHECK_TIMEOUT)
+        parameters = connection_parameters(url, application_name, variable, statement_timeout=START_CHECK_TIMEOUT)
         async with await AsyncConnection.connect(**parameters) as connection:
             await require_safe_server(connection)
             await require_current_schema(connection)
     except (psycopg.Error, OSError) as error:
-        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error
+        raise DatabaseUnreachable(f"{variable}: {' '.join(str(error).split())}") from error
 
 
 async def require_current_schema(connection: AsyncConnection[Any]) -> None:
@@ -98,8 +105,10 @@ async def require_current_schema(connection: AsyncConnection[Any]) -> None:
         cursor = await connection.execute(_INSTALLED)
         row = await cursor.fetchone()
     except errors.UndefinedTable:
+        await connection.rollback()
         row = None
     installed = row[0] if row else None
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if installed is None or (installed in known and installed != head()):
-        raise SchemaOutdated(installed, head())
+        recovering = await (await connection.execute(_ON_REPLICA)).fetchone()
+        raise SchemaOutdated(installed, head(), on_replica=recovering == (True,))

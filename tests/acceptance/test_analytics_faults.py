@@ -93,23 +93,40 @@ async def test_a_service_that_is_merely_busy_stays_serving(
     assert [answer.vehicle_id for answer in await asyncio.gather(*calls)] == ["car"] * 10
 
 
-async def test_callers_that_cancel_leave_the_service_as_it_was(
-    rows: Rows, database_url: str, stub: "AnalyticsServiceAsyncStub"
+@pytest.mark.parametrize("leaving", ["by deadline", "by cancelling"])
+async def test_callers_that_leave_take_their_questions_with_them_and_leave_the_service_as_it_was(
+    rows: Rows, database_url: str, stub: "AnalyticsServiceAsyncStub", leaving: str
 ) -> None:
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), NOW_US)
     request = wire.GetVehiclePerformanceRequest(vehicle_id="car")
     await asyncio.gather(*(stub.GetVehiclePerformance(request) for _ in range(20)))
+    pids = await sessions(rows, waiting=False, expected=3)
+    timeout_s = 0.05 if leaving == "by deadline" else None
     with psycopg.connect(database_url) as lock:
         lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
-        calls = [stub.GetVehiclePerformance(request) for _ in range(200)]
-        pids = await sessions(rows, waiting=True, expected=3)
-        for call in calls:
-            call.cancel()
-        for call in calls:
-            assert await call.code() == grpc.StatusCode.CANCELLED
+        calls = [stub.GetVehiclePerformance(request, timeout=timeout_s) for _ in range(200)]
+        if leaving == "by cancelling":
+            assert await sessions(rows, waiting=True, expected=3) == pids
+            for call in calls:
+                call.cancel()
+        codes = {await call.code() for call in calls}
+        assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED if timeout_s else grpc.StatusCode.CANCELLED}
+        async with asyncio.timeout(5):  # half of what a question may take
+            assert await sessions(rows, waiting=False, expected=3) == pids
+            while await active(rows):
+                await asyncio.sleep(0.01)
     answers = await asyncio.gather(*(stub.GetVehiclePerformance(request) for _ in range(20)))
     assert [answer.vehicle_id for answer in answers] == ["car"] * 20
     assert await sessions(rows, waiting=False, expected=3) == pids
+
+
+async def active(rows: Rows) -> int:
+    """How many questions of the service the database is busy with."""
+    found = rows.connection.execute(
+        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'energyfleet analytics' AND state <> 'idle'"
+    )
+    return len(found.fetchall())
 
 
 async def test_a_call_under_way_is_answered_before_the_service_stops(

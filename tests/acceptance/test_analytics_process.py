@@ -86,6 +86,8 @@ async def test_it_refuses_a_database_without_the_schema(postgres: EmbeddedServer
 async def test_it_refuses_a_database_that_is_not_there(tmp_path: Path) -> None:
     said = await refusal(ENERGYFLEET_DATABASE_URL=f"postgresql://postgres@/none?host={tmp_path}")
     assert said.startswith("ENERGYFLEET_DATABASE_URL: ")
+    said = await refusal(ENERGYFLEET_ANALYTICS_DATABASE_URL=f"postgresql://postgres@/none?host={tmp_path}")
+    assert said.startswith("ENERGYFLEET_ANALYTICS_DATABASE_URL: ")
 
 
 async def test_it_refuses_a_port_that_is_taken(database_url: str) -> None:

@@ -19,7 +19,14 @@ from shared.config import AnalyticsSettings
 from shared.db.embedded import EmbeddedServer
 from shared.serve import Service
 from shared.status import STATUS_DETAILS_KEY
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, proto_from_us
+from shared.timestamps import (
+    US_PER_DAY,
+    US_PER_HOUR,
+    datetime_from_us,
+    proto_from_us,
+    system_clock,
+    us_from_proto,
+)
 from tests.integration.test_analytics_queries import MIDNIGHT_US, MINUTE_US, Rows
 
 if TYPE_CHECKING:
@@ -106,6 +113,17 @@ async def test_a_worn_charger_is_an_alert_over_the_last_24_hours(rows: Rows, stu
     assert "18.750 kWh" in answer.alert
 
 
+async def test_every_answer_says_up_to_when_it_is_complete(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
+    rows.mapping(rows.vehicle("car"), rows.meter("meter"), NOW_US)
+    asked_us = system_clock()
+    for answer in (
+        await stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car")),
+        await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car")),
+        await stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter")),
+    ):
+        assert asked_us <= us_from_proto(answer.as_of) <= system_clock()
+
+
 async def test_a_healthy_charger_is_ok_in_a_window_of_ones_own(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
     a_night_at(rows, 0.875)
     window = wire.TimeWindow(start=proto_from_us(NOW_US - 5 * US_PER_HOUR), end=proto_from_us(NOW_US - US_PER_HOUR))
@@ -167,9 +185,9 @@ async def test_a_device_known_from_a_mapping_alone_has_no_reading(
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), NOW_US)
     vehicle = await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))
     no_reading: dict[str, Any] = {"freshness": wire.FRESHNESS_NO_READING, "stale_after": STALE_AFTER}
-    assert vehicle == wire.GetVehicleStatusResponse(vehicle_id="car", **no_reading)
+    assert vehicle == wire.GetVehicleStatusResponse(vehicle_id="car", as_of=vehicle.as_of, **no_reading)
     meter = await stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter"))
-    assert meter == wire.GetMeterStatusResponse(meter_id="meter", **no_reading)
+    assert meter == wire.GetMeterStatusResponse(meter_id="meter", as_of=meter.as_of, **no_reading)
 
 
 async def test_a_device_never_heard_of_is_not_found(stub: "AnalyticsServiceAsyncStub") -> None:

@@ -2,18 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import psycopg.conninfo
 import pytest
 from sqlalchemy import text
 
+from analytics_svc.replica import ReplicaWatch
+from shared import deadline
 from shared.db.embedded import EmbeddedServer
-from shared.errors import DatabaseUnavailable
-from shared.timestamps import US_PER_DAY
+from shared.errors import DatabaseUnavailable, DeadlinePassed
+from shared.timestamps import US_PER_DAY, system_clock
 from tests.integration.test_analytics_queries import MIDNIGHT_US, Rows, asking, totals_of
+
+SESSION = text("SELECT pg_backend_pid() AS pid")
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ async def test_a_question_is_one_round_trip_and_never_planned_for_any_window(
         for _ in range(20):  # past the 5 executions after which the driver prepares, and the 5 after which plans freeze
             await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
         with (tmp_path / "trace").open("w+b") as trace:
-            async with queries.engine.connect() as connection:
+            async with queries.reader.engine.connect() as connection:
                 prepared = await connection.execute(
                     text("SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements")
                 )
@@ -84,7 +89,7 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(end, asyncio.CancelledError) for end in ends)
         answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(50)))
-        assert answers == [(None, None)] * 50
+        assert [answer.told for answer in answers] == [(None, None)] * 50
         assert _sessions(rows) == pids
 
 
@@ -103,6 +108,88 @@ async def test_calls_cancelled_at_any_moment_leave_the_pool_whole(rows: Rows, re
         assert _sessions(rows) == pids
 
 
+async def test_a_request_to_cancel_never_meets_the_next_question(reader_url: str) -> None:
+    nap, next_question = text("SELECT pg_sleep(0.002)"), text("SELECT 7 AS seven")
+    async with asking(reader_url, pool_size=1) as queries:
+        first = await queries.reader.ask(SESSION, {})
+        for turns in range(300):
+            call = asyncio.create_task(queries.reader.ask(nap, {}))
+            for _ in range(turns % 60):
+                await asyncio.sleep(0)
+            call.cancel()
+            assert (await queries.reader.ask(next_question, {})).told == [(7,)]
+        assert (await queries.reader.ask(SESSION, {})).told == first.told
+
+
+@pytest.mark.parametrize("times_before", range(8))
+async def test_a_question_that_failed_at_any_time_can_be_asked_again(
+    rows: Rows, database_url: str, reader_url: str, times_before: int
+) -> None:
+    """Also at the time at which the driver prepares it, which is when it was asked five times."""
+    rows.vehicle("car")
+    async with asking(reader_url, pool_size=1) as queries:
+        for _ in range(times_before):
+            await queries.vehicle_status("car")
+        with psycopg.connect(database_url) as lock:
+            lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
+            call = asyncio.create_task(queries.vehicle_status("car"))
+            pids = await _until_waiting_for_a_lock(rows, 1)
+            call.cancel()
+            await _until_waiting_for_a_lock(rows, 0)
+        for _ in range(8):
+            assert (await queries.vehicle_status("car")).told == (None, None)
+        assert _sessions(rows) == pids
+
+
+async def test_a_request_to_cancel_that_overtakes_its_question_is_repeated(
+    reader_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[psycopg.AsyncConnection[Any]] = []
+    cancel_safe = psycopg.AsyncConnection.cancel_safe
+
+    async def lost_at_first(connection: psycopg.AsyncConnection[Any], *, timeout: float) -> None:
+        cancelled.append(connection)
+        if len(cancelled) > 1:
+            await cancel_safe(connection, timeout=timeout)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", lost_at_first)
+    async with asking(reader_url, pool_size=1) as queries:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queries.reader.ask(text("SELECT pg_sleep(10)"), {}), 0.05)
+        async with asyncio.timeout(5):
+            await queries.reader.ask(SESSION, {})
+    assert len(cancelled) == 2
+
+
+async def test_the_server_knows_how_long_the_caller_waits(reader_url: str) -> None:
+    """So that a question ends in time even when this process does not live to cancel it."""
+    timeout_ms = text("SELECT CAST(setting AS integer) AS ms FROM pg_settings WHERE name = 'statement_timeout'")
+
+    async def told(time_remaining_s: float | None) -> int:
+        deadline.set_time_remaining(time_remaining_s)
+        [(ms,)] = (await queries.reader.ask(timeout_ms, {})).told
+        return int(ms)
+
+    async with asking(reader_url, pool_size=1, timeout_s=10.0) as queries:
+        assert 1_000 < await told(2.0) <= 2_001
+        assert 9_000 < await told(None) <= 10_001
+        assert 9_000 < await told(60.0) <= 10_001
+        with pytest.raises(DeadlinePassed):
+            await told(0.0)
+        deadline.set_time_remaining(None)
+        async with queries.reader.engine.connect() as connection:
+            assert (await connection.execute(timeout_ms)).scalar_one() == 10_000
+
+
+async def test_answers_of_a_primary_are_dated_between_question_and_answer(rows: Rows, reader_url: str) -> None:
+    rows.vehicle("car")
+    async with asking(reader_url) as queries:
+        asked_us = system_clock()
+        answer = await queries.vehicle_status("car")
+        assert asked_us <= answer.as_of_us <= system_clock()
+        assert await queries.replica_lag_us() == 0
+
+
 async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_recovers(
     rows: Rows, database_url: str, reader_url: str
 ) -> None:
@@ -115,7 +202,7 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_r
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 10
         while True:
             try:
-                assert await queries.vehicle_status("car") == (None, None)
+                assert (await queries.vehicle_status("car")).told == (None, None)
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(0.01)
@@ -150,29 +237,33 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
     async with freezable(database_url, thawed) as url, asking(url, pool_size=2, timeout_s=0.2) as queries:
         if warm:
             thawed.set()
-            assert await queries.vehicle_status("car") == (None, None)
+            assert (await queries.vehicle_status("car")).told == (None, None)
             thawed.clear()
         async with asyncio.timeout(2):
             ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)), return_exceptions=True)
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 5
-            assert not await queries.database_answers()
+            with pytest.raises(DatabaseUnavailable):
+                await queries.replica_lag_us()
         thawed.set()
-        while not await queries.database_answers():
-            pass  # each look takes its time
-        assert await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5))) == [(None, None)] * 5
+        while True:
+            with suppress(DatabaseUnavailable):  # each look takes its time
+                await queries.replica_lag_us()
+                break
+        answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)))
+        assert [answer.told for answer in answers] == [(None, None)] * 5
 
 
 async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows: Rows, reader_url: str) -> None:
     rows.vehicle("car")
     kill = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"
     async with asking(reader_url) as queries:
-        assert await queries.vehicle_status("car") == (None, None)
+        assert (await queries.vehicle_status("car")).told == (None, None)
         rows.connection.execute(kill, (list(_sessions(rows)),))
-        assert await queries.vehicle_status("car") == (None, None)
+        assert (await queries.vehicle_status("car")).told == (None, None)
 
 
 async def test_a_database_away_is_told_to_health(postgres: EmbeddedServer, reader_url: str) -> None:
     async with asking(reader_url) as queries:
-        assert await queries.database_answers()
+        assert await ReplicaWatch(queries.replica_lag_us, 1.0, lambda lag_s: None).fit_to_serve()
     async with asking(postgres.url("no_such_database")) as elsewhere:
-        assert not await elsewhere.database_answers()
+        assert not await ReplicaWatch(elsewhere.replica_lag_us, 1.0, lambda lag_s: None).fit_to_serve()

@@ -105,7 +105,7 @@ async def queries(reader_url: str) -> AsyncIterator[Queries]:
 
 
 async def totals_of(queries: Queries, start_us: int, end_us: int, vehicle_id: str = "car") -> Totals:
-    totals, _ = await queries.performance(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))
+    totals, _ = (await queries.performance(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))).told
     return totals
 
 
@@ -199,10 +199,10 @@ async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries
     ts = datetime_from_us(MIDNIGHT_US + 1)
     rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL)", (car, ts))
     rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL)", (meter, ts))
-    vehicle_status, clock = await queries.vehicle_status("car")
+    vehicle_status, clock = (await queries.vehicle_status("car")).told
     assert clock is None
     assert vehicle_status == VehicleStatus(MIDNIGHT_US + 1, 0.5, 80.0, None)
-    assert await queries.meter_status("meter") == (MeterStatus(MIDNIGHT_US + 1, 0.6, None), None)
+    assert (await queries.meter_status("meter")).told == (MeterStatus(MIDNIGHT_US + 1, 0.6, None), None)
     assert vehicle_status is not None
     assert vehicle_status.age_us(MIDNIGHT_US) == -1
 
@@ -214,14 +214,14 @@ async def test_the_clock_s_evidence_is_told_also_where_only_rejected_readings_ca
     ts = datetime_from_us(MIDNIGHT_US)
     rows.connection.execute("INSERT INTO vehicle_clock_evidence VALUES (%s, %s, -7, 1, 2, 3)", (car, ts))
     rows.connection.execute("INSERT INTO meter_clock_evidence VALUES (%s, NULL, NULL, 0, 5, 0)", (meter,))
-    assert await queries.vehicle_status("car") == (None, ClockEvidence(-7, 1, 2, 3))
-    assert await queries.meter_status("meter") == (None, ClockEvidence(None, 0, 5, 0))
+    assert (await queries.vehicle_status("car")).told == (None, ClockEvidence(-7, 1, 2, 3))
+    assert (await queries.meter_status("meter")).told == (None, ClockEvidence(None, 0, 5, 0))
 
 
 async def test_a_device_that_is_known_from_a_mapping_alone_has_no_status(rows: Rows, queries: Queries) -> None:
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US)
-    assert await queries.vehicle_status("car") == (None, None)
-    assert await queries.meter_status("meter") == (None, None)
+    assert (await queries.vehicle_status("car")).told == (None, None)
+    assert (await queries.meter_status("meter")).told == (None, None)
 
 
 async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) -> None:
@@ -232,11 +232,11 @@ async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) 
 
 
 async def test_the_service_cannot_write(rows: Rows, queries: Queries, database_url: str) -> None:
-    async with queries.engine.connect() as connection:
+    async with queries.reader.engine.connect() as connection:
         await connection.execute(text("SET default_transaction_read_only = off"))
         with pytest.raises(ProgrammingError, match="permission denied"):
             await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
-    async with asking(database_url) as by_owner, by_owner.engine.connect() as connection:
+    async with asking(database_url) as by_owner, by_owner.reader.engine.connect() as connection:
         with pytest.raises(Exception, match="read-only transaction"):
             await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
 
@@ -250,7 +250,7 @@ def _scans(plan: dict[str, Any], tables: str) -> Iterator[tuple[str, str]]:
 
 async def plan_of(queries: Queries, statement: TextClause, parameters: dict[str, Any]) -> dict[str, Any]:
     named = {name: parameters[name] for name in statement.compile().params}
-    async with queries.engine.connect() as connection:
+    async with queries.reader.engine.connect() as connection:
         explained = await connection.execute(text(f"EXPLAIN (FORMAT JSON) {statement.text}"), named)
         plan = explained.scalar_one()
     root: dict[str, Any] = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
@@ -288,7 +288,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
         scans = list(_scans(await plan_of(queries, statement, parameters), "energy_hourly"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
-    found = await queries.fleet_totals(question, window)
+    found = (await queries.fleet_totals(question, window)).told
     assert len(found) == (1 if named else 20)
     assert {totals._replace(kwh_delivered_dc=None) for _, totals in found} == {
         Totals(1, None, 24.0, 20.0, 24, 24, 24, 24)

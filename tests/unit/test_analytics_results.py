@@ -30,7 +30,7 @@ def watch() -> Watch:
 def a_result(vehicles: int = 3) -> FleetResult:
     nobody: Any = None
     totals = GroupTotals.of([])
-    return FleetResult(Window(0, 1), [JudgedVehicle("v", nobody, nobody)] * vehicles, totals, {}, None, None, ())
+    return FleetResult(Window(0, 1), [JudgedVehicle("v", nobody, nobody)] * vehicles, totals, {}, None, None, (), 0)
 
 
 def is_kept(kept: Results, name: str) -> bool:

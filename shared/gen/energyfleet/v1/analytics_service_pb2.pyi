@@ -223,6 +223,7 @@ class GetVehiclePerformanceResponse(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -265,6 +266,13 @@ class GetVehiclePerformanceResponse(_message.Message):
     def thresholds(self) -> Global___PerformanceThresholds:
         """The limits that the verdict was found with."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present.
+        """
+
     def __init__(
         self,
         *,
@@ -283,10 +291,11 @@ class GetVehiclePerformanceResponse(_message.Message):
         alert: _builtins.str = ...,
         evidence: Global___PerformanceEvidence | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -513,6 +522,7 @@ class ListVehiclePerformanceResponse(_message.Message):
     UNKNOWN_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many vehicles there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
@@ -537,6 +547,13 @@ class ListVehiclePerformanceResponse(_message.Message):
     def thresholds(self) -> Global___PerformanceThresholds:
         """The limits that the verdicts were found with."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -547,10 +564,11 @@ class ListVehiclePerformanceResponse(_message.Message):
         unknown_vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -812,6 +830,7 @@ class GetPerformanceSeriesResponse(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     granularity: Global___SeriesGranularity.ValueType
@@ -830,6 +849,13 @@ class GetPerformanceSeriesResponse(_message.Message):
     def thresholds(self) -> Global___PerformanceThresholds:
         """The limits that verdicts are found with; a bucket is too short for one of its own."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present.
+        """
+
     def __init__(
         self,
         *,
@@ -839,10 +865,11 @@ class GetPerformanceSeriesResponse(_message.Message):
         time_zone: _builtins.str = ...,
         buckets: _abc.Iterable[Global___PerformanceBucket] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "granularity", b"granularity", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1007,6 +1034,7 @@ class GetVehicleStatusResponse(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     STALE_AFTER_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     freshness: Global___Freshness.ValueType
@@ -1027,6 +1055,13 @@ class GetVehicleStatusResponse(_message.Message):
     def stale_after(self) -> _duration_pb2.Duration:
         """The age above which a reading is stale, as configured."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present.
+        """
+
     def __init__(
         self,
         *,
@@ -1036,10 +1071,11 @@ class GetVehicleStatusResponse(_message.Message):
         clock: Global___ClockEvidence | None = ...,
         freshness: Global___Freshness.ValueType = ...,
         stale_after: _duration_pb2.Duration | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "reading", b"reading", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "reading", b"reading", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1079,6 +1115,7 @@ class GetMeterStatusResponse(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     STALE_AFTER_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     freshness: Global___Freshness.ValueType
@@ -1099,6 +1136,13 @@ class GetMeterStatusResponse(_message.Message):
     def stale_after(self) -> _duration_pb2.Duration:
         """The age above which a reading is stale, as configured."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present.
+        """
+
     def __init__(
         self,
         *,
@@ -1108,10 +1152,11 @@ class GetMeterStatusResponse(_message.Message):
         clock: Global___ClockEvidence | None = ...,
         freshness: Global___Freshness.ValueType = ...,
         stale_after: _duration_pb2.Duration | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1156,6 +1201,7 @@ class BatchGetStatusResponse(_message.Message):
     VEHICLES_FIELD_NUMBER: _builtins.int
     METERS_FIELD_NUMBER: _builtins.int
     STALE_AFTER_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vehicles(self) -> _containers.RepeatedCompositeFieldContainer[Global___VehicleStatus]:
         """One for each of the request's `vehicle_ids`, in their order."""
@@ -1168,16 +1214,24 @@ class BatchGetStatusResponse(_message.Message):
     def stale_after(self) -> _duration_pb2.Duration:
         """The age above which a reading is stale, as configured."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present.
+        """
+
     def __init__(
         self,
         *,
         vehicles: _abc.Iterable[Global___VehicleStatus] | None = ...,
         meters: _abc.Iterable[Global___MeterStatus] | None = ...,
         stale_after: _duration_pb2.Duration | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stale_after", b"stale_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meters", b"meters", "stale_after", b"stale_after", "vehicles", b"vehicles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "meters", b"meters", "stale_after", b"stale_after", "vehicles", b"vehicles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,9 +26,11 @@ if _version_not_supported:
 
 
 class AnalyticsServiceStub:
-    """Answers from what is committed.
+    """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
+    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
 
     Every rpc may also end with
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
@@ -74,9 +76,11 @@ class AnalyticsServiceStub:
 
 
 class AnalyticsServiceServicer:
-    """Answers from what is committed.
+    """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
+    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
 
     Every rpc may also end with
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
@@ -182,9 +186,11 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnalyticsService:
-    """Answers from what is committed.
+    """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
+    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
 
     Every rpc may also end with
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;

@@ -27,9 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnalyticsServiceStub:
-    """Answers from what is committed.
+    """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
+    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
 
     Every rpc may also end with
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
@@ -76,9 +78,11 @@ class AnalyticsServiceStub:
 
 @_typing.type_check_only
 class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
-    """Answers from what is committed.
+    """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
+    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
 
     Every rpc may also end with
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
@@ -121,9 +125,11 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     """
 
 class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers from what is committed.
+    """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
+    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
 
     Every rpc may also end with
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
