@@ -10,7 +10,7 @@ from fleetcli.errors import StackError
 from fleetcli.options import INGESTION_DEFAULT, run
 from fleetcli.signals import run_until_asked_to_stop
 from fleetcli.stack import Stack, database, running
-from shared.config import AnalyticsSettings, IngestionSettings, Settings, read_settings
+from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
 from shared.db.migrate import migrate as migrate_schema
 
 
@@ -30,8 +30,9 @@ def up(
 ) -> None:
     """Start the database and both services in one go; Ctrl-C stops all of them.
 
-    Without ENERGYFLEET_DATABASE_URL an embedded PostgreSQL is started in ENERGYFLEET_DATA_DIR (.energyfleet). The
-    services log to standard error, from ENERGYFLEET_LOG_LEVEL up (here WARNING unless set).
+    Without ENERGYFLEET_DATABASE_URL an embedded PostgreSQL is started in ENERGYFLEET_DATA_DIR (.energyfleet). With it,
+    analytics answers from the replica that ENERGYFLEET_ANALYTICS_DATABASE_URL names, if any. The services log to
+    standard error, from ENERGYFLEET_LOG_LEVEL up (here WARNING unless set).
     """
     for variable, address in (("INGESTION", ingestion), ("ANALYTICS", analytics)):
         if address is not None:
@@ -40,7 +41,11 @@ def up(
         os.environ["ENERGYFLEET_WORKERS"] = str(workers)
     os.environ.setdefault("ENERGYFLEET_LOG_LEVEL", "WARNING")
     settings = read_settings(IngestionSettings)
-    read_settings(AnalyticsSettings)  # what is wrong should be told before anything starts
+    analytics_settings = read_settings(AnalyticsSettings)  # what is wrong should be told before anything starts
+    if analytics_settings.analytics_database_url and not settings.database_url:
+        raise ConfigError(
+            "ENERGYFLEET_ANALYTICS_DATABASE_URL is set and ENERGYFLEET_DATABASE_URL, whose replica it names, is not"
+        )
     run(run_until_asked_to_stop(_up(settings)))
     note("Everything has stopped.")
 

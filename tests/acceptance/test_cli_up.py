@@ -155,6 +155,13 @@ def test_a_service_that_cannot_start_is_an_error_and_stops_the_rest(tmp_path: Pa
         assert list((other / "tmp").iterdir()) == []
 
 
+def test_a_replica_of_nothing_is_refused(tmp_path: Path) -> None:
+    refused = energyfleet("up", environment=an_environment(tmp_path, ANALYTICS_DATABASE_URL="postgresql://a@b/c"))
+    assert refused.returncode == 1
+    assert "ENERGYFLEET_ANALYTICS_DATABASE_URL is set and ENERGYFLEET_DATABASE_URL" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_data_directory_belongs_to_one_at_a_time_and_keeps_its_readings(tmp_path: Path) -> None:
     reading = '{"meter": {"meterId": "m-1", "kwhConsumedAc": 1.5, "timestamp": "2024-03-05T10:00:00Z"}}'
     with up(tmp_path) as running:
