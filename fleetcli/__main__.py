@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleetcli import ask, demo, maintain, mapping, replay, simulate, up
+from fleetcli import ask, demo, maintain, mapping, replay, simulate, up, verify
 from fleetcli.console import complain
 from fleetcli.errors import CommandError
 from shared.errors import StartRefused
@@ -27,6 +27,7 @@ for command in (
     ask.health,
     up.migrate,
     maintain.maintain,
+    verify.verify,
 ):
     app.command()(command)
 app.command("map")(mapping.map_)  # `map` is Python's own

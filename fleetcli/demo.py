@@ -16,7 +16,7 @@ from fleetcli.console import complain, note, out, say, verdict_text
 from fleetcli.errors import CommandError
 from fleetcli.options import run, window_start_us
 from fleetcli.sending import complain_of_refused, send_fleet, unexpected
-from fleetcli.signals import run_until_asked_to_stop
+from fleetcli.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.simulate import Chargers, Every, Hours
 from fleetcli.simulator import Fleet, FleetPlan
 from fleetcli.stack import Stack, running
@@ -27,9 +27,6 @@ WORST_SHOWN = 10
 UNDECIDED_SHOWN = 5
 DIFFERENCES_SHOWN = 20
 LOG_LINES_SHOWN = 20
-
-INTERRUPTED = 130
-"""The exit code of a command that somebody stopped: 128 and the number of SIGINT."""
 
 
 def demo(

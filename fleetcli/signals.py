@@ -6,6 +6,9 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any
 
+INTERRUPTED = 130
+"""The exit code of a command that somebody stopped: 128 and the number of SIGINT."""
+
 _ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -26,8 +26,11 @@ from shared.timestamps import (
 )
 from tests.builders import NOW_US
 from tests.model import Contradiction, Counts, Device, Model, Span
+from tests.verified import differences
 
 if TYPE_CHECKING:  # in the stubs' types only
+    from collections.abc import AsyncIterator
+
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
@@ -82,6 +85,14 @@ def message(prefix: str, side: str, number: int, fields: dict[str, Any]) -> Tele
     return Telemetry(vehicle=VehicleReading(vehicle_id=f"{prefix}v{number}", **fields))
 
 
+@pytest.fixture
+async def verified(database_url: str) -> AsyncIterator[None]:
+    """After the test: rollups and current status of all that it sent are what history says."""
+    yield
+    assert await differences(database_url) == []
+
+
+@pytest.mark.usefixtures("verified")
 @pytest.mark.timeout(600)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(

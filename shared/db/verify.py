@@ -1,0 +1,151 @@
+"""Holds hourly rollups and current status against the history that they follow from, and mends what differs.
+
+Each hour of each table is one statement, hence one snapshot: ingestion commits a reading, its rollup and its status
+together, so that whatever is being written, all of it or nothing of it is seen. Mending keeps writers of that one table
+waiting while it recomputes the rows that differ. History is the truth; it is never touched.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from psycopg import AsyncConnection, errors
+
+from shared.db.retention import retention_floor_us, us_from_day
+from shared.db.verify_sql import DAYS, METERS, VEHICLES, Derived, Side
+from shared.timestamps import (
+    TIMESTAMP_MAX_SECONDS,
+    TIMESTAMP_MIN_SECONDS,
+    US_PER_DAY,
+    US_PER_HOUR,
+    US_PER_SECOND,
+    datetime_from_us,
+    us_from_datetime,
+)
+
+EVER_US = (TIMESTAMP_MIN_SECONDS * US_PER_SECOND, TIMESTAMP_MAX_SECONDS * US_PER_SECOND // US_PER_HOUR * US_PER_HOUR)
+"""The start and the end of a span that leaves nothing out, in whole hours."""
+
+_HOUR = timedelta(hours=1)
+
+_LIMIT_LOCK_WAIT = "SET LOCAL lock_timeout = '2s'"
+"""While we wait for a long transaction, those that come later wait behind us; a writer's takes well under a second."""
+
+_MEND_TRIES = 5
+_MEND_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One table and one hour of it, or all of a table that has no hours."""
+
+    derived: Derived
+    keys: list[int]
+    hour_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that is not what history says, or is there for nothing, or is missing."""
+
+    table: str
+    device_id: str | None
+    """None where no device is registered under the key."""
+    device_key: int
+    hour_us: int | None
+    """The start of the hour `(h, h + 1 h]`; None in a table without hours."""
+    stored: dict[str, Any] | None
+    """Values by column; None where there is no row."""
+    history: dict[str, Any] | None
+    """The same as history has it; None where it has nothing."""
+
+
+async def checks(connection: AsyncConnection[Any], start_us: int, end_us: int) -> list[Check]:
+    """What there is to look at: current status, and the hours that begin within `[start_us, end_us)`.
+
+    Hours in which nothing is stored are left out, and those before the retention floor. A device or an hour that is
+    first heard of later is not among them. Raises the driver's errors.
+    """
+    found = []
+    start_us = max(start_us, await retention_floor_us(connection))
+    for side in (METERS, VEHICLES):
+        keys = [key for (key,) in await _rows(connection, side.keys, {})]
+        hours = await _hours(connection, side, start_us, end_us)
+        found.append(Check(side.status, keys, None))
+        found += [Check(side.hours, keys, hour) for hour in sorted(hours)]
+    return found
+
+
+async def find(connection: AsyncConnection[Any], check: Check) -> list[Difference]:
+    """The differences, in the order of the devices' keys. Raises the driver's errors."""
+    return [_difference(check, row) for row in await _rows(connection, check.derived.find, _parameters(check))]
+
+
+async def mend(connection: AsyncConnection[Any], differences: list[Difference], check: Check) -> list[Difference]:
+    """Makes rows what history says, in one transaction; returns what differed when nobody else could write any more.
+
+    Looks only at devices that differed before. The connection commits by itself (autocommit). Raises the driver's
+    errors, LockNotAvailable among them when others kept the table for themselves for a long time.
+    """
+    assert connection.autocommit
+    suspects = Check(check.derived, [each.device_key for each in differences], check.hour_us)
+    for _ in range(_MEND_TRIES - 1):
+        try:
+            return await _mend(connection, suspects)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            await asyncio.sleep(_MEND_PAUSE_S)
+    return await _mend(connection, suspects)
+
+
+async def _mend(connection: AsyncConnection[Any], suspects: Check) -> list[Difference]:
+    async with connection.transaction():
+        await connection.execute(_LIMIT_LOCK_WAIT)
+        await connection.execute(suspects.derived.lock)
+        # From here on each statement sees all that was committed, and nothing is added to what it sees of this table.
+        found = await find(connection, suspects)
+        wrong = _parameters(Check(suspects.derived, [each.device_key for each in found], suspects.hour_us))
+        await connection.execute(suspects.derived.remove, wrong, prepare=False)
+        await connection.execute(suspects.derived.add, wrong, prepare=False)
+    return found
+
+
+async def _hours(connection: AsyncConnection[Any], side: Side, start_us: int, end_us: int) -> set[int]:
+    """The hours within `[start_us, end_us)` that have rollups, or lie in a day of which history has readings."""
+    span = {"start": datetime_from_us(start_us), "end": datetime_from_us(end_us)}
+    hours = {us_from_datetime(hour) for (hour,) in await _rows(connection, side.stored_hours, span)}
+    for (day,) in await _rows(connection, DAYS, {"history_table": side.history_table}):
+        # The reading stamped midnight lies in the day that begins, and belongs to the hour that ends.
+        within = range(us_from_day(day) - US_PER_HOUR, us_from_day(day) + US_PER_DAY - US_PER_HOUR + 1, US_PER_HOUR)
+        asked = [hour for hour in within if start_us <= hour < end_us]
+        bounds = {"day": datetime_from_us(within[1]), "next_day": datetime_from_us(within[1] + US_PER_DAY)}
+        if asked and await _rows(connection, side.some_reading, bounds):
+            hours.update(asked)
+    return hours
+
+
+async def _rows(connection: AsyncConnection[Any], query: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(query, parameters, prepare=False)).fetchall()
+
+
+def _parameters(check: Check) -> dict[str, Any]:
+    hour = None if check.hour_us is None else datetime_from_us(check.hour_us)
+    return {"keys": check.keys, "hour": hour, "next_hour": hour and hour + _HOUR}
+
+
+def _difference(check: Check, row: tuple[Any, ...]) -> Difference:
+    key, device_id, *values = row
+    columns = check.derived.columns
+    stored, history = values[: len(columns)], values[len(columns) :]
+    return Difference(
+        check.derived.table,
+        device_id,
+        key,
+        check.hour_us,
+        _by_column(columns, stored),
+        _by_column(columns, history),
+    )
+
+
+def _by_column(columns: tuple[str, ...], values: list[Any]) -> dict[str, Any] | None:
+    return None if values[0] is None else dict(zip(columns, values, strict=True))

@@ -1,0 +1,22 @@
+"""What `energyfleet verify` would find."""
+
+from psycopg import AsyncConnection
+
+from shared.db.engine import connection_parameters
+from shared.db.verify import EVER_US, Difference, checks, find, mend
+
+
+async def differences(url: str) -> list[Difference]:
+    """All differences, ever."""
+    async with await AsyncConnection.connect(**connection_parameters(url, "test"), autocommit=True) as connection:
+        return [each for check in await checks(connection, *EVER_US) for each in await find(connection, check)]
+
+
+async def mended(url: str) -> list[Difference]:
+    """All differences, ever, after they were mended."""
+    told: list[Difference] = []
+    async with await AsyncConnection.connect(**connection_parameters(url, "test"), autocommit=True) as connection:
+        for check in await checks(connection, *EVER_US):
+            if found := await find(connection, check):
+                told += await mend(connection, found, check)
+    return told
