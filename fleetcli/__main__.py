@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleetcli import ask, demo, maintain, mapping, replay, simulate, up, verify
+from fleetcli import ask, demo, fleet, maintain, mapping, plot, replay, simulate, up, verify
 from fleetcli.console import complain
 from fleetcli.errors import CommandError
 from shared.errors import StartRefused
@@ -23,6 +23,8 @@ for command in (
     simulate.simulate,
     replay.replay,
     ask.performance,
+    fleet.fleet,
+    plot.plot,
     ask.status,
     ask.health,
     up.migrate,

@@ -8,11 +8,17 @@ from energyfleet.v1.analytics_service_pb2 import (
     Freshness,
     GetMeterStatusRequest,
     GetMeterStatusResponse,
+    GetPerformanceSeriesRequest,
+    GetPerformanceSeriesResponse,
     GetVehiclePerformanceResponse,
     GetVehicleStatusRequest,
     GetVehicleStatusResponse,
+    ListVehiclePerformanceRequest,
+    ListVehiclePerformanceResponse,
     Verdict,
+    VerdictTotals,
 )
+from energyfleet.v1.analytics_service_pb2 import VehiclePerformance as VehiclePerformanceMessage
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from energyfleet.v1.ingestion_service_pb2 import (
     ConflictingReading,
@@ -32,6 +38,11 @@ from fleetcli.messages import mapping_request, performance_request, unmapping_re
 from fleetcli.uplink import Failure, OnAnswer, Uplink
 
 Performance = GetVehiclePerformanceResponse
+FleetPerformance = ListVehiclePerformanceResponse
+VehiclePerformance = VehiclePerformanceMessage
+FleetQuestion = ListVehiclePerformanceRequest
+Series = GetPerformanceSeriesResponse
+SeriesQuestion = GetPerformanceSeriesRequest
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
@@ -44,7 +55,11 @@ PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""
 
 
-def verdict_of(answer: Performance) -> str:
+PAGE_MAX_VEHICLES = 1_000
+"""What the service takes."""
+
+
+def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals) -> str:
     """The verdict's name without its prefix, `LOW_EFFICIENCY`; its number where this version does not know it."""
     try:
         return Verdict.Name(answer.verdict).removeprefix("VERDICT_")
@@ -132,6 +147,30 @@ class AnalyticsClient(_Client):
             return await self._stub.GetVehiclePerformance(
                 performance_request(vehicle_id, start_us, end_us), timeout=CALL_TIMEOUT_S
             )
+
+    async def fleet(self, question: FleetQuestion, most: int | None = None) -> FleetPerformance:
+        """How the fleet charged, its pages put together: the first `most` vehicles, or all of them."""
+        whole = FleetPerformance()
+        page = FleetQuestion()
+        page.CopyFrom(question)
+        while True:
+            left = PAGE_MAX_VEHICLES if most is None else most - len(whole.vehicles)
+            page.page_size = min(left, PAGE_MAX_VEHICLES)
+            with service_errors(self.address):
+                answer = await self._stub.ListVehiclePerformance(page, timeout=CALL_TIMEOUT_S)
+            if not page.page_token:
+                whole.MergeFrom(answer)
+            else:
+                whole.vehicles.extend(answer.vehicles)
+            page.page_token = answer.next_page_token
+            if not page.page_token or (most is not None and len(whole.vehicles) >= most):
+                whole.ClearField("next_page_token")
+                return whole
+
+    async def series(self, question: SeriesQuestion) -> Series:
+        """How one vehicle charged over time."""
+        with service_errors(self.address):
+            return await self._stub.GetPerformanceSeries(question, timeout=CALL_TIMEOUT_S)
 
     async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
         """A vehicle's newest reading; None for one never heard of."""

@@ -13,7 +13,7 @@ _WIDTH_WITHOUT_TERMINAL = 120
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
 err = Console(highlight=False, width=None if sys.stderr.isatty() else _WIDTH_WITHOUT_TERMINAL, stderr=True)
 
-_VERDICT_STYLES = {
+VERDICT_STYLES = {
     "OK": "green",
     "LOW_EFFICIENCY": "bold red",
     "IMPLAUSIBLE": "bold magenta",
@@ -39,7 +39,7 @@ def complain(line: str) -> None:
 
 def verdict_text(verdict: str) -> Text:
     """A verdict in its colour."""
-    return Text(verdict, _VERDICT_STYLES.get(verdict, ""))
+    return Text(verdict, VERDICT_STYLES.get(verdict, ""))
 
 
 def facts_table(title: str) -> Table:

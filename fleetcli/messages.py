@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, TimeWindow
+from energyfleet.v1.analytics_service_pb2 import (
+    GetPerformanceSeriesRequest,
+    GetVehiclePerformanceRequest,
+    ListVehiclePerformanceRequest,
+    PerformanceOrder,
+    SeriesGranularity,
+    TimeWindow,
+    Verdict,
+)
 from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, MapVehicleRequest, UnmapVehicleRequest
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
@@ -56,13 +64,40 @@ def unmapping_request(vehicle_id: str, from_us: int | None, until_us: int | None
 
 def performance_request(vehicle_id: str, start_us: int | None, end_us: int | None) -> GetVehiclePerformanceRequest:
     """Asks about a window in microseconds; an end that is None is left to the service."""
+    return GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=_window(start_us, end_us))
+
+
+def fleet_request(
+    start_us: int | None, end_us: int | None, verdicts: Sequence[str], vehicle_ids: Sequence[str], order: str
+) -> ListVehiclePerformanceRequest:
+    """Asks about the fleet: verdicts and order by the contract's names, `LOW_EFFICIENCY` and `KWH_LOST`."""
+    return ListVehiclePerformanceRequest(
+        window=_window(start_us, end_us),
+        verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
+        vehicle_ids=vehicle_ids,
+        order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    )
+
+
+def series_request(
+    vehicle_id: str, start_us: int | None, end_us: int | None, granularity: str, time_zone: str
+) -> GetPerformanceSeriesRequest:
+    """Asks about a vehicle over time: the granularity by the contract's name, `HOUR` or `DAY`."""
+    return GetPerformanceSeriesRequest(
+        vehicle_id=vehicle_id,
+        window=_window(start_us, end_us),
+        granularity=SeriesGranularity.Value(f"SERIES_GRANULARITY_{granularity}"),
+        time_zone=time_zone,
+    )
+
+
+def _window(start_us: int | None, end_us: int | None) -> TimeWindow | None:
     if start_us is None and end_us is None:
-        return GetVehiclePerformanceRequest(vehicle_id=vehicle_id)
-    window = TimeWindow(
+        return None
+    return TimeWindow(
         start=None if start_us is None else proto_from_us(start_us),
         end=None if end_us is None else proto_from_us(end_us),
     )
-    return GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window)
 
 
 def _add(request: ExchangeTelemetryRequest, burst: Burst) -> None:

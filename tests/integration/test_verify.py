@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, errors
 
@@ -80,6 +80,9 @@ readings = st.builds(
     temp=st.none() | st.sampled_from([-20.1, 20.1]) | st.floats(-60, 150),
 )
 
+NOBODY = 99
+"""A key that no device has."""
+
 # A number that picks a row among those that there are, and what psql does to it.
 _at = st.integers(0, 50)
 _side = st.sampled_from(SIDES)
@@ -92,12 +95,12 @@ damages = st.one_of(
     st.tuples(st.just("temperature count"), st.just("vehicle"), _at, st.integers(-1, 1)),
     st.tuples(st.just("move"), _side, _at, st.sampled_from([US_PER_HOUR // 2, 50 * US_PER_HOUR])),
     st.tuples(st.just("delete hour"), _side, _at, st.none()),
-    st.tuples(st.just("surplus hour"), _side, st.integers(1, 5), st.integers(-3, 3)),
+    st.tuples(st.just("surplus hour"), _side, st.sampled_from([1, 2, NOBODY]), st.integers(-3, 3)),
     st.tuples(st.just("status"), _side, _at, _wrong),
     st.tuples(st.just("status unmeasured"), _side, _at, st.none()),
     st.tuples(st.just("status time"), _side, _at, st.sampled_from([-1, 1, -2 * US_PER_DAY])),
     st.tuples(st.just("delete status"), _side, _at, st.none()),
-    st.tuples(st.just("surplus status"), _side, st.integers(1, 5), st.integers(-30, 3)),
+    st.tuples(st.just("surplus status"), _side, st.sampled_from([1, 2, NOBODY]), st.integers(-30, 3)),
 )
 
 DAMAGES = {
@@ -251,7 +254,7 @@ async def write(url: str, sent: list[Reading]) -> None:
 
 
 def begin_anew(owner: psycopg.Connection[Any]) -> None:
-    """Nothing but four devices of each side, of which the last is only mapped, and a key that nobody has."""
+    """Nothing but four devices of each side, of which the last never reports."""
     for side in SIDES:
         for table in ("telemetry_history", "current_status", "energy_hourly"):
             owner.execute(f"DELETE FROM {side}_{table}")
@@ -268,6 +271,11 @@ def begin_anew(owner: psycopg.Connection[Any]) -> None:
     sent=st.lists(readings, min_size=3, max_size=25),
     damaged=st.lists(damages, min_size=1, max_size=6),
     dropped=st.booleans(),
+)
+@example(
+    sent=[],
+    damaged=[(what, side, NOBODY, 1) for what in ("surplus hour", "surplus status") for side in SIDES],
+    dropped=False,
 )
 async def test_exactly_what_was_damaged_is_found_and_mended(
     sent: list[Reading],
@@ -434,6 +442,19 @@ async def test_a_table_that_others_keep_for_themselves_is_not_waited_for_for_eve
         with pytest.raises(errors.LockNotAvailable):
             await mended(database_url)
     assert len(await mended(database_url)) == 1
+
+
+async def test_hours_that_the_retention_floor_passes_meanwhile_are_not_judged(
+    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+) -> None:
+    await write(ingestion_url, [a_reading(-60), a_reading(0)])
+    async with connected(database_url) as connection:
+        todo = [each for each in await checks(connection, *EVER_US) if each.hour_us is not None]
+        owner.execute("DELETE FROM meter_telemetry_history WHERE ts < %s", (FLOOR_DAY,))
+        before = [difference for check in todo for difference in await find(connection, check)]
+        owner.execute("UPDATE retention SET floor_day = %s", (FLOOR_DAY,))
+        after = [difference for check in todo for difference in await find(connection, check)]
+    assert (len(before), after) == (1, [])
 
 
 async def test_only_hours_within_the_span_are_looked_at(

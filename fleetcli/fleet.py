@@ -1,0 +1,220 @@
+"""`energyfleet fleet`: how the whole fleet charged, the worst first, for people and for programs."""
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.table import Table
+from rich.text import Text
+
+from fleetcli.client import (
+    AnalyticsClient,
+    FleetPerformance,
+    FleetQuestion,
+    Series,
+    VehiclePerformance,
+    verdict_of,
+)
+from fleetcli.console import out, progress_bar, say, verdict_text
+from fleetcli.errors import CommandError
+from fleetcli.messages import fleet_request, series_request
+from fleetcli.options import (
+    ANALYTICS_DEFAULT,
+    Analytics,
+    AsJson,
+    Ca,
+    moment_us,
+    run,
+    window_start_us,
+)
+from fleetcli.sparkline import LEGEND, sparkline
+from shared.timestamps import US_PER_DAY, system_clock, us_from_proto
+
+WINDOW_HOURS = 24.0
+
+WINDOW_HOURS_MAX = 32 * 24
+"""What the service takes at most: a month, widened to whole hours."""
+
+ROWS_SHOWN = 20
+"""A screenful of the worst."""
+
+_SERIES_AT_ONCE = 8
+"""Questions to the service at a time: what its own connections to the database are."""
+
+_NUMBERS = ("DC kWh", "AC kWh", "lost kWh", "ratio")
+
+_LEFT_OUT = ("DC kWh", "AC kWh", "lost kWh", "by the hour")
+"""Columns that a narrow terminal has to do without, one after the other."""
+
+_WIDTH_MAX = 1_000
+"""Wider than any table here."""
+
+
+class VerdictName(StrEnum):
+    """The verdicts of the contract."""
+
+    OK = "OK"
+    LOW_EFFICIENCY = "LOW_EFFICIENCY"
+    IMPLAUSIBLE = "IMPLAUSIBLE"
+    INSUFFICIENT_DATA = "INSUFFICIENT_DATA"
+    NO_METER = "NO_METER"
+
+
+class OrderName(StrEnum):
+    """The orders of the contract."""
+
+    RATIO = "ratio"
+    LOST = "lost"
+
+
+_ORDERS = {OrderName.RATIO: "RATIO", OrderName.LOST: "KWH_LOST"}
+
+_CSV_FIELDS = (
+    "efficiency_ratio",
+    "kwh_lost",
+    "kwh_delivered_dc",
+    "kwh_consumed_ac",
+    "coverage",
+    "average_battery_temp",
+    "vehicle_readings",
+    "meter_readings",
+)
+
+
+def fleet(
+    analytics: Analytics = ANALYTICS_DEFAULT,
+    ca: Ca = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0003, max=WINDOW_HOURS_MAX, help="Length of the window. Default: 24.")
+    ] = None,
+    ending: Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")] = None,
+    order: Annotated[
+        OrderName, typer.Option(help="What comes first: the lowest ratio, or the most kWh lost.")
+    ] = OrderName.RATIO,
+    verdict: Annotated[
+        list[VerdictName] | None,
+        typer.Option(case_sensitive=False, help="Only vehicles with it; may be given several times."),
+    ] = None,
+    vehicle: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this vehicle; may be given several times.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Vehicles to list. Default: 20 in the table, all as JSON or CSV.")
+    ] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the vehicles as CSV.")] = False,
+) -> None:
+    """How efficiently the fleet charged, the worst vehicles first: over the last 24 hours, or any window of a month.
+
+    The window is widened to whole hours.
+    """
+    if as_json and as_csv:
+        raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
+    start_us = end_us = None
+    if hours is not None or ending is not None:
+        end_us = moment_us("--ending", ending or "now", system_clock())
+        start_us = window_start_us(end_us, hours or WINDOW_HOURS)
+    question = fleet_request(start_us, end_us, verdict or (), vehicle or (), _ORDERS[order])
+    if as_json or as_csv:
+        answer, _ = run(_ask(analytics, ca, question, rows, with_hours=False))
+        (_print_json if as_json else _print_csv)(answer)
+    else:
+        answer, hours_of = run(_ask(analytics, ca, question, rows or ROWS_SHOWN, with_hours=True))
+        _show(answer, hours_of)
+    if answer.unknown_vehicle_ids:
+        raise CommandError(f"never heard of: {', '.join(answer.unknown_vehicle_ids)}")
+
+
+async def _ask(
+    address: str, ca: Path | None, question: FleetQuestion, most: int | None, *, with_hours: bool
+) -> tuple[FleetPerformance, list[Series]]:
+    """The answer and, for each of its vehicles, the last hours of the window."""
+    free = asyncio.Semaphore(_SERIES_AT_ONCE)
+    async with AnalyticsClient(address, ca) as client:
+        with progress_bar() as progress:
+            task = progress.add_task("vehicles", total=None)
+            answer = await client.fleet(question, most)
+            if not with_hours:
+                return answer, []
+            progress.update(task, total=len(answer.vehicles))
+            end_us = us_from_proto(answer.window.end)
+            start_us = max(us_from_proto(answer.window.start), end_us - US_PER_DAY)
+
+            async def hours_of(vehicle: VehiclePerformance) -> Series:
+                async with free:
+                    series = await client.series(series_request(vehicle.vehicle_id, start_us, end_us, "HOUR", ""))
+                progress.advance(task)
+                return series
+
+            return answer, await asyncio.gather(*(hours_of(vehicle) for vehicle in answer.vehicles))
+
+
+def _print_json(answer: FleetPerformance) -> None:
+    plain = MessageToDict(answer, always_print_fields_with_no_presence=True)
+    del plain["nextPageToken"]
+    typer.echo(json.dumps(plain, indent=2))
+
+
+def _print_csv(answer: FleetPerformance) -> None:
+    window = [moment.ToJsonString() for moment in (answer.window.start, answer.window.end)]
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(("vehicle_id", "verdict", *_CSV_FIELDS, "window_start", "window_end", "verdict_reason"))
+    for vehicle in answer.vehicles:
+        known = {field.name: value for field, value in vehicle.ListFields()}
+        counts = {"vehicle_readings": vehicle.vehicle_readings, "meter_readings": vehicle.meter_readings}
+        values = [(known | counts).get(name, "") for name in _CSV_FIELDS]
+        rows.writerow((vehicle.vehicle_id, verdict_of(vehicle), *values, *window, vehicle.verdict_reason))
+
+
+def _show(answer: FleetPerformance, hours_of: Sequence[Series]) -> None:
+    start, end = (f"{moment.ToDatetime():%Y-%m-%d %H:%M}" for moment in (answer.window.start, answer.window.end))
+    if not answer.vehicles:
+        say(f"{start} to {end} UTC: no vehicle{' with such a verdict' if answer.totals.vehicles else ' was heard of'}.")
+    else:
+        out.print(_table(answer, hours_of, f"{start} to {end} UTC"))
+        say(LEGEND, "dim")
+    _show_totals(answer)
+
+
+def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> Table:
+    """All columns, or those for which a terminal has room."""
+    columns = {
+        "vehicle": [vehicle.vehicle_id for vehicle in answer.vehicles],
+        "DC kWh": [_measured(vehicle, "kwh_delivered_dc", ",.3f") for vehicle in answer.vehicles],
+        "AC kWh": [_measured(vehicle, "kwh_consumed_ac", ",.3f") for vehicle in answer.vehicles],
+        "lost kWh": [_measured(vehicle, "kwh_lost", ",.3f") for vehicle in answer.vehicles],
+        "ratio": [_measured(vehicle, "efficiency_ratio", ".4f") for vehicle in answer.vehicles],
+        "verdict": [verdict_text(verdict_of(vehicle)) for vehicle in answer.vehicles],
+        "by the hour": [sparkline(series.buckets, answer.thresholds) for series in hours_of],
+    }
+    for left_out in (None, *_LEFT_OUT):
+        columns.pop(left_out or "", None)
+        table = Table(title=Text(title), title_justify="left")
+        for name in columns:
+            table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
+        if out.measure(table, options=out.options.update(max_width=_WIDTH_MAX)).maximum <= out.width:
+            break
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    return table
+
+
+def _show_totals(answer: FleetPerformance) -> None:
+    totals = answer.totals
+    verdicts = [f"{each.vehicles:,} {verdict_of(each)}" for each in totals.by_verdict if each.vehicles]
+    say(f"{len(answer.vehicles):,} of {answer.matched:,} vehicles shown; verdicts: {', '.join(verdicts) or 'none'}.")
+    if totals.HasField("efficiency_ratio"):
+        say(f"Those that can be judged delivered {totals.efficiency_ratio:.1%} and lost {totals.kwh_lost:,.1f} kWh.")
+
+
+def _measured(vehicle: VehiclePerformance, field: Any, form: str) -> str:
+    """A measurement for people; what is absent is no 0."""
+    return format(getattr(vehicle, field), form) if vehicle.HasField(field) else "-"

@@ -1,0 +1,133 @@
+"""`energyfleet plot`: a vehicle's hours or days as a picture."""
+
+from datetime import UTC
+from enum import StrEnum
+from math import nan
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+from energyfleet.v1.analytics_service_pb2 import PerformanceThresholds
+
+from fleetcli.client import AnalyticsClient, Series, SeriesQuestion
+from fleetcli.console import say
+from fleetcli.errors import BadInput, CommandError
+from fleetcli.messages import series_request
+from fleetcli.options import ANALYTICS_DEFAULT, HOURS_MAX, Analytics, Ca, moment_us, run, window_start_us
+from shared.timestamps import system_clock
+
+FORMATS = (".png", ".svg", ".pdf")
+
+_HOURS_OF_DAYS = 30 * 24.0
+_HOURS_OF_HOURS = 24.0
+
+
+class Granularity(StrEnum):
+    """How long a bucket is."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+def plot(
+    vehicle: Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")],
+    to: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture: .png, .svg or .pdf.")],
+    analytics: Analytics = ANALYTICS_DEFAULT,
+    ca: Ca = None,
+    by: Annotated[Granularity, typer.Option(help="What a bar stands for.")] = Granularity.HOUR,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.0003, max=HOURS_MAX, help="Length of the window. Default: 24, by days 30 days."),
+    ] = None,
+    ending: Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")] = None,
+    time_zone: Annotated[
+        str, typer.Option(metavar="ZONE", help="Where hours and days begin, such as Europe/Berlin.")
+    ] = "UTC",
+) -> None:
+    """Draw how a vehicle charged over time: energy of both sides, their ratio, the battery's temperature."""
+    if to.suffix.lower() not in FORMATS:
+        raise typer.BadParameter(f"{str(to)!r} does not end in {', '.join(FORMATS)}", param_hint="--out")
+    start_us = end_us = None
+    if hours is not None or ending is not None:
+        end_us = moment_us("--ending", ending or "now", system_clock())
+        default = _HOURS_OF_HOURS if by is Granularity.HOUR else _HOURS_OF_DAYS
+        start_us = window_start_us(end_us, hours or default)
+    _require_matplotlib()
+    series = run(_ask(analytics, ca, series_request(vehicle, start_us, end_us, by.name, time_zone)))
+    draw(series, to)
+    say(f"{to} shows {vehicle} by the {by}: {len(series.buckets):,} {by}s.")
+
+
+async def _ask(address: str, ca: Path | None, question: SeriesQuestion) -> Series:
+    async with AnalyticsClient(address, ca) as client:
+        return await client.series(question)
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401 (before the service is asked)
+    except ImportError:
+        raise CommandError("`energyfleet plot` needs matplotlib: pip install 'energy-fleet[plot]'") from None
+
+
+def draw(series: Series, to: Path) -> None:
+    """Writes the picture, in the format that the file's name ends in. Raises BadInput where it cannot be written."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    energy, ratio, temperature = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
+    # Positions are in UTC: in a time zone, Python takes hours from each other as if the clock was never changed.
+    starts = [each.window.start.ToDatetime(UTC) for each in series.buckets]
+    widths = [each.window.end.ToDatetime(UTC) - start for each, start in zip(series.buckets, starts, strict=True)]
+    middles = [start + width / 2 for start, width in zip(starts, widths, strict=True)]
+
+    drawn = [each.kwh_consumed_ac for each in series.buckets]
+    delivered = [each.kwh_delivered_dc for each in series.buckets]
+    energy.bar(starts, drawn, widths, align="edge", color="lightgray", edgecolor="white", label="drawn (AC)")
+    energy.bar(middles, delivered, [0.6 * width for width in widths], color="tab:blue", label="delivered (DC)")
+    energy.set_ylabel("kWh")
+
+    limits = series.thresholds
+    ratios = [each.efficiency_ratio if each.HasField("efficiency_ratio") else nan for each in series.buckets]
+    colors = [_color(each, limits) for each in ratios]
+    ratio.scatter(middles, ratios, c=colors, s=16, zorder=3)
+    ratio.axhline(limits.low_efficiency_below, color="tab:red", linewidth=1, linestyle="--", label="low below")
+    ratio.axhline(limits.implausible_above, color="tab:purple", linewidth=1, linestyle="--", label="implausible above")
+    ratio.set_ylabel("DC / AC")
+
+    # Not a number: there the line has a gap.
+    temps = [each.average_battery_temp if each.HasField("average_battery_temp") else nan for each in series.buckets]
+    temperature.plot(middles, temps, "o-", color="tab:orange", markersize=3)
+    temperature.set_ylabel("battery, °C")
+
+    for axes in (energy, ratio, temperature):
+        for start, width, bucket in zip(starts, widths, series.buckets, strict=True):
+            if bucket.empty:
+                axes.axvspan(start, start + width, color="0.95", zorder=0)
+        axes.grid(axis="y", linewidth=0.5, alpha=0.5)
+    for axes in (energy, ratio):
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize="small")
+    zone = ZoneInfo(series.time_zone)
+    locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]  # this part of matplotlib has no types
+    temperature.xaxis.set_major_locator(locator)
+    temperature.xaxis.set_major_formatter(
+        ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]  # as above
+    )
+    temperature.set_xlim(starts[0], starts[-1] + widths[-1])
+    window = " to ".join(
+        f"{moment.ToDatetime(zone):%Y-%m-%d %H:%M}" for moment in (series.window.start, series.window.end)
+    )
+    figure.suptitle(f"{series.vehicle_id}, {window} ({series.time_zone})")
+    temperature.set_xlabel("shaded: nothing was reported")
+    try:
+        figure.savefig(to, dpi=120)
+    except OSError as error:
+        raise BadInput(f"--out {to}: {error.strerror}") from None
+
+
+def _color(ratio: float, limits: PerformanceThresholds) -> str:
+    if ratio < limits.low_efficiency_below:
+        return "tab:red"
+    return "tab:purple" if ratio > limits.implausible_above else "tab:green"

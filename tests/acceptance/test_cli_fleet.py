@@ -1,0 +1,146 @@
+"""`energyfleet fleet` and `energyfleet plot` through real processes and real channels."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetcli import client
+from fleetcli.client import AnalyticsClient
+from fleetcli.messages import fleet_request
+from tests.acceptance.test_cli_up import an_environment, energyfleet, up
+
+SEED = "21"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Services with a simulated fleet of six chargers; before that, an empty fleet."""
+    directory = tmp_path_factory.mktemp("up")
+    with up(directory) as running:
+        environment = an_environment(
+            directory, INGESTION_ADDRESS=running.address("ingestion"), ANALYTICS_ADDRESS=running.address("analytics")
+        )
+        empty = energyfleet("fleet", environment=environment)
+        assert empty.returncode == 0, empty.stderr
+        assert "UTC: no vehicle was heard of.\n0 of 0 vehicles shown; verdicts: none.\n" in empty.stdout
+        assert energyfleet("fleet", "--csv", environment=environment).stdout.count("\n") == 1
+        sent = energyfleet("simulate", "--chargers", "6", "--hours", "5", "--seed", SEED, environment=environment)
+        assert sent.returncode == 0, sent.stderr
+        yield environment
+
+
+def as_json(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
+    asked = energyfleet("fleet", *arguments, "--json", environment=environment)
+    assert asked.returncode == 0, asked.stderr
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
+
+
+def test_the_worst_come_first_with_a_bar_for_each_of_24_hours(environment: dict[str, str]) -> None:
+    whole = as_json(environment)
+    ids = [each["vehicleId"] for each in whole["vehicles"]]
+    ratios = [each.get("efficiencyRatio", 9.0) for each in whole["vehicles"]]
+    assert (whole["matched"], len(ids), ratios) == ("6", 6, sorted(ratios))
+    assert "nextPageToken" not in whole
+
+    table = energyfleet("fleet", "--rows", "4", environment=environment)
+    assert "\x1b" not in table.stdout + table.stderr
+    rows = [line.split("│") for line in table.stdout.splitlines() if line.startswith("│")]
+    assert [row[1].strip() for row in rows] == ids[:4]
+    assert all(re.fullmatch(r"[·▁▂▃▄▅▆▇█]{24}", row[-2].strip()) for row in rows)
+    assert all("·" * 18 in row[-2] for row in rows), "the fleet is five hours old"
+    assert "4 of 6 vehicles shown; verdicts: " in table.stdout
+    narrow = energyfleet("fleet", environment=environment | {"COLUMNS": "60"}).stdout
+    assert all(each in narrow for each in ids)
+
+
+def test_order_verdicts_and_vehicles_can_be_chosen(environment: dict[str, str]) -> None:
+    lost = [each.get("kwhLost", -9e9) for each in as_json(environment, "--order", "lost")["vehicles"]]
+    assert lost == sorted(lost, reverse=True)
+    low = as_json(environment, "--verdict", "low_efficiency", "--verdict", "OK")
+    assert {each["verdict"] for each in low["vehicles"]} <= {"VERDICT_LOW_EFFICIENCY", "VERDICT_OK"}
+    assert 0 < len(low["vehicles"]) == int(low["matched"]) < 6
+    one = as_json(environment, "--vehicle", f"ev-{SEED}-00002")
+    assert [each["vehicleId"] for each in one["vehicles"]] == [f"ev-{SEED}-00002"]
+    before = as_json(environment, "--hours", "2", "--ending", "2025-01-01T00:30:00Z")
+    assert before["window"] == {"start": "2024-12-31T22:00:00Z", "end": "2025-01-01T01:00:00Z"}
+    assert {each["verdict"] for each in before["vehicles"]} == {"VERDICT_NO_METER"}
+
+
+def test_csv_has_what_json_has_and_nothing_where_a_value_is_absent(environment: dict[str, str]) -> None:
+    vehicles = as_json(environment)["vehicles"]
+    rows = list(csv.DictReader(io.StringIO(energyfleet("fleet", "--csv", environment=environment).stdout)))
+    assert [row["vehicle_id"] for row in rows] == [each["vehicleId"] for each in vehicles]
+    for row, each in zip(rows, vehicles, strict=True):
+        assert row["efficiency_ratio"] == str(each.get("efficiencyRatio", ""))
+        assert row["vehicle_readings"] == each["vehicleReadings"]
+        assert f"VERDICT_{row['verdict']}" == each["verdict"]
+
+
+async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    question = fleet_request(None, None, (), (), "RATIO")
+    async with AnalyticsClient(environment["ENERGYFLEET_ANALYTICS_ADDRESS"]) as asking:
+        whole = await asking.fleet(question)
+        monkeypatch.setattr(client, "PAGE_MAX_VEHICLES", 2)
+        pages = await asking.fleet(question)
+        five = await asking.fleet(question, 5)
+    assert pages == whole
+    assert list(five.vehicles) == list(whole.vehicles)[:5]
+    assert five.totals == whole.totals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("fleet", "--json", "--csv"), 2, "either --json or --csv"),
+        (("fleet", "--verdict", "BAD"), 2, "BAD"),
+        (("fleet", "--rows", "0"), 2, "greater than or equal to 1"),
+        (("fleet", "--ending", "soon"), 2, "'soon' is neither"),
+        (("fleet", "--vehicle", "nobody"), 1, "never heard of: nobody"),
+        (("fleet", "--vehicle", "no body"), 1, "INVALID_ARGUMENT: vehicle_ids"),
+        (("plot", "nobody", "--out", "it.png"), 1, "NOT_FOUND: vehicle nobody was never heard of"),
+        (("plot", f"ev-{SEED}-00001", "--out", "it.doc"), 2, "does not end in .png"),
+        (("plot", f"ev-{SEED}-00001", "--out", "no/where.png"), 1, "--out no/where.png: No such file or directory"),
+        (("plot", f"ev-{SEED}-00001", "--out", "it.png", "--time-zone", "Mars"), 1, "INVALID_ARGUMENT: time_zone"),
+    ],
+)
+def test_what_cannot_be_answered_is_told(
+    arguments: tuple[str, ...], code: int, complaint: str, environment: dict[str, str]
+) -> None:
+    asked = energyfleet(*arguments, environment=environment)
+    assert asked.returncode == code
+    assert complaint in " ".join(asked.stderr.split())
+    assert "Traceback" not in asked.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "magic", "options"),
+    [
+        ("hours.png", b"\x89PNG", ()),
+        ("days.svg", b"<?xml", ("--by", "day", "--time-zone", "Europe/Berlin")),
+        ("old.pdf", b"%PDF", ("--hours", "3", "--ending", "2025-01-01T00:00:00Z")),
+    ],
+)
+def test_a_vehicle_is_drawn(
+    name: str, magic: bytes, options: tuple[str, ...], environment: dict[str, str], tmp_path: Path
+) -> None:
+    to = tmp_path / name
+    drawn = energyfleet("plot", f"ev-{SEED}-00001", "--out", str(to), *options, environment=environment)
+    assert drawn.returncode == 0, drawn.stderr
+    assert to.read_bytes().startswith(magic)
+    assert f"{to} shows ev-{SEED}-00001" in drawn.stdout
+
+
+def test_without_matplotlib_the_command_says_what_to_install(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    without = environment | {"PYTHONPATH": str(tmp_path)}
+    drawn = energyfleet("plot", f"ev-{SEED}-00001", "--out", str(tmp_path / "it.png"), environment=without)
+    assert (drawn.returncode, drawn.stdout) == (1, "")
+    assert drawn.stderr == "`energyfleet plot` needs matplotlib: pip install 'energy-fleet[plot]'\n"
+    assert energyfleet("fleet", environment=without).returncode == 0

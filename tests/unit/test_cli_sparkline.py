@@ -1,0 +1,38 @@
+"""A vehicle's hours as a line of bars."""
+
+import pytest
+from energyfleet.v1.analytics_service_pb2 import PerformanceBucket, PerformanceThresholds
+
+from fleetcli.sparkline import sparkline
+
+LIMITS = PerformanceThresholds(low_efficiency_below=0.85, implausible_above=1.02)
+
+
+def an_hour(ac: float, ratio: float) -> PerformanceBucket:
+    return PerformanceBucket(kwh_consumed_ac=ac, kwh_delivered_dc=ac * ratio, efficiency_ratio=ratio)
+
+
+def test_height_is_energy_and_colour_is_the_ratio_within_its_limits() -> None:
+    hours = [
+        PerformanceBucket(empty=True),
+        an_hour(7.0, 0.9),
+        an_hour(1.0, 0.85),
+        an_hour(3.5, 0.849),
+        an_hour(2.0, 1.03),
+        PerformanceBucket(kwh_delivered_dc=3.0),
+    ]
+    line = sparkline(hours, LIMITS)
+    assert line.plain == "·█▂▅▃▄"
+    assert [str(span.style) for span in line.spans] == [
+        "dim",
+        "green",
+        "green",
+        "bold red",
+        "bold magenta",
+        "yellow",
+    ]
+
+
+@pytest.mark.parametrize(("hours", "plain"), [([], ""), ([PerformanceBucket(kwh_delivered_dc=0.0)] * 2, "▁▁")])
+def test_hours_without_energy_have_the_lowest_bars(hours: list[PerformanceBucket], plain: str) -> None:
+    assert sparkline(hours, LIMITS).plain == plain
