@@ -38,23 +38,23 @@ async def test_a_question_is_one_round_trip_and_never_planned_for_any_window(
 ) -> None:
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
-        for _ in range(20):  # past the 5 executions after which the driver prepares, and the 5 after which plans freeze
+        for _ in range(20):  # past the 5 executions after which a driver prepares, or plans freeze
             await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
         with (tmp_path / "trace").open("w+b") as trace:
             async with queries.reader.engine.connect() as connection:
-                prepared = await connection.execute(
-                    text("SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements")
+                generic = await connection.execute(
+                    text("SELECT name FROM pg_prepared_statements WHERE generic_plans > 0")
                 )
-                custom_plans, generic_plans = prepared.one()
+                generically_planned = generic.all()
                 driver_connection = (await connection.get_raw_connection()).driver_connection
             assert isinstance(driver_connection, psycopg.AsyncConnection)
             driver_connection.pgconn.trace(trace.fileno())
             await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
             driver_connection.pgconn.untrace()
             trace.seek(0)
-            sent = [line.split(b"\t") for line in trace.read().splitlines()]
-    assert custom_plans >= 10
-    assert generic_plans == 0
+            lines = (line.split(b"\t") for line in trace.read().splitlines())
+            sent = [line for line in lines if len(line) > 3]  # others go on with a statement of several lines
+    assert generically_planned == []
     round_trips = [line[3] for line in sent if line[1] == b"F" and line[3].split()[0] in (b"Query", b"Sync")]
     assert [each.split()[0] for each in round_trips] == [b"Query", b"Sync"], "the pool's ping, then the question"
     assert b"BEGIN" not in b" ".join(round_trips)
@@ -125,7 +125,7 @@ async def test_a_request_to_cancel_never_meets_the_next_question(reader_url: str
 async def test_a_question_that_failed_at_any_time_can_be_asked_again(
     rows: Rows, database_url: str, reader_url: str, times_before: int
 ) -> None:
-    """Also at the time at which the driver prepares it, which is when it was asked five times."""
+    """Also when it was asked five times, after which the driver would prepare it."""
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
         for _ in range(times_before):
@@ -142,7 +142,7 @@ async def test_a_question_that_failed_at_any_time_can_be_asked_again(
 
 
 async def test_a_request_to_cancel_that_overtakes_its_question_is_repeated(
-    reader_url: str, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, reader_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled: list[psycopg.AsyncConnection[Any]] = []
     cancel_safe = psycopg.AsyncConnection.cancel_safe
@@ -154,8 +154,11 @@ async def test_a_request_to_cancel_that_overtakes_its_question_is_repeated(
 
     monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", lost_at_first)
     async with asking(reader_url, pool_size=1) as queries:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(queries.reader.ask(text("SELECT pg_sleep(10)"), {}), 0.05)
+        call = asyncio.create_task(queries.reader.ask(text("SELECT pg_sleep(10)"), {}))
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        while rows.connection.execute(asleep).fetchone() is None:
+            await asyncio.sleep(0.01)
+        call.cancel()
         async with asyncio.timeout(5):
             await queries.reader.ask(SESSION, {})
     assert len(cancelled) == 2
