@@ -88,7 +88,8 @@ FROM vehicle CROSS JOIN totals
 # A fleet is asked about in two statements at the same time, one for each side: two connections, two cores. The window
 # is from hour to hour, :hours are the starts of its hours, and :no_hour has a 0 for each. The hours in which a device
 # reported come back as bits, so that the two sides never have to meet hour by hour. Whole hours come from the rollups,
-# but not before the retention floor: days of history are dropped there, while rollups stay.
+# but not before the retention floor: days of history are dropped there, while rollups stay. Those of :every vehicle are
+# read hour by hour, those of some device by device; the planner knows which and leaves out the other way.
 
 # A row for each vehicle that was asked about and is known.
 FLEET_DELIVERED = text("""
@@ -108,9 +109,25 @@ of_rollups AS (
                CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
            )) AS hours
     FROM vehicle_energy_hourly
-    WHERE hour_start >= :window_start AND hour_start < :window_end
+    WHERE CAST(:every AS boolean)
+      AND hour_start >= :window_start AND hour_start < :window_end
       AND hour_start >= (SELECT since FROM kept)
-      AND (CAST(:every AS boolean) OR vehicle_key IN (SELECT vehicle_key FROM asked))
+    GROUP BY vehicle_key
+    UNION ALL
+    SELECT vehicle_key, sum(hourly.kwh_delivered_dc), sum(hourly.readings),
+           sum(hourly.battery_temp_sum), sum(hourly.battery_temp_readings),
+           bit_or(set_bit(
+               CAST(:no_hour AS bit varying), width_bucket(hourly.hour_start, CAST(:hours AS timestamptz[])) - 1, 1
+           ))
+    FROM asked CROSS JOIN LATERAL (
+        SELECT hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings
+        FROM vehicle_energy_hourly
+        WHERE vehicle_key = asked.vehicle_key
+          AND hour_start >= :window_start AND hour_start < :window_end
+          AND hour_start >= (SELECT since FROM kept)
+        OFFSET 0
+    ) AS hourly
+    WHERE NOT CAST(:every AS boolean)
     GROUP BY vehicle_key
 ),
 of_history AS (
@@ -176,7 +193,7 @@ with_hours AS (
 ),
 mapped AS (
     SELECT vehicle_key, meter_key, since, until, whole_from, whole_until,
-           whole_from = :window_start AND whole_until = :window_end AS all_through
+           CAST(:every AS boolean) AND whole_from = :window_start AND whole_until = :window_end AS all_through
     FROM with_hours
 ),
 pieces AS (
@@ -194,8 +211,7 @@ meters_all_through AS (
                CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
            )) AS hours
     FROM meter_energy_hourly
-    WHERE hour_start >= :window_start AND hour_start < :window_end
-      AND (CAST(:every AS boolean) OR meter_key IN (SELECT meter_key FROM mapped WHERE all_through))
+    WHERE CAST(:every AS boolean) AND hour_start >= :window_start AND hour_start < :window_end
     GROUP BY meter_key
 ),
 consumed AS (
