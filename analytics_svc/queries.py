@@ -28,6 +28,9 @@ from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime, u
 SLICE_VEHICLES = 1_000
 """Vehicles of a fleet that are gone through before other calls have their turn: some 2 ms."""
 
+BIGINT_BITS = 64
+"""Hours that a bigint has a bit for."""
+
 MAPPINGS_MAX = 100
 """Mappings that are told one by one: a charger that is moved every day of a season."""
 
@@ -143,15 +146,16 @@ class Queries:
         """What the vehicles and their meters reported within a window from hour to hour; in no order."""
         hours = [datetime_from_us(hour_us) for hour_us in range(window.start_us, window.end_us, US_PER_HOUR)]
         ids = {"every": not question.vehicle_ids, "vehicle_ids": list(question.vehicle_ids)}
-        parameters = {"hours": hours, "no_hour": "0" * len(hours)} | ids | _ends(window)
+        bits = {"few_hours": len(hours) <= BIGINT_BITS, "no_hour": "0" * max(BIGINT_BITS, len(hours))}
+        parameters = {"hours": hours} | bits | ids | _ends(window)
         delivered, consumed = await asyncio.gather(
             self.reader.ask(FLEET_DELIVERED, parameters), self.reader.ask(FLEET_CONSUMED, parameters)
         )
-        of_meters: dict[int, tuple[Any, ...]] = {row[0]: row[1:] for row in consumed.told}
-        unmapped = (0, None, 0, "0")
+        of_meters = {row[0]: row for row in consumed.told}
+        unmapped = (0, 0, None, 0, "0")
         totals: list[tuple[str, Totals]] = []
         for vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits in delivered.told:
-            mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
+            _, mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
             vehicle_hours, meter_hours = int(vehicle_bits, 2), int(meter_bits, 2)
             either, both = vehicle_hours | meter_hours, vehicle_hours & meter_hours
             hours_reported = either.bit_count(), both.bit_count()

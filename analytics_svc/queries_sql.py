@@ -86,10 +86,11 @@ FROM vehicle CROSS JOIN totals
 """)
 
 # A fleet is asked about in two statements at the same time, one for each side: two connections, two cores. The window
-# is from hour to hour, :hours are the starts of its hours, and :no_hour has a 0 for each. The hours in which a device
-# reported come back as bits, so that the two sides never have to meet hour by hour. Whole hours come from the rollups,
-# but not before the retention floor: days of history are dropped there, while rollups stay. Those of :every vehicle are
-# read hour by hour, those of some device by device; the planner knows which and leaves out the other way.
+# is from hour to hour, :hours are the starts of its hours, and :no_hour has a 0 for each, 64 at least. The hours in
+# which a device reported come back as bits, so that the two sides never have to meet hour by hour. Where there are
+# :few_hours, at most 64, a bigint gathers them faster. Whole hours come from the rollups, but not before the retention
+# floor: days of history are dropped there, while rollups stay. Those of :every vehicle are read hour by hour, those of
+# some device by device. The planner knows :few_hours and :every, and leaves out the other way.
 
 # A row for each vehicle that was asked about and is known.
 FLEET_DELIVERED = text("""
@@ -105,9 +106,13 @@ asked AS (
 of_rollups AS (
     SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, sum(readings) AS readings,
            sum(battery_temp_sum) AS battery_temp_sum, sum(battery_temp_readings) AS battery_temp_readings,
-           bit_or(set_bit(
-               CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
-           )) AS hours
+           CASE WHEN CAST(:few_hours AS boolean)
+               THEN CAST(bit_or(CAST(1 AS bigint) << 64 - width_bucket(hour_start, CAST(:hours AS timestamptz[])))
+                         AS bit(64))
+               ELSE bit_or(set_bit(
+                   CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
+               ))
+           END AS hours
     FROM vehicle_energy_hourly
     WHERE CAST(:every AS boolean)
       AND hour_start >= :window_start AND hour_start < :window_end
@@ -177,10 +182,12 @@ WITH kept AS (
 clipped AS (
     SELECT vehicle_key, meter_key, greatest(effective_from, :window_start) AS since,
            least(effective_until, :window_end) AS until
-    FROM vehicle_meter_map JOIN vehicles USING (vehicle_key)
+    FROM vehicle_meter_map
     WHERE effective_from < :window_end
       AND (effective_until IS NULL OR effective_until > :window_start)
-      AND (CAST(:every AS boolean) OR vehicle_id = ANY (CAST(:vehicle_ids AS text[])))
+      AND (CAST(:every AS boolean) OR vehicle_key = ANY (ARRAY(
+          SELECT vehicle_key FROM vehicles WHERE vehicle_id = ANY (CAST(:vehicle_ids AS text[]))
+      )))
 ),
 with_hours AS (
     SELECT vehicle_key, meter_key, since, until,
@@ -207,9 +214,13 @@ pieces AS (
 ),
 meters_all_through AS (
     SELECT meter_key, sum(kwh_consumed_ac) AS kwh, sum(readings) AS readings,
-           bit_or(set_bit(
-               CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
-           )) AS hours
+           CASE WHEN CAST(:few_hours AS boolean)
+               THEN CAST(bit_or(CAST(1 AS bigint) << 64 - width_bucket(hour_start, CAST(:hours AS timestamptz[])))
+                         AS bit(64))
+               ELSE bit_or(set_bit(
+                   CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
+               ))
+           END AS hours
     FROM meter_energy_hourly
     WHERE CAST(:every AS boolean) AND hour_start >= :window_start AND hour_start < :window_end
     GROUP BY meter_key

@@ -76,6 +76,8 @@ class Reader:
             pool_size=pool_size,
             statement_timeout=f"{int(timeout_s * 1_000)}ms",
             plan_cache_mode="force_custom_plan",
+            # What is large comes as two statements at a time: on two cores workers cost more than they do.
+            max_parallel_workers_per_gather="0",
             default_transaction_read_only="on",
         )
         # The two statements need no BEGIN and no ROLLBACK around them: two round trips less.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # in the stubs' types only
 VEHICLES = METERS = range(3)
 NEVER_HEARD_OF = "never-heard-of"
 VERDICTS = [name for name, number in wire.Verdict.items() if number]
+LONG_US = 64 * US_PER_HOUR
+"""Windows that are longer are put together in another way."""
 GRID_US = US_PER_HOUR // 4
 """Clocks are changed, and days begin, on the quarters of an hour."""
 
@@ -76,7 +78,12 @@ chargings = st.builds(
 )
 single = st.tuples(st.sampled_from(["meter", "vehicle"]), numbers, offsets, kwh, temperatures)
 maps = st.tuples(numbers, numbers, offsets)
-windows = st.tuples(offsets, offsets).map(sorted).filter(lambda window: window[0] < window[1])
+windows = (
+    st.tuples(offsets, offsets)
+    .map(sorted)
+    .filter(lambda window: window[0] < window[1])
+    .flatmap(lambda window: st.sampled_from([window, window, [window[0] - LONG_US, window[1]]]))
+)
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,8 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
         "every": not named,
         "vehicle_ids": list(question.vehicle_ids),
         "hours": [datetime_from_us(window.start_us + hour * US_PER_HOUR) for hour in range(24)],
-        "no_hour": "0" * 24,
+        "few_hours": True,
+        "no_hour": "0" * 64,
         "window_start": datetime_from_us(window.start_us),
         "window_end": datetime_from_us(window.end_us),
     }
