@@ -288,9 +288,8 @@ async def test_a_batch_of_1000_devices_is_answered_and_one_of_none_is_empty(
     assert [each.meter_id for each in answer.meters] == list(asked.meter_ids)
     unheard_of = [each for each in answer.vehicles if each.freshness == wire.FRESHNESS_NEVER_HEARD_OF]
     assert len(unheard_of) == 499
-    assert await stub.BatchGetStatus(wire.BatchGetStatusRequest()) == wire.BatchGetStatusResponse(
-        stale_after=STALE_AFTER
-    )
+    nobody = await stub.BatchGetStatus(wire.BatchGetStatusRequest())
+    assert nobody == wire.BatchGetStatusResponse(stale_after=STALE_AFTER, as_of=nobody.as_of)
 
 
 async def test_a_batch_of_nothing_but_the_longest_wrong_ids_is_refused_in_a_status_that_arrives(
