@@ -25,22 +25,10 @@ def performance_answer(
     limits: AnalyticsSettings,
 ) -> wire.GetVehiclePerformanceResponse:
     """How one vehicle charged, and what that rests on."""
-    vehicle_id, (totals, evidence) = question.vehicle_id, answer.told
-    explanation = explain(vehicle_id, totals, performance, limits)
+    totals, evidence = answer.told
     return wire.GetVehiclePerformanceResponse(
-        vehicle_id=vehicle_id,
+        **_performance_fields(question.vehicle_id, totals, performance, limits),
         window=window_message(question.window),
-        kwh_delivered_dc=totals.kwh_delivered_dc,
-        kwh_consumed_ac=totals.kwh_consumed_ac,
-        efficiency_ratio=performance.efficiency_ratio,
-        kwh_lost=performance.kwh_lost,
-        average_battery_temp=totals.average_battery_temp,
-        vehicle_readings=totals.vehicle_readings,
-        meter_readings=totals.meter_readings,
-        coverage=performance.coverage,
-        verdict=wire.Verdict.Value(performance.verdict),
-        verdict_reason=explanation.reason,
-        alert=explanation.alert,
         evidence=wire.PerformanceEvidence(
             first_vehicle_reading=_timestamp(evidence.first_vehicle_us),
             last_vehicle_reading=_timestamp(evidence.last_vehicle_us),
@@ -71,7 +59,7 @@ def page_answer(
     totals = result.totals
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
-        vehicles=[_vehicle_message(each, limits) for each in page],
+        vehicles=[wire.VehiclePerformance(**_performance_fields(*each, limits)) for each in page],
         matched=len(result.vehicles),
         totals=wire.FleetTotals(
             vehicles=totals.vehicles,
@@ -198,23 +186,25 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
     )
 
 
-def _vehicle_message(vehicle: JudgedVehicle, limits: AnalyticsSettings) -> wire.VehiclePerformance:
-    vehicle_id, totals, performance = vehicle
+def _performance_fields(
+    vehicle_id: str, totals: Totals, performance: Performance, limits: AnalyticsSettings
+) -> dict[str, Any]:
+    """What every message tells that has a vehicle's performance."""
     explanation = explain(vehicle_id, totals, performance, limits)
-    return wire.VehiclePerformance(
-        vehicle_id=vehicle_id,
-        kwh_delivered_dc=totals.kwh_delivered_dc,
-        kwh_consumed_ac=totals.kwh_consumed_ac,
-        efficiency_ratio=performance.efficiency_ratio,
-        kwh_lost=performance.kwh_lost,
-        average_battery_temp=totals.average_battery_temp,
-        vehicle_readings=totals.vehicle_readings,
-        meter_readings=totals.meter_readings,
-        coverage=performance.coverage,
-        verdict=wire.Verdict.Value(performance.verdict),
-        verdict_reason=explanation.reason,
-        alert=explanation.alert,
-    )
+    return {
+        "vehicle_id": vehicle_id,
+        "kwh_delivered_dc": totals.kwh_delivered_dc,
+        "kwh_consumed_ac": totals.kwh_consumed_ac,
+        "efficiency_ratio": performance.efficiency_ratio,
+        "kwh_lost": performance.kwh_lost,
+        "average_battery_temp": totals.average_battery_temp,
+        "vehicle_readings": totals.vehicle_readings,
+        "meter_readings": totals.meter_readings,
+        "coverage": performance.coverage,
+        "verdict": wire.Verdict.Value(performance.verdict),
+        "verdict_reason": explanation.reason,
+        "alert": explanation.alert,
+    }
 
 
 def _verdict_message(verdict: Verdict, group: GroupTotals) -> wire.VerdictTotals:
