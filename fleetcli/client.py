@@ -15,10 +15,10 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehicleStatusResponse,
     ListVehiclePerformanceRequest,
     ListVehiclePerformanceResponse,
+    VehiclePerformance,
     Verdict,
     VerdictTotals,
 )
-from energyfleet.v1.analytics_service_pb2 import VehiclePerformance as VehiclePerformanceMessage
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from energyfleet.v1.ingestion_service_pb2 import (
     ConflictingReading,
@@ -39,8 +39,8 @@ from fleetcli.uplink import Failure, OnAnswer, Uplink
 
 Performance = GetVehiclePerformanceResponse
 FleetPerformance = ListVehiclePerformanceResponse
-VehiclePerformance = VehiclePerformanceMessage
 FleetQuestion = ListVehiclePerformanceRequest
+FleetVehicle = VehiclePerformance
 Series = GetPerformanceSeriesResponse
 SeriesQuestion = GetPerformanceSeriesRequest
 VehicleStatus = GetVehicleStatusResponse

@@ -18,8 +18,8 @@ from fleetcli.client import (
     AnalyticsClient,
     FleetPerformance,
     FleetQuestion,
+    FleetVehicle,
     Series,
-    VehiclePerformance,
     verdict_of,
 )
 from fleetcli.console import out, progress_bar, say, verdict_text
@@ -147,7 +147,7 @@ async def _ask(
             end_us = us_from_proto(answer.window.end)
             start_us = max(us_from_proto(answer.window.start), end_us - US_PER_DAY)
 
-            async def hours_of(vehicle: VehiclePerformance) -> Series:
+            async def hours_of(vehicle: FleetVehicle) -> Series:
                 async with free:
                     series = await client.series(series_request(vehicle.vehicle_id, start_us, end_us, "HOUR", ""))
                 progress.advance(task)
@@ -215,6 +215,6 @@ def _show_totals(answer: FleetPerformance) -> None:
         say(f"Those that can be judged delivered {totals.efficiency_ratio:.1%} and lost {totals.kwh_lost:,.1f} kWh.")
 
 
-def _measured(vehicle: VehiclePerformance, field: Any, form: str) -> str:
+def _measured(vehicle: FleetVehicle, field: Any, form: str) -> str:
     """A measurement for people; what is absent is no 0."""
     return format(getattr(vehicle, field), form) if vehicle.HasField(field) else "-"

@@ -110,11 +110,10 @@ def draw(series: Series, to: Path) -> None:
     for axes in (energy, ratio):
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize="small")
     zone = ZoneInfo(series.time_zone)
-    locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]  # this part of matplotlib has no types
+    locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]  # matplotlib.dates has no types
     temperature.xaxis.set_major_locator(locator)
-    temperature.xaxis.set_major_formatter(
-        ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]  # as above
-    )
+    formatter = ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]  # matplotlib.dates has no types
+    temperature.xaxis.set_major_formatter(formatter)
     temperature.set_xlim(starts[0], starts[-1] + widths[-1])
     window = " to ".join(
         f"{moment.ToDatetime(zone):%Y-%m-%d %H:%M}" for moment in (series.window.start, series.window.end)

@@ -75,7 +75,7 @@ def verify(
                 say(line)
     differ = _by_table(seen.differences)
     if stopped:
-        so_far = f"{'mended' if repair else 'not what history says'}: {differ or 'no row'}"
+        so_far = f"{'mended' if repair else 'not what history says'} so far: {differ or 'nothing'}"
         note(f"Stopped after {seen.checks_done:,} of {seen.checks:,} steps; {so_far}.")
         raise SystemExit(INTERRUPTED)
     looked_at = f"{seen.hours:,} hours of rollups and the current status of {seen.devices:,} devices"
