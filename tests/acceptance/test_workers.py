@@ -122,7 +122,8 @@ async def send(channel: grpc.aio.Channel, messages: list[list[Telemetry]]) -> wi
                 requests = (wire.StreamTelemetryRequest(readings=each) for each in messages)
                 return (await IngestionServiceStub(channel).StreamTelemetry(requests)).summary
             except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                # The second is what grpc.aio itself says where a write meets a connection that is just going.
+                if error.code() != grpc.StatusCode.UNAVAILABLE and error.details() != "Internal error from Core":
                     raise
                 await asyncio.sleep(0.05)
 
