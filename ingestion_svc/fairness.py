@@ -129,8 +129,7 @@ class FairQueue:
         self._live: deque[Submission[Any]] = deque()
         self._catching_up: OrderedDict[Sender, deque[Submission[Any]]] = OrderedDict()
         self._waiting_since_s = 0.0
-        self._took_backlog_s = 0.0
-        self._took_backlog = False
+        self._backlog_taken_s: float | None = None  # when the last batch was taken, if there was backlog in it
         self._backlog_from_s = 0.0
 
     def __bool__(self) -> bool:
@@ -167,7 +166,7 @@ class FairQueue:
         if self._traffic.has_live(now_s):
             resting = batch and now_s < self._backlog_from_s
             most = min(most, readings + (0 if resting else BACKLOG_BESIDE_LIVE_MAX_READINGS))
-        self._took_backlog, self._took_backlog_s = bool(self._catching_up) and readings < most, now_s
+        self._backlog_taken_s = now_s if self._catching_up and readings < most else None
         while self._catching_up and readings < most:
             sender, its = self._catching_up.popitem(last=False)
             batch.append(its.popleft())
@@ -179,8 +178,8 @@ class FairQueue:
 
     def written(self, now_s: float) -> None:
         """What was taken last is written: if there was backlog in it, that rests now."""
-        if self._took_backlog:
-            rest_s = BACKLOG_BESIDE_LIVE_REST * (now_s - self._took_backlog_s)
+        if self._backlog_taken_s is not None:
+            rest_s = BACKLOG_BESIDE_LIVE_REST * (now_s - self._backlog_taken_s)
             self._backlog_from_s = now_s + min(rest_s, BACKLOG_BESIDE_LIVE_REST_MAX_S)
 
     def take_all(self) -> list[Submission[Any]]:
