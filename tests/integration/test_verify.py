@@ -1,12 +1,10 @@
 """Verify finds exactly the rows that are not what history says, and mends them beside writers."""
 
 import asyncio
-import itertools
-import math
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,213 +19,12 @@ from shared.db import verify
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.db.verify import EVER_US, Check, Difference, checks, find, mend
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us, us_from_datetime
+from shared.timestamps import US_PER_HOUR, US_PER_SECOND
 from tests.acceptance.processes import until
 from tests.builders import NOW_US
+from tests.damage import FLOOR_DAY, MIDNIGHT_US, NOBODY, SIDES, Reading, Truth, damage, damages, readings
 from tests.model import hour_start_us
 from tests.verified import differences, mended
-
-MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
-FLOOR_DAY = datetime_from_us(MIDNIGHT_US).date()
-
-SIDES = ("meter", "vehicle")
-ENERGY = {"meter": "kwh_consumed_ac", "vehicle": "kwh_delivered_dc"}
-MEASURED = {"meter": ("kwh_consumed_ac", "voltage"), "vehicle": ("kwh_delivered_dc", "soc", "battery_temp")}
-SUMMED = {
-    "meter": ("kwh_consumed_ac", "readings"),
-    "vehicle": ("kwh_delivered_dc", "readings", "battery_temp_sum", "battery_temp_readings"),
-}
-
-Place = tuple[str, int | None]
-"""A device's id and an hour, or None for its status."""
-
-
-class Reading(NamedTuple):
-    """What a device of either side reported."""
-
-    side: str
-    device: int
-    ts_us: int
-    kwh: float
-    first: float | None
-    """Volts or percent."""
-    temp: float | None
-
-    @property
-    def device_id(self) -> str:
-        return f"{self.side[0]}{self.device}"
-
-    @property
-    def values(self) -> tuple[float | None, ...]:
-        return (self.kwh, self.first) if self.side == "meter" else (self.kwh, self.first, self.temp)
-
-
-instants = st.one_of(
-    st.integers(-8, 3).map(lambda n: MIDNIGHT_US + n * US_PER_HOUR // 6),
-    st.builds(
-        lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside,
-        st.integers(-2, 0),
-        st.sampled_from([-1, 0, 1]),
-    ),
-)
-readings = st.builds(
-    Reading,
-    side=st.sampled_from(SIDES),
-    device=st.integers(0, 2),
-    ts_us=instants,
-    kwh=st.sampled_from([0.0, 0.1, 1.5]) | st.floats(0, 1000),
-    first=st.sampled_from([None, 0.0, 50.0]),
-    temp=st.none() | st.sampled_from([-20.1, 20.1]) | st.floats(-60, 150),
-)
-
-NOBODY = 99
-"""A key that no device has."""
-
-# A number that picks a row among those that there are, and what psql does to it.
-_at = st.integers(0, 50)
-_side = st.sampled_from(SIDES)
-_wrong = st.sampled_from([math.nan, math.inf, 0.0, 1e-300, 13.0])
-damages = st.one_of(
-    st.tuples(st.just("scale"), _side, _at, st.sampled_from([1 + 1e-12, 1 + 1e-7, 2.0])),
-    st.tuples(st.just("sum"), _side, _at, _wrong),
-    st.tuples(st.just("temperatures"), st.just("vehicle"), _at, _wrong),
-    st.tuples(st.just("count"), _side, _at, st.integers(-1, 1)),
-    st.tuples(st.just("temperature count"), st.just("vehicle"), _at, st.integers(-1, 1)),
-    st.tuples(st.just("move"), _side, _at, st.sampled_from([US_PER_HOUR // 2, 50 * US_PER_HOUR])),
-    st.tuples(st.just("delete hour"), _side, _at, st.none()),
-    st.tuples(st.just("surplus hour"), _side, st.sampled_from([1, 2, NOBODY]), st.integers(-3, 3)),
-    st.tuples(st.just("status"), _side, _at, _wrong),
-    st.tuples(st.just("status unmeasured"), _side, _at, st.none()),
-    st.tuples(st.just("status time"), _side, _at, st.sampled_from([-1, 1, -2 * US_PER_DAY])),
-    st.tuples(st.just("delete status"), _side, _at, st.none()),
-    st.tuples(st.just("surplus status"), _side, st.sampled_from([1, 2, NOBODY]), st.integers(-30, 3)),
-)
-
-DAMAGES = {
-    "scale": "UPDATE {s}_energy_hourly SET {energy} = {energy} * %(by)s WHERE ctid = %(row)s",
-    "sum": "UPDATE {s}_energy_hourly SET {energy} = %(by)s WHERE ctid = %(row)s",
-    "temperatures": "UPDATE {s}_energy_hourly SET battery_temp_sum = %(by)s WHERE ctid = %(row)s",
-    "count": "UPDATE {s}_energy_hourly SET readings = readings + %(by)s WHERE ctid = %(row)s",
-    "temperature count": (
-        "UPDATE {s}_energy_hourly SET battery_temp_readings = battery_temp_readings + %(by)s WHERE ctid = %(row)s"
-    ),
-    "move": ("UPDATE {s}_energy_hourly SET hour_start = hour_start + %(by)s * interval '1 us' WHERE ctid = %(row)s"),
-    "delete hour": "DELETE FROM {s}_energy_hourly WHERE ctid = %(row)s",
-    "surplus hour": (
-        "INSERT INTO {s}_energy_hourly ({s}_key, hour_start, {summed})"
-        " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', {ones}) ON CONFLICT DO NOTHING"
-    ),
-    "status": "UPDATE {s}_current_status SET {energy} = %(by)s WHERE ctid = %(row)s",
-    "status unmeasured": "UPDATE {s}_current_status SET {first} = NULL WHERE ctid = %(row)s",
-    "status time": "UPDATE {s}_current_status SET ts = ts + %(by)s * interval '1 us' WHERE ctid = %(row)s",
-    "delete status": "DELETE FROM {s}_current_status WHERE ctid = %(row)s",
-    "surplus status": (
-        "INSERT INTO {s}_current_status ({s}_key, ts, {energy})"
-        " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', 1) ON CONFLICT DO NOTHING"
-    ),
-}
-
-
-def damage(owner: psycopg.Connection[Any], what: str, side: str, at: int, by: float | None) -> None:
-    """Does what a person with psql might; nothing where there is no row to do it to."""
-    table, time = (f"{side}_current_status", "ts") if "status" in what else (f"{side}_energy_hourly", "hour_start")
-    rows = owner.execute(f"SELECT ctid FROM {table} ORDER BY {side}_key, {time}").fetchall()
-    if rows or "surplus" in what:
-        statement = DAMAGES[what].format(
-            s=side,
-            energy=ENERGY[side],
-            first=MEASURED[side][1],
-            summed=", ".join(SUMMED[side]),
-            ones=", ".join("1" for _ in SUMMED[side]),
-        )
-        row = rows[at % len(rows)][0] if rows else None
-        owner.execute(statement, {"row": row, "at": at, "by": by, "midnight": datetime_from_us(MIDNIGHT_US)})
-
-
-class Truth:
-    """What the tables must hold, from the readings that history has, in plain Python."""
-
-    def __init__(self, sent: list[Reading], floor_us: int | None) -> None:
-        self.floor_us = floor_us
-        history: dict[tuple[str, str, int], Reading] = {}
-        for each in sent:
-            history.setdefault((each.side, each.device_id, each.ts_us), each)
-        kept = [each for each in history.values() if floor_us is None or each.ts_us >= floor_us]
-        self.hours = {
-            side: {
-                place: list(of_hour)
-                for place, of_hour in itertools.groupby(
-                    sorted((each for each in kept if each.side == side), key=_hour), key=_hour
-                )
-                if self.judged(place[1])
-            }
-            for side in SIDES
-        }
-        self.newest = {
-            side: {each.device_id: each for each in sorted(kept, key=lambda each: each.ts_us) if each.side == side}
-            for side in SIDES
-        }
-
-    def judged(self, hour_us: int) -> bool:
-        return self.floor_us is None or hour_us >= self.floor_us
-
-    def differs(self, owner: psycopg.Connection[Any]) -> dict[str, set[Place]]:
-        """The places, by table, at which the tables hold something else."""
-        return {f"{side}_energy_hourly": self._wrong_hours(owner, side) for side in SIDES} | {
-            f"{side}_current_status": self._wrong_status(owner, side) for side in SIDES
-        }
-
-    def _wrong_hours(self, owner: psycopg.Connection[Any], side: str) -> set[Place]:
-        stored = {
-            (device_id, us_from_datetime(hour)): values
-            for device_id, hour, *values in owner.execute(
-                f"SELECT coalesce({side}_id, {side}_key::text), hour_start, {', '.join(SUMMED[side])}"
-                f" FROM {side}_energy_hourly LEFT JOIN {side}s USING ({side}_key)"
-            )
-            if self.judged(us_from_datetime(hour))
-        }
-        due = self.hours[side]
-        return {
-            place
-            for place in stored.keys() | due.keys()
-            if place not in stored or place not in due or not _same(stored[place], due[place])
-        }
-
-    def _wrong_status(self, owner: psycopg.Connection[Any], side: str) -> set[Place]:
-        stored = {
-            device_id: (us_from_datetime(ts), tuple(values))
-            for device_id, ts, *values in owner.execute(
-                f"SELECT coalesce({side}_id, {side}_key::text), ts, {', '.join(MEASURED[side])}"
-                f" FROM {side}_current_status LEFT JOIN {side}s USING ({side}_key)"
-            )
-        }
-        due = {device_id: (each.ts_us, each.values) for device_id, each in self.newest[side].items()}
-        dropped = {
-            device_id
-            for device_id, (ts_us, _) in stored.items()
-            if device_id not in due and self.floor_us is not None and ts_us < self.floor_us
-        }
-        return {
-            (device_id, None)
-            for device_id in (stored.keys() | due.keys()) - dropped
-            if stored.get(device_id) != due.get(device_id)
-        }
-
-
-def _hour(reading: Reading) -> tuple[str, int]:
-    return reading.device_id, hour_start_us(reading.ts_us)
-
-
-def _same(stored: list[Any], of_hour: list[Reading]) -> bool:
-    temps = [each.temp for each in of_hour if each.temp is not None]
-    kwh, count, *of_temps = stored
-    due = math.fsum(each.kwh for each in of_hour)
-    if count != len(of_hour) or not abs(kwh - due) <= 1e-9 * max(due, 1e-290):
-        return False
-    magnitudes = math.fsum(abs(temp) for temp in temps)
-    return not of_temps or (
-        of_temps[1] == len(temps) and bool(abs(of_temps[0] - math.fsum(temps)) <= 1e-9 * max(magnitudes, 1e-290))
-    )
 
 
 @pytest.fixture
