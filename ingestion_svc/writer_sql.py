@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from ingestion_svc.append_rows import pack_meter_appends, pack_vehicle_appends
 from ingestion_svc.copy_rows import pack_meter_rows, pack_vehicle_rows
 from ingestion_svc.decode import MeterRow, VehicleRow
+from shared.db.hour_changes import MARK_METER_HOURS, MARK_VEHICLE_HOURS
 
 AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
 
@@ -16,7 +17,7 @@ class Target(Generic[AnyRow]):
     """Where one kind of reading goes: its SQL, and how its rows are packed for COPY.
 
     The careful way is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the short one
-    `copy_to_history`, `copy_to_staged_hours` and `add_hours`.
+    `copy_to_history`, `copy_to_staged_hours` and `add_hours`. Both end with `mark_hours`.
     """
 
     history_table: str
@@ -29,6 +30,7 @@ class Target(Generic[AnyRow]):
     copy_to_history: str
     copy_to_staged_hours: str
     add_hours: str
+    mark_hours: str
     pack: Callable[[Sequence[AnyRow], Sequence[int]], bytes]
     """Rows and their devices' keys, for `copy_to_staging`."""
     pack_appends: Callable[[Sequence[tuple[int, Sequence[AnyRow]]]], tuple[bytes, bytes]]
@@ -125,6 +127,7 @@ METERS: Target[MeterRow] = Target(
         SET kwh_consumed_ac = hourly.kwh_consumed_ac + excluded.kwh_consumed_ac,
             readings = hourly.readings + excluded.readings
     """,
+    mark_hours=MARK_METER_HOURS,
     pack=pack_meter_rows,
     pack_appends=pack_meter_appends,
 )
@@ -231,6 +234,7 @@ VEHICLES: Target[VehicleRow] = Target(
             battery_temp_sum = hourly.battery_temp_sum + excluded.battery_temp_sum,
             battery_temp_readings = hourly.battery_temp_readings + excluded.battery_temp_readings
     """,
+    mark_hours=MARK_VEHICLE_HOURS,
     pack=pack_vehicle_rows,
     pack_appends=pack_vehicle_appends,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
+from shared.db.hour_changes import FORGET_METER_HOURS, FORGET_VEHICLE_HOURS
 from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
 from shared.timestamps import datetime_from_us, us_from_datetime
 
@@ -66,6 +67,8 @@ async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days
     assert connection.autocommit
     created = await create_ahead(connection, now_us)
     floor_day = await _one(connection, _MOVE_FLOOR, now=datetime_from_us(now_us), retention_days=retention_days)
+    for forget in (FORGET_METER_HOURS, FORGET_VEHICLE_HOURS):
+        await connection.execute(forget)
     done = Maintained(floor_day, created)
     for parent in HISTORY_TABLES:
         try:

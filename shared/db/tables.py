@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
@@ -123,6 +124,27 @@ vehicle_energy_hourly = Table(
     Column("battery_temp_readings", Integer, nullable=False),
     PrimaryKeyConstraint("vehicle_key", "hour_start"),
     Index("vehicle_energy_hourly_hour_start", "hour_start"),
+    postgresql_with=_HOT,
+)
+
+# Which hours of the rollups changed: a mark of each session that changed them, see `shared.db.hour_changes`.
+meter_hour_changes = Table(
+    "meter_hour_changes",
+    metadata,
+    _timestamptz("hour_start"),
+    Column("writer", Integer, nullable=False, autoincrement=False),
+    Column("mark", Uuid, nullable=False),
+    PrimaryKeyConstraint("hour_start", "writer"),
+    postgresql_with=_HOT,
+)
+
+vehicle_hour_changes = Table(
+    "vehicle_hour_changes",
+    metadata,
+    _timestamptz("hour_start"),
+    Column("writer", Integer, nullable=False, autoincrement=False),
+    Column("mark", Uuid, nullable=False),
+    PrimaryKeyConstraint("hour_start", "writer"),
     postgresql_with=_HOT,
 )
 

@@ -6,6 +6,8 @@ device, since its key begins with the device; where a day is small the planner r
 
 from dataclasses import dataclass
 
+from shared.db.hour_changes import MARK_METER_HOURS, MARK_VEHICLE_HOURS
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:
@@ -22,6 +24,8 @@ class Derived:
     """Deletes the rows of `keys`."""
     add: str
     """Inserts the rows of `keys` as history has them. Of these there must be none."""
+    mark_hours: str | None = None
+    """Tells readers of `hours` that they changed; None in a table without hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ _METER_HOURS = Derived(
             AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
         GROUP BY meter_key
     """,
+    mark_hours=MARK_METER_HOURS,
 )
 
 _VEHICLE_HOURS = Derived(
@@ -131,6 +136,7 @@ _VEHICLE_HOURS = Derived(
             AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
         GROUP BY vehicle_key
     """,
+    mark_hours=MARK_VEHICLE_HOURS,
 )
 
 # Where history has nothing of a device, a status from before the retention floor stands: its reading was dropped.

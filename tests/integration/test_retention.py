@@ -93,6 +93,7 @@ async def test_partitions_wholly_before_the_floor_are_dropped_and_status_and_rol
     assert done.floor_us == days_ago(40) - US_PER_DAY // 2
     assert readings(owner) == (2, 4)
     assert owner.execute("SELECT count(*) FROM meter_current_status").fetchone() == (1,)
+    assert owner.execute("SELECT count(*) FROM meter_hour_changes").fetchone() == (2,)
 
 
 async def test_a_day_that_is_sent_again_after_dropping_is_refused_and_its_neighbours_stored(
