@@ -7,9 +7,9 @@ from math import fsum
 from operator import itemgetter
 from typing import NamedTuple
 
+from analytics_svc.fleet_queries import SLICE_VEHICLES, FleetTotals
 from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
-from analytics_svc.queries import SLICE_VEHICLES
 from shared.config import AnalyticsSettings
 from shared.db.reader import Answer
 
@@ -78,7 +78,7 @@ class FleetResult:
 
 
 async def judge_fleet(
-    question: FleetQuestion, window: Window, answer: Answer[list[tuple[str, Totals]]], limits: AnalyticsSettings
+    question: FleetQuestion, window: Window, answer: Answer[FleetTotals], limits: AnalyticsSettings
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls have their turn in between."""
     found = answer.told

@@ -4,17 +4,15 @@ The planner has to see the window: a plan for any window (`generic`) locks every
 more than the question. What every question has in common, `as_of` first of all, is in `shared.db.reader`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from analytics_svc.parse import FleetQuestion, PerformanceQuestion, SeriesQuestion, Window
+from analytics_svc.fleet_queries import FleetQueries
+from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries_sql import (
-    FLEET_CONSUMED,
-    FLEET_DELIVERED,
     METER_STATUSES,
     PERFORMANCE,
     PERFORMANCE_SERIES,
@@ -23,13 +21,7 @@ from analytics_svc.queries_sql import (
 )
 from shared.db.reader import Answer, Reader
 from shared.errors import UnknownDevice
-from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime, us_from_timedelta
-
-SLICE_VEHICLES = 1_000
-"""Vehicles of a fleet that are gone through before other calls have their turn: some 2 ms."""
-
-BIGINT_BITS = 64
-"""Hours that a bigint has a bit for."""
+from shared.timestamps import datetime_from_us, us_from_datetime, us_from_timedelta
 
 MAPPINGS_MAX = 100
 """Mappings that are told one by one: a charger that is moved every day of a season."""
@@ -119,6 +111,7 @@ class Queries:
 
     def __init__(self, url: str, application_name: str, *, pool_size: int, timeout_s: float) -> None:
         self.reader = Reader(url, application_name, pool_size=pool_size, timeout_s=timeout_s)
+        self.fleet = FleetQueries(self.reader)
 
     async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
@@ -141,30 +134,6 @@ class Queries:
             feedings=feedings,
         )
         return answer.but((Totals._make(row[: len(Totals._fields)]), evidence))
-
-    async def fleet_totals(self, question: FleetQuestion, window: Window) -> Answer[list[tuple[str, Totals]]]:
-        """What the vehicles and their meters reported within a window from hour to hour; in no order."""
-        hours = [datetime_from_us(hour_us) for hour_us in range(window.start_us, window.end_us, US_PER_HOUR)]
-        ids = {"every": not question.vehicle_ids, "vehicle_ids": list(question.vehicle_ids)}
-        bits = {"few_hours": len(hours) <= BIGINT_BITS, "no_hour": "0" * max(BIGINT_BITS, len(hours))}
-        parameters = {"hours": hours} | bits | ids | _ends(window)
-        delivered, consumed = await asyncio.gather(
-            self.reader.ask(FLEET_DELIVERED, parameters), self.reader.ask(FLEET_CONSUMED, parameters)
-        )
-        of_meters = {row[0]: row for row in consumed.told}
-        unmapped = (0, 0, None, 0, "0")
-        totals: list[tuple[str, Totals]] = []
-        for vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits in delivered.told:
-            _, mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
-            vehicle_hours, meter_hours = int(vehicle_bits, 2), int(meter_bits, 2)
-            either, both = vehicle_hours | meter_hours, vehicle_hours & meter_hours
-            hours_reported = either.bit_count(), both.bit_count()
-            totals.append(
-                (vehicle_id, Totals(mappings, dc, ac, temperature, vehicle_readings, meter_readings, *hours_reported))
-            )
-            if len(totals) % SLICE_VEHICLES == 0:
-                await asyncio.sleep(0)
-        return Answer(totals, min(delivered.as_of_us, consumed.as_of_us))
 
     async def performance_series(self, question: SeriesQuestion) -> Answer[list[Bucket]]:
         """What the vehicle and its meters reported in each bucket. Raises UnknownDevice."""

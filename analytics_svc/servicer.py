@@ -59,7 +59,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         if asked.place:
             result = self._results.find(name, asked.question, start)
         else:
-            found = await self._queries.fleet_totals(asked.question, asked.window)
+            found = await self._queries.fleet.totals(asked.window, asked.question.vehicle_ids)
             result = await judge_fleet(asked.question, asked.window, found, self._limits)
         end = start + asked.size
         more = end < len(result.vehicles)

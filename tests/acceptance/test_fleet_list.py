@@ -12,6 +12,7 @@ from energyfleet.v1 import ingestion_service_pb2 as ingestion_wire
 
 from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
+from tests.verified import mended
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -120,3 +121,31 @@ async def test_before_the_retention_floor_the_list_counts_what_history_has_and_n
         for side in ("vehicle", "meter"):
             owner.execute("SELECT drop_oldest_history_partition(%s)", (f"{side}_telemetry_history",))
     assert await readings() == 2
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_a_list_follows_late_readings_repairs_and_mappings_at_once(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, database_url: str
+) -> None:
+    async def listed() -> list[tuple[str, int, int, float]]:
+        answer = await ask.ListVehiclePerformance(
+            wire.ListVehiclePerformanceRequest(order=wire.PERFORMANCE_ORDER_RATIO)
+        )
+        return sorted(
+            (row.vehicle_id, row.vehicle_readings, row.meter_readings, row.kwh_consumed_ac) for row in answer.vehicles
+        )
+
+    assert await listed() == [(f"car-{number}", 1, 1, 1.0) for number in range(VEHICLES)]
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("UPDATE meter_energy_hourly SET kwh_consumed_ac = 7")
+    await send(ingest, NOW_US - 5 * US_PER_HOUR, [0.9] * (VEHICLES + 1))
+    await send(ingest, NOW_US - US_PER_HOUR - 1, [0.9])
+    damaged = [("car-0", 3, 3, 9.0), *((f"car-{number}", 2, 2, 8.0) for number in range(1, VEHICLES))]
+    assert await listed() == [*damaged, (f"car-{VEHICLES}", 1, 0, 0.0)]
+    assert await mended(database_url)
+    whole = [("car-0", 3, 3, 3.0), *((f"car-{number}", 2, 2, 2.0) for number in range(1, VEHICLES))]
+    assert await listed() == [*whole, (f"car-{VEHICLES}", 1, 0, 0.0)]
+    await ingest.UnmapVehicle(
+        ingestion_wire.UnmapVehicleRequest(vehicle_id="car-0", effective_from=proto_from_us(NOW_US - 4 * US_PER_HOUR))
+    )
+    assert await listed() == [("car-0", 3, 1, 1.0), *whole[1:], (f"car-{VEHICLES}", 1, 0, 0.0)]

@@ -13,8 +13,8 @@ import pytest_asyncio
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import ProgrammingError
 
-from analytics_svc import queries_sql
-from analytics_svc.parse import FleetQuestion, Order, PerformanceQuestion, Window
+from analytics_svc import fleet_sql, queries_sql
+from analytics_svc.parse import PerformanceQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries import ClockEvidence, MeterStatus, Queries, VehicleStatus
 from shared.db.embedded import EmbeddedServer
@@ -275,21 +275,22 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     rows.connection.execute("VACUUM (ANALYZE) vehicle_energy_hourly, meter_energy_hourly, vehicle_meter_map")
 
     window = Window(MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US)
-    question = FleetQuestion(None, None, frozenset(), frozenset({"car-7"} if named else ()), Order.RATIO)
+    vehicle_ids = frozenset({"car-7"} if named else ())
     parameters = {
         "every": not named,
-        "vehicle_ids": list(question.vehicle_ids),
+        "vehicle_ids": list(vehicle_ids),
         "hours": [datetime_from_us(window.start_us + hour * US_PER_HOUR) for hour in range(24)],
-        "few_hours": True,
-        "no_hour": "0" * 64,
+        "versions": [None] * 24,
+        "no_hour": "0" * 24,
         "window_start": datetime_from_us(window.start_us),
         "window_end": datetime_from_us(window.end_us),
     }
-    for statement in (queries_sql.FLEET_DELIVERED, queries_sql.FLEET_CONSUMED):
+    hour_by_hour = () if named else (fleet_sql.VEHICLE_HOURS, fleet_sql.METER_HOURS)
+    for statement in (fleet_sql.FLEET_DELIVERED, fleet_sql.FLEET_CONSUMED, *hour_by_hour):
         scans = list(_scans(await plan_of(queries, statement, parameters), "energy_hourly"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
-    found = (await queries.fleet_totals(question, window)).told
+    found = (await queries.fleet.totals(window, vehicle_ids)).told
     assert len(found) == (1 if named else 20)
     assert {totals._replace(kwh_delivered_dc=None) for _, totals in found} == {
         Totals(1, None, 24.0, 20.0, 24, 24, 24, 24)

@@ -11,7 +11,7 @@ SERVICES = ("ingestion_svc", "analytics_svc")
 SERVING = {"shared/serve.py", "shared/guard.py", "shared/status.py"}
 DOORS = {"servicer.py", "decode.py", "parse.py", "answers.py", "__main__.py"}
 SQL = re.compile(r"\b(SELECT\b.+\bFROM|INSERT INTO|UPDATE\b.+\bSET|DELETE FROM|CREATE TABLE|SELECT pg_)\b", re.DOTALL)
-SQL_ROOMS = ("ingestion_svc/writer_sql.py", "analytics_svc/queries_sql.py", "shared/db/")
+SQL_ROOMS = ("ingestion_svc/writer_sql.py", "analytics_svc/queries_sql.py", "analytics_svc/fleet_sql.py", "shared/db/")
 
 
 def modules() -> list[Path]:

@@ -1,0 +1,75 @@
+"""Hours of a fleet in memory: sums against a plain-Python model, and a bound on what is kept."""
+
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_svc import hours
+from analytics_svc.hours import Hour, KeptHours, Sums
+
+Reported = dict[int, tuple[float, int, float, int]]
+"""By key: energy, readings, and of vehicles the sum of temperatures and how many there were."""
+
+reported = st.dictionaries(
+    st.integers(1, 9),
+    st.tuples(
+        st.integers(0, 2_000).map(lambda wh: wh / 8),
+        st.integers(1, 2**31 - 1),
+        st.integers(-400, 400).map(lambda tenths: tenths / 8),
+        st.integers(0, 60),
+    ),
+)
+
+
+def packed(form: str, numbers: list[float] | list[int]) -> bytes:
+    return struct.pack(f">{len(numbers)}{form}", *numbers)
+
+
+def hour(told: Reported, version: str = "", *, of_vehicles: bool = True) -> Hour:
+    """As the database tells it: column by column, in no order."""
+    values = list(told.values())
+    row = SimpleNamespace(
+        version=version,
+        device_keys=packed("i", list(told)),
+        kwh=packed("d", [each[0] for each in values]),
+        readings=packed("i", [each[1] for each in values]),
+        battery_temp_sums=packed("d", [each[2] for each in values]),
+        battery_temp_readings=packed("i", [each[3] for each in values]),
+    )
+    return Hour.of_vehicles(row) if of_vehicles else Hour.of_meters(row)
+
+
+@given(st.sets(st.integers(1, 9)), st.lists(reported, max_size=64), st.booleans())
+def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
+    keys: set[int], told: list[Reported], of_vehicles: bool
+) -> None:
+    ours = sorted(keys)
+    sums = Sums(np.array(ours, dtype=np.int32))
+    sums.add([hour(each, of_vehicles=of_vehicles) for each in told])
+    for place, key in enumerate(ours):
+        its = [each.get(key) for each in told]
+        present = [each for each in its if each is not None]
+        assert sums.kwh[place] == sum(each[0] for each in present)
+        assert sums.readings[place] == sum(each[1] for each in present)
+        assert sums.battery_temp_sums[place] == (sum(each[2] for each in present) if of_vehicles else 0)
+        assert sums.battery_temp_readings[place] == (sum(each[3] for each in present) if of_vehicles else 0)
+        assert int(sums.hours[place]) == int("0" + "".join("01"[each is not None] for each in its), 2)
+
+
+def test_what_was_asked_for_last_is_kept_and_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hours, "ROWS_MAX", 6)
+    kept = KeptHours()
+    two, three = (dict.fromkeys(range(count), (1.0, 1, 20.0, 1)) for count in (2, 3))
+    kept.keep({at: hour(two, "first") for at in (1, 2, 3)})
+    kept.keep({1: hour(two, "second")})
+    assert {at: each.version for at, each in kept.of(range(5)).items()} == {1: "second", 2: "first", 3: "first"}
+    kept.keep({4: hour(three)})  # 2 and 3 were asked for before 1
+    assert kept.of(range(5)).keys() == {1, 4}
+    kept.keep({5: hour({})})
+    assert kept.of(range(6)).keys() == {1, 4, 5}
+    kept.keep({6: hour(dict.fromkeys(range(7), (1.0, 1, 20.0, 1)))})
+    assert kept.of(range(7)) == {}
