@@ -60,7 +60,7 @@ def page_answer(
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
         vehicles=[wire.VehiclePerformance(**_performance_fields(*each, limits)) for each in page],
-        matched=len(result.vehicles),
+        matched=len(result.places),
         totals=wire.FleetTotals(
             vehicles=totals.vehicles,
             kwh_delivered_dc=totals.kwh_delivered_dc,

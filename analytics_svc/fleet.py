@@ -7,9 +7,9 @@ from math import fsum
 from operator import itemgetter
 from typing import NamedTuple
 
-from analytics_svc.fleet_queries import SLICE_VEHICLES, FleetTotals
+from analytics_svc.fleet_queries import SLICE_VEHICLES
 from analytics_svc.parse import FleetQuestion, Order, Window
-from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
+from analytics_svc.performance import FleetTotals, Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
 from shared.config import AnalyticsSettings
 from shared.db.reader import Answer
 
@@ -18,7 +18,7 @@ _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 
 
 class JudgedVehicle(NamedTuple):
-    """A vehicle of a list."""
+    """A vehicle of a page."""
 
     vehicle_id: str
     totals: Totals
@@ -36,15 +36,15 @@ class GroupTotals:
     meter_readings: int
 
     @classmethod
-    def of(cls, vehicles: Sequence[JudgedVehicle]) -> "GroupTotals":
-        """Of vehicles, the same in any order."""
-        totals = [each.totals for each in vehicles]
+    def of(cls, found: FleetTotals, places: Sequence[int]) -> "GroupTotals":
+        """Of the vehicles at some places, the same in any order."""
+        _, dc, ac, _, vehicle_readings, meter_readings, *_ = found.columns
         return cls(
-            len(totals),
-            _sum(each.kwh_delivered_dc for each in totals),
-            _sum(each.kwh_consumed_ac for each in totals),
-            sum(each.vehicle_readings for each in totals),
-            sum(each.meter_readings for each in totals),
+            len(places),
+            _sum(dc[place] for place in places),
+            _sum(ac[place] for place in places),
+            sum(vehicle_readings[place] for place in places),
+            sum(meter_readings[place] for place in places),
         )
 
     @classmethod
@@ -64,10 +64,12 @@ class FleetResult:
     """The answer to a question about a fleet, of which pages are parts."""
 
     window: Window
-    vehicles: Sequence[JudgedVehicle]
-    """Those that were asked for, in the order that was asked for."""
+    found: FleetTotals
+    """All vehicles that the question is about, whatever their verdict."""
+    places: Sequence[int]
+    """Where the vehicles are that were asked for, in the order that was asked for."""
     totals: GroupTotals
-    """Of all vehicles that the question is about, whatever their verdict."""
+    """Of all that were found."""
     by_verdict: dict[Verdict, GroupTotals]
     efficiency_ratio: float | None
     """Of the vehicles that have both sides whole, and so is the next."""
@@ -76,54 +78,48 @@ class FleetResult:
     as_of_us: int
     """Up to when it is complete."""
 
+    def page(self, start: int, end: int, limits: AnalyticsSettings) -> list[JudgedVehicle]:
+        """A part of the vehicles that were asked for."""
+        told = [(self.found.vehicle_ids[place], self.found.at(place)) for place in self.places[start:end]]
+        return [JudgedVehicle(vehicle_id, totals, judge(totals, limits)) for vehicle_id, totals in told]
+
 
 async def judge_fleet(
     question: FleetQuestion, window: Window, answer: Answer[FleetTotals], limits: AnalyticsSettings
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls have their turn in between."""
-    found = answer.told
-    judged: list[JudgedVehicle] = []
+    found, by_loss = answer.told, question.order is Order.KWH_LOST
+    places: dict[Verdict, list[int]] = {verdict: [] for verdict in Verdict}
+    numbers: list[float | None] = []
     for start in range(0, len(found), SLICE_VEHICLES):
-        judged += [
-            JudgedVehicle(vehicle_id, totals, judge(totals, limits))
-            for vehicle_id, totals in found[start : start + SLICE_VEHICLES]
-        ]
+        for totals in found.within(start, start + SLICE_VEHICLES):
+            performance = judge(totals, limits)
+            places[performance.verdict].append(len(numbers))
+            numbers.append(performance.kwh_lost if by_loss else performance.efficiency_ratio)
         await asyncio.sleep(0)
-    groups: dict[Verdict, list[JudgedVehicle]] = {verdict: [] for verdict in Verdict}
-    for each in judged:
-        groups[each.performance.verdict].append(each)
-    await asyncio.sleep(0)
-    by_verdict = {verdict: GroupTotals.of(group) for verdict, group in groups.items()}
+    by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in places.items()}
     comparable = GroupTotals.together([by_verdict[verdict] for verdict in _COMPARABLE])
     await asyncio.sleep(0)
-    wanted = [each for verdict in question.verdicts or Verdict for each in groups[verdict]]
+    wanted = [place for verdict in question.verdicts or Verdict for place in places[verdict]]
+    wanted.sort(key=found.vehicle_ids.__getitem__)
     return FleetResult(
         window,
-        in_order(wanted, question.order),
+        found,
+        worst_first(wanted, numbers, by_loss=by_loss),
         GroupTotals.together(list(by_verdict.values())),
         by_verdict,
         efficiency_ratio(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
         kwh_lost(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
-        sorted(question.vehicle_ids - {each.vehicle_id for each in judged}) if question.vehicle_ids else (),
+        sorted(question.vehicle_ids.difference(found.vehicle_ids)),
         answer.as_of_us,
     )
 
 
-def in_order(vehicles: Iterable[JudgedVehicle], order: Order) -> list[JudgedVehicle]:
-    """The worst first; those without the number that counts last; alike ones by id."""
-    by_loss = order is Order.KWH_LOST
-    numbered: list[tuple[float, JudgedVehicle]] = []
-    unnumbered: list[JudgedVehicle] = []
-    # Sorted by one plain value after the other: by a tuple it would take three times as long.
-    for vehicle in sorted(vehicles, key=itemgetter(0)):
-        performance = vehicle.performance
-        number = performance.kwh_lost if by_loss else performance.efficiency_ratio
-        if number is None:
-            unnumbered.append(vehicle)
-        else:
-            numbered.append((-number if by_loss else number, vehicle))
-    numbered.sort(key=itemgetter(0))
-    return [vehicle for _, vehicle in numbered] + unnumbered
+def worst_first(places: Sequence[int], numbers: Sequence[float | None], *, by_loss: bool) -> list[int]:
+    """The smallest ratio or the greatest loss first, those without the number last; alike ones stay in their order."""
+    numbered = [(number, place) for place in places if (number := numbers[place]) is not None]
+    numbered.sort(key=itemgetter(0), reverse=by_loss)
+    return [place for _, place in numbered] + [place for place in places if numbers[place] is None]
 
 
 def _sum(energies: Iterable[float | None]) -> float | None:

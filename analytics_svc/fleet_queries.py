@@ -6,7 +6,7 @@ that reach behind the retention floor, and questions about some vehicles are put
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,12 @@ from sqlalchemy import TextClause
 from analytics_svc.fleet_sql import FLEET_CONSUMED, FLEET_DELIVERED, FLEET_MAPPED, METER_HOURS, VEHICLE_HOURS
 from analytics_svc.hours import HOUR_BITS, Counts, Hour, KeptHours, Keys, Sums, unpack_keys
 from analytics_svc.parse import Window
-from analytics_svc.performance import Totals
+from analytics_svc.performance import FleetTotals, Totals
 from shared.db.reader import Answer, Reader
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 SLICE_VEHICLES = 1_000
 """Vehicles of a fleet that are gone through before other calls have their turn: some 2 ms."""
-
-FleetTotals = list[tuple[str, Totals]]
-"""Vehicles and what they come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +53,19 @@ class FleetQueries:
         )
         of_meters = {row[0]: row for row in consumed.told}
         unmapped = (0, 0, None, 0, "0")
-        totals: FleetTotals = []
+        found: list[str] = []
+        rows: list[Totals] = []
         for vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits in delivered.told:
             _, mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
             vehicle_hours, meter_hours = int(vehicle_bits, 2), int(meter_bits, 2)
             either, both = vehicle_hours | meter_hours, vehicle_hours & meter_hours
             hours_reported = either.bit_count(), both.bit_count()
-            totals.append(
-                (vehicle_id, Totals(mappings, dc, ac, temperature, vehicle_readings, meter_readings, *hours_reported))
-            )
-            if len(totals) % SLICE_VEHICLES == 0:
+            found.append(vehicle_id)
+            rows.append(Totals(mappings, dc, ac, temperature, vehicle_readings, meter_readings, *hours_reported))
+            if len(rows) % SLICE_VEHICLES == 0:
                 await asyncio.sleep(0)
-        return Answer(totals, min(delivered.as_of_us, consumed.as_of_us))
+        columns = tuple(zip(*rows, strict=True)) or ((),) * len(Totals._fields)
+        return Answer(FleetTotals(found, columns), min(delivered.as_of_us, consumed.as_of_us))
 
     async def _from_hours(self, window: Window) -> Answer[FleetTotals] | None:
         """Of every vehicle; None where rollups are not the truth of all hours."""
@@ -91,12 +89,7 @@ class FleetQueries:
             moved = await self._reader.ask(FLEET_CONSUMED, _parameters(window, frozenset(row.moved)))
             as_of_us = min(as_of_us, moved.as_of_us)
             _put_moved(consumed, mappings, moved.told)
-        totals: FleetTotals = []
-        for start in range(0, len(known.ids), SLICE_VEHICLES):
-            await asyncio.sleep(0)
-            part = slice(start, start + SLICE_VEHICLES)
-            totals += zip(known.ids[part], _totals(mappings[part], delivered, consumed, part), strict=True)
-        return Answer(totals, as_of_us)
+        return Answer(FleetTotals(known.ids, _columns(mappings, delivered, consumed)), as_of_us)
 
     async def _hours(
         self, statement: TextClause, kept: KeptHours, read: Callable[[Any], Hour], window: Window
@@ -141,26 +134,19 @@ def _put_moved(consumed: Sums, mappings: Counts, rows: Sequence[Any]) -> None:
         mappings[place] = row.mappings
 
 
-def _totals(mappings: Counts, delivered: Sums, consumed: Sums, part: slice) -> Iterator[Totals]:
-    """Of some of the vehicles, in their order."""
-    vehicle_hours, meter_hours = delivered.hours[part], consumed.hours[part]
-    vehicle_readings, meter_readings = delivered.readings[part].tolist(), consumed.readings[part].tolist()
-    temperatures = zip(
-        delivered.battery_temp_sums[part].tolist(), delivered.battery_temp_readings[part].tolist(), strict=True
-    )
-    return map(
-        Totals._make,
-        zip(
-            mappings.tolist(),
-            _where_reported(delivered.kwh[part].tolist(), vehicle_readings),
-            _where_reported(consumed.kwh[part].tolist(), meter_readings),
-            [total / count if count else None for total, count in temperatures],
-            vehicle_readings,
-            meter_readings,
-            np.bitwise_count(vehicle_hours | meter_hours).tolist(),
-            np.bitwise_count(vehicle_hours & meter_hours).tolist(),
-            strict=True,
-        ),
+def _columns(mappings: Counts, delivered: Sums, consumed: Sums) -> tuple[list[Any], ...]:
+    """The fields of Totals."""
+    vehicle_readings, meter_readings = delivered.readings.tolist(), consumed.readings.tolist()
+    temperatures = zip(delivered.battery_temp_sums.tolist(), delivered.battery_temp_readings.tolist(), strict=True)
+    return (
+        mappings.tolist(),
+        _where_reported(delivered.kwh.tolist(), vehicle_readings),
+        _where_reported(consumed.kwh.tolist(), meter_readings),
+        [total / count if count else None for total, count in temperatures],
+        vehicle_readings,
+        meter_readings,
+        np.bitwise_count(delivered.hours | consumed.hours).tolist(),
+        np.bitwise_count(delivered.hours & consumed.hours).tolist(),
     )
 
 

@@ -13,8 +13,8 @@ RESULT_MAX_AGE_S = 600.0
 """Seconds that a result outlives the last page that was asked for: a person reads a page, a program never waits."""
 
 RESULTS_MAX_VEHICLES = 100_000
-"""Vehicles in all results kept, some 600 bytes each: ten readers of a fleet of 10,000 at a time. The newest result is
-kept however long it is."""
+"""Vehicles that all results kept are about, some 300 bytes each: ten readers of a fleet of 10,000 at a time. The newest
+result is kept however long it is."""
 
 RESULTS_MAX = 1_000
 """Results kept, however short: each has its question, of at most 1,000 ids."""
@@ -39,7 +39,7 @@ class Results:
         """Keeps a result for the pages to come; its name."""
         name = secrets.token_urlsafe(12)
         self._kept[name] = _Kept(question, result, self._monotonic_s())
-        self._vehicles += len(result.vehicles)
+        self._vehicles += len(result.found)
         self._forget()
         return name
 
@@ -53,7 +53,7 @@ class Results:
             raise InvalidRequest(
                 [Violation("page_token", "belongs to a question with another window, other verdicts, ids or order")]
             )
-        if not 0 < offset < len(kept.result.vehicles):
+        if not 0 < offset < len(kept.result.places):
             raise InvalidRequest([Violation("page_token", "not a next_page_token of this rpc")])
         kept.asked_s = self._monotonic_s()
         self._kept.move_to_end(name)
@@ -68,4 +68,4 @@ class Results:
             if first.asked_s >= oldest_s and not (too_much and len(self._kept) > 1):
                 return
             del self._kept[name]
-            self._vehicles -= len(first.result.vehicles)
+            self._vehicles -= len(first.result.found)

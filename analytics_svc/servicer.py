@@ -62,10 +62,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             found = await self._queries.fleet.totals(asked.window, asked.question.vehicle_ids)
             result = await judge_fleet(asked.question, asked.window, found, self._limits)
         end = start + asked.size
-        more = end < len(result.vehicles)
+        more = end < len(result.places)
         if more and not asked.place:
             name = self._results.keep(asked.question, result)
-        return page_answer(result, result.vehicles[start:end], page_token(name, end) if more else "", self._limits)
+        page = result.page(start, end, self._limits)
+        return page_answer(result, page, page_token(name, end) if more else "", self._limits)
 
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context

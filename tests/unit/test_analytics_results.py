@@ -1,12 +1,11 @@
 """Pages are parts of one result, which is kept for a while and within bounds."""
 
-from typing import Any
-
 import pytest
 
 from analytics_svc import results
-from analytics_svc.fleet import FleetResult, GroupTotals, JudgedVehicle
+from analytics_svc.fleet import FleetResult, GroupTotals
 from analytics_svc.parse import FleetQuestion, Order, Window
+from analytics_svc.performance import FleetTotals, Totals
 from analytics_svc.results import Results
 from shared.errors import InvalidRequest, PagesForgotten
 
@@ -28,9 +27,8 @@ def watch() -> Watch:
 
 
 def a_result(vehicles: int = 3) -> FleetResult:
-    nobody: Any = None
-    totals = GroupTotals.of([])
-    return FleetResult(Window(0, 1), [JudgedVehicle("v", nobody, nobody)] * vehicles, totals, {}, None, None, (), 0)
+    found = FleetTotals(["v"] * vehicles, ([0] * vehicles,) * len(Totals._fields))
+    return FleetResult(Window(0, 1), found, range(vehicles), GroupTotals.of(found, ()), {}, None, None, (), 0)
 
 
 def is_kept(kept: Results, name: str) -> bool:
