@@ -70,9 +70,11 @@ async def serving(
     pass_fail_point = fail_points_from(os.environ)
     background = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s")
     maintenance = Maintenance(background, settings.retention_days, clock, metrics.set_partitions_ahead)
-    evidence = ClockEvidence(background)
-    # No replica sees a beat before its log is on the disk: the beat itself need not wait for that.
-    heartbeat = Heartbeat(connection_parameters(url, APPLICATION_NAME, synchronous_commit="off"))
+    # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
+    # either has to wait for that.
+    unwaited = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s", synchronous_commit="off")
+    evidence = ClockEvidence(unwaited)
+    heartbeat = Heartbeat(unwaited)
     batcher = Batcher(
         [Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],
         [Writer(VEHICLES, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],

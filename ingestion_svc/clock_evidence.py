@@ -1,4 +1,4 @@
-"""What readings say of their devices' clocks: collected in memory, added to the database every ten seconds.
+"""What readings say of their devices' clocks: collected in memory, added to the database every ten seconds or so.
 
 Fed from outcomes: a reading counts once it is stored, so that a resend is not late and nothing is counted of what was
 never committed. Late means: stored after a newer reading of the same device that this process stored since it started.
@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import psycopg
@@ -30,11 +31,18 @@ FLUSH_INTERVAL_S = 10.0
 DEVICES_MAX = 50_000
 """Devices of a kind that are remembered, about 200 bytes each: five times the fleet that one process is meant for."""
 
-CHUNK_DEVICES = 500
-"""Devices in one statement: packing them holds the event loop up for some milliseconds."""
+CHUNK_DEVICES = 100
+"""Devices in one statement: taking and packing them holds the event loop up for a millisecond or two."""
 
-FLUSH_TIMEOUT_S = 10.0
-"""A database that takes longer gets the rest with the next flush."""
+FLUSH_REST = 4
+"""Times as long as a statement took, a flush rests after it, or live readings would wait behind the evidence of 10,000
+devices: so that takes some seconds, and a fifth of one connection's time."""
+
+FLUSH_REST_MAX_S = 1.0
+"""After a statement that an outage or a lock held up."""
+
+CHUNK_TIMEOUT_S = 10.0
+"""A database that takes longer to connect, or for a statement, gets the rest with the next flush."""
 
 AddRows = Callable[[AsyncConnection[Any], Sequence[EvidenceRow]], Awaitable[None]]
 
@@ -50,6 +58,9 @@ class DeviceClocks:
         self._late: Counter[str] = Counter()
         self._future: Counter[str] = Counter()
         self._conflicting: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._arrived_us or self._late or self._future or self._conflicting)
 
     def stored(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], arrived_us: int) -> None:
         """Takes in readings that were stored, in the order of their coming."""
@@ -79,22 +90,30 @@ class DeviceClocks:
             else:
                 self.not_kept += 1
 
-    def take(self) -> list[EvidenceRow]:
-        """What was collected, a row for each device; begins anew but for the newest timestamps."""
-        arrived, late, future, conflicting = self._arrived_us, self._late, self._future, self._conflicting
-        self._arrived_us, self._late, self._future, self._conflicting = {}, Counter(), Counter(), Counter()
-        newest_us = self._newest_us
-        return [
-            EvidenceRow(
-                device_id,
-                newest_us[device_id] if device_id in arrived else None,
-                arrived[device_id] - newest_us[device_id] if device_id in arrived else None,
-                late[device_id],
-                future[device_id],
-                conflicting[device_id],
-            )
-            for device_id in arrived.keys() | late.keys() | future.keys() | conflicting.keys()
-        ]
+    def take(self, most: int) -> Iterator[list[EvidenceRow]]:
+        """What is collected now, a row for each device, in lists of at most so many; each is taken out when asked for.
+
+        What comes meanwhile of a device that was taken out already is left for the next time.
+        """
+        for devices in (self._arrived_us, self._late, self._future, self._conflicting):
+            left = len(devices)
+            while left > 0 and devices:
+                chunk = list(islice(devices, min(most, left)))
+                left -= len(chunk)
+                yield [self._take_out(device_id) for device_id in chunk]
+
+    def _take_out(self, device_id: str) -> EvidenceRow:
+        """A device's row; begins anew but for its newest timestamp."""
+        arrived_us = self._arrived_us.pop(device_id, None)
+        newest_us = None if arrived_us is None else self._newest_us[device_id]
+        return EvidenceRow(
+            device_id,
+            newest_us,
+            None if arrived_us is None or newest_us is None else arrived_us - newest_us,
+            self._late.pop(device_id, 0),
+            self._future.pop(device_id, 0),
+            self._conflicting.pop(device_id, 0),
+        )
 
     def put_back(self, rows: Sequence[EvidenceRow]) -> None:
         """Takes in again what was not written down."""
@@ -113,11 +132,12 @@ class DeviceClocks:
                     counts[row.device_id] += more
 
     def _forget(self) -> None:
-        """Makes room: forgets the newest timestamps of devices that sent nothing since the last flush, or else all."""
+        """Makes room: forgets the newest timestamps of devices of which all is written down, or else all."""
         self._newest_us = {device_id: self._newest_us[device_id] for device_id in self._arrived_us}
         if len(self._newest_us) > DEVICES_MAX // 2 or len(self._late) > DEVICES_MAX // 2:
             self.not_kept += len(self._arrived_us) + self._late.total()
-            self._newest_us, self._arrived_us, self._late = {}, {}, Counter()
+            for each in (self._newest_us, self._arrived_us, self._late):
+                each.clear()
 
 
 class ClockEvidence:
@@ -159,28 +179,26 @@ class ClockEvidence:
         clocks.stored(rows, arrived_us)
 
     async def flush(self) -> None:
-        """Writes down what was collected; never raises.
+        """Writes down what was collected, resting between statements unless it closes; never raises.
 
         What surely failed stays for the next time. Where the connection broke in the middle nobody knows, and that
         chunk is not repeated: evidence may be missing, but is never counted twice.
         """
-        todo = [*_chunks(self._meters, add_meter_evidence), *_chunks(self._vehicles, add_vehicle_evidence)]
         self._log_not_kept()
+        if not self._meters and not self._vehicles:
+            return
+        loop = asyncio.get_running_loop()
         try:
-            if todo:
-                async with (
-                    asyncio.timeout(FLUSH_TIMEOUT_S),
-                    await AsyncConnection.connect(**self._parameters, autocommit=True) as connection,
-                ):
-                    # Nobody is told that evidence is durable: no commit of it has to wait for the disk.
-                    await connection.execute("SET synchronous_commit = off")
-                    while todo:
-                        await _write(connection, todo)
+            async with asyncio.timeout(CHUNK_TIMEOUT_S):
+                connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
+            async with connection:
+                for clocks, add in ((self._meters, add_meter_evidence), (self._vehicles, add_vehicle_evidence)):
+                    for rows in clocks.take(CHUNK_DEVICES):
+                        began = loop.time()
+                        await _write(connection, clocks, rows, add)
+                        await self._closes_within(min(FLUSH_REST * (loop.time() - began), FLUSH_REST_MAX_S))
         except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
             _log.warning("clock_evidence_not_written", error=str(error) or type(error).__name__)
-        finally:
-            for clocks, rows, _ in todo:
-                clocks.put_back(rows)
 
     def _log_not_kept(self) -> None:
         not_kept = self._meters.not_kept + self._vehicles.not_kept
@@ -189,34 +207,28 @@ class ClockEvidence:
             self._meters.not_kept = self._vehicles.not_kept = 0
 
     async def _run(self) -> None:
-        while not self._closing.is_set():
-            with suppress(TimeoutError):
-                jitter = random.uniform(0.9, 1.1)  # noqa: S311 (jitter protects nothing)
-                await asyncio.wait_for(self._closing.wait(), self._interval_s * jitter)
-                return
+        jitter = random.uniform(0.9, 1.1)  # noqa: S311 (jitter protects nothing)
+        while not await self._closes_within(self._interval_s * jitter):
             await self.flush()
 
+    async def _closes_within(self, seconds: float) -> bool:
+        """Waits for so long, or until it is time to close."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        return self._closing.is_set()
 
-Chunk = tuple[DeviceClocks, Sequence[EvidenceRow], AddRows]
 
-
-async def _write(connection: AsyncConnection[Any], todo: list[Chunk]) -> None:
-    """Writes the last chunk, and leaves it in place where the database refused it."""
-    clocks, rows, add = todo.pop()
+async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: list[EvidenceRow], add: AddRows) -> None:
+    """Adds rows to the database, and puts them back where that refused them."""
     try:
-        await add(connection, rows)
+        async with asyncio.timeout(CHUNK_TIMEOUT_S):
+            await add(connection, rows)
     except psycopg.Error as error:
         if error.sqlstate is not None:
-            todo.append((clocks, rows, add))
+            clocks.put_back(rows)
         raise
 
 
 def _stored(rows: Sequence[Any], written: Written) -> list[Any]:
     others = {*written.duplicates, *written.conflicts, *written.refused}
     return [row for at, row in enumerate(rows) if at not in others]
-
-
-def _chunks(clocks: DeviceClocks, add: AddRows) -> Iterator[Chunk]:
-    rows = clocks.take()
-    for start in range(0, len(rows), CHUNK_DEVICES):
-        yield clocks, rows[start : start + CHUNK_DEVICES], add
