@@ -1,5 +1,6 @@
 """What is written down of devices' clocks equals a plain-Python model."""
 
+import asyncio
 import random
 from collections import Counter, defaultdict
 from typing import Any
@@ -130,6 +131,26 @@ async def test_what_could_not_be_written_down_is_written_the_next_time_and_once(
     await evidence.flush()
 
     assert written_down(database_url) == {"m": (NOW_US, 5, 1, 0, 0)}
+
+
+async def test_a_flush_rests_between_its_parts_and_not_when_it_closes(
+    parameters: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock_evidence, "CHUNK_DEVICES", 1)
+    monkeypatch.setattr(clock_evidence, "FLUSH_REST", 1e9)
+    monkeypatch.setattr(clock_evidence, "FLUSH_REST_MAX_S", 3_600.0)
+    ids = ["m0", "m1", "m2"]
+    register(database_url, *ids)
+    evidence = ClockEvidence(parameters, interval_s=0.0)
+    evidence.settled([meter_row(meter_id, NOW_US) for meter_id in ids], Written(), NOW_US)
+    evidence.start()
+    async with asyncio.timeout(30):
+        while not written_down(database_url):
+            await asyncio.sleep(0)
+        assert len(written_down(database_url)) == 1
+        await evidence.close()
+
+    assert sorted(written_down(database_url)) == ids
 
 
 async def test_two_processes_add_up_and_the_newest_reading_s_age_stays(
