@@ -42,6 +42,8 @@ class Outcome:
 
     elapsed_s: float = 0.0
     """From the first request until everything was settled; told by `push`."""
+    settled_in_time: int = 0
+    """Readings that were settled before the seconds of `push` were over, and not out of its buffers afterwards."""
     sent: int = 0
     stored: int = 0
     duplicate: int = 0
@@ -86,7 +88,8 @@ class _Device:
 def live(address: str, name: str, devices: int, every_s: float, seconds: float, streams_per_connection: int) -> Outcome:
     """Devices that send one reading every so many seconds, spread evenly, each over a stream of its own.
 
-    The first reading of each is not timed: the device is made in the database, and others are still connecting.
+    What they send until all have been there for an interval is not timed: devices are made in the database, and others
+    are still connecting. Nor is any timed while others leave: all stay until the end.
     """
     return asyncio.run(_live(address, name, devices, every_s, seconds, streams_per_connection))
 
@@ -104,10 +107,17 @@ async def _live(
             await uplink.send(_meter_request(f"{name}-{number}", system_clock()))
             untimed.sent += 1
             due = begin + every_s * number / devices
+            due -= every_s * ((due - loop.time()) // every_s)
             while due < begin + seconds:
                 await asyncio.sleep(due - loop.time())
-                await device.send(_meter_request(f"{name}-{number}", system_clock()), due)
+                request = _meter_request(f"{name}-{number}", system_clock())
+                if due < begin:
+                    await uplink.send(request)
+                    untimed.sent += 1
+                else:
+                    await device.send(request, due)
                 due += every_s
+            await asyncio.sleep(begin + seconds - loop.time())
         device.count()
 
     async with AsyncExitStack() as stack:
@@ -140,11 +150,13 @@ async def _push(
     address: str, makers: Sequence[_Maker], per_message: int, seconds: float, readings_per_s: float | None
 ) -> Outcome:
     loop, outcome, streams = asyncio.get_running_loop(), Outcome(), len(makers)
+    devices: list[_Device] = []
     interval_s = 0.0 if readings_per_s is None else per_message * streams / readings_per_s
 
     async def one(number: int, make: _Maker) -> None:
         async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
             device = _Device(channel, address, outcome)
+            devices.append(device)
             async with device.uplink:
                 end = loop.time() + seconds
                 due = loop.time() + interval_s * number / streams
@@ -155,7 +167,11 @@ async def _push(
                     due = due + interval_s if interval_s else loop.time()
             device.count()
 
+    def look() -> None:
+        outcome.settled_in_time = sum(device.uplink.totals.received for device in devices)
+
     begun = loop.time()
+    loop.call_at(begun + seconds, look)
     await asyncio.gather(*(one(number, make) for number, make in enumerate(makers)))
     outcome.elapsed_s = loop.time() - begun
     return outcome
