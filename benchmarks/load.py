@@ -89,7 +89,7 @@ def live(address: str, name: str, devices: int, every_s: float, seconds: float, 
     """Devices that send one reading every so many seconds, spread evenly, each over a stream of its own.
 
     What they send until all have been there for an interval is not timed: devices are made in the database, and others
-    are still connecting. Nor is any timed while others leave: all stay until the end.
+    are still connecting. Nor is any timed while others leave: all stay for another interval.
     """
     return asyncio.run(_live(address, name, devices, every_s, seconds, streams_per_connection))
 
@@ -117,7 +117,7 @@ async def _live(
                 else:
                     await device.send(request, due)
                 due += every_s
-            await asyncio.sleep(begin + seconds - loop.time())
+            await asyncio.sleep(begin + seconds + every_s + number / CONNECTIONS_PER_S - loop.time())
         device.count()
 
     async with AsyncExitStack() as stack:
