@@ -1,15 +1,53 @@
 """The command `energyfleet`: puts its subcommands together."""
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from fleetcli import ask, demo, fleet, maintain, mapping, plot, replay, simulate, up, verify
 from fleetcli.console import complain
 from fleetcli.errors import CommandError
 from shared.errors import StartRefused
 
+FUNCTIONS = {
+    "up": "up:up",
+    "demo": "demo:demo",
+    "simulate": "simulate:simulate",
+    "replay": "replay:replay",
+    "performance": "ask:performance",
+    "fleet": "fleet:fleet",
+    "plot": "plot:plot",
+    "status": "ask:status",
+    "health": "ask:health",
+    "migrate": "up:migrate",
+    "maintain": "maintain:maintain",
+    "verify": "verify:verify",
+    "map": "mapping:map_",  # `map` is Python's own
+    "unmap": "mapping:unmap",
+}
+"""Module and function of each command, in the order of `--help`."""
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is asked for: those that talk to a service need none of PostgreSQL's modules."""
+
+    def __init__(self, **settings: Any) -> None:
+        unknown: Any = None
+        super().__init__(**settings | {"commands": dict.fromkeys(FUNCTIONS, unknown)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        module, _, function = FUNCTIONS.get(cmd_name, "").partition(":")
+        if not module:
+            return None
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cmd_name)(getattr(import_module(f"fleetcli.{module}"), function))
+        return typer.main.get_command(alone)
+
+
 app = typer.Typer(
+    cls=Commands,
     name="energyfleet",
     help="Charging telemetry of meters and electric vehicles: run it, feed it, ask it.",
     no_args_is_help=True,
@@ -17,23 +55,11 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for command in (
-    up.up,
-    demo.demo,
-    simulate.simulate,
-    replay.replay,
-    ask.performance,
-    fleet.fleet,
-    plot.plot,
-    ask.status,
-    ask.health,
-    up.migrate,
-    maintain.maintain,
-    verify.verify,
-):
-    app.command()(command)
-app.command("map")(mapping.map_)  # `map` is Python's own
-app.command()(mapping.unmap)
+
+
+@app.callback()
+def _group() -> None:
+    """Has typer make a group, although the group knows its commands itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,10 +1,12 @@
 """Wrong input to the command line: one clear line or a usage error, the exit code, and never a traceback."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
 
-from fleetcli.__main__ import main
+from fleetcli.__main__ import FUNCTIONS, main
 
 NOBODY = "127.0.0.1:1"
 """A port that needs root to listen on and that nobody does."""
@@ -117,3 +119,25 @@ def test_a_database_that_is_not_there_is_said_in_one_line(
     assert "secret" not in line
     monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "mysql://somewhere")
     assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")
+
+
+def test_help_lists_every_command_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    listed = [line.split(maxsplit=1) for line in capsys.readouterr().out.partition("Commands:")[2].splitlines()]
+    assert [words[0] for words in listed if len(words) == 2 and words[0] in FUNCTIONS] == list(FUNCTIONS)
+
+
+def test_what_only_talks_to_a_service_starts_without_the_modules_of_the_database() -> None:
+    """They take four times as long to import as all others."""
+    script = """if True:
+        import sys
+        from fleetcli.__main__ import main
+        try:
+            main(["status", "m-1", "--analytics", "nowhere"])
+        except SystemExit:
+            print([name for name in ("alembic", "grpc", "psycopg", "sqlalchemy") if name in sys.modules])
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "['grpc']\n"
