@@ -1,12 +1,9 @@
 """Brings the schema up to this version, and tells when it is not."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import AsyncConnection, Connection, errors
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -16,8 +13,13 @@ from shared.db.engine import connection_parameters, require_safe_server
 from shared.db.partitions import create_partitions_ahead
 from shared.errors import StartRefused
 
+if TYPE_CHECKING:  # see `_config`
+    from alembic.config import Config
+
 START_CHECK_TIMEOUT = "10s"
 """A database that hangs must not let a service hang with it."""
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate', 0))"
 _INSTALLED = "SELECT version_num FROM alembic_version"
@@ -37,17 +39,22 @@ class SchemaOutdated(StartRefused):
         )
 
 
-def _config() -> Config:
+def _config() -> "Config":
+    from alembic.config import Config  # where it is needed: a service, which only looks, starts without Alembic
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     return config
+
+
+def revisions() -> list[str]:
+    """What this version knows, oldest first. The file of a migration begins with its revision."""
+    return sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def head() -> str:
     """The revision that this version needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None
-    return revision
+    return revisions()[-1]
 
 
 def migrate(url: str) -> str:
@@ -63,6 +70,8 @@ def migrate(url: str) -> str:
 
 
 def _migrate(url: str) -> str:
+    from alembic import command
+
     parameters = connection_parameters(url, "energyfleet migrate")
 
     def connect() -> Connection[Any]:
@@ -108,7 +117,6 @@ async def require_current_schema(connection: AsyncConnection[Any]) -> None:
         await connection.rollback()
         row = None
     installed = row[0] if row else None
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if installed is None or (installed in known and installed != head()):
+    if installed is None or (installed in revisions() and installed != head()):
         recovering = await (await connection.execute(_ON_REPLICA)).fetchone()
         raise SchemaOutdated(installed, head(), on_replica=recovering == (True,))

@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from shared.db.embedded import EmbeddedServer
-from shared.db.migrate import SchemaOutdated, head, migrate, require_usable_database
+from shared.db.migrate import MIGRATIONS, SchemaOutdated, head, migrate, require_usable_database, revisions
 from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
 from shared.db.tables import metadata
 
@@ -25,17 +26,23 @@ def test_the_tables_are_what_the_migrations_make(database_url: str) -> None:
     assert [each for each in differences if not re.search(r"history_\d{8}", str(each))] == []
 
 
+def test_files_are_named_for_their_revisions_in_the_order_in_which_these_follow_each_other() -> None:
+    scripts = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+    assert scripts[::-1] == revisions()
+    assert head() == scripts[0]
+
+
 def test_five_migrations_at_once_make_one_schema(postgres: EmbeddedServer, database: str) -> None:
     fresh = f"{database}_fresh"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {fresh}")
         try:
             with ThreadPoolExecutor(5) as pool:
-                revisions = list(pool.map(migrate, [postgres.url(fresh)] * 5))
+                reached = list(pool.map(migrate, [postgres.url(fresh)] * 5))
         finally:
             connection.execute(f"DROP DATABASE {fresh} WITH (FORCE)")
 
-    assert revisions == [head()] * 5
+    assert reached == [head()] * 5
 
 
 def test_migrating_creates_the_coming_weeks_partitions_and_may_be_repeated(database_url: str) -> None:
