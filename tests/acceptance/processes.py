@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared import child
+
 START_TIMEOUT_S = 30
 
 
@@ -29,7 +31,10 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def service_process(module: str, tmp_path: Path, **variables: str) -> AsyncIterator[ServiceProcess]:
-    """Starts `python -m module` on a free port, waits until it is ready, and kills it at the end if it still runs."""
+    """Starts `python -m module` on a free port, waits until it is ready, and kills it at the end if it still runs.
+
+    It ends with us, too.
+    """
     ready_file = tmp_path / f"ready-{len(list(tmp_path.iterdir()))}"
     variables = {
         "ENERGYFLEET_INGESTION_ADDRESS": "127.0.0.1:0",
@@ -37,7 +42,7 @@ async def service_process(module: str, tmp_path: Path, **variables: str) -> Asyn
         "ENERGYFLEET_READY_FILE": str(ready_file),
         "ENERGYFLEET_LOG_LEVEL": "WARNING",
     } | variables
-    process = subprocess.Popen([sys.executable, "-m", module], env=os.environ | variables)
+    process = subprocess.Popen([*child._words_before(), sys.executable, "-m", module], env=os.environ | variables)
     try:
         await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)
         assert process.poll() is None, "the service ended before it was ready"

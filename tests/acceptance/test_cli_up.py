@@ -14,6 +14,7 @@ import psutil
 import psycopg
 import pytest
 
+from shared import child
 from shared.db.migrate import head
 
 START_TIMEOUT_S = 60
@@ -81,11 +82,15 @@ def gone(family: list[psutil.Process]) -> bool:
 
 @contextmanager
 def started(directory: Path, *arguments: str, environment: Mapping[str, str]) -> Iterator[Running]:
-    """A command that goes on, in a session of its own; ended at the end if it has not."""
+    """A command that goes on, in a session of its own; ended at the end, or with us, if it has not."""
     stdout, stderr = directory / "stdout", directory / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
-            [*COMMAND, *arguments], env=environment, stdout=out, stderr=err, start_new_session=True
+            [*child._words_before(), *COMMAND, *arguments],
+            env=environment,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
         )
     running = Running(process, stdout, stderr)
     try:

@@ -26,6 +26,7 @@ from energyfleet.v1.telemetry_pb2 import Telemetry
 from prometheus_client.parser import text_string_to_metric_families
 
 from ingestion_svc.supervisor import hold_port
+from shared import child
 from shared.db.embedded import EmbeddedServer
 from shared.serve import ListenError
 from shared.timestamps import US_PER_SECOND, system_clock
@@ -92,7 +93,7 @@ async def workers(tmp_path: Path, url: str, count: int = 2, **variables: str) ->
     }
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ingestion_svc", "--workers", str(count)],
+            [*child._words_before(), sys.executable, "-m", "ingestion_svc", "--workers", str(count)],
             env=environment | variables,
             stderr=stderr,
             start_new_session=True,
