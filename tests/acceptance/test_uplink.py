@@ -62,8 +62,12 @@ def a_free_port() -> int:
 
 
 async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_twice(
-    postgres: EmbeddedServer, database: str, tmp_path: Path
+    postgres: EmbeddedServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Both are back as soon as the service is: doubled waits would last as long again as its start, twenty times.
+    monkeypatch.setattr("fleetcli.uplink.BACKOFF_MAX_S", 0.05)
+    often = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100))
+    monkeypatch.setattr("fleetcli.channel._OPTIONS", often)
     variables = {
         "ENERGYFLEET_DATABASE_URL": postgres.url(database, role="energyfleet_ingestion"),
         "ENERGYFLEET_INGESTION_ADDRESS": f"127.0.0.1:{a_free_port()}",  # the same after each kill
