@@ -31,8 +31,8 @@ demo: setup ## stream a simulated day, show the worst vehicles, compare all of t
 up: setup ## start the database and both services; Ctrl-C stops them
 	@$(BIN)/energyfleet up
 
-test: setup ## run the whole suite
-	$(BIN)/pytest
+test: setup ## run the whole suite, each PostgreSQL in a process of its own
+	$(BIN)/pytest -n 2
 
 check: setup ## format, lint, types, contract
 	$(BIN)/ruff format --check .

@@ -2,13 +2,18 @@
 
 import itertools
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from psycopg import sql
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from shared.db.embedded import EmbeddedServer
 from shared.db.migrate import migrate
@@ -17,12 +22,57 @@ POSTGRES_15_BIN_DIR = Path("/usr/lib/postgresql/15/bin")
 
 TEST_SETTINGS = {"shared_buffers": "64MB", "max_connections": "80"}
 
+MEMORY = Path("/dev/shm")
+MEMORY_MIN_BYTES = 6 * 1024**3
+"""Several times what a run takes of it."""
+
+_COPY = "CREATE DATABASE {} TEMPLATE template STRATEGY file_copy"
+"""In memory a seventh of what it takes to write each page to the log, too."""
+
 _database_numbers = itertools.count()
 
 
-def pytest_report_header() -> str:
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """All temporary files, and so the servers' too, lie in memory where that has room: no commit waits for a disk.
+
+    The directory's name is short because its sockets' may have no more than 107 bytes. What a run that failed has left
+    there is removed by the next one; `--basetemp` names another place.
+    """
+    if config.option.basetemp is not None:  # asked for, or given to one of several processes
+        return
+    memory, disk = MEMORY, Path(tempfile.gettempdir())
+    for left in [*memory.glob("ef-*"), *disk.glob("ef-*")]:
+        if not psutil.pid_exists(int(left.name.removeprefix("ef-"))):
+            shutil.rmtree(left, ignore_errors=True)
+    config.option.basetemp = (memory if _has_room(memory) else disk) / f"ef-{os.getpid()}"
+
+
+def _has_room(memory: Path) -> bool:
+    """Whether there is such a file system, and memory for it."""
+    return memory.is_dir() and min(shutil.disk_usage(memory).free, psutil.virtual_memory().available) > MEMORY_MIN_BYTES
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.OK and session.config.option.basetemp.name == f"ef-{os.getpid()}":
+        shutil.rmtree(session.config.option.basetemp, ignore_errors=True)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
     fifteen = POSTGRES_15_BIN_DIR if POSTGRES_15_BIN_DIR.exists() else "absent, its runs are skipped"
-    return f"PostgreSQL: embedded 18; 15: {fifteen}"
+    return f"PostgreSQL: embedded 18; 15: {fifteen}; data below {config.option.basetemp}"
+
+
+class ByServer(LoadScopeScheduling):
+    """With `pytest -n 2` each server is started by one process only, and what a module shares is made but once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        server = re.search(r"postgres-\d+", nodeid)
+        return server[0] if server else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServer:
+    return ByServer(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +108,7 @@ def database(postgres: EmbeddedServer) -> Iterator[str]:
     """The name of a migrated, empty database of this test's own."""
     name = f"test_{next(_database_numbers)}"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template").format(sql.Identifier(name)))
+        connection.execute(sql.SQL(_COPY).format(sql.Identifier(name)))
         yield name
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
