@@ -121,7 +121,7 @@ happenings = st.builds(
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=happenings)
 async def test_every_question_of_performance_is_answered_as_the_model_does(
     happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub

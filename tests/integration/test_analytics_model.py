@@ -103,7 +103,7 @@ def insert(rows: Rows, history: History, vehicle_id: str) -> bool:
 _numbers = itertools.count()
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories())
 async def test_performance_is_what_the_readings_say(postgres: EmbeddedServer, database: str, history: History) -> None:
     vehicle_id = f"car-{next(_numbers)}"

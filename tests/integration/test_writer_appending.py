@@ -233,7 +233,7 @@ def batches(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int, Any, Any]]]
 @pytest.mark.parametrize("least", [1, 10**9], ids=["appending", "careful"])
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("any_number_of_readings_is_appended")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=batches())
 async def test_two_writers_give_what_a_plain_model_gives(
     sent: list[tuple[int, list[tuple[int, int, Any, Any]]]], least: int, url: str, monkeypatch: pytest.MonkeyPatch
