@@ -151,10 +151,12 @@ class Writer(Generic[AnyRow]):
         self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], ahead: dict[str, list[AnyRow]]
     ) -> Written:
         """One transaction: appends the rows of the devices in `ahead`, and takes the others the careful way."""
-        positions = (
-            [position for position, row in enumerate(rows) if row[0] not in ahead] if ahead else range(len(rows))
-        )
-        others = [rows[position] for position in positions] if ahead else rows
+        positions: Sequence[int] = range(len(rows))
+        others = rows
+        if ahead:
+            all_ahead = sum(map(len, ahead.values())) == len(rows)
+            positions = [] if all_ahead else [at for at, row in enumerate(rows) if row[0] not in ahead]
+            others = [rows[at] for at in positions]
         written, new_keys = Written(), dict[str, int]()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
             if ahead:
