@@ -1,6 +1,5 @@
 """The questions to a real database, asked with the rights of the analytics role alone."""
 
-import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -10,8 +9,8 @@ import psycopg
 import psycopg.conninfo
 import pytest
 import pytest_asyncio
-from sqlalchemy import TextClause, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import TextClause
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from analytics_svc import fleet_sql, queries_sql
 from analytics_svc.parse import PerformanceQuestion, Window
@@ -232,13 +231,14 @@ async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) 
 
 
 async def test_the_service_cannot_write(rows: Rows, queries: Queries, database_url: str) -> None:
-    async with queries.reader.engine.connect() as connection:
-        await connection.execute(text("SET default_transaction_read_only = off"))
-        with pytest.raises(ProgrammingError, match="permission denied"):
-            await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
-    async with asking(database_url) as by_owner, by_owner.reader.engine.connect() as connection:
-        with pytest.raises(Exception, match="read-only transaction"):
-            await connection.execute(text("INSERT INTO vehicles (vehicle_id) VALUES ('x')"))
+    insert = "INSERT INTO vehicles (vehicle_id) VALUES ('x')"
+    async with await queries.reader.connect() as connection:
+        await connection.execute("SET default_transaction_read_only = off")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute(insert)
+    async with asking(database_url) as by_owner, await by_owner.reader.connect() as connection:
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await connection.execute(insert)
 
 
 def _scans(plan: dict[str, Any], tables: str) -> Iterator[tuple[str, str]]:
@@ -249,11 +249,12 @@ def _scans(plan: dict[str, Any], tables: str) -> Iterator[tuple[str, str]]:
 
 
 async def plan_of(queries: Queries, statement: TextClause, parameters: dict[str, Any]) -> dict[str, Any]:
-    named = {name: parameters[name] for name in statement.compile().params}
-    async with queries.reader.engine.connect() as connection:
-        explained = await connection.execute(text(f"EXPLAIN (FORMAT JSON) {statement.text}"), named)
-        plan = explained.scalar_one()
-    root: dict[str, Any] = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+    dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]  # it has no types
+    in_driver_sql = statement.compile(dialect=dialect)
+    async with await queries.reader.connect() as connection:
+        explained = await connection.execute(f"EXPLAIN (FORMAT JSON) {in_driver_sql}".encode(), parameters)
+        [(plan,)] = await explained.fetchall()
+    root: dict[str, Any] = plan[0]["Plan"]
     return root
 
 
