@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,12 @@ class Running:
         """It and everything that it has started."""
         itself = psutil.Process(self.process.pid)
         return [itself, *itself.children(recursive=True)]
+
+    def commands(self) -> Iterator[tuple[psutil.Process, list[str]]]:
+        """The family and its command lines, but for what has just ended, as PostgreSQL's processes may at any time."""
+        for each in self.family():
+            with suppress(psutil.NoSuchProcess):
+                yield each, each.cmdline()
 
     def address(self, service: str) -> str:
         """What `up` printed behind a service's name."""
@@ -126,7 +132,7 @@ def test_a_signal_stops_everything_and_leaves_nothing_behind(number: signal.Sign
 def test_when_a_part_ends_by_itself_everything_stops_with_an_error(victim: str, tmp_path: Path) -> None:
     with up(tmp_path) as running:
         family = running.family()
-        next(each for each in family if any(victim in word for word in each.cmdline())).kill()
+        next(each for each, words in running.commands() if any(victim in word for word in words)).kill()
         assert running.process.wait(STOP_TIMEOUT_S) == 1
     assert gone(family)
     called = "the embedded PostgreSQL" if victim == "postgres" else victim

@@ -62,6 +62,20 @@ async def send(address: str, readings: list[Telemetry]) -> wire.IngestionSummary
         return (await IngestionServiceStub(channel).StreamTelemetry(iter(messages))).summary
 
 
+async def refusal(address: str, readings: list[Telemetry]) -> grpc.aio.AioRpcError:
+    """What becomes of sending them in vain."""
+    while True:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await send(address, readings)
+        if not forgotten(raised.value):
+            return raised.value
+
+
+def forgotten(error: grpc.aio.AioRpcError) -> bool:
+    """Whether grpc.aio has lost a call's status to a write that was under way when it came (grpc #36066)."""
+    return error.details() == "Internal error from Core"
+
+
 def check_stored_once(url: str, readings: list[Telemetry]) -> None:
     """History has each reading once, rollups are its sums, and current status is its newest."""
     with psycopg.connect(url) as connection:
@@ -94,13 +108,12 @@ async def test_a_service_killed_around_commit_loses_nothing_and_counts_nothing_t
     readings = some_readings()
     variables = {"ENERGYFLEET_DATABASE_URL": url, "ENERGYFLEET_BATCH_MAX_READINGS": "300"}
     async with service_process("ingestion_svc", tmp_path, **variables, ENERGYFLEET_FAIL_POINTS=f"{place}:4") as doomed:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await send(doomed.address, readings)
+        refused = await refusal(doomed.address, readings)
         assert await doomed.ended() == -signal.SIGKILL
     async with service_process("ingestion_svc", tmp_path, **variables) as service:
         summary = await send(service.address, readings)
 
-    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert refused.code() == grpc.StatusCode.UNAVAILABLE
     assert summary.duplicate > 0
     assert summary.stored + summary.duplicate == len(readings)
     check_stored_once(postgres.url(database), readings)
@@ -159,10 +172,9 @@ async def test_a_database_that_is_away_is_told_with_when_to_retry_and_service_re
         await send(service.address, readings[:1_000])
         os.kill(own_postgres.pid, signal.SIGINT)
         for _ in range(3):  # in the grace, after it, and while it is known
-            with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await send(service.address, readings)
-            assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert retry_delay_s(raised.value) > 0
+            refused = await refusal(service.address, readings)
+            assert refused.code() == grpc.StatusCode.UNAVAILABLE
+            assert retry_delay_s(refused) > 0
         await health_is(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         own_postgres.restart()
         await health_is(service, health_pb2.HealthCheckResponse.SERVING)
@@ -179,7 +191,7 @@ async def send_until_taken(service: ServiceProcess, readings: list[Telemetry]) -
             try:
                 return await send(service.address, readings)
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(retry_delay_s(error) / 10)
+                await asyncio.sleep(0 if forgotten(error) else retry_delay_s(error) / 10)
 
 
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
