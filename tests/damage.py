@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psycopg
@@ -113,7 +114,7 @@ DAMAGES = {
 
 
 def damage(owner: psycopg.Connection[Any], what: str, side: str, at: int, by: float | None) -> None:
-    """Does what a person with psql might; nothing where there is no row to do it to."""
+    """Does what a person with psql might; nothing where there is no row to do it to, or one where it would go."""
     table, time = (f"{side}_current_status", "ts") if "status" in what else (f"{side}_energy_hourly", "hour_start")
     rows = owner.execute(f"SELECT ctid FROM {table} ORDER BY {side}_key, {time}").fetchall()
     if rows or "surplus" in what:
@@ -125,7 +126,8 @@ def damage(owner: psycopg.Connection[Any], what: str, side: str, at: int, by: fl
             ones=", ".join("1" for _ in SUMMED[side]),
         )
         row = rows[at % len(rows)][0] if rows else None
-        owner.execute(statement, {"row": row, "at": at, "by": by, "midnight": datetime_from_us(MIDNIGHT_US)})
+        with suppress(psycopg.errors.UniqueViolation):
+            owner.execute(statement, {"row": row, "at": at, "by": by, "midnight": datetime_from_us(MIDNIGHT_US)})
 
 
 class Truth:

@@ -74,6 +74,11 @@ def begin_anew(owner: psycopg.Connection[Any]) -> None:
     damaged=[(what, side, NOBODY, 1) for what in ("surplus hour", "surplus status") for side in SIDES],
     dropped=False,
 )
+@example(
+    sent=[Reading("meter", 0, ts_us, 1.0, None, None) for ts_us in (MIDNIGHT_US - 1, MIDNIGHT_US, MIDNIGHT_US + 1)],
+    damaged=[("move", "meter", 0, US_PER_HOUR // 2)] * 2,
+    dropped=False,
+)
 async def test_exactly_what_was_damaged_is_found_and_mended(
     sent: list[Reading],
     damaged: list[tuple[str, str, int, Any]],
