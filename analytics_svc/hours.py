@@ -16,7 +16,7 @@ HOUR_BITS = 64
 """Hours of a window at most: a device's are the bits of one number."""
 
 ROWS_MAX = 2_500_000
-"""Rollups kept of each kind of device, 28 bytes each: a day of 100,000 devices."""
+"""Rollups kept of each kind of device, at most 36 bytes each: a day of 100,000 devices."""
 
 Keys = NDArray[np.int32]
 Numbers = NDArray[np.float64]
