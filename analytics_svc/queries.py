@@ -119,12 +119,11 @@ class Queries:
         answer = await self.reader.ask(PERFORMANCE, parameters | _ends(question.window))
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
-        [row] = answer.told
+        row = answer.told[0]
         feedings = [
-            Feeding(meter_id, us_from_datetime(since), us_from_datetime(until), kwh, readings)
-            for meter_id, since, until, kwh, readings in zip(
-                row.meter_ids, row.since, row.until, row.kwh, row.readings, strict=True
-            )
+            Feeding(each.meter_id, us_from_datetime(each.since), us_from_datetime(each.until), each.kwh, each.readings)
+            for each in answer.told
+            if each.meter_id is not None
         ]
         evidence = Evidence(
             first_vehicle_us=_us_or_none(row.first_vehicle_ts),

@@ -7,7 +7,8 @@ hour of a reading is `(h, h + 1 h]`, hence the microsecond. What is asked about 
 
 from sqlalchemy import text
 
-# One row, or none for a vehicle never heard of. The arrays have an element for each of the last :mappings_max mappings.
+# No row for a vehicle never heard of. Otherwise the totals beside each of the last :mappings_max mappings, by their
+# start, or beside nulls where there is none. An hour is known by the first microsecond that counts for it.
 PERFORMANCE = text("""
 WITH vehicle AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
@@ -20,7 +21,7 @@ mapped AS (
       AND (effective_until IS NULL OR effective_until > :window_start)
 ),
 delivered AS (
-    SELECT date_bin('1 hour', ts - interval '1 microsecond', timestamptz 'epoch') AS hour_start,
+    SELECT date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z') AS hour_from,
            sum(kwh_delivered_dc) AS kwh,
            count(*) AS readings,
            min(ts) AS first_ts,
@@ -30,11 +31,11 @@ delivered AS (
     FROM vehicle_telemetry_history
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
       AND ts > :window_start AND ts <= :window_end
-    GROUP BY hour_start
+    GROUP BY hour_from
 ),
 fed AS (
     SELECT mapped.since,
-           date_bin('1 hour', history.ts - interval '1 microsecond', timestamptz 'epoch') AS hour_start,
+           date_bin('1 hour', history.ts, timestamptz '1970-01-01 00:00:00.000001Z') AS hour_from,
            sum(history.kwh_consumed_ac) AS kwh,
            count(*) AS readings,
            min(history.ts) AS first_ts,
@@ -47,11 +48,11 @@ fed AS (
           AND ts > mapped.since AND ts <= mapped.until
         OFFSET 0
     ) AS history
-    GROUP BY mapped.since, hour_start
+    GROUP BY mapped.since, hour_from
 ),
 consumed AS (
-    SELECT hour_start, sum(kwh) AS kwh, sum(readings) AS readings, min(first_ts) AS first_ts, max(last_ts) AS last_ts
-    FROM fed GROUP BY hour_start
+    SELECT hour_from, sum(kwh) AS kwh, sum(readings) AS readings, min(first_ts) AS first_ts, max(last_ts) AS last_ts
+    FROM fed GROUP BY hour_from
 ),
 totals AS (
     SELECT sum(delivered.kwh) AS kwh_delivered_dc,
@@ -66,23 +67,21 @@ totals AS (
            max(delivered.last_ts) AS last_vehicle_ts,
            min(consumed.first_ts) AS first_meter_ts,
            max(consumed.last_ts) AS last_meter_ts
-    FROM delivered FULL JOIN consumed USING (hour_start)
+    FROM delivered FULL JOIN consumed USING (hour_from)
 ),
 feeding AS (
-    SELECT meter_id, since, until, sum(fed.kwh) AS kwh, CAST(coalesce(sum(fed.readings), 0) AS bigint) AS readings
+    SELECT meter_key, since, until, sum(fed.kwh) AS kwh, CAST(coalesce(sum(fed.readings), 0) AS bigint) AS readings
     FROM (SELECT meter_key, since, until FROM mapped ORDER BY since DESC LIMIT :mappings_max) AS newest
-         JOIN meters USING (meter_key) LEFT JOIN fed USING (since)
-    GROUP BY meter_id, since, until
+         LEFT JOIN fed USING (since)
+    GROUP BY meter_key, since, until
 )
 SELECT (SELECT count(*) FROM mapped) AS mappings,
        kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
        hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
-       ARRAY(SELECT meter_id FROM feeding ORDER BY since) AS meter_ids,
-       ARRAY(SELECT since FROM feeding ORDER BY since) AS since,
-       ARRAY(SELECT until FROM feeding ORDER BY since) AS until,
-       ARRAY(SELECT kwh FROM feeding ORDER BY since) AS kwh,
-       ARRAY(SELECT readings FROM feeding ORDER BY since) AS readings
-FROM vehicle CROSS JOIN totals
+       (SELECT meter_id FROM meters WHERE meter_key = feeding.meter_key) AS meter_id,
+       since, until, feeding.kwh, feeding.readings
+FROM vehicle CROSS JOIN totals LEFT JOIN feeding ON true
+ORDER BY since
 """)
 
 # A row for each bucket in their order, or none for a vehicle never heard of. The buckets follow each other without a
