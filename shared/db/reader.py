@@ -198,7 +198,7 @@ class Reader:
             answer = await question.put(session)
             usable = True
             return answer
-        except (Abandoned, psycopg.errors.QueryCanceled):
+        except Abandoned:
             usable = True
             raise
         finally:
