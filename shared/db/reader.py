@@ -183,10 +183,12 @@ class Reader:
                     session = self._idle.pop()
                     try:
                         return await self._put(question, session)
-                    except psycopg.OperationalError:
-                        if not session.driver.broken:
+                    except psycopg.OperationalError as error:
+                        too_soon = isinstance(error, psycopg.errors.QueryCanceled) and question.has_time
+                        if not (session.driver.broken or too_soon):
                             raise
-                        # Ended since the question before, as by a restart of the server. Asking again changes nothing.
+                        # Ended since the question before, as by a restart of the server, or met by that one's time
+                        # limit, which passed just as it ended. Asking again changes nothing.
                 return await self._put(question, _Session(await self.connect()))
         finally:
             self._free.release()
@@ -240,6 +242,11 @@ class _Question:
             [(as_of,)] = await cursor.fetchall()
             cursor.nextset()
             return Answer(await cursor.fetchall(), us_from_datetime(as_of))
+
+    @property
+    def has_time(self) -> bool:
+        """Whether somebody may still wait for the answer."""
+        return asyncio.get_running_loop().time() < self.ends_at
 
     def abandon(self) -> None:
         """Nobody waits any more: the server is asked to stop, as often as it takes."""
