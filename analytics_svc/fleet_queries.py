@@ -71,7 +71,7 @@ class FleetQueries:
         """Of every vehicle; None where rollups are not the truth of all hours."""
         known = self._vehicles
         mapped, of_vehicles, of_meters = await asyncio.gather(
-            self._reader.ask(FLEET_MAPPED, _ends(window) | {"known_vehicles": len(known.keys)}),
+            self._reader.ask(FLEET_MAPPED, window_ends(window) | {"known_vehicles": len(known.keys)}),
             self._hours(VEHICLE_HOURS, self._vehicle_hours, Hour.of_vehicles, window),
             self._hours(METER_HOURS, self._meter_hours, Hour.of_meters, window),
         )
@@ -158,8 +158,9 @@ def _where_reported(energies: list[float], readings: list[int]) -> list[float | 
 def _parameters(window: Window, vehicle_ids: frozenset[str]) -> dict[str, object]:
     hours = [datetime_from_us(hour_us) for hour_us in range(window.start_us, window.end_us, US_PER_HOUR)]
     asked = {"every": not vehicle_ids, "vehicle_ids": list(vehicle_ids)}
-    return {"hours": hours, "no_hour": "0" * len(hours)} | asked | _ends(window)
+    return {"hours": hours, "no_hour": "0" * len(hours)} | asked | window_ends(window)
 
 
-def _ends(window: Window) -> dict[str, object]:
+def window_ends(window: Window) -> dict[str, object]:
+    """The parameters :window_start and :window_end."""
     return {"window_start": datetime_from_us(window.start_us), "window_end": datetime_from_us(window.end_us)}

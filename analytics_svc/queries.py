@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from analytics_svc.fleet_queries import FleetQueries
+from analytics_svc.fleet_queries import FleetQueries, window_ends
 from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries_sql import (
@@ -116,7 +116,7 @@ class Queries:
     async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
         parameters = {"vehicle_id": question.vehicle_id, "mappings_max": MAPPINGS_MAX}
-        answer = await self.reader.ask(PERFORMANCE, parameters | _ends(question.window))
+        answer = await self.reader.ask(PERFORMANCE, parameters | window_ends(question.window))
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
         row = answer.told[0]
@@ -141,7 +141,7 @@ class Queries:
             "vehicle_id": question.vehicle_id,
             "starts": [datetime_from_us(bucket.start_us) for bucket in buckets],
         }
-        ends = _ends(Window(buckets[0].start_us, buckets[-1].end_us))
+        ends = window_ends(Window(buckets[0].start_us, buckets[-1].end_us))
         answer = await self.reader.ask(PERFORMANCE_SERIES, parameters | ends)
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
@@ -185,10 +185,6 @@ class Queries:
 
 def _us_or_none(moment: datetime | None) -> int | None:
     return None if moment is None else us_from_datetime(moment)
-
-
-def _ends(window: Window) -> dict[str, object]:
-    return {"window_start": datetime_from_us(window.start_us), "window_end": datetime_from_us(window.end_us)}
 
 
 def _vehicle_status(row: Any) -> VehicleStatus | None:
