@@ -17,7 +17,8 @@ LIVE_MAX_READINGS = 200
 """In flight: what both sides of a charger send in an hour and a half at one-minute readings."""
 
 LIVE_MESSAGE_MAX_READINGS = 20
-"""More in the first message of a stream is no sign of a live device: backlog begins like that as well."""
+"""More in a message are no sign that live devices are there, for whose sake backlog would wait: a gateway sends like
+that, and it would hold up other gateways and itself."""
 
 CATCHING_UP_MEMORY_S = 1.0
 """A sender that was catching up a second ago still is: between two of its batches it has nothing in flight."""
@@ -146,7 +147,7 @@ class FairQueue:
             self._catching_up.setdefault(sender, deque()).append(submission)
         else:
             self._live.append(submission)
-            if sender.sent_before or len(submission.rows) <= LIVE_MESSAGE_MAX_READINGS:
+            if len(submission.rows) <= LIVE_MESSAGE_MAX_READINGS:
                 self._traffic.live_came(now_s)
         self.readings += len(submission.rows)
 

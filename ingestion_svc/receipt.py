@@ -27,8 +27,6 @@ class Sender:
     """A call or stream, as fairness sees it: readings in flight, and whether it is catching up."""
 
     in_flight: int = 0
-    sent_before: bool = False
-    """Whether earlier readings of it are settled; a single call counts as such."""
     catching_up: bool = False
     catching_up_until_s: float = 0.0
     """At least until then, on the event loop's clock."""
@@ -127,5 +125,4 @@ class Receipt:
     def _release(self, submission: Submission[Any]) -> None:
         self.in_flight -= len(submission.rows)
         self.sender.in_flight -= len(submission.rows)
-        self.sender.sent_before = True
         self._changed.set()

@@ -24,7 +24,7 @@ from ingestion_svc.parse import (
     parse_opening,
     parse_unmap_vehicle,
 )
-from ingestion_svc.receipt import Conflict, Receipt, Sender
+from ingestion_svc.receipt import Conflict, Receipt
 from shared.config import IngestionSettings
 from shared.db.engine import database_errors, to_its_end
 from shared.db.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
@@ -101,7 +101,7 @@ class IngestionServicer(IngestionServiceServicer):
     ) -> wire.IngestTelemetryResponse:
         if self._draining.is_set():
             raise ServiceStopping
-        receipt = Receipt(sender=Sender(sent_before=True), on_settled=self._evidence.settled)
+        receipt = Receipt(on_settled=self._evidence.settled)
         await self._take(request.readings, receipt)
         await receipt.settled()
         return wire.IngestTelemetryResponse(summary=_summary(receipt))

@@ -55,7 +55,7 @@ def test_live_readings_come_before_any_backlog_and_take_little_of_it_with_them()
     for _ in range(20):
         for sender in backlog:
             queue.put(a_submission(sender, 20), 0.0)
-    live = a_submission(Sender(sent_before=True), 1)
+    live = a_submission(Sender(), 1)
     queue.put(live, 0.0)
     batch = queue.take(20_000, 0.0)
 
@@ -67,7 +67,7 @@ def test_live_readings_come_before_any_backlog_and_take_little_of_it_with_them()
 
 def test_backlog_rests_for_several_times_as_long_as_it_kept_live_readings_waiting() -> None:
     queue = FairQueue(Traffic())
-    backlog, live = Sender(catching_up=True), Sender(sent_before=True)
+    backlog, live = Sender(catching_up=True), Sender()
     for _ in range(20):
         queue.put(a_submission(backlog, 50), 0.0)
     queue.put(a_submission(live, 1), 0.0)
@@ -91,16 +91,17 @@ def test_backlog_rests_for_several_times_as_long_as_it_kept_live_readings_waitin
 def test_backlog_that_waits_does_not_cost_live_readings_their_company() -> None:
     queue = FairQueue(Traffic())
     queue.put(a_submission(Sender(catching_up=True), 50), 0.0)
-    live = a_submission(Sender(sent_before=True), 1)
+    live = a_submission(Sender(), 1)
     live.queued_at = 5.0
     queue.put(live, 5.0)
 
     assert queue.waiting_s(5.001) == pytest.approx(0.001)
 
 
-def test_backlog_alone_fills_whole_batches() -> None:
+def test_backlog_and_large_messages_alone_fill_whole_batches() -> None:
     queue = FairQueue(Traffic())
     sender = Sender(catching_up=True)
+    queue.put(a_submission(Sender(), 1_000), 0.0)
     for _ in range(30):
         queue.put(a_submission(sender, 1_000), 0.0)
 
