@@ -4,14 +4,15 @@ The newest reading of a device is a hint. Another process may have written since
 the end: too low a hint costs a transaction that is rolled back, too high a one costs the careful way, neither an error.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
+from itertools import islice, repeat
 
-from ingestion_svc.writer_sql import AnyRow
+import numpy as np
+
+from ingestion_svc.columns import Columns, Keys, Positions
 
 DEVICE_KEYS_MAX = 100_000
-"""Devices that a writer remembers, about 250 bytes each: ten times the fleet that one writer is meant for."""
+"""Devices that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""
 
 APPEND_MIN_READINGS = 1_000
 """Below, what appending saves PostgreSQL is spent here: few readings share a device, and there are two more COPYs."""
@@ -19,75 +20,76 @@ APPEND_MIN_READINGS = 1_000
 PAUSE_MAX_BATCHES = 64
 """Batches without a try after appending failed again and again: a try in vain costs half a batch."""
 
+NOT_KNOWN = -1
+"""The place of a device that is not remembered."""
+
+_NOTHING: Positions = np.empty(0, np.intp)
+
 
 class KnownDevices:
-    """Keys and newest readings, both only of what was committed; who has a newest reading here has its key here."""
+    """Keys and newest readings, both only of what was committed."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, int] = {}
-        self._newest_us: dict[str, int] = {}
+        self._places: dict[str, int] = {}
+        self._keys = np.zeros(DEVICE_KEYS_MAX, np.int32)
+        self._newest_us = np.zeros(DEVICE_KEYS_MAX, np.int64)
+        """By place; 0 where nothing is known."""
         self._pause = 0
         self._next_pause = 1
 
-    def ahead(self, rows: Sequence[AnyRow]) -> dict[str, list[AnyRow]]:
-        """The rows of those devices of whom every row is newer than the one before and than all that is known.
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def places(self, ids: Sequence[str]) -> Positions:
+        """Where each of some devices is remembered; NOT_KNOWN."""
+        return np.fromiter(map(self._places.get, ids, repeat(NOT_KNOWN)), np.intp, len(ids))
+
+    def keys(self, places: Positions) -> Keys:
+        """The database's keys of remembered devices."""
+        return self._keys[places]
+
+    def ahead(self, rows: Columns) -> Positions:
+        """The positions of the rows of those devices of whom every row is newer than the one before and than all that
+        is known: by key, which is the order of the indexes and the same for all writers, and as they came.
 
         Nothing where appending so few would not pay, or has failed of late.
         """
         if self._pause:
             self._pause -= 1
-            return {}
+            return _NOTHING
         if len(rows) < APPEND_MIN_READINGS:
-            return {}
-        by_device: defaultdict[str, list[AnyRow]] = defaultdict(list)
-        for row in rows:
-            by_device[row[0]].append(row)
-        ahead: dict[str, list[AnyRow]] = {}
-        readings = 0
-        for device_id, its_rows in by_device.items():
-            newest_us = self._newest_us.get(device_id)
-            if newest_us is None:
-                continue
-            for row in its_rows:
-                if row[1] <= newest_us:
-                    break
-                newest_us = row[1]
-            else:
-                ahead[device_id] = its_rows
-                readings += len(its_rows)
-        return ahead if readings >= APPEND_MIN_READINGS else {}
+            return _NOTHING
+        places = self.places(rows.ids)
+        positions = np.flatnonzero(places != NOT_KNOWN)
+        positions = positions[np.argsort(self._keys[places[positions]], kind="stable")]
+        if not len(positions):
+            return _NOTHING
+        places, ts_us = places[positions], rows.ts_us[positions]
+        first = np.flatnonzero(np.diff(places, prepend=NOT_KNOWN))
+        before_us = np.roll(ts_us, 1)
+        before_us[first] = self._newest_us[places[first]]
+        goes_forward = np.logical_and.reduceat((before_us > 0) & (before_us < ts_us), first)
+        positions = positions[np.repeat(goes_forward, np.diff(first, append=len(positions)))]
+        return positions if len(positions) >= APPEND_MIN_READINGS else _NOTHING
 
-    def with_keys(self, ahead: dict[str, list[AnyRow]]) -> list[tuple[int, list[AnyRow]]]:
-        """What `ahead` gave, by key and in the order of the keys: that of the indexes, and the same for all writers."""
-        keys = self.keys
-        return sorted(((keys[device_id], rows) for device_id, rows in ahead.items()), key=itemgetter(0))
+    def learn(self, new_keys: dict[str, int], rows: Columns, not_inserted: Sequence[int], *, appended: bool) -> None:
+        """Remembers what a transaction committed: the devices that were new here, and the rows, of which history did
+        not take the ones at some positions; `appended`: some of them went the short way.
 
-    def learn(
-        self,
-        new_keys: dict[str, int],
-        appended: dict[str, list[AnyRow]],
-        merged: Sequence[AnyRow],
-        not_inserted: Iterable[int],
-    ) -> None:
-        """Remembers what a transaction committed: the devices that were new here, the rows that it appended, and those
-        that it took the careful way, of which history did not take the ones at some positions.
-
-        Of their devices history knew more than we did, because another process writes them or they send a past again.
-        The newest of such a device is forgotten until it comes with nothing but new rows.
+        Of the devices of those history knew more than we did, because another process writes them or they send a past
+        again. The newest of such a device is forgotten until it comes with nothing but new rows.
         """
-        if len(self.keys) + len(new_keys) > DEVICE_KEYS_MAX:
-            self.keys.clear()  # rare, and cheaper than keeping an order
-            self._newest_us.clear()
-        self.keys |= new_keys
-        keys, newest_us = self.keys, self._newest_us
-        for device_id, rows in appended.items():
-            if device_id in keys:
-                newest_us[device_id] = rows[-1][1]
-        for device_id, ts_us, *_ in merged:
-            if device_id in keys and ts_us > newest_us.get(device_id, 0):
-                newest_us[device_id] = ts_us
-        for position in not_inserted:
-            newest_us.pop(merged[position][0], None)
+        if len(self) + len(new_keys) > DEVICE_KEYS_MAX:
+            self._places.clear()  # rare, and cheaper than keeping an order
+        for device_id, key in islice(new_keys.items(), DEVICE_KEYS_MAX):
+            place = self._places.setdefault(device_id, len(self))
+            self._keys[place] = key
+            self._newest_us[place] = 0
+        places = self.places(rows.ids)
+        remembered = places != NOT_KNOWN
+        np.maximum.at(self._newest_us, places[remembered], rows.ts_us[remembered])
+        unsure = places[np.asarray(not_inserted, np.intp)]
+        self._newest_us[unsure[unsure != NOT_KNOWN]] = 0
         if appended:
             self._next_pause = 1
 

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic
 
+import numpy as np
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from ingestion_svc.known_devices import KnownDevices
+from ingestion_svc.columns import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
+from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
 from ingestion_svc.writer_sql import AnyRow, Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -137,59 +139,60 @@ class Writer(Generic[AnyRow]):
 
     async def _transact(self, rows: Sequence[AnyRow]) -> Written:
         connection = await self._connected()
-        await self._ensure_partitions(connection, rows)
-        ahead = self._devices.ahead(rows)
-        if ahead:
+        columns = Columns.of(rows)
+        await self._ensure_partitions(connection, columns)
+        ahead = self._devices.ahead(columns)
+        if len(ahead):
             try:
-                return await self._store(connection, rows, ahead)
+                return await self._store(connection, rows, columns, ahead)
             except psycopg.errors.UniqueViolation as violation:
                 _log.info("append_rolled_back", readings=len(rows), constraint=violation.diag.constraint_name)
                 self._devices.hold_off()
-        return await self._store(connection, rows, {})
+        return await self._store(connection, rows, columns, ahead[:0])
 
     async def _store(
-        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], ahead: dict[str, list[AnyRow]]
+        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], columns: Columns, ahead: Positions
     ) -> Written:
-        """One transaction: appends the rows of the devices in `ahead`, and takes the others the careful way."""
-        positions: Sequence[int] = range(len(rows))
-        others = rows
-        if ahead:
-            all_ahead = sum(map(len, ahead.values())) == len(rows)
-            positions = [] if all_ahead else [at for at, row in enumerate(rows) if row[0] not in ahead]
-            others = [rows[at] for at in positions]
+        """One transaction: appends the rows at the positions `ahead`, and takes the others the careful way."""
+        others = np.delete(np.arange(len(rows)), ahead)
         written, new_keys = Written(), dict[str, int]()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
-            if ahead:
-                await self._append(ahead, cursor)
-            if others:
-                written, new_keys = await self._merge(others, cursor)
-            await cursor.execute(self._target.mark_hours, {"hours": _hours(rows)}, prepare=True)
+            if len(ahead):
+                await self._append(columns.at(ahead), cursor)
+            if len(others):
+                written, new_keys = await self._merge(rows, columns, others, cursor)
+            await cursor.execute(self._target.mark_hours, {"hours": _hours(columns)}, prepare=True)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
-        self._devices.learn(new_keys, ahead, others, [*written.duplicates, *written.conflicts, *written.refused])
-        return written.of(positions) if ahead else written
+        not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
+        self._devices.learn(new_keys, columns, not_inserted, appended=len(ahead) > 0)
+        return written
 
-    async def _append(self, ahead: dict[str, list[AnyRow]], cursor: psycopg.AsyncCursor[Any]) -> None:
+    async def _append(self, rows: Columns, cursor: psycopg.AsyncCursor[Any]) -> None:
         """Raises UniqueViolation where history has a row already."""
-        history, hours = self._target.pack_appends(self._devices.with_keys(ahead))
+        keys = self._devices.keys(self._devices.places(rows.ids))
         async with cursor.copy(self._target.copy_to_history) as copy:
-            await copy.write(history)
+            await copy.write(appended_readings(keys, rows))
         async with cursor.copy(self._target.copy_to_staged_hours) as copy:
-            await copy.write(hours)
+            await copy.write(staged_hours(keys, rows, self._target.averaged))
         await cursor.execute(self._target.add_hours, prepare=True)
 
-    async def _merge(self, rows: Sequence[AnyRow], cursor: psycopg.AsyncCursor[Any]) -> tuple[Written, dict[str, int]]:
-        """What became of the rows, and the keys of devices that were not known here."""
+    async def _merge(
+        self, rows: Sequence[AnyRow], columns: Columns, positions: Positions, cursor: psycopg.AsyncCursor[Any]
+    ) -> tuple[Written, dict[str, int]]:
+        """What became of the rows at some positions, and the keys of devices that were not known here."""
         target = self._target
-        keys, new_keys = await self._resolve([row[0] for row in rows], cursor)
+        if len(positions) < len(rows):
+            rows, columns = [rows[position] for position in positions], columns.at(positions)
+        keys, new_keys = await self._resolve(columns.ids, cursor)
         async with cursor.copy(target.copy_to_staging) as copy:
-            await copy.write(target.pack(rows, keys))
+            await copy.write(staged_readings(keys, columns))
         await cursor.execute(target.insert, prepare=True)
         [(inserted, missed)] = await cursor.fetchall()
         if inserted == len(rows):
             return Written(), new_keys
-        stored = await self._find_stored(rows, missed, cursor) if missed else {}
-        return _compare(rows, set(missed), stored), new_keys
+        stored = await self._find_stored(columns, missed, cursor) if missed else {}
+        return _compare(rows, set(missed), stored).of(positions.tolist()), new_keys
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -198,48 +201,46 @@ class Writer(Generic[AnyRow]):
             await self._connection.execute(self._target.create_staging)
         return self._connection
 
-    async def _ensure_partitions(self, connection: AsyncConnection[Any], rows: Sequence[AnyRow]) -> None:
-        missing = {row[1] // US_PER_DAY for row in rows} - self._partition_days
+    async def _ensure_partitions(self, connection: AsyncConnection[Any], rows: Columns) -> None:
+        missing = set(np.unique(rows.ts_us // US_PER_DAY).tolist()) - self._partition_days
         if missing:
             await create_partitions(connection, self._target.history_table, missing)
             if len(self._partition_days) > PARTITION_DAYS_MAX:
                 self._partition_days.clear()
             self._partition_days |= missing
 
-    async def _resolve(
-        self, ids: Sequence[str], cursor: psycopg.AsyncCursor[Any]
-    ) -> tuple[Sequence[int], dict[str, int]]:
+    async def _resolve(self, ids: Sequence[str], cursor: psycopg.AsyncCursor[Any]) -> tuple[Keys, dict[str, int]]:
         """The devices' keys, and which of them were not known here; devices never heard of are registered."""
-        known = self._devices.keys
-        try:
-            return [known[device_id] for device_id in ids], {}
-        except KeyError:
-            pass
-        unknown = {device_id for device_id in ids if device_id not in known}
+        places = self._devices.places(ids)
+        keys = self._devices.keys(places)
+        at_unknown = np.flatnonzero(places == NOT_KNOWN).tolist()
+        if not at_unknown:
+            return keys, {}
+        unknown = {ids[at] for at in at_unknown}
         new_keys = await self._find_devices(unknown, cursor)
         if len(new_keys) < len(unknown):
             await cursor.execute(self._target.add_devices, {"ids": list(unknown - new_keys.keys())})
             new_keys = await self._find_devices(unknown, cursor)
-        both = known | new_keys
-        return [both[device_id] for device_id in ids], new_keys
+        keys[at_unknown] = [new_keys[ids[at]] for at in at_unknown]
+        return keys, new_keys
 
     async def _find_devices(self, ids: set[str], cursor: psycopg.AsyncCursor[Any]) -> dict[str, int]:
         await cursor.execute(self._target.find_devices, {"ids": list(ids)})
         return dict(await cursor.fetchall())
 
     async def _find_stored(
-        self, rows: Sequence[AnyRow], missed: list[int], cursor: psycopg.AsyncCursor[Any]
+        self, rows: Columns, missed: list[int], cursor: psycopg.AsyncCursor[Any]
     ) -> dict[int, tuple[float | None, ...]]:
         """The values that history has in the places of the rows that it did not take."""
-        times = [rows[ordinal].ts_us for ordinal in missed]
-        bounds = {"first": datetime_from_us(min(times)), "last": datetime_from_us(max(times)), "ordinals": missed}
-        await cursor.execute(self._target.find_stored, bounds, prepare=False)
+        times = rows.ts_us[missed]
+        bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
+        await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
         return {ordinal: tuple(values) for ordinal, *values in await cursor.fetchall()}
 
 
-def _hours(rows: Sequence[AnyRow]) -> list[datetime]:
+def _hours(rows: Columns) -> list[datetime]:
     """The starts of the hours that rows belong to."""
-    return [datetime_from_us(hour * US_PER_HOUR) for hour in {(row[1] - 1) // US_PER_HOUR for row in rows}]
+    return [datetime_from_us(hour * US_PER_HOUR) for hour in np.unique((rows.ts_us - 1) // US_PER_HOUR).tolist()]
 
 
 def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, tuple[float | None, ...]]) -> Written:

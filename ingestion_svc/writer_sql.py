@@ -1,11 +1,9 @@
 """What ingestion says to the database about readings: for each kind one set of statements. `writer` runs them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ingestion_svc.append_rows import pack_meter_appends, pack_vehicle_appends
-from ingestion_svc.copy_rows import pack_meter_rows, pack_vehicle_rows
 from ingestion_svc.decode import MeterRow, VehicleRow
 from shared.db.hour_changes import MARK_METER_HOURS, MARK_VEHICLE_HOURS
 
@@ -14,7 +12,7 @@ AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
 
 @dataclass(frozen=True)
 class Target(Generic[AnyRow]):
-    """Where one kind of reading goes: its SQL, and how its rows are packed for COPY.
+    """Where one kind of reading goes.
 
     The careful way is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the short one
     `copy_to_history`, `copy_to_staged_hours` and `add_hours`. Both end with `mark_hours`.
@@ -31,10 +29,8 @@ class Target(Generic[AnyRow]):
     copy_to_staged_hours: str
     add_hours: str
     mark_hours: str
-    pack: Callable[[Sequence[AnyRow], Sequence[int]], bytes]
-    """Rows and their devices' keys, for `copy_to_staging`."""
-    pack_appends: Callable[[Sequence[tuple[int, Sequence[AnyRow]]]], tuple[bytes, bytes]]
-    """Keys with their rows, for `copy_to_history` and for `copy_to_staged_hours`."""
+    averaged: Sequence[int]
+    """The measurements of which the rollups keep sum and count, among those that may be absent."""
 
 
 METERS: Target[MeterRow] = Target(
@@ -128,8 +124,7 @@ METERS: Target[MeterRow] = Target(
             readings = hourly.readings + excluded.readings
     """,
     mark_hours=MARK_METER_HOURS,
-    pack=pack_meter_rows,
-    pack_appends=pack_meter_appends,
+    averaged=(),
 )
 
 VEHICLES: Target[VehicleRow] = Target(
@@ -235,6 +230,5 @@ VEHICLES: Target[VehicleRow] = Target(
             battery_temp_readings = hourly.battery_temp_readings + excluded.battery_temp_readings
     """,
     mark_hours=MARK_VEHICLE_HOURS,
-    pack=pack_vehicle_rows,
-    pack_appends=pack_vehicle_appends,
+    averaged=(1,),
 )

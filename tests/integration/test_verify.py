@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, errors
 
+from ingestion_svc.columns import Columns, appended_readings, staged_hours
 from ingestion_svc.decode import MeterRow, VehicleRow
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
@@ -41,13 +43,13 @@ def ingestion_url(postgres: EmbeddedServer, database: str) -> str:
 
 async def write(url: str, sent: list[Reading]) -> None:
     parameters = connection_parameters(url, "test")
-    meters, vehicles = (Writer(target, parameters, 30, lambda place: None) for target in (METERS, VEHICLES))
-    await meters.write([MeterRow(e.device_id, e.ts_us, e.kwh, e.first) for e in sent if e.side == "meter"])
-    await vehicles.write(
-        [VehicleRow(e.device_id, e.ts_us, e.kwh, e.first, e.temp) for e in sent if e.side == "vehicle"]
-    )
-    await meters.close()
-    await vehicles.close()
+    meters = [MeterRow(e.device_id, e.ts_us, e.kwh, e.first) for e in sent if e.side == "meter"]
+    vehicles = [VehicleRow(e.device_id, e.ts_us, e.kwh, e.first, e.temp) for e in sent if e.side == "vehicle"]
+    for target, rows in (METERS, meters), (VEHICLES, vehicles):
+        if rows:
+            writer: Writer[Any] = Writer(target, parameters, 30, lambda place: None)
+            await writer.write(rows)
+            await writer.close()
 
 
 def begin_anew(owner: psycopg.Connection[Any]) -> None:
@@ -179,16 +181,16 @@ async def test_mending_does_not_wait_for_a_writer_that_has_yet_to_add_to_rollups
     await write(ingestion_url, [a_reading(0)])
     owner.execute("UPDATE meter_energy_hourly SET readings = 7")
     key = owner.execute("SELECT meter_key FROM meters").fetchall()[0][0]
-    history, hours = METERS.pack_appends([(key, [MeterRow("m0", a_reading(1).ts_us, 0.25, None)])])
+    keys, rows = np.array([key], np.int32), Columns.of([MeterRow("m0", a_reading(1).ts_us, 0.25, None)])
     async with connected(database_url) as connection, connected(ingestion_url) as writer:
         await writer.execute(METERS.create_staging)
         check, found = await only_hour(connection)
         async with writer.transaction(), writer.cursor() as cursor:
             async with cursor.copy(METERS.copy_to_history) as copy:
-                await copy.write(history)
+                await copy.write(appended_readings(keys, rows))
             assert len(await mend(connection, found, check)) == 1
             async with cursor.copy(METERS.copy_to_staged_hours) as copy:
-                await copy.write(hours)
+                await copy.write(staged_hours(keys, rows, METERS.averaged))
             await cursor.execute(METERS.add_hours)
 
     assert await differences(database_url) == []

@@ -1,0 +1,121 @@
+"""A batch's rows by column, and as PostgreSQL's binary COPY: numpy does for all rows at once what is the same for each.
+
+Format: PostgreSQL documentation, COPY, "Binary Format": a row is its column count, then for each column its length in
+bytes and its big-endian value; NULL is the length -1 without a value. A timestamptz is microseconds since 2000-01-01
+UTC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingestion_svc.decode import MeterRow, VehicleRow
+from shared.timestamps import US_PER_HOUR
+
+Floats = NDArray[np.float64]
+Times = NDArray[np.int64]
+Keys = NDArray[np.int32]
+Positions = NDArray[np.intp]
+
+_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_TRAILER = b"\xff\xff"
+_NULL = -1
+_EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows of one kind: ids, microseconds, kWh, and the measurements that may be absent, which is NaN here."""
+
+    ids: Sequence[str]
+    ts_us: Times
+    kwh: Floats
+    measured: Sequence[Floats]
+
+    @classmethod
+    def of(cls, rows: Sequence[MeterRow | VehicleRow]) -> Self:
+        """The columns of at least one row."""
+        return cls(
+            [row[0] for row in rows],
+            np.array([row[1] for row in rows], np.int64),
+            np.array([row[2] for row in rows], np.float64),
+            [np.array([row[at] for row in rows], np.float64) for at in range(3, len(rows[0]))],
+        )
+
+    def __len__(self) -> int:
+        return len(self.ts_us)
+
+    def at(self, positions: Positions) -> Self:
+        """The rows at some positions, in that order."""
+        return type(self)(
+            [self.ids[position] for position in positions.tolist()],
+            self.ts_us[positions],
+            self.kwh[positions],
+            [each[positions] for each in self.measured],
+        )
+
+
+def staged_readings(keys: Keys, rows: Columns) -> bytes:
+    """COPY's bytes for (ordinal, key, ts, energy, measurements); a row's ordinal is its position."""
+    return _copied(np.arange(len(rows), dtype=np.int32), keys, rows.ts_us - _EPOCH_US, rows.kwh, *rows.measured)
+
+
+def appended_readings(keys: Keys, rows: Columns) -> bytes:
+    """COPY's bytes for (key, ts, energy, measurements)."""
+    return _copied(keys, rows.ts_us - _EPOCH_US, rows.kwh, *rows.measured)
+
+
+def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
+    """COPY's bytes for what the rows add to their devices' hours `(h, h + 1 h]`, and the newest reading of each.
+
+    They are (hour_start, hour_kwh, hour_readings), the sum and the count of each measurement at the positions
+    `averaged`, and then what `appended_readings` has. Takes at least one row, the rows of a device side by side and in
+    the order of their timestamps.
+    """
+    hours = (rows.ts_us - 1) // US_PER_HOUR
+    first = np.flatnonzero((np.diff(keys, prepend=keys[0] - 1) != 0) | (np.diff(hours, prepend=hours[0]) != 0))
+    last = np.append(first[1:], len(rows)) - 1
+    sums: list[NDArray[Any]] = []
+    for position in averaged:
+        values = rows.measured[position]
+        sums.append(np.add.reduceat(np.nan_to_num(values), first))
+        sums.append(np.add.reduceat(~np.isnan(values), first, dtype=np.int32))
+    return _copied(
+        hours[first] * US_PER_HOUR - _EPOCH_US,
+        np.add.reduceat(rows.kwh, first),
+        (last - first + 1).astype(np.int32),
+        *sums,
+        keys[last],
+        rows.ts_us[last] - _EPOCH_US,
+        rows.kwh[last],
+        *(each[last] for each in rows.measured),
+    )
+
+
+def _copied(*columns: NDArray[Any]) -> bytes:
+    """Rows of numbers; NaN is NULL."""
+    fields = [("columns", ">i2")]
+    for number, column in enumerate(columns):
+        fields += [(f"length{number}", ">i4"), (f"value{number}", column.dtype.newbyteorder(">").str)]
+    rows = np.empty(len(columns[0]), np.dtype(fields))
+    rows["columns"] = len(columns)
+    absent: list[tuple[str, NDArray[np.bool_]]] = []
+    for number, column in enumerate(columns):
+        length, value = rows[f"length{number}"], rows[f"value{number}"]
+        length[:] = column.itemsize
+        value[:] = column
+        if column.dtype.kind == "f" and (nulls := np.isnan(column)).any():
+            length[nulls] = _NULL
+            absent.append((f"value{number}", nulls))
+    return b"".join((_HEADER, _without(rows, absent) if absent else rows.tobytes(), _TRAILER))
+
+
+def _without(rows: NDArray[Any], absent: Sequence[tuple[str, NDArray[np.bool_]]]) -> bytes:
+    """The bytes of records, but for those of some fields in some of them."""
+    kept = np.full(len(rows), b"\1" * rows.itemsize, f"V{rows.itemsize}").view(rows.dtype)
+    for name, nulls in absent:
+        kept[name][nulls] = 0
+    return rows.view(np.uint8)[kept.view(np.bool_)].tobytes()
