@@ -1,5 +1,6 @@
 """Who may come in: how many streams there may be, how old one may get, and how fast a device may send."""
 
+import asyncio
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -7,12 +8,19 @@ from contextlib import contextmanager
 
 from ingestion_svc.decode import Decoded
 from shared.errors import LimitExceeded
+from shared.memory import give_back
 
 STREAMS_RETRY_AFTER_S = 5.0
 """Streams end all the time; a herd that comes back every five seconds is no load."""
 
 STREAM_AGE_JITTER = 0.2
 """Up to a fifth less than the age that a stream may reach, so that streams of one start do not end together."""
+
+STREAMS_WORTH_MEMORY = 1_000
+"""When half of so many or more have ended, their memory is given back: some 20 MiB at least. glibc would keep it."""
+
+MEMORY_BACK_AFTER_S = 5.0
+"""gRPC frees a connection's buffers in the background."""
 
 DEVICES_METERED_MAX = 100_000
 """Devices whose rate is kept, about 200 bytes each: ten times the fleet. The one that was quiet longest goes first."""
@@ -22,10 +30,11 @@ BURST_S = 60.0
 
 
 class Streams:
-    """Counts the open streams and turns away what is too many."""
+    """Counts the open streams, turns away what is too many, and sees to the memory of many that have ended."""
 
     def __init__(self, most: int, max_age_s: float) -> None:
         self.open = 0
+        self._peak = 0  # since memory was last given back
         self._most = most
         self._max_age_s = max_age_s
 
@@ -35,10 +44,14 @@ class Streams:
         if self.open >= self._most:
             raise LimitExceeded(f"{self._most} streams are open and no more are taken", STREAMS_RETRY_AFTER_S)
         self.open += 1
+        self._peak = max(self._peak, self.open)
         try:
             yield self._max_age_s * (1 - STREAM_AGE_JITTER * random.random())  # noqa: S311 (jitter protects nothing)
         finally:
             self.open -= 1
+            if self._peak >= STREAMS_WORTH_MEMORY and self.open <= self._peak // 2:
+                self._peak = self.open
+                asyncio.get_running_loop().call_later(MEMORY_BACK_AFTER_S, give_back)
 
 
 class DeviceRates:

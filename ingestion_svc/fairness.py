@@ -37,7 +37,7 @@ BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
 
 BACKLOG_BESIDE_LIVE_REST = 4
 """Times as long as a batch with backlog took, its lane takes no more while live readings arrive: a fifth of the time is
-backlog's, some 1,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer,
+backlog's, some 2,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer,
 backlog gives way by itself. A tenth made no difference to live readings, and a sender of many that fell behind waited
 twice as long."""
 

@@ -1,11 +1,14 @@
 """Who is let in, and what those who are not are told."""
 
+import asyncio
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_svc import admission
-from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, DeviceRates, Streams
+from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, STREAMS_WORTH_MEMORY, DeviceRates, Streams
 from ingestion_svc.decode import Decoded, MeterRow
 from shared.errors import LimitExceeded
 
@@ -19,6 +22,24 @@ def test_a_place_is_free_again_when_its_stream_ends() -> None:
     for _ in range(3):
         with streams.admit(), pytest.raises(LimitExceeded, match="1 streams are open"), streams.admit():
             pass
+
+
+async def test_memory_is_given_back_each_time_that_half_of_many_streams_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams, asked_at = Streams(4_000, 100.0), list[int]()
+    monkeypatch.setattr(admission, "give_back", lambda: asked_at.append(streams.open))
+    monkeypatch.setattr(admission, "MEMORY_BACK_AFTER_S", 0.0)
+    for many in (STREAMS_WORTH_MEMORY - 1, 4_000):
+        places = [ExitStack() for _ in range(many)]
+        for place in places:
+            place.enter_context(streams.admit())
+        for place in places:
+            place.close()
+            for _ in range(2):
+                await asyncio.sleep(0)
+
+    assert asked_at == [2_000, 1_000, 500]
 
 
 def test_streams_of_one_start_do_not_end_together() -> None:
