@@ -134,8 +134,11 @@ async def _live(
 def push(
     address: str, name: str, streams: int, per_message: int, seconds: float, readings_per_s: float | None = None
 ) -> Outcome:
-    """Streams, a connection each, that push backlog for so many seconds: at a rate, or as fast as they can (None)."""
-    makers = [_requests(f"{name}-{number}", per_message) for number in range(streams)]
+    """Streams, a connection each, that push for so many seconds: what is measured now, at a rate, as gateways do; or
+    backlog, as fast as they can (None)."""
+    makers = [
+        _requests(f"{name}-{number}", per_message, of_the_past=readings_per_s is None) for number in range(streams)
+    ]
     return asyncio.run(_push(address, makers, per_message, seconds, readings_per_s))
 
 
@@ -225,9 +228,10 @@ def _later_requests(devices: Sequence[int], after_us: int, per_message: int) -> 
     return make
 
 
-def _requests(name: str, per_message: int) -> _Maker:
-    """Makes requests with one reading of each of so many devices, half of them meters, a second later each time."""
-    begin_s = (system_clock() - BACKLOG_AGE_US) // US_PER_SECOND
+def _requests(name: str, per_message: int, *, of_the_past: bool) -> _Maker:
+    """Makes requests with one reading of each of so many devices, half of them meters: a second later each time, or of
+    the time of its making."""
+    begin_us = system_clock() - BACKLOG_AGE_US
     template = ExchangeTelemetryRequest()
     for device in range(per_message):
         if device % 2:
@@ -241,11 +245,12 @@ def _requests(name: str, per_message: int) -> _Maker:
     def make() -> ExchangeTelemetryRequest:
         nonlocal made
         made += 1
+        timestamp = proto_from_us(begin_us + made * US_PER_SECOND if of_the_past else system_clock())
         request = ExchangeTelemetryRequest()
         request.CopyFrom(template)
         for device, reading in enumerate(request.readings):
             side = reading.vehicle if device % 2 else reading.meter
-            side.timestamp.seconds = begin_s + made
+            side.timestamp.CopyFrom(timestamp)
         return request
 
     return make

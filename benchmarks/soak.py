@@ -17,6 +17,9 @@ from benchmarks.stream import require_stored
 SECONDS = 600.0
 RECONNECTS_PER_S = 200.0
 
+KEPT_UP = 0.95
+"""Share of the steady load that must have come through, or it was no soak at half rate."""
+
 WARM_UP = 0.3
 """Share of the time that does not count: allocator and caches reach their size."""
 
@@ -49,6 +52,7 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
     subject = f"soak of {seconds:g} s"
     return [
         Figure(subject, "readings acknowledged, each once", steady.sent + visitors.sent, ""),
+        Figure(subject, "steadily", steady.sent / seconds, "/s", goal=Goal("at least", KEPT_UP * rate / 2)),
         Figure(subject, "reconnects", visitors.streams / seconds, "/s"),
         Figure(subject, "p99 of a whole visit", percentile(visitors.latencies_s, 99) * 1e3, "ms"),
         Figure(subject, "memory at the end", seen[-1][1] / 2**20, "MiB"),

@@ -17,9 +17,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
-from ingestion_svc.fairness import FairQueue, Room, Traffic, is_live
+from ingestion_svc.fairness import FairQueue, Room, Traffic, note_standing
 from ingestion_svc.metrics import IngestionMetrics
-from ingestion_svc.receipt import Receipt, Submission
+from ingestion_svc.receipt import Receipt, Standing, Submission
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
 from shared.config import IngestionSettings
@@ -98,8 +98,8 @@ class Batcher:
         await receipt.room_for(readings, self._per_stream_max)
         if not all(lane.available for lane in self._lanes()):
             raise DatabaseUnavailable
-        live = is_live(receipt.sender, readings, asyncio.get_running_loop().time())
-        await self._room.take(readings, live=live)
+        note_standing(receipt.sender, readings, decoded.age_us, asyncio.get_running_loop().time())
+        await self._room.take(readings, receipt.sender.standing)
         receipt.receive(decoded)
         self._metrics.came(decoded)
         self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt, decoded.arrived_us)
@@ -153,7 +153,7 @@ class Lane(Generic[AnyRow]):
         self._queue = FairQueue(traffic)
         self._filled = asyncio.Event()
         self._full = asyncio.Event()
-        self._live_came = asyncio.Event()
+        self._urgent_came = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -177,8 +177,8 @@ class Lane(Generic[AnyRow]):
         self._queue.put(submission, submission.queued_at)
         self._idle.clear()
         self._filled.set()
-        if not submission.receipt.sender.catching_up:
-            self._live_came.set()
+        if submission.receipt.sender.standing is not Standing.BACKLOG:
+            self._urgent_came.set()
         if self._queue.readings >= self._batch_max_readings:
             self._full.set()
 
@@ -204,9 +204,9 @@ class Lane(Generic[AnyRow]):
         loop = asyncio.get_running_loop()
         pause_s = self._queue.pause_s(loop.time())
         if pause_s:
-            self._live_came.clear()
+            self._urgent_came.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._live_came.wait(), pause_s)
+                await asyncio.wait_for(self._urgent_came.wait(), pause_s)
         if self._queue.readings < self._batch_max_readings:
             patience_s = self._batch_max_age_s - self._queue.waiting_s(loop.time())
             if patience_s > 0:

@@ -114,6 +114,12 @@ class Decoded:
     arrived_us: int = 0
     """The server's clock when the message came."""
 
+    @property
+    def age_us(self) -> int:
+        """How old its first reading was on arrival; 0 without one."""
+        first = self.meters[:1] or self.vehicles[:1]
+        return self.arrived_us - first[0].ts_us if first else 0
+
 
 class _Rejected(Exception):
     def __init__(self, path: str, reason: wire.RejectionReason.ValueType, description: str) -> None:

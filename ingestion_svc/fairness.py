@@ -1,17 +1,19 @@
 """Live readings and backlog apart: a device that comes back with hours of readings must not slow the others.
 
-A sender is **live** while it has few readings in flight, and **catching up** from the moment that it has more until all
-of them are settled and it has been quiet for a moment. Live senders come first wherever there is a queue: a part of the
-memory is kept for them, a batch takes their readings before any backlog, and backlog is decoded in small slices, one at
-a time. Senders that catch up take turns, a slice each. While live readings arrive, a batch takes little backlog, and
-after one that took any the next ones take none for some time; without them backlog fills whole batches at once.
+A sender is **live** while it has few readings in flight. From the moment that it has more, until all of them are
+settled and it has been quiet for a moment, it is a **gateway** where its readings are of the present, and **backlog**
+where they are of the past. Live senders come first wherever there is a queue, gateways next. The others take turns, a
+slice each, also to be decoded. While live readings arrive, a batch takes a bounded number of a gateway's readings and
+little backlog, and after one that took any of that the next ones take none for some time; without them both fill whole
+batches at once.
 """
 
 import asyncio
 from collections import OrderedDict, deque
 from typing import Any
 
-from ingestion_svc.receipt import Sender, Submission
+from ingestion_svc.receipt import Sender, Standing, Submission
+from shared.timestamps import US_PER_SECOND
 
 LIVE_MAX_READINGS = 200
 """In flight: what both sides of a charger send in an hour and a half at one-minute readings."""
@@ -20,14 +22,23 @@ LIVE_MESSAGE_MAX_READINGS = 20
 """More in a message are no sign that live devices are there, for whose sake backlog would wait: a gateway sends like
 that, and it would hold up other gateways and itself."""
 
-CATCHING_UP_MEMORY_S = 1.0
-"""A sender that was catching up a second ago still is: between two of its batches it has nothing in flight."""
+NOT_LIVE_MEMORY_S = 1.0
+"""A sender that was not live a second ago still is not: between two of its batches it has nothing in flight."""
+
+PRESENT_MAX_AGE_US = 10 * 60 * US_PER_SECOND
+"""Readings so old are of the present: what was kept while a stream or the database was away for some minutes."""
 
 LIVE_MEMORY_S = 1.0
 """A fleet of 10,000 that reports once a minute sends every 6 ms; a second without is a lull."""
 
 LIVE_RESERVE = 5
 """One part in so many of the memory for readings is for live senders alone."""
+
+GATEWAYS_BESIDE_LIVE_MAX_READINGS = 1_000
+"""Gateways' readings in a batch while live ones arrive: some 20 ms of PostgreSQL, and 20,000 readings a second."""
+
+GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 20_000
+"""Readings in memory above which gateways wait while live readings arrive: a second's."""
 
 BACKLOG_BESIDE_LIVE_MAX_READINGS = 100
 """Backlog in a batch while live readings arrive: some 2 ms of PostgreSQL, less than the commit itself."""
@@ -38,24 +49,34 @@ BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
 BACKLOG_BESIDE_LIVE_REST = 4
 """Times as long as a batch with backlog took, its lane takes no more while live readings arrive: a fifth of the time is
 backlog's, some 2,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer,
-backlog gives way by itself. A tenth made no difference to live readings, and a sender of many that fell behind waited
-twice as long."""
+backlog gives way by itself. A tenth made no difference to live readings."""
 
 BACKLOG_BESIDE_LIVE_REST_MAX_S = 1.0
 """After a batch that an outage or a lock held up."""
 
-BACKLOG_SLICE_READINGS = 100
-"""Backlog that is decoded at a stretch, some 0.3 ms: a live reading passes the event loop a dozen times."""
+SLICE_READINGS = 100
+"""Readings that are decoded at a stretch, some 0.3 ms: a live one passes the event loop a dozen times."""
 
 
-def is_live(sender: Sender, readings: int, now_s: float) -> bool:
-    """Whether a sender that wants to send some readings is live; notes it where it is not."""
+def note_standing(sender: Sender, readings: int, age_us: int, now_s: float) -> None:
+    """Notes the standing of a sender that wants to send some readings, the first of which is so old."""
     if sender.in_flight + readings > LIVE_MAX_READINGS:
-        sender.catching_up_until_s = now_s + CATCHING_UP_MEMORY_S
-        sender.catching_up = True
-    elif sender.in_flight == 0 and now_s >= sender.catching_up_until_s:
-        sender.catching_up = False
-    return not sender.catching_up
+        sender.not_live_until_s = now_s + NOT_LIVE_MEMORY_S
+    elif sender.in_flight == 0 and now_s >= sender.not_live_until_s:
+        sender.standing = Standing.LIVE
+        return
+    elif sender.standing is Standing.LIVE:
+        return
+    sender.standing = Standing.GATEWAY if age_us <= PRESENT_MAX_AGE_US else Standing.BACKLOG
+
+
+_BESIDE_LIVE_INFLIGHT_MAX_READINGS = {
+    Standing.GATEWAY: GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS,
+    Standing.BACKLOG: BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS,
+}
+
+_Turns = OrderedDict[Sender, deque[Submission[Any]]]
+"""Who waits, in the order of their turns, with what each has sent."""
 
 
 class Traffic:
@@ -74,24 +95,23 @@ class Traffic:
 
 
 class Room:
-    """The memory for readings in flight. Who finds none waits, in the order of coming, live senders first."""
+    """The memory for readings in flight. Who finds none waits: by standing, and in the order of coming."""
 
     def __init__(self, capacity: int, traffic: Traffic) -> None:
         self._capacity = capacity
         self._traffic = traffic
         self._free = capacity
-        self._live_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._others_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[Standing, deque[tuple[int, asyncio.Future[None]]]] = {each: deque() for each in Standing}
 
     @property
     def taken(self) -> int:
         """Readings in flight."""
         return self._capacity - self._free
 
-    async def take(self, readings: int, *, live: bool) -> None:
+    async def take(self, readings: int, standing: Standing) -> None:
         """Waits until there is room for so many more readings, and takes it."""
-        waiting = self._live_waiting if live else self._others_waiting
-        if not waiting and self._fits(readings, live=live):
+        waiting = self._waiting[standing]
+        if not waiting and self._fits(readings, standing):
             self._free -= readings
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -106,20 +126,20 @@ class Room:
     def give_back(self, readings: int) -> None:
         """Gives room back for readings that have left memory."""
         self._free += readings
-        for waiting, live in ((self._live_waiting, True), (self._others_waiting, False)):
-            while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], live=live)):
+        for standing, waiting in self._waiting.items():
+            while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], standing)):
                 wanted, turn = waiting.popleft()
                 if not turn.done():
                     self._free -= wanted
                     turn.set_result(None)
 
-    def _fits(self, readings: int, *, live: bool) -> bool:
+    def _fits(self, readings: int, standing: Standing) -> bool:
         if self._free == self._capacity:
             return True
-        if live:
+        if standing is Standing.LIVE:
             return readings <= self._free
         if self._traffic.has_live(asyncio.get_running_loop().time()):
-            return self.taken + readings <= BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS
+            return self.taken + readings <= _BESIDE_LIVE_INFLIGHT_MAX_READINGS[standing]
         return readings <= self._free - self._capacity // LIVE_RESERVE
 
 
@@ -130,34 +150,42 @@ class FairQueue:
         self.readings = 0
         self._traffic = traffic
         self._live: deque[Submission[Any]] = deque()
-        self._catching_up: OrderedDict[Sender, deque[Submission[Any]]] = OrderedDict()
+        self._gateways: _Turns = OrderedDict()
+        self._backlog: _Turns = OrderedDict()
         self._waiting_since_s = 0.0
         self._backlog_taken_s: float | None = None  # when the last batch was taken, if there was backlog in it
         self._backlog_from_s = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._live or self._catching_up)
+        return bool(self._live or self._gateways or self._backlog)
 
     def put(self, submission: Submission[Any], now_s: float) -> None:
         """Adds a submission at the end of its sender's."""
         if not self:
             self._waiting_since_s = now_s
         sender = submission.receipt.sender
-        if sender.catching_up:
-            self._catching_up.setdefault(sender, deque()).append(submission)
-        else:
+        if sender.standing is Standing.LIVE:
             self._live.append(submission)
             if len(submission.rows) <= LIVE_MESSAGE_MAX_READINGS:
                 self._traffic.live_came(now_s)
+        else:
+            its, others = self._gateways, self._backlog
+            if sender.standing is Standing.BACKLOG:
+                its, others = others, its
+            if sender not in its:
+                its[sender] = others.pop(sender, deque())
+            its[sender].append(submission)
         self.readings += len(submission.rows)
 
     def waiting_s(self, now_s: float) -> float:
-        """For how long what comes first has been waiting; live readings wait for company beside backlog, too."""
+        """For how long what comes first has been waiting; live readings wait for company beside others, too."""
         return now_s - (self._live[0].queued_at if self._live else self._waiting_since_s)
 
     def pause_s(self, now_s: float) -> float:
-        """How long to leave what is here for the sake of live readings: 0 where there are some here, or none arrive."""
-        return 0.0 if self._live or not self._traffic.has_live(now_s) else max(0.0, self._backlog_from_s - now_s)
+        """How long to leave what is here for the sake of live readings: 0 where not only backlog is, or none arrive."""
+        if self._live or self._gateways or not self._traffic.has_live(now_s):
+            return 0.0
+        return max(0.0, self._backlog_from_s - now_s)
 
     def take(self, most: int, now_s: float) -> list[Submission[Any]]:
         """Whole submissions up to the one with which `most` readings are reached, in a fair order; not nothing."""
@@ -166,16 +194,14 @@ class FairQueue:
         while self._live and readings < most:
             batch.append(self._live.popleft())
             readings += len(batch[-1].rows)
-        if self._traffic.has_live(now_s):
+        has_live = self._traffic.has_live(now_s)
+        until = min(most, readings + GATEWAYS_BESIDE_LIVE_MAX_READINGS) if has_live else most
+        readings = _take_in_turn(self._gateways, batch, readings, until)
+        if has_live:
             resting = batch and now_s < self._backlog_from_s
             most = min(most, readings + (0 if resting else BACKLOG_BESIDE_LIVE_MAX_READINGS))
-        self._backlog_taken_s = now_s if self._catching_up and readings < most else None
-        while self._catching_up and readings < most:
-            sender, its = self._catching_up.popitem(last=False)
-            batch.append(its.popleft())
-            readings += len(batch[-1].rows)
-            if its:
-                self._catching_up[sender] = its  # at the end: the others first
+        self._backlog_taken_s = now_s if self._backlog and readings < most else None
+        readings = _take_in_turn(self._backlog, batch, readings, most)
         self.readings -= readings
         return batch
 
@@ -187,8 +213,21 @@ class FairQueue:
 
     def take_all(self) -> list[Submission[Any]]:
         """Everything, for an outage."""
-        everything = [*self._live, *(submission for its in self._catching_up.values() for submission in its)]
+        everything = [*self._live]
+        for turns in (self._gateways, self._backlog):
+            everything += [submission for its in turns.values() for submission in its]
+            turns.clear()
         self._live.clear()
-        self._catching_up.clear()
         self.readings = 0
         return everything
+
+
+def _take_in_turn(senders: _Turns, batch: list[Submission[Any]], readings: int, most: int) -> int:
+    """Moves submissions into a batch, one of each sender, while it has fewer readings than `most`; how many then."""
+    while senders and readings < most:
+        sender, its = senders.popitem(last=False)
+        batch.append(its.popleft())
+        readings += len(batch[-1].rows)
+        if its:
+            senders[sender] = its  # at the end: the others first
+    return readings

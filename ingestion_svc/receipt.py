@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Generic
 
 from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
@@ -22,13 +23,25 @@ class Conflict:
     ts_us: int
 
 
+class Standing(IntEnum):
+    """How urgent a sender's readings are, the most urgent first."""
+
+    LIVE = 0
+    """It has few in flight."""
+    GATEWAY = 1
+    """It has many, and they are of the present."""
+    BACKLOG = 2
+    """It has many, and they are of the past."""
+
+
 @dataclass(slots=True, eq=False)
 class Sender:
-    """A call or stream, as fairness sees it: readings in flight, and whether it is catching up."""
+    """A call or stream, as fairness sees it."""
 
     in_flight: int = 0
-    catching_up: bool = False
-    catching_up_until_s: float = 0.0
+    """Readings."""
+    standing: Standing = Standing.LIVE
+    not_live_until_s: float = 0.0
     """At least until then, on the event loop's clock."""
 
 

@@ -14,7 +14,7 @@ from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
 from ingestion_svc.decode import Rejection, TimeBounds, decode
 from ingestion_svc.exchange import Answer, Exchange
-from ingestion_svc.fairness import BACKLOG_SLICE_READINGS, LIVE_MESSAGE_MAX_READINGS, is_live
+from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.metrics import IngestionMetrics
 from ingestion_svc.parse import (
@@ -24,7 +24,7 @@ from ingestion_svc.parse import (
     parse_opening,
     parse_unmap_vehicle,
 )
-from ingestion_svc.receipt import Conflict, Receipt
+from ingestion_svc.receipt import Conflict, Receipt, Standing
 from shared.config import IngestionSettings
 from shared.db.engine import database_errors, to_its_end
 from shared.db.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
@@ -67,7 +67,7 @@ class IngestionServicer(IngestionServiceServicer):
         self._clock = clock
         self._streams = Streams(settings.streams_max, settings.stream_max_age_s)
         self._device_rates = DeviceRates(settings.device_max_readings_per_s)
-        self._backlog_turn = asyncio.Lock()
+        self._decoding_turn = asyncio.Lock()
         self._exchanges: set[Exchange] = set()
         self._drain_watch = asyncio.ensure_future(self._end_exchanges_when_draining())
 
@@ -144,13 +144,12 @@ class IngestionServicer(IngestionServiceServicer):
                 [Violation("readings", f"{len(readings)} readings in a message; at most {MESSAGE_MAX_READINGS}")]
             )
         bounds = self._bounds(self._clock())
-        for start in range(0, len(readings), BACKLOG_SLICE_READINGS):
-            part = readings[start : start + BACKLOG_SLICE_READINGS]
-            now_s = asyncio.get_running_loop().time()
-            if len(part) <= LIVE_MESSAGE_MAX_READINGS or is_live(receipt.sender, len(readings), now_s):
+        for start in range(0, len(readings), SLICE_READINGS):
+            part = readings[start : start + SLICE_READINGS]
+            if len(part) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.standing is Standing.LIVE:
                 decoded = decode(part, receipt.received, bounds)
             else:
-                async with self._backlog_turn:
+                async with self._decoding_turn:
                     decoded = decode(part, receipt.received, bounds)
                     await asyncio.sleep(0)
             self._device_rates.admit(decoded, asyncio.get_running_loop().time())

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.load import Outcome, _requests
 from benchmarks.soak import slope
+from ingestion_svc.fairness import PRESENT_MAX_AGE_US
+from shared.timestamps import US_PER_DAY, system_clock, us_from_proto
 
 
 def test_a_slope_is_in_mib_a_minute_and_counts_what_is_within_its_span_only() -> None:
@@ -12,16 +14,19 @@ def test_a_slope_is_in_mib_a_minute_and_counts_what_is_within_its_span_only() ->
     assert slope(flat_then_growing, 0, 59) == pytest.approx(0)
 
 
-def test_backlog_has_no_reading_twice_and_both_sides() -> None:
-    make = _requests("device", 4)
+@pytest.mark.parametrize("of_the_past", [True, False])
+def test_no_reading_is_sent_twice_and_both_sides_send(of_the_past: bool) -> None:
+    make = _requests("device", 4, of_the_past=of_the_past)
     requests = [make() for _ in range(3)]
     keys = [
-        (side.meter_id, side.timestamp.seconds)
+        (side.meter_id, us_from_proto(side.timestamp))
         for request in requests
         for reading in request.readings
         if (side := reading.meter).meter_id
     ]
     assert len(set(keys)) == len(keys) == 6
+    age_us = system_clock() - max(ts_us for _, ts_us in keys)
+    assert age_us > US_PER_DAY if of_the_past else age_us < PRESENT_MAX_AGE_US
     assert [reading.WhichOneof("reading") for reading in requests[0].readings] == ["meter", "vehicle"] * 2
 
 
