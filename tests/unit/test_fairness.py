@@ -120,7 +120,7 @@ def test_backlog_and_large_messages_alone_fill_whole_batches() -> None:
 def test_gateways_come_after_live_readings_and_before_backlog_and_are_held_up_by_neither() -> None:
     queue = FairQueue(Traffic())
     backlog, gateway, live = Sender(standing=BACKLOG), Sender(standing=GATEWAY), Sender()
-    for _ in range(50):
+    for _ in range(150):
         queue.put(a_submission(backlog, 100), 0.0)
         queue.put(a_submission(gateway, 100), 0.0)
     queue.put(a_submission(live, 1), 0.0)
@@ -140,7 +140,7 @@ def test_gateways_come_after_live_readings_and_before_backlog_and_are_held_up_by
     queue.written(0.1)
     assert queue.pause_s(0.1) == 0.0, "backlog rests, gateways do not"
     assert taken(0.1) == {LIVE: 0, **beside, BACKLOG: 0}
-    assert taken(60.0) == {LIVE: 0, GATEWAY: 3_000, BACKLOG: 4_900}, "nobody is live any more"
+    assert taken(60.0) == {LIVE: 0, GATEWAY: 5_000, BACKLOG: 14_900}, "nobody is live any more"
 
 
 def test_a_sender_is_not_live_from_too_many_readings_until_all_are_settled_and_a_moment_has_passed() -> None:
