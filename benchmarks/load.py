@@ -21,7 +21,7 @@ from shared.timestamps import US_PER_SECOND, proto_from_us, system_clock
 
 CONNECTIONS_PER_S = 150
 """So many streams are opened a second and process: all at once would measure the storm, and not the streams. Four
-processes open 600 a second, and a stream takes some 2 ms of client and service together: half of two cores' time."""
+processes open 600 a second, and a stream takes some 2 ms of client and service together."""
 
 BACKLOG_AGE_US = 3 * 86_400 * US_PER_SECOND
 """Backlog begins three days ago."""

@@ -17,9 +17,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
-from ingestion_svc.fairness import FairQueue, Room, Traffic, note_standing
+from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, Room, Traffic, note_standing
 from ingestion_svc.metrics import IngestionMetrics
-from ingestion_svc.receipt import Receipt, Standing, Submission
+from ingestion_svc.receipt import Receipt, Sender, Standing, Submission
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
 from shared.config import IngestionSettings
@@ -69,7 +69,7 @@ class Batcher:
         metrics: IngestionMetrics | None = None,
     ) -> None:
         self._metrics = metrics or IngestionMetrics(new_registry(), {})
-        traffic = Traffic()
+        self._traffic = traffic = Traffic()
         self._room = Room(settings.inflight_max_readings, traffic)
         self._meter_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in meter_writers]
         self._vehicle_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in vehicle_writers]
@@ -89,6 +89,13 @@ class Batcher:
         """Commits what is still waiting, within CLOSE_TIMEOUT_S, and lets go of the connections."""
         await asyncio.gather(*(lane.close() for lane in self._lanes()))
 
+    def expect(self, sender: Sender, readings: int, age_us: int) -> None:
+        """Notes that a message of so many readings comes, the first of which is so old, before any is submitted."""
+        now_s = asyncio.get_running_loop().time()
+        note_standing(sender, readings, age_us, now_s)
+        if sender.standing is Standing.LIVE and readings <= LIVE_MESSAGE_MAX_READINGS:
+            self._traffic.live_came(now_s)
+
     async def submit(self, decoded: Decoded, receipt: Receipt) -> None:
         """Puts a message's rows into their lanes, waiting while the call or all calls have too much in flight.
 
@@ -98,7 +105,6 @@ class Batcher:
         await receipt.room_for(readings, self._per_stream_max)
         if not all(lane.available for lane in self._lanes()):
             raise DatabaseUnavailable
-        note_standing(receipt.sender, readings, decoded.age_us, asyncio.get_running_loop().time())
         await self._room.take(readings, receipt.sender.standing)
         receipt.receive(decoded)
         self._metrics.came(decoded)
@@ -116,7 +122,7 @@ class Batcher:
         if not rows:
             return
         if len(lanes) == 1:
-            lanes[0].put(Submission(rows, indexes, receipt, arrived_us))
+            lanes[0].put(Submission(rows, indexes, receipt, receipt.sender.standing, arrived_us))
             return
         shares: list[tuple[list[AnyRow], list[int]]] = [([], []) for _ in lanes]
         for row, index in zip(rows, indexes, strict=True):
@@ -125,7 +131,7 @@ class Batcher:
             share[1].append(index)
         for lane, (its_rows, its_indexes) in zip(lanes, shares, strict=True):
             if its_rows:
-                lane.put(Submission(its_rows, its_indexes, receipt, arrived_us))
+                lane.put(Submission(its_rows, its_indexes, receipt, receipt.sender.standing, arrived_us))
 
     def _lanes(self) -> list["Lane[Any]"]:
         return [*self._meter_lanes, *self._vehicle_lanes]
@@ -177,7 +183,7 @@ class Lane(Generic[AnyRow]):
         self._queue.put(submission, submission.queued_at)
         self._idle.clear()
         self._filled.set()
-        if submission.receipt.sender.standing is not Standing.BACKLOG:
+        if submission.standing is not Standing.BACKLOG:
             self._urgent_came.set()
         if self._queue.readings >= self._batch_max_readings:
             self._full.set()
@@ -246,7 +252,7 @@ class Lane(Generic[AnyRow]):
                 getattr(exceptions[at], name).append(position - starts[at])
         for at, submission in enumerate(batch):
             submission.receipt.settle(submission, exceptions.get(at, _ALL_STORED))
-        self._room.give_back(starts[-1])
+            self._room.give_back(len(submission.rows), submission.standing)
         now = asyncio.get_running_loop().time()
         self._metrics.settled(now - submission.queued_at for submission in batch)
 
@@ -267,9 +273,8 @@ class Lane(Generic[AnyRow]):
     def _refuse(self, batch: list[Submission[AnyRow]], error: Exception) -> None:
         for submission in batch:
             submission.receipt.fail(submission, error)
-        readings = sum(len(submission.rows) for submission in batch)
-        self._room.give_back(readings)
-        self._metrics.gave_up(readings)
+            self._room.give_back(len(submission.rows), submission.standing)
+        self._metrics.gave_up(sum(len(submission.rows) for submission in batch))
 
 
 def _retry_delays() -> Iterator[float]:

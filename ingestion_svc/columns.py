@@ -28,7 +28,10 @@ _EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Rows of one kind: ids, microseconds, kWh, and the measurements that may be absent, which is NaN here."""
+    """Rows of one kind: ids, microseconds, kWh, and the measurements that may be absent.
+
+    NaN is one that is absent: `decode` lets no other through.
+    """
 
     ids: Sequence[str]
     ts_us: Times
@@ -60,12 +63,12 @@ class Columns:
 
 def staged_readings(keys: Keys, rows: Columns) -> bytes:
     """COPY's bytes for (ordinal, key, ts, energy, measurements); a row's ordinal is its position."""
-    return _copied(np.arange(len(rows), dtype=np.int32), keys, rows.ts_us - _EPOCH_US, rows.kwh, *rows.measured)
+    return _copied(np.arange(len(rows), dtype=np.int32), *_readings(keys, rows))
 
 
 def appended_readings(keys: Keys, rows: Columns) -> bytes:
     """COPY's bytes for (key, ts, energy, measurements)."""
-    return _copied(keys, rows.ts_us - _EPOCH_US, rows.kwh, *rows.measured)
+    return _copied(*_readings(keys, rows))
 
 
 def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
@@ -88,11 +91,12 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
         np.add.reduceat(rows.kwh, first),
         (last - first + 1).astype(np.int32),
         *sums,
-        keys[last],
-        rows.ts_us[last] - _EPOCH_US,
-        rows.kwh[last],
-        *(each[last] for each in rows.measured),
+        *(each[last] for each in _readings(keys, rows)),
     )
+
+
+def _readings(keys: Keys, rows: Columns) -> Sequence[NDArray[Any]]:
+    return keys, rows.ts_us - _EPOCH_US, rows.kwh, *rows.measured
 
 
 def _copied(*columns: NDArray[Any]) -> bytes:

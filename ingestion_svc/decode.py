@@ -114,18 +114,18 @@ class Decoded:
     arrived_us: int = 0
     """The server's clock when the message came."""
 
-    @property
-    def age_us(self) -> int:
-        """How old its first reading was on arrival; 0 without one."""
-        first = self.meters[:1] or self.vehicles[:1]
-        return self.arrived_us - first[0].ts_us if first else 0
-
 
 class _Rejected(Exception):
     def __init__(self, path: str, reason: wire.RejectionReason.ValueType, description: str) -> None:
         self.path = path
         self.reason = reason
         self.description = description
+
+
+def age_us(reading: Telemetry, now_us: int) -> int:
+    """How old a reading says that it is, to the second; meaningless where its timestamp is."""
+    side = reading.meter if reading.HasField("meter") else reading.vehicle
+    return now_us - side.timestamp.seconds * US_PER_SECOND
 
 
 def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) -> Decoded:

@@ -2,10 +2,10 @@
 
 A sender is **live** while it has few readings in flight. From the moment that it has more, until all of them are
 settled and it has been quiet for a moment, it is a **gateway** where its readings are of the present, and **backlog**
-where they are of the past. Live senders come first wherever there is a queue, gateways next. The others take turns, a
-slice each, also to be decoded. While live readings arrive, a batch takes a bounded number of a gateway's readings and
-little backlog, and after one that took any of that the next ones take none for some time; without them both fill whole
-batches at once.
+where they are of the past. Live senders come first wherever there is a queue. Gateways take turns, a slice each, and so
+do those with backlog, also to be decoded. While live readings arrive, a batch takes a bounded number of the gateways'
+and little backlog, and after one that took any of that the next ones take none for some time; without them both fill
+whole batches, half of each where both wait.
 """
 
 import asyncio
@@ -19,8 +19,7 @@ LIVE_MAX_READINGS = 200
 """In flight: what both sides of a charger send in an hour and a half at one-minute readings."""
 
 LIVE_MESSAGE_MAX_READINGS = 20
-"""More in a message are no sign that live devices are there, for whose sake backlog would wait: a gateway sends like
-that, and it would hold up other gateways and itself."""
+"""More in a message are no sign that live devices are there, for whose sake others wait: gateways send like that."""
 
 NOT_LIVE_MEMORY_S = 1.0
 """A sender that was not live a second ago still is not: between two of its batches it has nothing in flight."""
@@ -39,13 +38,13 @@ GATEWAYS_BESIDE_LIVE_MAX_READINGS = 5_000
 in batches of a fifth of this they cost so much more that a machine at its limit took a third fewer."""
 
 GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 20_000
-"""Readings in memory above which gateways wait while live readings arrive: a second's."""
+"""Gateways' readings in memory, above which they wait while live readings arrive: a second's."""
 
 BACKLOG_BESIDE_LIVE_MAX_READINGS = 100
 """Backlog in a batch while live readings arrive: some 2 ms of PostgreSQL, less than the commit itself."""
 
 BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
-"""Readings in memory above which backlog waits to be decoded while live readings arrive: a quarter of a second's."""
+"""Backlog in memory, above which it waits to be decoded while live readings arrive: some seconds' at that pace."""
 
 BACKLOG_BESIDE_LIVE_REST = 4
 """Times as long as a batch with backlog took, its lane takes no more while live readings arrive: a fifth of the time is
@@ -101,19 +100,19 @@ class Room:
     def __init__(self, capacity: int, traffic: Traffic) -> None:
         self._capacity = capacity
         self._traffic = traffic
-        self._free = capacity
+        self._taken = dict.fromkeys(Standing, 0)
         self._waiting: dict[Standing, deque[tuple[int, asyncio.Future[None]]]] = {each: deque() for each in Standing}
 
     @property
     def taken(self) -> int:
         """Readings in flight."""
-        return self._capacity - self._free
+        return sum(self._taken.values())
 
     async def take(self, readings: int, standing: Standing) -> None:
         """Waits until there is room for so many more readings, and takes it."""
         waiting = self._waiting[standing]
         if not waiting and self._fits(readings, standing):
-            self._free -= readings
+            self._taken[standing] += readings
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append((readings, turn))
@@ -121,27 +120,29 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(readings)
+                self.give_back(readings, standing)
             raise
 
-    def give_back(self, readings: int) -> None:
-        """Gives room back for readings that have left memory."""
-        self._free += readings
-        for standing, waiting in self._waiting.items():
-            while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], standing)):
+    def give_back(self, readings: int, standing: Standing) -> None:
+        """Gives room back for readings that have left memory, which was taken with that standing."""
+        self._taken[standing] -= readings
+        for each, waiting in self._waiting.items():
+            while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], each)):
                 wanted, turn = waiting.popleft()
                 if not turn.done():
-                    self._free -= wanted
+                    self._taken[each] += wanted
                     turn.set_result(None)
 
     def _fits(self, readings: int, standing: Standing) -> bool:
-        if self._free == self._capacity:
+        free = self._capacity - self.taken
+        if free == self._capacity:
             return True
         if standing is Standing.LIVE:
-            return readings <= self._free
-        if self._traffic.has_live(asyncio.get_running_loop().time()):
-            return self.taken + readings <= _BESIDE_LIVE_INFLIGHT_MAX_READINGS[standing]
-        return readings <= self._free - self._capacity // LIVE_RESERVE
+            return readings <= free
+        most = _BESIDE_LIVE_INFLIGHT_MAX_READINGS[standing]
+        if self._taken[standing] + readings > most and self._traffic.has_live(asyncio.get_running_loop().time()):
+            return False
+        return readings <= free - self._capacity // LIVE_RESERVE
 
 
 class FairQueue:
@@ -165,17 +166,15 @@ class FairQueue:
         if not self:
             self._waiting_since_s = now_s
         sender = submission.receipt.sender
-        if sender.standing is Standing.LIVE:
+        if submission.standing is Standing.LIVE:
             self._live.append(submission)
-            if len(submission.rows) <= LIVE_MESSAGE_MAX_READINGS:
-                self._traffic.live_came(now_s)
         else:
-            its, others = self._gateways, self._backlog
-            if sender.standing is Standing.BACKLOG:
-                its, others = others, its
-            if sender not in its:
-                its[sender] = others.pop(sender, deque())
-            its[sender].append(submission)
+            turns, others = self._gateways, self._backlog
+            if submission.standing is Standing.BACKLOG:
+                turns, others = others, turns
+            if sender not in turns:
+                turns[sender] = others.pop(sender, deque())
+            turns[sender].append(submission)
         self.readings += len(submission.rows)
 
     def waiting_s(self, now_s: float) -> float:
@@ -196,8 +195,12 @@ class FairQueue:
             batch.append(self._live.popleft())
             readings += len(batch[-1].rows)
         has_live = self._traffic.has_live(now_s)
-        until = min(most, readings + GATEWAYS_BESIDE_LIVE_MAX_READINGS) if has_live else most
-        readings = _take_in_turn(self._gateways, batch, readings, until)
+        of_gateways = most - readings
+        if has_live:
+            of_gateways = min(of_gateways, GATEWAYS_BESIDE_LIVE_MAX_READINGS)
+        elif self._backlog:
+            of_gateways //= 2
+        readings = _take_in_turn(self._gateways, batch, readings, readings + of_gateways)
         if has_live:
             resting = batch and now_s < self._backlog_from_s
             most = min(most, readings + (0 if resting else BACKLOG_BESIDE_LIVE_MAX_READINGS))

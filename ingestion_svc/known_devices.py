@@ -31,9 +31,9 @@ class KnownDevices:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
+        # By place:
         self._keys = np.zeros(DEVICE_KEYS_MAX, np.int32)
-        self._newest_us = np.zeros(DEVICE_KEYS_MAX, np.int64)
-        """By place; 0 where nothing is known."""
+        self._newest_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
         self._pause = 0
         self._next_pause = 1
 
@@ -45,14 +45,14 @@ class KnownDevices:
         return np.fromiter(map(self._places.get, ids, repeat(NOT_KNOWN)), np.intp, len(ids))
 
     def keys(self, places: Positions) -> Keys:
-        """The database's keys of remembered devices."""
+        """The database's keys of remembered devices; anything for NOT_KNOWN."""
         return self._keys[places]
 
     def ahead(self, rows: Columns) -> Positions:
-        """The positions of the rows of those devices of whom every row is newer than the one before and than all that
-        is known: by key, which is the order of the indexes and the same for all writers, and as they came.
+        """Where the rows are of those devices of whom each is newer than the one before and than all that is known.
 
-        Nothing where appending so few would not pay, or has failed of late.
+        Their positions, by the devices' keys (the order of the indexes, and the same for all writers), and of a device
+        as they came. Nothing where appending so few would not pay, or has failed of late.
         """
         if self._pause:
             self._pause -= 1
@@ -62,8 +62,6 @@ class KnownDevices:
         places = self.places(rows.ids)
         positions = np.flatnonzero(places != NOT_KNOWN)
         positions = positions[np.argsort(self._keys[places[positions]], kind="stable")]
-        if not len(positions):
-            return _NOTHING
         places, ts_us = places[positions], rows.ts_us[positions]
         first = np.flatnonzero(np.diff(places, prepend=NOT_KNOWN))
         before_us = np.roll(ts_us, 1)

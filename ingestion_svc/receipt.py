@@ -52,6 +52,8 @@ class Submission(Generic[AnyRow]):
     rows: Sequence[AnyRow]
     indexes: Sequence[int]
     receipt: "Receipt"
+    standing: Standing = Standing.LIVE
+    """Its sender's when it came."""
     arrived_us: int = 0
     """When the readings came, on the service's clock."""
     queued_at: float = 0.0

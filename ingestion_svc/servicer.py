@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ingestion_svc.admission import DeviceRates, Streams
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
-from ingestion_svc.decode import Rejection, TimeBounds, decode
+from ingestion_svc.decode import Rejection, TimeBounds, age_us, decode
 from ingestion_svc.exchange import Answer, Exchange
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.maintenance import Maintenance
@@ -144,9 +144,11 @@ class IngestionServicer(IngestionServiceServicer):
                 [Violation("readings", f"{len(readings)} readings in a message; at most {MESSAGE_MAX_READINGS}")]
             )
         bounds = self._bounds(self._clock())
+        if readings:
+            self._batcher.expect(receipt.sender, len(readings), age_us(readings[0], bounds.now_us))
         for start in range(0, len(readings), SLICE_READINGS):
             part = readings[start : start + SLICE_READINGS]
-            if len(part) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.standing is Standing.LIVE:
+            if len(readings) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.standing is Standing.LIVE:
                 decoded = decode(part, receipt.received, bounds)
             else:
                 async with self._decoding_turn:

@@ -81,7 +81,7 @@ class Writer(Generic[AnyRow]):
         self._partition_days: set[int] = set()
 
     async def write(self, rows: Sequence[AnyRow]) -> Written:
-        """Commits rows and tells what became of each.
+        """Commits rows, at least one, and tells what became of each.
 
         A row that only the database refuses is found by halving, and costs its neighbours nothing. Raises
         DatabaseUnavailable when a transaction failed or its outcome is unknown: the same rows may be written again,

@@ -30,7 +30,7 @@ class Target(Generic[AnyRow]):
     add_hours: str
     mark_hours: str
     averaged: Sequence[int]
-    """The measurements of which the rollups keep sum and count, among those that may be absent."""
+    """The measurements of which the rollups keep sum and count, by their positions in `Columns.measured`."""
 
 
 METERS: Target[MeterRow] = Target(
@@ -56,7 +56,8 @@ METERS: Target[MeterRow] = Target(
     """,
     # Returns how many rows were inserted and, where some were not, the ordinals of those that history had already. Of
     # rows that repeat each other the first one counts. Every insert takes its rows in key order: two transactions that
-    # meet can then wait for each other, but not in a circle.
+    # meet can then wait for each other, but not in a circle; unless both append as well: PostgreSQL then ends one
+    # of them, and that is written again.
     insert="""
         WITH inserted AS (
             INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac, voltage)
@@ -230,5 +231,5 @@ VEHICLES: Target[VehicleRow] = Target(
             battery_temp_readings = hourly.battery_temp_readings + excluded.battery_temp_readings
     """,
     mark_hours=MARK_VEHICLE_HOURS,
-    averaged=(1,),
+    averaged=(1,),  # battery_temp
 )

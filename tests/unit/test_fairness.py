@@ -28,7 +28,14 @@ LIVE, GATEWAY, BACKLOG = Standing
 
 
 def a_submission(sender: Sender, count: int) -> Submission[MeterRow]:
-    return Submission([MeterRow("m", at, 1.0, None) for at in range(count)], range(count), Receipt(sender=sender))
+    rows = [MeterRow("m", at, 1.0, None) for at in range(count)]
+    return Submission(rows, range(count), Receipt(sender=sender), sender.standing)
+
+
+def live_traffic(now_s: float = 0.0) -> Traffic:
+    traffic = Traffic()
+    traffic.live_came(now_s)
+    return traffic
 
 
 @given(
@@ -59,7 +66,7 @@ def test_everything_comes_out_once_and_in_each_senders_order(puts: list[tuple[in
 
 
 def test_live_readings_come_before_any_backlog_and_take_little_of_it_with_them() -> None:
-    queue = FairQueue(Traffic())
+    queue = FairQueue(live_traffic())
     backlog = [Sender(standing=BACKLOG) for _ in range(3)]
     for _ in range(20):
         for sender in backlog:
@@ -75,7 +82,8 @@ def test_live_readings_come_before_any_backlog_and_take_little_of_it_with_them()
 
 
 def test_backlog_rests_for_several_times_as_long_as_it_kept_live_readings_waiting() -> None:
-    queue = FairQueue(Traffic())
+    traffic = live_traffic()
+    queue = FairQueue(traffic)
     backlog, live = Sender(standing=BACKLOG), Sender()
     for _ in range(20):
         queue.put(a_submission(backlog, 50), 0.0)
@@ -92,6 +100,7 @@ def test_backlog_rests_for_several_times_as_long_as_it_kept_live_readings_waitin
     queue.put(a_submission(live, 1), rested_s)
     assert {each.receipt.sender for each in queue.take(20_000, rested_s)} == {live, backlog}
     queue.written(60.0)
+    traffic.live_came(60.0)
     queue.put(a_submission(live, 1), 60.0)
     queue.take(1, 60.0)
     assert queue.pause_s(60.0) == BACKLOG_BESIDE_LIVE_REST_MAX_S
@@ -118,7 +127,7 @@ def test_backlog_and_large_messages_alone_fill_whole_batches() -> None:
 
 
 def test_gateways_come_after_live_readings_and_before_backlog_and_are_held_up_by_neither() -> None:
-    queue = FairQueue(Traffic())
+    queue = FairQueue(live_traffic())
     backlog, gateway, live = Sender(standing=BACKLOG), Sender(standing=GATEWAY), Sender()
     for _ in range(150):
         queue.put(a_submission(backlog, 100), 0.0)
@@ -141,6 +150,17 @@ def test_gateways_come_after_live_readings_and_before_backlog_and_are_held_up_by
     assert queue.pause_s(0.1) == 0.0, "backlog rests, gateways do not"
     assert taken(0.1) == {LIVE: 0, **beside, BACKLOG: 0}
     assert taken(60.0) == {LIVE: 0, GATEWAY: 5_000, BACKLOG: 14_900}, "nobody is live any more"
+
+
+def test_gateways_and_backlog_share_a_batch_where_nobody_is_live() -> None:
+    queue = FairQueue(Traffic())
+    for _ in range(300):
+        queue.put(a_submission(Sender(standing=GATEWAY), 100), 0.0)
+        queue.put(a_submission(Sender(standing=BACKLOG), 100), 0.0)
+    batch = queue.take(20_000, 0.0)
+
+    assert sum(len(each.rows) for each in batch if each.standing is GATEWAY) == 10_000
+    assert sum(len(each.rows) for each in batch) == 20_000
 
 
 def test_a_sender_is_not_live_from_too_many_readings_until_all_are_settled_and_a_moment_has_passed() -> None:
@@ -169,13 +189,12 @@ def test_a_sender_is_not_live_from_too_many_readings_until_all_are_settled_and_a
     ],
 )
 async def test_while_live_readings_arrive_others_have_little_in_memory(standing: Standing, most: int) -> None:
-    traffic = Traffic()
-    traffic.live_came(asyncio.get_running_loop().time())
-    room = Room(100_000, traffic)
+    room = Room(100_000, live_traffic(asyncio.get_running_loop().time()))
     await asyncio.wait_for(room.take(most, standing), 1)
     more = asyncio.ensure_future(room.take(1, standing))
-    await asyncio.wait_for(room.take(1_000, LIVE), 1)
-    assert not more.done()
+    for other in set(Standing) - {standing}:
+        await asyncio.wait_for(room.take(1_000, other), 1)
+    assert not more.done(), "and they do not keep each other out"
     more.cancel()
 
 
@@ -189,10 +208,10 @@ async def test_others_that_fill_the_memory_leave_room_for_live_readings(standing
     await asyncio.sleep(0)
     assert not other.done()
     assert not live.done()
-    room.give_back(10)
+    room.give_back(10, standing)
     await asyncio.wait_for(live, 1)
     assert not other.done()
-    room.give_back(21)
+    room.give_back(21, standing)
     await asyncio.wait_for(other, 1)
 
     assert room.taken == 80
@@ -204,7 +223,7 @@ async def test_more_than_all_the_memory_is_taken_alone() -> None:
     other = asyncio.ensure_future(room.take(1, LIVE))
     await asyncio.sleep(0)
     assert not other.done()
-    room.give_back(50)
+    room.give_back(50, BACKLOG)
     await other
 
 
@@ -216,6 +235,6 @@ async def test_who_gives_up_waiting_takes_no_room_with_it(standing: Standing) ->
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    room.give_back(10)
+    room.give_back(10, standing)
 
     await asyncio.wait_for(room.take(8, BACKLOG), 1)
