@@ -30,6 +30,11 @@ START_TIMEOUT_S = 60
 
 STOP_TIMEOUT_S = 30
 
+POLL_S = 0.02
+
+_OLD_ONE_STILL_ENDS = "pre-existing shared memory block"
+"""In what PostgreSQL says when it is started before all processes of a killed postmaster have ended."""
+
 SUPERUSER = "postgres"
 
 SETTINGS: Mapping[str, str] = {
@@ -182,6 +187,19 @@ class EmbeddedServer:
         unfinished.rename(self._pgdata)
 
     def _launch(self) -> None:
+        """Returns when the server answers. After a crash it is tried again while processes of the old one still end."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            self._spawn()
+            try:
+                self._wait_until_it_answers(deadline)
+                return
+            except EmbeddedServerError as error:
+                if _OLD_ONE_STILL_ENDS not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+
+    def _spawn(self) -> None:
         settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -191,7 +209,9 @@ class EmbeddedServer:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + START_TIMEOUT_S
+
+    def _wait_until_it_answers(self, deadline: float) -> None:
+        assert self._process is not None
         while True:
             try:
                 psycopg.connect(self.url()).close()
@@ -200,7 +220,7 @@ class EmbeddedServer:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     log_end = "\n".join(self.log_file.read_text(errors="replace").splitlines()[-5:])
                     raise EmbeddedServerError(f"PostgreSQL did not start in {self.data_dir}:\n{log_end}") from error
-                time.sleep(0.02)
+                time.sleep(POLL_S)
 
     def _stop_process(self) -> None:
         if self._process is None:
