@@ -8,7 +8,8 @@ import pytest
 
 from ingestion_svc.batch import Batcher
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
-from ingestion_svc.receipt import Receipt
+from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, PRESENT_MAX_AGE_US
+from ingestion_svc.receipt import Receipt, Sender, Standing
 from ingestion_svc.writer import Written
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
@@ -216,3 +217,32 @@ async def test_a_device_always_goes_through_the_same_writer() -> None:
     devices = [{row.meter_id for batch in writer.batches for row in batch} for writer in writers]
     assert sum(len(its) for its in devices) == 50
     assert all(devices)
+
+
+@pytest.mark.parametrize(
+    ("message", "taken"), [(LIVE_MESSAGE_MAX_READINGS, 100), (LIVE_MESSAGE_MAX_READINGS + 1, 1_000)]
+)
+async def test_backlog_goes_in_small_batches_only_beside_live_devices_with_small_messages(
+    message: int, taken: int
+) -> None:
+    writer, backlog, receipt = FakeWriter(), Sender(), Receipt()
+    writer.gate.clear()
+    async with batching(writer, batch_max_age_s=0) as batcher:
+        await batcher.submit(some(1), receipt)
+        await until()  # the writer has that one
+        batcher.expect(backlog, 1_000, PRESENT_MAX_AGE_US + 1)
+        for _ in range(10):
+            await batcher.submit(some(100), Receipt(sender=backlog))
+        batcher.expect(Sender(), message, 0)
+        writer.gate.set()
+        await receipt.settled()
+        await until()
+
+        assert backlog.standing is Standing.BACKLOG
+        await asyncio.wait_for(_written(writer, 2), 5)
+        assert len(writer.batches[1]) == taken
+
+
+async def _written(writer: FakeWriter, batches: int) -> None:
+    while len(writer.batches) < batches:
+        await asyncio.sleep(0)

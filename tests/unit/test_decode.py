@@ -1,6 +1,7 @@
 """Which readings are rejected, and with which field and reason."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
@@ -9,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_svc.decode import REJECTIONS_MAX, MeterRow, TimeBounds, VehicleRow, decode
+from ingestion_svc.decode import REJECTIONS_MAX, MeterRow, TimeBounds, VehicleRow, age_us, decode
 from shared.timestamps import US_PER_DAY, US_PER_SECOND
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 
@@ -117,3 +118,8 @@ def test_only_the_first_rejections_are_listed_but_all_are_counted() -> None:
 
     assert decoded.rejected == REJECTIONS_MAX + 1
     assert [each.index for each in decoded.rejections] == list(range(REJECTIONS_MAX))
+
+
+@pytest.mark.parametrize("a_reading", [a_meter_reading, a_vehicle_reading])
+def test_a_readings_age_is_told_to_the_second(a_reading: Callable[..., Telemetry]) -> None:
+    assert age_us(a_reading(ts_us=NOW_US - 90 * US_PER_SECOND), NOW_US) == 90 * US_PER_SECOND
