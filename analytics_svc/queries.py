@@ -1,13 +1,16 @@
 """The questions to the database, in one round trip each.
 
-The planner has to see the window: a plan for any window (`generic`) locks every partition, and 400 days of them cost
-more than the question. What every question has in common, `as_of` first of all, is in `shared.db.reader`.
+The planner has to see the days of the window: a plan for any window locks every partition, and 400 days of them cost
+more than the question. Of a short window it sees nothing else, so that the plan serves for all that are asked about the
+same days. What every question has in common, `as_of` first of all, is in `shared.db.reader`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
+
+from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
 from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
@@ -21,10 +24,14 @@ from analytics_svc.queries_sql import (
 )
 from shared.db.reader import Answer, Reader
 from shared.errors import UnknownDevice
-from shared.timestamps import datetime_from_us, us_from_datetime, us_from_timedelta
+from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
 MAPPINGS_MAX = 100
 """Mappings that are told one by one: a charger that is moved every day of a season."""
+
+PLANNED_ONCE_MAX_US = 8 * US_PER_DAY
+"""Windows up to this length share a plan by their days. In longer ones planning matters less than memory: a plan grows
+with its days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,7 @@ class Queries:
     async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
         parameters = {"vehicle_id": question.vehicle_id, "mappings_max": MAPPINGS_MAX}
-        answer = await self.reader.ask(PERFORMANCE, parameters | window_ends(question.window))
+        answer = await self._ask_history(PERFORMANCE, parameters, question.window)
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
         row = answer.told[0]
@@ -141,8 +148,8 @@ class Queries:
             "vehicle_id": question.vehicle_id,
             "starts": [datetime_from_us(bucket.start_us) for bucket in buckets],
         }
-        ends = window_ends(Window(buckets[0].start_us, buckets[-1].end_us))
-        answer = await self.reader.ask(PERFORMANCE_SERIES, parameters | ends)
+        window = Window(buckets[0].start_us, buckets[-1].end_us)
+        answer = await self._ask_history(PERFORMANCE_SERIES, parameters, window)
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
         return answer.but([Bucket(bucket, *row) for bucket, row in zip(buckets, answer.told, strict=True)])
@@ -181,6 +188,16 @@ class Queries:
     async def close(self) -> None:
         """Waits a moment for questions that nobody awaits any more, then closes the connections."""
         await self.reader.close()
+
+    async def _ask_history(
+        self, statement: TextClause, parameters: Mapping[str, object], window: Window
+    ) -> Answer[list[Any]]:
+        days: dict[str, date] = {
+            "first_day": datetime_from_us(window.start_us).date(),
+            "last_day": datetime_from_us(window.end_us).date(),
+        }
+        planned_for = days if window.end_us - window.start_us <= PLANNED_ONCE_MAX_US else None
+        return await self.reader.ask(statement, {**parameters, **window_ends(window), **days}, planned_for)
 
 
 def _us_or_none(moment: datetime | None) -> int | None:

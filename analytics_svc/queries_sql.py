@@ -1,8 +1,9 @@
 """What analytics says to the database, a statement a question; `queries` asks.
 
 History is read from its covering primary keys alone, and of its partitions only those that the window touches. Scalar
-subqueries and the fence OFFSET 0 leave the planner no other way than one index scan per device or mapping and day. The
-hour of a reading is `(h, h + 1 h]`, hence the microsecond. What is asked about a fleet is in `fleet_sql`.
+subqueries and the fence OFFSET 0 leave the planner no other way than one index scan per device or mapping and day; it
+sees the days apart from the window, see `queries`. The hour of a reading is `(h, h + 1 h]`, hence the microsecond. What
+is asked about a fleet is in `fleet_sql`.
 """
 
 from sqlalchemy import text
@@ -31,6 +32,8 @@ delivered AS (
     FROM vehicle_telemetry_history
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
       AND ts > :window_start AND ts <= :window_end
+      AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
+      AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
     GROUP BY hour_from
 ),
 fed AS (
@@ -45,6 +48,8 @@ fed AS (
         FROM meter_telemetry_history
         WHERE meter_key = mapped.meter_key
           AND ts > :window_start AND ts <= :window_end
+          AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
+          AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
           AND ts > mapped.since AND ts <= mapped.until
         OFFSET 0
     ) AS history
@@ -109,6 +114,8 @@ delivered AS (
     FROM vehicle_telemetry_history
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
       AND ts > :window_start AND ts <= :window_end
+      AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
+      AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
     GROUP BY 1
 ),
 consumed AS (
@@ -120,6 +127,8 @@ consumed AS (
         FROM meter_telemetry_history
         WHERE meter_key = mapped.meter_key
           AND ts > :window_start AND ts <= :window_end
+          AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
+          AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
           AND ts > mapped.since AND ts <= mapped.until
         OFFSET 0
     ) AS history

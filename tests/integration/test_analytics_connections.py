@@ -15,7 +15,7 @@ from analytics_svc.replica import ReplicaWatch
 from shared import deadline
 from shared.db.embedded import EmbeddedServer
 from shared.errors import DatabaseUnavailable, DeadlinePassed
-from shared.timestamps import US_PER_DAY, system_clock
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, system_clock
 from tests.integration.test_analytics_queries import MIDNIGHT_US, Rows, asking, totals_of
 
 SESSION = text("SELECT pg_backend_pid() AS pid")
@@ -33,13 +33,14 @@ def reader_url(postgres: EmbeddedServer, database: str) -> str:
     return postgres.url(database, role="energyfleet_analytics")
 
 
-async def test_a_question_is_one_round_trip_and_never_planned_for_any_window(
+async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_short_window(
     rows: Rows, reader_url: str, tmp_path: Path
 ) -> None:
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
-        for _ in range(20):  # past the 5 executions after which plans freeze
-            await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+        for hours in range(20):  # past the 5 executions after which plans freeze where nothing is said
+            await totals_of(queries, MIDNIGHT_US + hours * US_PER_HOUR, MIDNIGHT_US + US_PER_DAY)
+            await totals_of(queries, MIDNIGHT_US - 30 * US_PER_DAY, MIDNIGHT_US + hours * US_PER_HOUR)
         [session] = queries.reader._idle
         cursor = await session.driver.execute("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements")
         planned = {name: (generic, custom) for name, generic, custom in await cursor.fetchall()}
@@ -50,7 +51,7 @@ async def test_a_question_is_one_round_trip_and_never_planned_for_any_window(
             trace.seek(0)
             lines = (line.split(b"\t") for line in trace.read().splitlines())
             sent = [line[3] for line in lines if len(line) > 3 and line[1] == b"F"]
-    assert planned == {"as_of": (20, 0), "question_0": (0, 20)}
+    assert planned == {"as_of": (40, 0), "question_0": (20, 0), "question_1": (0, 20)}
     assert [each.split()[0] for each in sent] == [b"Query"]
     assert b"BEGIN" not in sent[0]
 
@@ -114,6 +115,23 @@ async def test_a_request_to_cancel_never_meets_the_next_question(reader_url: str
             call.cancel()
             assert (await queries.reader.ask(next_question, {})).told == [(7,)]
         assert (await queries.reader.ask(SESSION, {})).told == first.told
+
+
+async def test_a_session_keeps_no_more_statements_than_it_may(
+    rows: Rows, reader_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions about other days are other statements; the answers stay right when they have to be prepared again."""
+    monkeypatch.setattr("shared.db.reader.PREPARED_MAX", 5)
+    car = rows.vehicle("car")
+    rows.delivered(car, *((MIDNIGHT_US + day * US_PER_DAY + 1, float(day)) for day in range(10)))
+    kept = text("SELECT count(*) FROM pg_prepared_statements")
+    async with asking(reader_url, pool_size=1) as queries:
+        for day in (*range(10), 9, *range(10), 0, *range(8, -1, -1)):
+            start_us = MIDNIGHT_US + day * US_PER_DAY
+            totals = await totals_of(queries, start_us, start_us + 5)
+            assert (totals.vehicle_readings, totals.kwh_delivered_dc) == (1, float(day))
+            [(count,)] = (await queries.reader.ask(kept, {})).told
+            assert 3 <= count <= 5
 
 
 @pytest.mark.parametrize("times_before", range(8))
