@@ -51,14 +51,14 @@ FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, veh
 """
 # Hour by hour through all devices, as they are filled.
 _METER_HOURS: LiteralString = """
-INSERT INTO meter_energy_hourly (meter_key, hour_start, kwh_consumed_ac, readings)
+INSERT INTO meter_closed_hours (meter_key, hour_start, kwh_consumed_ac, readings)
 SELECT meter_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
        sum(kwh_consumed_ac), count(*)
 FROM meter_telemetry_history WHERE ts > %(start)s AND ts <= %(end)s
 GROUP BY meter_key, hour_start ORDER BY hour_start, meter_key
 """
 _VEHICLE_HOURS: LiteralString = """
-INSERT INTO vehicle_energy_hourly
+INSERT INTO vehicle_closed_hours
     (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
 SELECT vehicle_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
        sum(kwh_delivered_dc), count(*), coalesce(sum(battery_temp), 0), count(battery_temp)

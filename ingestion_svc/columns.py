@@ -74,9 +74,9 @@ def appended_readings(keys: Keys, rows: Columns) -> bytes:
 def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
     """COPY's bytes for what the rows add to their devices' hours `(h, h + 1 h]`, and the newest reading of each.
 
-    They are (hour_start, hour_kwh, hour_readings), the sum and the count of each measurement at the positions
-    `averaged`, and then what `appended_readings` has. Takes at least one row, the rows of a device side by side and in
-    the order of their timestamps.
+    They are (whether no later hour of the device is there, hour_start, hour_kwh, hour_readings), the sum and the count
+    of each measurement at the positions `averaged`, and then what `appended_readings` has. Takes at least one row, the
+    rows of a device side by side and in the order of their timestamps.
     """
     hours = (rows.ts_us - 1) // US_PER_HOUR
     first = np.flatnonzero((np.diff(keys, prepend=keys[0] - 1) != 0) | (np.diff(hours, prepend=hours[0]) != 0))
@@ -87,6 +87,7 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
         sums.append(np.add.reduceat(np.nan_to_num(values), first))
         sums.append(np.add.reduceat(~np.isnan(values), first, dtype=np.int32))
     return _copied(
+        np.diff(keys[first], append=keys[-1] + 1) != 0,
         hours[first] * US_PER_HOUR - _EPOCH_US,
         np.add.reduceat(rows.kwh, first),
         (last - first + 1).astype(np.int32),

@@ -23,7 +23,7 @@ from psycopg import AsyncConnection
 
 from ingestion_svc.columns import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
 from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
-from ingestion_svc.writer_sql import AnyRow, Target
+from ingestion_svc.writer_sql import SESSION, AnyRow, Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.errors import DatabaseUnavailable
@@ -60,6 +60,10 @@ class Written:
             [positions[position] for position in self.conflicts],
             [positions[position] for position in self.refused],
         )
+
+
+class _StatusMissing(Exception):
+    """Somebody else took the status of a known device away."""
 
 
 class _RowsRefused(Exception):
@@ -145,8 +149,8 @@ class Writer(Generic[AnyRow]):
         if len(ahead):
             try:
                 return await self._store(connection, rows, columns, ahead)
-            except psycopg.errors.UniqueViolation as violation:
-                _log.info("append_rolled_back", readings=len(rows), constraint=violation.diag.constraint_name)
+            except (psycopg.errors.UniqueViolation, _StatusMissing) as error:
+                _log.info("append_rolled_back", readings=len(rows), reason=type(error).__name__)
                 self._devices.hold_off()
         return await self._store(connection, rows, columns, ahead[:0])
 
@@ -169,13 +173,16 @@ class Writer(Generic[AnyRow]):
         return written
 
     async def _append(self, rows: Columns, cursor: psycopg.AsyncCursor[Any]) -> None:
-        """Raises UniqueViolation where history has a row already."""
+        """Raises UniqueViolation where history has a row already, and _StatusMissing."""
         keys = self._devices.keys(self._devices.places(rows.ids))
         async with cursor.copy(self._target.copy_to_history) as copy:
             await copy.write(appended_readings(keys, rows))
         async with cursor.copy(self._target.copy_to_staged_hours) as copy:
             await copy.write(staged_hours(keys, rows, self._target.averaged))
         await cursor.execute(self._target.add_hours, prepare=True)
+        [(found,)] = await cursor.fetchall()
+        if found < len(np.unique(keys)):
+            raise _StatusMissing
 
     async def _merge(
         self, rows: Sequence[AnyRow], columns: Columns, positions: Positions, cursor: psycopg.AsyncCursor[Any]
@@ -198,6 +205,7 @@ class Writer(Generic[AnyRow]):
         if self._connection is None or self._connection.closed:
             self._connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
             await require_safe_server(self._connection)
+            await self._connection.execute(SESSION)
             await self._connection.execute(self._target.create_staging)
         return self._connection
 

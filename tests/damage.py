@@ -80,6 +80,11 @@ damages = st.one_of(
     st.tuples(st.just("temperature count"), st.just("vehicle"), _at, st.integers(-1, 1)),
     st.tuples(st.just("move"), _side, _at, st.sampled_from([US_PER_HOUR // 2, 50 * US_PER_HOUR])),
     st.tuples(st.just("delete hour"), _side, _at, st.none()),
+    st.tuples(st.just("open scale"), _side, _at, st.sampled_from([1 + 1e-12, 1 + 1e-7, 2.0])),
+    st.tuples(st.just("open sum"), _side, _at, _wrong),
+    st.tuples(st.just("open temperatures"), st.just("vehicle"), _at, _wrong),
+    st.tuples(st.just("open count"), _side, _at, st.integers(-1, 1)),
+    st.tuples(st.just("open move"), _side, _at, st.sampled_from([-US_PER_HOUR, US_PER_HOUR // 2, 50 * US_PER_HOUR])),
     st.tuples(st.just("surplus hour"), _side, st.sampled_from([1, 2, NOBODY]), st.integers(-3, 3)),
     st.tuples(st.just("status"), _side, _at, _wrong),
     st.tuples(st.just("status unmeasured"), _side, _at, st.none()),
@@ -89,33 +94,41 @@ damages = st.one_of(
 )
 
 DAMAGES = {
-    "scale": "UPDATE {s}_energy_hourly SET {energy} = {energy} * %(by)s WHERE ctid = %(row)s",
-    "sum": "UPDATE {s}_energy_hourly SET {energy} = %(by)s WHERE ctid = %(row)s",
-    "temperatures": "UPDATE {s}_energy_hourly SET battery_temp_sum = %(by)s WHERE ctid = %(row)s",
-    "count": "UPDATE {s}_energy_hourly SET readings = readings + %(by)s WHERE ctid = %(row)s",
+    "scale": "UPDATE {s}_closed_hours SET {energy} = {energy} * %(by)s WHERE ctid = %(row)s",
+    "sum": "UPDATE {s}_closed_hours SET {energy} = %(by)s WHERE ctid = %(row)s",
+    "temperatures": "UPDATE {s}_closed_hours SET battery_temp_sum = %(by)s WHERE ctid = %(row)s",
+    "count": "UPDATE {s}_closed_hours SET readings = readings + %(by)s WHERE ctid = %(row)s",
     "temperature count": (
-        "UPDATE {s}_energy_hourly SET battery_temp_readings = battery_temp_readings + %(by)s WHERE ctid = %(row)s"
+        "UPDATE {s}_closed_hours SET battery_temp_readings = battery_temp_readings + %(by)s WHERE ctid = %(row)s"
     ),
-    "move": ("UPDATE {s}_energy_hourly SET hour_start = hour_start + %(by)s * interval '1 us' WHERE ctid = %(row)s"),
-    "delete hour": "DELETE FROM {s}_energy_hourly WHERE ctid = %(row)s",
+    "move": ("UPDATE {s}_closed_hours SET hour_start = hour_start + %(by)s * interval '1 us' WHERE ctid = %(row)s"),
+    "delete hour": "DELETE FROM {s}_closed_hours WHERE ctid = %(row)s",
     "surplus hour": (
-        "INSERT INTO {s}_energy_hourly ({s}_key, hour_start, {summed})"
+        "INSERT INTO {s}_closed_hours ({s}_key, hour_start, {summed})"
         " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', {ones}) ON CONFLICT DO NOTHING"
+    ),
+    "open scale": "UPDATE {s}_current_status SET hour_kwh = hour_kwh * %(by)s WHERE ctid = %(row)s",
+    "open sum": "UPDATE {s}_current_status SET hour_kwh = %(by)s WHERE ctid = %(row)s",
+    "open temperatures": "UPDATE {s}_current_status SET hour_battery_temp_sum = %(by)s WHERE ctid = %(row)s",
+    "open count": "UPDATE {s}_current_status SET hour_readings = hour_readings + %(by)s WHERE ctid = %(row)s",
+    "open move": (
+        "UPDATE {s}_current_status SET hour_start = hour_start + %(by)s * interval '1 us' WHERE ctid = %(row)s"
     ),
     "status": "UPDATE {s}_current_status SET {energy} = %(by)s WHERE ctid = %(row)s",
     "status unmeasured": "UPDATE {s}_current_status SET {first} = NULL WHERE ctid = %(row)s",
     "status time": "UPDATE {s}_current_status SET ts = ts + %(by)s * interval '1 us' WHERE ctid = %(row)s",
     "delete status": "DELETE FROM {s}_current_status WHERE ctid = %(row)s",
     "surplus status": (
-        "INSERT INTO {s}_current_status ({s}_key, ts, {energy})"
-        " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', 1) ON CONFLICT DO NOTHING"
+        "INSERT INTO {s}_current_status ({s}_key, ts, {energy}, hour_start)"
+        " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', 1, %(midnight)s) ON CONFLICT DO NOTHING"
     ),
 }
 
 
 def damage(owner: psycopg.Connection[Any], what: str, side: str, at: int, by: float | None) -> None:
     """Does what a person with psql might; nothing where there is no row to do it to, or one where it would go."""
-    table, time = (f"{side}_current_status", "ts") if "status" in what else (f"{side}_energy_hourly", "hour_start")
+    of_status = "status" in what or "open" in what
+    table, time = (f"{side}_current_status", "ts") if of_status else (f"{side}_closed_hours", "hour_start")
     rows = owner.execute(f"SELECT ctid FROM {table} ORDER BY {side}_key, {time}").fetchall()
     if rows or "surplus" in what:
         statement = DAMAGES[what].format(
@@ -164,11 +177,12 @@ class Truth:
         }
 
     def _wrong_hours(self, owner: psycopg.Connection[Any], side: str) -> set[Place]:
+        sums = ", ".join(f"sum({column})" for column in SUMMED[side])
         stored = {
             (device_id, us_from_datetime(hour)): values
             for device_id, hour, *values in owner.execute(
-                f"SELECT coalesce({side}_id, {side}_key::text), hour_start, {', '.join(SUMMED[side])}"
-                f" FROM {side}_energy_hourly LEFT JOIN {side}s USING ({side}_key)"
+                f"SELECT coalesce({side}_id, {side}_key::text) AS device_id, hour_start, {sums}"
+                f" FROM {side}_energy_hourly LEFT JOIN {side}s USING ({side}_key) GROUP BY device_id, hour_start"
             )
             if self.judged(us_from_datetime(hour))
         }

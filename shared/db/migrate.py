@@ -109,7 +109,10 @@ async def require_usable_database(url: str, application_name: str, variable: str
 
 
 async def require_current_schema(connection: AsyncConnection[Any]) -> None:
-    """SchemaOutdated where the schema is older than this version needs. A newer one is fine: migrations only add."""
+    """SchemaOutdated where the schema is older than this version needs.
+
+    A newer one is fine: what older versions read stays there, and what they may no longer write fails.
+    """
     try:
         cursor = await connection.execute(_INSTALLED)
         row = await cursor.fetchone()

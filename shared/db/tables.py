@@ -80,6 +80,8 @@ vehicle_telemetry_history = Table(
     postgresql_partition_by="RANGE (ts)",
 )
 
+# A device's newest reading, and what was reported in the hour of it so far: its rollup, until a reading of a later hour
+# comes. `closed_` is what the last change of the row had to add to the closed hours, for the statement that made it.
 meter_current_status = Table(
     "meter_current_status",
     metadata,
@@ -87,6 +89,12 @@ meter_current_status = Table(
     _timestamptz("ts"),
     Column("kwh_consumed_ac", Double, nullable=False),
     Column("voltage", Double),
+    _timestamptz("hour_start"),
+    Column("hour_kwh", Double, nullable=False, server_default=text("0")),
+    Column("hour_readings", Integer, nullable=False, server_default=text("0")),
+    _timestamptz("closed_hour_start", nullable=True),
+    Column("closed_kwh", Double),
+    Column("closed_readings", Integer),
     postgresql_with=_HOT,
 )
 
@@ -98,23 +106,35 @@ vehicle_current_status = Table(
     Column("kwh_delivered_dc", Double, nullable=False),
     Column("soc", Double),
     Column("battery_temp", Double),
+    _timestamptz("hour_start"),
+    Column("hour_kwh", Double, nullable=False, server_default=text("0")),
+    Column("hour_readings", Integer, nullable=False, server_default=text("0")),
+    Column("hour_battery_temp_sum", Double, nullable=False, server_default=text("0")),
+    Column("hour_battery_temp_readings", Integer, nullable=False, server_default=text("0")),
+    _timestamptz("closed_hour_start", nullable=True),
+    Column("closed_kwh", Double),
+    Column("closed_readings", Integer),
+    Column("closed_battery_temp_sum", Double),
+    Column("closed_battery_temp_readings", Integer),
     postgresql_with=_HOT,
 )
 
-meter_energy_hourly = Table(
-    "meter_energy_hourly",
+# The rollups of all other hours: an hour of a device is in one of the two places. The views meter_energy_hourly and
+# vehicle_energy_hourly have both.
+meter_closed_hours = Table(
+    "meter_closed_hours",
     metadata,
     Column("meter_key", Integer, nullable=False, autoincrement=False),
     _timestamptz("hour_start"),
     Column("kwh_consumed_ac", Double, nullable=False),
     Column("readings", Integer, nullable=False),
     PrimaryKeyConstraint("meter_key", "hour_start"),
-    Index("meter_energy_hourly_hour_start", "hour_start"),
+    Index("meter_closed_hours_hour_start", "hour_start"),
     postgresql_with=_HOT,
 )
 
-vehicle_energy_hourly = Table(
-    "vehicle_energy_hourly",
+vehicle_closed_hours = Table(
+    "vehicle_closed_hours",
     metadata,
     Column("vehicle_key", Integer, nullable=False, autoincrement=False),
     _timestamptz("hour_start"),
@@ -123,7 +143,7 @@ vehicle_energy_hourly = Table(
     Column("battery_temp_sum", Double, nullable=False),
     Column("battery_temp_readings", Integer, nullable=False),
     PrimaryKeyConstraint("vehicle_key", "hour_start"),
-    Index("vehicle_energy_hourly_hour_start", "hour_start"),
+    Index("vehicle_closed_hours_hour_start", "hour_start"),
     postgresql_with=_HOT,
 )
 

@@ -1,4 +1,4 @@
-"""What `verify` says to the database: for each table that is derived from history one set of statements.
+"""What `verify` says to the database: for the rollups and the status of each kind of device one set of statements.
 
 Their parameters are `keys` of devices and, of an hour `(hour, next_hour]`, its two ends. History is looked up device by
 device, since its key begins with the device; where a day is small the planner reads it whole instead.
@@ -65,10 +65,11 @@ _METER_HOURS = Derived(
                 AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
             GROUP BY meter_key
         ), stored AS (
-            SELECT meter_key, hourly.kwh_consumed_ac AS kwh, hourly.readings
+            SELECT meter_key, sum(hourly.kwh_consumed_ac) AS kwh, sum(hourly.readings) AS readings
             FROM unnest(%(keys)s::integer[]) AS device (meter_key)
                 JOIN meter_energy_hourly AS hourly USING (meter_key)
             WHERE hourly.hour_start = %(hour)s
+            GROUP BY meter_key
         )
         SELECT meter_key, meter_id, stored.kwh, stored.readings, computed.kwh, computed.readings
         FROM stored FULL JOIN computed USING (meter_key) LEFT JOIN meters USING (meter_key)
@@ -79,15 +80,28 @@ _METER_HOURS = Derived(
             )
         ORDER BY meter_key
     """,
-    lock="LOCK TABLE meter_energy_hourly IN SHARE ROW EXCLUSIVE MODE",
-    remove="DELETE FROM meter_energy_hourly WHERE meter_key = ANY(%(keys)s) AND hour_start = %(hour)s",
+    lock="LOCK TABLE meter_current_status, meter_closed_hours IN SHARE ROW EXCLUSIVE MODE",
+    remove="DELETE FROM meter_closed_hours WHERE meter_key = ANY(%(keys)s) AND hour_start = %(hour)s",
     add="""
-        INSERT INTO meter_energy_hourly (meter_key, hour_start, kwh_consumed_ac, readings)
-        SELECT meter_key, %(hour)s, sum(kwh_consumed_ac), count(*)
-        FROM meter_telemetry_history
-        WHERE meter_key = ANY(%(keys)s) AND ts > %(hour)s AND ts <= %(next_hour)s
-            AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
-        GROUP BY meter_key
+        WITH computed AS (
+            SELECT device.meter_key, sum(history.kwh_consumed_ac) AS kwh, count(history.ts) AS readings
+            FROM unnest(%(keys)s::integer[]) AS device (meter_key)
+                LEFT JOIN meter_telemetry_history AS history
+                    ON history.meter_key = device.meter_key
+                    AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
+                    AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
+            GROUP BY device.meter_key
+        ), open AS (
+            UPDATE meter_current_status AS status
+            SET hour_kwh = coalesce(computed.kwh, 0), hour_readings = computed.readings
+            FROM computed
+            WHERE status.meter_key = computed.meter_key AND status.hour_start = %(hour)s
+            RETURNING status.meter_key
+        )
+        INSERT INTO meter_closed_hours (meter_key, hour_start, kwh_consumed_ac, readings)
+        SELECT meter_key, %(hour)s, kwh, readings
+        FROM computed
+        WHERE readings > 0 AND meter_key NOT IN (SELECT meter_key FROM open)
     """,
     mark_hours=MARK_METER_HOURS,
 )
@@ -106,11 +120,12 @@ _VEHICLE_HOURS = Derived(
                 AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
             GROUP BY vehicle_key
         ), stored AS (
-            SELECT vehicle_key, hourly.kwh_delivered_dc AS kwh, hourly.readings,
-                hourly.battery_temp_sum AS temp_sum, hourly.battery_temp_readings AS temp_readings
+            SELECT vehicle_key, sum(hourly.kwh_delivered_dc) AS kwh, sum(hourly.readings) AS readings,
+                sum(hourly.battery_temp_sum) AS temp_sum, sum(hourly.battery_temp_readings) AS temp_readings
             FROM unnest(%(keys)s::integer[]) AS device (vehicle_key)
                 JOIN vehicle_energy_hourly AS hourly USING (vehicle_key)
             WHERE hourly.hour_start = %(hour)s
+            GROUP BY vehicle_key
         )
         SELECT vehicle_key, vehicle_id,
             stored.kwh, stored.readings, stored.temp_sum, stored.temp_readings,
@@ -124,17 +139,31 @@ _VEHICLE_HOURS = Derived(
             )
         ORDER BY vehicle_key
     """,
-    lock="LOCK TABLE vehicle_energy_hourly IN SHARE ROW EXCLUSIVE MODE",
-    remove="DELETE FROM vehicle_energy_hourly WHERE vehicle_key = ANY(%(keys)s) AND hour_start = %(hour)s",
+    lock="LOCK TABLE vehicle_current_status, vehicle_closed_hours IN SHARE ROW EXCLUSIVE MODE",
+    remove="DELETE FROM vehicle_closed_hours WHERE vehicle_key = ANY(%(keys)s) AND hour_start = %(hour)s",
     add="""
-        INSERT INTO vehicle_energy_hourly
+        WITH computed AS (
+            SELECT device.vehicle_key, sum(history.kwh_delivered_dc) AS kwh, count(history.ts) AS readings,
+                coalesce(sum(history.battery_temp), 0) AS temp_sum, count(history.battery_temp) AS temp_readings
+            FROM unnest(%(keys)s::integer[]) AS device (vehicle_key)
+                LEFT JOIN vehicle_telemetry_history AS history
+                    ON history.vehicle_key = device.vehicle_key
+                    AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
+                    AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
+            GROUP BY device.vehicle_key
+        ), open AS (
+            UPDATE vehicle_current_status AS status
+            SET hour_kwh = coalesce(computed.kwh, 0), hour_readings = computed.readings,
+                hour_battery_temp_sum = computed.temp_sum, hour_battery_temp_readings = computed.temp_readings
+            FROM computed
+            WHERE status.vehicle_key = computed.vehicle_key AND status.hour_start = %(hour)s
+            RETURNING status.vehicle_key
+        )
+        INSERT INTO vehicle_closed_hours
             (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
-        SELECT vehicle_key, %(hour)s, sum(kwh_delivered_dc), count(*), coalesce(sum(battery_temp), 0),
-            count(battery_temp)
-        FROM vehicle_telemetry_history
-        WHERE vehicle_key = ANY(%(keys)s) AND ts > %(hour)s AND ts <= %(next_hour)s
-            AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
-        GROUP BY vehicle_key
+        SELECT vehicle_key, %(hour)s, kwh, readings, temp_sum, temp_readings
+        FROM computed
+        WHERE readings > 0 AND vehicle_key NOT IN (SELECT vehicle_key FROM open)
     """,
     mark_hours=MARK_VEHICLE_HOURS,
 )
@@ -162,16 +191,36 @@ _METER_STATUS = Derived(
             )
         ORDER BY meter_key
     """,
-    lock="LOCK TABLE meter_current_status IN SHARE ROW EXCLUSIVE MODE",
-    remove="DELETE FROM meter_current_status WHERE meter_key = ANY(%(keys)s)",
+    lock="LOCK TABLE meter_current_status, meter_closed_hours IN SHARE ROW EXCLUSIVE MODE",
+    # The hour that was open stays what it is, right or wrong.
+    remove="""
+        WITH removed AS (
+            DELETE FROM meter_current_status WHERE meter_key = ANY(%(keys)s) RETURNING *
+        )
+        INSERT INTO meter_closed_hours AS closed (meter_key, hour_start, kwh_consumed_ac, readings)
+        SELECT meter_key, hour_start, hour_kwh, hour_readings FROM removed WHERE hour_readings > 0
+        ON CONFLICT (meter_key, hour_start) DO UPDATE
+        SET kwh_consumed_ac = closed.kwh_consumed_ac + excluded.kwh_consumed_ac,
+            readings = closed.readings + excluded.readings
+    """,
     add="""
-        INSERT INTO meter_current_status (meter_key, ts, kwh_consumed_ac, voltage)
-        SELECT device.meter_key, newest.ts, newest.kwh_consumed_ac, newest.voltage
-        FROM unnest(%(keys)s::integer[]) AS device (meter_key) CROSS JOIN LATERAL (
-            SELECT ts, kwh_consumed_ac, voltage FROM meter_telemetry_history AS history
-            WHERE history.meter_key = device.meter_key
-            ORDER BY ts DESC LIMIT 1
-        ) AS newest
+        WITH newest AS (
+            SELECT device.meter_key, newest.ts, newest.kwh_consumed_ac, newest.voltage,
+                date_bin('1 hour', newest.ts - interval '1 microsecond', 'epoch') AS hour_start
+            FROM unnest(%(keys)s::integer[]) AS device (meter_key) CROSS JOIN LATERAL (
+                SELECT ts, kwh_consumed_ac, voltage FROM meter_telemetry_history AS history
+                WHERE history.meter_key = device.meter_key
+                ORDER BY ts DESC LIMIT 1
+            ) AS newest
+        ), opened AS (
+            DELETE FROM meter_closed_hours AS closed USING newest
+            WHERE closed.meter_key = newest.meter_key AND closed.hour_start = newest.hour_start
+            RETURNING closed.meter_key, closed.kwh_consumed_ac AS hour_kwh, closed.readings AS hour_readings
+        )
+        INSERT INTO meter_current_status
+            (meter_key, ts, kwh_consumed_ac, voltage, hour_start, hour_kwh, hour_readings)
+        SELECT meter_key, ts, kwh_consumed_ac, voltage, hour_start, coalesce(hour_kwh, 0), coalesce(hour_readings, 0)
+        FROM newest LEFT JOIN opened USING (meter_key)
     """,
 )
 
@@ -198,16 +247,44 @@ _VEHICLE_STATUS = Derived(
             )
         ORDER BY vehicle_key
     """,
-    lock="LOCK TABLE vehicle_current_status IN SHARE ROW EXCLUSIVE MODE",
-    remove="DELETE FROM vehicle_current_status WHERE vehicle_key = ANY(%(keys)s)",
+    lock="LOCK TABLE vehicle_current_status, vehicle_closed_hours IN SHARE ROW EXCLUSIVE MODE",
+    # As for meters.
+    remove="""
+        WITH removed AS (
+            DELETE FROM vehicle_current_status WHERE vehicle_key = ANY(%(keys)s) RETURNING *
+        )
+        INSERT INTO vehicle_closed_hours AS closed
+            (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
+        SELECT vehicle_key, hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
+        FROM removed WHERE hour_readings > 0
+        ON CONFLICT (vehicle_key, hour_start) DO UPDATE
+        SET kwh_delivered_dc = closed.kwh_delivered_dc + excluded.kwh_delivered_dc,
+            readings = closed.readings + excluded.readings,
+            battery_temp_sum = closed.battery_temp_sum + excluded.battery_temp_sum,
+            battery_temp_readings = closed.battery_temp_readings + excluded.battery_temp_readings
+    """,
     add="""
-        INSERT INTO vehicle_current_status (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
-        SELECT device.vehicle_key, newest.ts, newest.kwh_delivered_dc, newest.soc, newest.battery_temp
-        FROM unnest(%(keys)s::integer[]) AS device (vehicle_key) CROSS JOIN LATERAL (
-            SELECT ts, kwh_delivered_dc, soc, battery_temp FROM vehicle_telemetry_history AS history
-            WHERE history.vehicle_key = device.vehicle_key
-            ORDER BY ts DESC LIMIT 1
-        ) AS newest
+        WITH newest AS (
+            SELECT device.vehicle_key, newest.ts, newest.kwh_delivered_dc, newest.soc, newest.battery_temp,
+                date_bin('1 hour', newest.ts - interval '1 microsecond', 'epoch') AS hour_start
+            FROM unnest(%(keys)s::integer[]) AS device (vehicle_key) CROSS JOIN LATERAL (
+                SELECT ts, kwh_delivered_dc, soc, battery_temp FROM vehicle_telemetry_history AS history
+                WHERE history.vehicle_key = device.vehicle_key
+                ORDER BY ts DESC LIMIT 1
+            ) AS newest
+        ), opened AS (
+            DELETE FROM vehicle_closed_hours AS closed USING newest
+            WHERE closed.vehicle_key = newest.vehicle_key AND closed.hour_start = newest.hour_start
+            RETURNING closed.vehicle_key, closed.kwh_delivered_dc AS hour_kwh, closed.readings AS hour_readings,
+                closed.battery_temp_sum AS temp_sum, closed.battery_temp_readings AS temp_readings
+        )
+        INSERT INTO vehicle_current_status (
+            vehicle_key, ts, kwh_delivered_dc, soc, battery_temp,
+            hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
+        )
+        SELECT vehicle_key, ts, kwh_delivered_dc, soc, battery_temp, hour_start, coalesce(hour_kwh, 0),
+            coalesce(hour_readings, 0), coalesce(temp_sum, 0), coalesce(temp_readings, 0)
+        FROM newest LEFT JOIN opened USING (vehicle_key)
     """,
 )
 

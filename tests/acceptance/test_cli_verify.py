@@ -29,7 +29,7 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     assert right.stdout == "49 hours of rollups and the current status of 30 devices are what history says.\n"
 
     with psycopg.connect(database_url) as by_hand:
-        by_hand.execute("UPDATE meter_energy_hourly SET kwh_consumed_ac = 7 WHERE hour_start = '2026-02-10T00:00:00Z'")
+        by_hand.execute("UPDATE meter_current_status SET hour_kwh = 7 WHERE hour_start = '2026-02-10T00:00:00Z'")
         by_hand.execute("DELETE FROM meter_current_status WHERE meter_key = 1")
     found = energyfleet("verify", "--show", "3", environment=environment)
     assert found.returncode == 1
@@ -37,9 +37,9 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
         "meter_current_status m0: stored nothing; history says ts 2026-02-10"
     )
     assert found.stdout.splitlines()[1:] == [
-        f"meter_energy_hourly {device} 2026-02-10T00:00:00Z: stored kwh_consumed_ac 7.0, readings 1;"
+        f"meter_energy_hourly {device} 2026-02-10T00:00:00Z: stored {stored};"
         " history says kwh_consumed_ac 1.5, readings 1"
-        for device in ("m0", "m1")
+        for device, stored in (("m0", "nothing"), ("m1", "kwh_consumed_ac 7.0, readings 1"))
     ]
     assert found.stderr == (
         "Not what history says: 1 row of meter_current_status, 30 rows of meter_energy_hourly."

@@ -132,7 +132,7 @@ async def test_postgresql_killed_during_a_commit_loses_nothing_and_counts_nothin
     ) as service:
         with suppress(psycopg.OperationalError), psycopg.connect(own_postgres.url()) as connection:  # it dies as well
             # The last thing that a batch touches: it has to wait here, its rows written and not committed.
-            connection.execute("LOCK TABLE meter_energy_hourly IN EXCLUSIVE MODE")
+            connection.execute("LOCK TABLE meter_closed_hours IN EXCLUSIVE MODE")
             sending = asyncio.ensure_future(send(service.address, readings))
             backend = await backend_that_waits(own_postgres)
             os.kill(backend if victim == "backend" else own_postgres.pid, signal.SIGKILL)

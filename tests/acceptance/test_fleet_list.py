@@ -137,7 +137,8 @@ async def test_a_list_follows_late_readings_repairs_and_mappings_at_once(
 
     assert await listed() == [(f"car-{number}", 1, 1, 1.0) for number in range(VEHICLES)]
     with psycopg.connect(database_url, autocommit=True) as owner:
-        owner.execute("UPDATE meter_energy_hourly SET kwh_consumed_ac = 7")
+        owner.execute("UPDATE meter_closed_hours SET kwh_consumed_ac = 7")
+        owner.execute("UPDATE meter_current_status SET hour_kwh = 7")
     await send(ingest, NOW_US - 5 * US_PER_HOUR, [0.9] * (VEHICLES + 1))
     await send(ingest, NOW_US - US_PER_HOUR - 1, [0.9])
     damaged = [("car-0", 3, 3, 9.0), *((f"car-{number}", 2, 2, 8.0) for number in range(1, VEHICLES))]

@@ -196,8 +196,8 @@ async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries:
 async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries: Queries) -> None:
     car, meter = rows.vehicle("car"), rows.meter("meter")
     ts = datetime_from_us(MIDNIGHT_US + 1)
-    rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL)", (car, ts))
-    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL)", (meter, ts))
+    rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, %s)", (car, ts, ts))
+    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, %s)", (meter, ts, ts))
     vehicle_status, clock = (await queries.vehicle_status("car")).told
     assert clock is None
     assert vehicle_status == VehicleStatus(MIDNIGHT_US + 1, 0.5, 80.0, None)
@@ -271,15 +271,15 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     for number in range(1, 21):
         rows.mapping(rows.vehicle(f"car-{number}"), rows.meter(f"meter-{number}"), MIDNIGHT_US - 100 * US_PER_DAY)
     for columns in (
-        "meter_energy_hourly (meter_key, hour_start, kwh_consumed_ac, readings) SELECT device, hour, 1, 1",
-        "vehicle_energy_hourly (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum,"
+        "meter_closed_hours (meter_key, hour_start, kwh_consumed_ac, readings) SELECT device, hour, 1, 1",
+        "vehicle_closed_hours (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum,"
         " battery_temp_readings) SELECT device, hour, 0.9, 1, 20, 1",
     ):
         rows.connection.execute(
             f"INSERT INTO {columns} FROM generate_series(1, 20) AS device,"
             " generate_series(timestamptz '2025-12-01 00:00Z', '2026-02-08 23:00Z', '1 hour') AS hour".encode()
         )
-    rows.connection.execute("VACUUM (ANALYZE) vehicle_energy_hourly, meter_energy_hourly, vehicle_meter_map")
+    rows.connection.execute("VACUUM (ANALYZE) vehicle_closed_hours, meter_closed_hours, vehicle_meter_map")
 
     window = Window(MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US)
     vehicle_ids = frozenset({"car-7"} if named else ())
@@ -294,7 +294,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     }
     hour_by_hour = () if named else (fleet_sql.VEHICLE_HOURS, fleet_sql.METER_HOURS)
     for statement in (fleet_sql.FLEET_DELIVERED, fleet_sql.FLEET_CONSUMED, *hour_by_hour):
-        scans = list(_scans(await plan_of(queries, statement, parameters), "energy_hourly"))
+        scans = list(_scans(await plan_of(queries, statement, parameters), "closed_hours"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
     found = (await queries.fleet.totals(window, vehicle_ids)).told

@@ -55,7 +55,7 @@ async def write(url: str, sent: list[Reading]) -> None:
 def begin_anew(owner: psycopg.Connection[Any]) -> None:
     """Nothing but four devices of each side, of which the last never reports."""
     for side in SIDES:
-        for table in ("telemetry_history", "current_status", "energy_hourly"):
+        for table in ("telemetry_history", "current_status", "closed_hours"):
             owner.execute(f"DELETE FROM {side}_{table}")
         owner.execute(
             f"INSERT INTO {side}s ({side}_id) SELECT '{side[0]}' || n FROM generate_series(0, 3) AS n"
@@ -157,7 +157,7 @@ async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
     owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
 ) -> None:
     await write(ingestion_url, [a_reading(0)])
-    owner.execute("DELETE FROM meter_energy_hourly")
+    owner.execute("UPDATE meter_current_status SET hour_readings = 0, hour_kwh = 0")
     writer = Midway(ingestion_url)
     async with connected(database_url) as connection:
         check, found = await only_hour(connection)
@@ -179,7 +179,7 @@ async def test_mending_does_not_wait_for_a_writer_that_has_yet_to_add_to_rollups
     owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
 ) -> None:
     await write(ingestion_url, [a_reading(0)])
-    owner.execute("UPDATE meter_energy_hourly SET readings = 7")
+    owner.execute("UPDATE meter_current_status SET hour_readings = 7")
     key = owner.execute("SELECT meter_key FROM meters").fetchall()[0][0]
     keys, rows = np.array([key], np.int32), Columns.of([MeterRow("m0", a_reading(1).ts_us, 0.25, None)])
     async with connected(database_url) as connection, connected(ingestion_url) as writer:
@@ -218,7 +218,7 @@ async def test_damage_is_mended_while_writers_go_on(
 
     await write(ingestion_url, [a_reading(-60 * hour, device) for hour in range(4) for device in range(40)])
     damaging = {
-        "meter_energy_hourly": "DELETE FROM meter_energy_hourly WHERE meter_key % 3 = 0",
+        "meter_closed_hours": "DELETE FROM meter_closed_hours WHERE meter_key % 3 = 0",
         "meter_current_status": "UPDATE meter_current_status SET ts = ts - interval '1 day' WHERE meter_key % 3 = 1",
     }
     async with connected(database_url) as vandal, asyncio.TaskGroup() as group:
@@ -241,9 +241,9 @@ async def test_a_table_that_others_keep_for_themselves_is_not_waited_for_for_eve
     monkeypatch.setattr(verify, "_MEND_PAUSE_S", 0.01)
     monkeypatch.setattr(verify, "_LIMIT_LOCK_WAIT", "SET LOCAL lock_timeout = '20ms'")
     await write(ingestion_url, [a_reading(0)])
-    owner.execute("DELETE FROM meter_energy_hourly")
+    owner.execute("UPDATE meter_current_status SET hour_kwh = 0")
     with psycopg.connect(database_url) as other:
-        other.execute("LOCK TABLE meter_energy_hourly IN ROW EXCLUSIVE MODE")
+        other.execute("LOCK TABLE meter_closed_hours IN ROW EXCLUSIVE MODE")
         with pytest.raises(errors.LockNotAvailable):
             await mended(database_url)
     assert len(await mended(database_url)) == 1
@@ -267,7 +267,8 @@ async def test_only_hours_within_the_span_are_looked_at(
 ) -> None:
     midnight = (MIDNIGHT_US - NOW_US) // (60 * US_PER_SECOND)
     await write(ingestion_url, [a_reading(midnight + minute) for minute in (-60, -59, 0, 1)])
-    owner.execute("UPDATE meter_energy_hourly SET readings = readings + 1")
+    owner.execute("UPDATE meter_closed_hours SET readings = readings + 1")
+    owner.execute("UPDATE meter_current_status SET hour_readings = hour_readings + 1")
     hours = {}
     async with connected(database_url) as connection:
         for start, end in ((-2, -1), (-1, 0), (0, 1), (1, 2)):

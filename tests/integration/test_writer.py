@@ -171,7 +171,7 @@ async def test_a_locked_table_is_given_up_after_the_timeout_and_leaves_no_sessio
 ) -> None:
     async with writing(ingestion_url, METERS, timeout_s=0.2) as writer:
         with psycopg.connect(database_url) as connection:
-            connection.execute("LOCK TABLE meter_energy_hourly")
+            connection.execute("LOCK TABLE meter_closed_hours")
             with pytest.raises(DatabaseUnavailable):
                 await writer.write(meter_rows(1))
         async with asyncio.timeout(10):
