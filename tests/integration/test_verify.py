@@ -81,6 +81,16 @@ def begin_anew(owner: psycopg.Connection[Any]) -> None:
     damaged=[("move", "meter", 0, US_PER_HOUR // 2)] * 2,
     dropped=False,
 )
+@example(
+    sent=[Reading("meter", 0, MIDNIGHT_US + 1, 5.0, None, None)],
+    damaged=[("surplus hour", "meter", 1, 0)],
+    dropped=False,
+)
+@example(
+    sent=[Reading(side, 0, MIDNIGHT_US + 1, 5.0, None, None) for side in SIDES],
+    damaged=[("status", side, 0, 13.0) for side in SIDES],
+    dropped=False,
+)
 async def test_exactly_what_was_damaged_is_found_and_mended(
     sent: list[Reading],
     damaged: list[tuple[str, str, int, Any]],
@@ -116,6 +126,12 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
     } == {table: sorted(places) for table, places in wrong.items()}
     assert await differences(database_url) == []
     assert not any(truth.differs(owner).values())
+    for side in SIDES:
+        in_both = (
+            f"SELECT {side}_key, hour_start FROM {side}_closed_hours JOIN {side}_current_status"
+            f" USING ({side}_key, hour_start) WHERE hour_start >= (SELECT floor_day FROM retention)"
+        )
+        assert owner.execute(in_both).fetchall() == []
 
 
 @asynccontextmanager

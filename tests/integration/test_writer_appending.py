@@ -180,6 +180,21 @@ async def test_status_stays_at_the_newest_reading_when_a_stale_writer_appends_be
     await other.close()
 
 
+async def test_where_somebody_deleted_the_status_appending_is_given_up_and_the_status_comes_back(
+    url: str, database_url: str
+) -> None:
+    writer = Spy(METERS, url, Places())
+    await writer.write([at(0), at(0, "n")])
+    with psycopg.connect(database_url) as owner:
+        owner.execute("DELETE FROM meter_current_status WHERE meter_key = 1")
+    assert await writer.write([at(1, kwh=7.0), at(1, "n")]) == Written()
+    assert (writer.appends, writer.merges) == (1, 2)
+    await writer.close()
+    with stored(url) as connection:
+        status = connection.execute("SELECT kwh_consumed_ac, hour_kwh FROM meter_current_status ORDER BY meter_key")
+        assert status.fetchall() == [(7.0, 7.0), (1.0, 2.0)]
+
+
 async def test_appended_readings_on_and_beside_the_hour_and_midnight_add_to_the_right_rollups(url: str) -> None:
     hours = [MIDNIGHT_US - US_PER_HOUR, MIDNIGHT_US]
     rows = [VehicleRow("v", hour + beside, 0.25, None, 20.0) for hour in hours for beside in (-1, 0, 1)]
