@@ -181,30 +181,6 @@ async def _push(
     return outcome
 
 
-def reconnect(address: str, name: str, per_s: float, seconds: float) -> Outcome:
-    """Devices that connect, send one reading, wait until it is settled and go; so many a second."""
-    return asyncio.run(_reconnect(address, name, per_s, seconds))
-
-
-async def _reconnect(address: str, name: str, per_s: float, seconds: float) -> Outcome:
-    loop, outcome = asyncio.get_running_loop(), Outcome()
-    begin = loop.time()
-
-    async def one(number: int, due: float) -> None:
-        async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
-            device = _Device(channel, address, outcome)
-            async with device.uplink:
-                await device.send(_meter_request(f"{name}-{number % 1_000}", system_clock()), due)
-        device.count()
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(round(per_s * seconds)):
-            due = begin + number / per_s
-            await asyncio.sleep(due - loop.time())
-            group.create_task(one(number, due))
-    return outcome
-
-
 def _meter_request(meter_id: str, ts_us: int) -> ExchangeTelemetryRequest:
     meter = MeterReading(
         meter_id=meter_id, kwh_consumed_ac=random.uniform(0.1, 0.2), voltage=230, timestamp=proto_from_us(ts_us)

@@ -6,7 +6,7 @@ from statistics import linear_regression
 
 import psycopg
 
-from benchmarks import load
+from benchmarks import load, visitors
 from benchmarks.ack import GRACE_S, PER_MESSAGE, STREAMS, full_rate
 from benchmarks.client import BenchmarkError
 from benchmarks.cpu import memory_bytes_each
@@ -37,24 +37,24 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
         tell(f"soak: {seconds:g} s at {rate / 2:,.0f} readings and {RECONNECTS_PER_S:g} reconnects a second")
         working = [
             clients.start(load.push, target.address, "steady", STREAMS, PER_MESSAGE, seconds, rate / 2),
-            clients.start(load.reconnect, target.address, "visitor", RECONNECTS_PER_S, seconds),
+            clients.start(visitors.visit, target.address, "visitor", RECONNECTS_PER_S, seconds),
         ]
         begun = time.monotonic()
         seen: list[tuple[float, int]] = []
-        steady, visitors = clients.watch(
+        steady, visits = clients.watch(
             working,
             seconds + GRACE_S,
             lambda: seen.append((time.monotonic() - begun, sum(memory_bytes_each(target.service_pid)))),
         )
-        if steady.stored + visitors.stored != steady.sent + visitors.sent:
+        if steady.stored + visits.stored != steady.sent + visits.sent:
             raise BenchmarkError("not every reading was acknowledged as new")
-        require_stored(connection, sent + steady.sent + visitors.sent)
+        require_stored(connection, sent + steady.sent + visits.sent)
     subject = f"soak of {seconds:g} s"
     return [
-        Figure(subject, "readings acknowledged, each once", steady.sent + visitors.sent, ""),
+        Figure(subject, "readings acknowledged, each once", steady.sent + visits.sent, ""),
         Figure(subject, "steadily", steady.sent / seconds, "/s", goal=Goal("at least", KEPT_UP * rate / 2)),
-        Figure(subject, "reconnects", visitors.streams / seconds, "/s"),
-        Figure(subject, "p99 of a whole visit", percentile(visitors.latencies_s, 99) * 1e3, "ms"),
+        Figure(subject, "reconnects", visits.streams / seconds, "/s"),
+        Figure(subject, "p99 of a whole visit", percentile(visits.latencies_s, 99) * 1e3, "ms"),
         Figure(subject, "memory at the end", seen[-1][1] / 2**20, "MiB"),
         Figure(subject, "slope of memory", slope(seen, WARM_UP * seconds, seconds), "MiB/min", goal=Goal("below", 1)),
     ]
