@@ -49,14 +49,16 @@ CANCEL_AGAIN_S = 0.1
 PREPARED_MAX = 64
 """Statements that a session keeps prepared: one a question, and of some questions one for each span of days."""
 
-# `now()` is the beginning of the transaction, hence before both snapshots.
-_AS_OF = text("SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT beat_at FROM heartbeat) ELSE now() END AS as_of")
-
-# One message is one transaction, and the settings are after it what they were. No pipeline: in one the driver goes
-# through the event loop twice as often.
-_OPENING = "SET LOCAL statement_timeout = %(timeout_ms)s; SET LOCAL plan_cache_mode = {plans}; EXECUTE as_of; "
-_PLAN_EACH_TIME = _OPENING.format(plans="force_custom_plan")
-_PLAN_ONCE = _OPENING.format(plans="force_generic_plan")
+# Said before each question in the same message, which is one transaction: afterwards the settings are what they were.
+# `now()` is the beginning of the transaction, hence before both snapshots. No pipeline: in one the driver goes through
+# the event loop twice as often.
+_OPENING = text("""
+SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT beat_at FROM heartbeat) ELSE now() END AS as_of,
+       set_config('statement_timeout', :timeout_ms, true) AS timeout_ms,
+       set_config('plan_cache_mode', :plans, true) AS plans
+""")
+_PLANNED_EACH_TIME = "force_custom_plan"
+_PLANNED_ONCE = "force_generic_plan"
 
 _NUMBERED = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # it has no types
 
@@ -84,20 +86,22 @@ class Prepared:
     prepare: str
     execute: str
     deallocate: str
+    plans: str
+    """A `plan_cache_mode`."""
 
     @classmethod
     def named(cls, name: str, statement: TextClause, planned_for: Mapping[str, date] | None = None) -> "Prepared":
         """The statement, to be known to the server by a name; see `Reader.ask`."""
-        opening = _PLAN_EACH_TIME
-        if planned_for is not None:
-            opening, of_the_days = _PLAN_ONCE, statement.text
-            for parameter, day in planned_for.items():
-                of_the_days = of_the_days.replace(f":{parameter}", f"DATE '{day.isoformat()}'")
-            statement = text(of_the_days)
+        for parameter, day in (planned_for or {}).items():
+            statement = text(statement.text.replace(f":{parameter}", f"DATE '{day.isoformat()}'"))
         compiled = statement.compile(dialect=_NUMBERED)
         given = ", ".join(f"%({parameter})s" for parameter in compiled.positiontup or ())
-        execute = f"{opening}EXECUTE {name}" + (f"({given})" if given else "")
-        return cls(f"PREPARE {name} AS {compiled}", execute, f"DEALLOCATE {name}")
+        return cls(
+            f"PREPARE {name} AS {compiled}",
+            f"EXECUTE {name}" + (f"({given})" if given else ""),
+            f"DEALLOCATE {name}",
+            _PLANNED_EACH_TIME if planned_for is None else _PLANNED_ONCE,
+        )
 
 
 @dataclass(slots=True)
@@ -143,7 +147,7 @@ class Reader:
         self._idle: list[_Session] = []
         self._closed = False
         self._timeout_s = timeout_s
-        self._as_of = Prepared.named("as_of", _AS_OF)
+        self._opening = Prepared.named("opening", _OPENING)
         self._numbers = itertools.count()
         self._prepared: OrderedDict[tuple[TextClause, tuple[date, ...]], Prepared] = OrderedDict()
 
@@ -168,7 +172,7 @@ class Reader:
         ends_at, caller_leaves_at = loop.time() + self._timeout_s, deadline.ends_at()
         in_haste = caller_leaves_at is not None and caller_leaves_at < ends_at
         question = _Question(
-            (self._as_of, self._named(statement, planned_for)), parameters, min(ends_at, caller_leaves_at or ends_at)
+            (self._opening, self._named(statement, planned_for)), parameters, min(ends_at, caller_leaves_at or ends_at)
         )
         try:
             async with asyncio.timeout_at(question.ends_at):
@@ -268,12 +272,12 @@ class _Question:
         async with self._cancellable(session.driver):
             for each in self._statements:
                 await session.prepare(each)
+            opening, asked = self._statements
             cursor = await session.driver.execute(
-                self._statements[-1].execute, {**self._parameters, "timeout_ms": self._timeout_ms()}
+                f"{opening.execute}; {asked.execute}",
+                {**self._parameters, "timeout_ms": str(self._timeout_ms()), "plans": asked.plans},
             )
-            cursor.nextset()
-            cursor.nextset()
-            [(as_of,)] = await cursor.fetchall()
+            [(as_of, *_)] = await cursor.fetchall()
             cursor.nextset()
             return Answer(await cursor.fetchall(), us_from_datetime(as_of))
 

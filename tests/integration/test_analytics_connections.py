@@ -51,7 +51,7 @@ async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_s
             trace.seek(0)
             lines = (line.split(b"\t") for line in trace.read().splitlines())
             sent = [line[3] for line in lines if len(line) > 3 and line[1] == b"F"]
-    assert planned == {"as_of": (40, 0), "question_0": (20, 0), "question_1": (0, 20)}
+    assert planned == {"opening": (35, 5), "question_0": (20, 0), "question_1": (0, 20)}
     assert [each.split()[0] for each in sent] == [b"Query"]
     assert b"BEGIN" not in sent[0]
 

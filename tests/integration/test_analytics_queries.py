@@ -253,13 +253,10 @@ async def plan_of(
 ) -> dict[str, Any]:
     """The plan of a question as the reader puts it."""
     prepared = Prepared.named("asked", statement, planned_for)
-    explaining = prepared.execute.replace("EXECUTE as_of; EXECUTE", "EXPLAIN (FORMAT JSON) EXECUTE")
     async with await queries.reader.connect() as connection:
-        await connection.execute(prepared.prepare.encode())
-        cursor = await connection.execute(explaining.encode(), {"timeout_ms": 10_000, **parameters})
-        while cursor.nextset():
-            pass
-        [(plan,)] = await cursor.fetchall()
+        await connection.execute(f"SET plan_cache_mode = {prepared.plans}; {prepared.prepare}".encode())
+        explained = await connection.execute(f"EXPLAIN (FORMAT JSON) {prepared.execute}".encode(), parameters)
+        [(plan,)] = await explained.fetchall()
     root: dict[str, Any] = plan[0]["Plan"]
     return root
 
