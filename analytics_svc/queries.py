@@ -24,7 +24,7 @@ from analytics_svc.queries_sql import (
 )
 from shared.db.reader import Answer, Reader
 from shared.errors import UnknownDevice
-from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime, us_from_timedelta
 
 MAPPINGS_MAX = 100
 """Mappings that are told one by one: a charger that is moved every day of a season."""
@@ -122,8 +122,14 @@ class Queries:
 
     async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
-        parameters = {"vehicle_id": question.vehicle_id, "mappings_max": MAPPINGS_MAX}
-        answer = await self._ask_history(PERFORMANCE, parameters, question.window)
+        window = question.window
+        parameters = {
+            "vehicle_id": question.vehicle_id,
+            "mappings_max": MAPPINGS_MAX,
+            "first_hour_start": datetime_from_us(-(-window.start_us // US_PER_HOUR) * US_PER_HOUR),
+            "last_hour_start": datetime_from_us(window.end_us // US_PER_HOUR * US_PER_HOUR),
+        }
+        answer = await self._ask_history(PERFORMANCE, parameters, window)
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
         row = answer.told[0]

@@ -8,56 +8,106 @@ is asked about a fleet is in `fleet_sql`.
 
 from sqlalchemy import text
 
+_HOUR_FROM = "date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z')"
+_OF_THE_WINDOW = """
+    ts > :window_start AND ts <= :window_end
+    AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
+    AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
+"""
+
 # No row for a vehicle never heard of. Otherwise the totals beside each of the last :mappings_max mappings, by their
-# start, or beside nulls where there is none. An hour is known by the first microsecond that counts for it.
-PERFORMANCE = text("""
+# start, or beside nulls where there is none. An hour is known by the first microsecond that counts for it. Hours wholly
+# within the window, and within a mapping, come from the rollups, but not before the retention floor, as in `fleet_sql`;
+# the pieces of others, and the first and the last reading, from history.
+PERFORMANCE = text(f"""
 WITH vehicle AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
+kept AS (
+    SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
+),
 mapped AS (
-    SELECT meter_key, greatest(effective_from, :window_start) AS since, least(effective_until, :window_end) AS until
-    FROM vehicle_meter_map
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND effective_from < :window_end
-      AND (effective_until IS NULL OR effective_until > :window_start)
+    SELECT meter_key, since, until, whole_from, greatest(whole_from, whole_until) AS whole_until
+    FROM (
+        SELECT meter_key, since, until,
+               greatest(
+                   date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour',
+                   (SELECT since FROM kept)
+               ) AS whole_from,
+               date_bin('1 hour', until, timestamptz 'epoch') AS whole_until
+        FROM (
+            SELECT meter_key, greatest(effective_from, :window_start) AS since,
+                   least(effective_until, :window_end) AS until
+            FROM vehicle_meter_map
+            WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+              AND effective_from < :window_end
+              AND (effective_until IS NULL OR effective_until > :window_start)
+        ) AS clipped
+    ) AS with_hours
+),
+within AS (
+    SELECT whole_from, greatest(whole_from, :last_hour_start) AS whole_until
+    FROM (SELECT greatest(:first_hour_start, since) AS whole_from FROM kept) AS floored
 ),
 delivered AS (
-    SELECT date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z') AS hour_from,
-           sum(kwh_delivered_dc) AS kwh,
-           count(*) AS readings,
-           min(ts) AS first_ts,
-           max(ts) AS last_ts,
-           sum(battery_temp) AS battery_temp_sum,
-           count(battery_temp) AS battery_temp_readings
+    SELECT hour_start + interval '1 microsecond' AS hour_from, kwh_delivered_dc AS kwh, readings,
+           battery_temp_sum, battery_temp_readings
+    FROM vehicle_energy_hourly
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+      AND hour_start >= (SELECT whole_from FROM within) AND hour_start < (SELECT whole_until FROM within)
+    UNION ALL
+    SELECT {_HOUR_FROM}, sum(kwh_delivered_dc), count(*), sum(battery_temp), count(battery_temp)
     FROM vehicle_telemetry_history
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND ts > :window_start AND ts <= :window_end
-      AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
-      AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
-    GROUP BY hour_from
+      AND {_OF_THE_WINDOW} AND ts <= (SELECT whole_from FROM within)
+    GROUP BY 1
+    UNION ALL
+    SELECT {_HOUR_FROM}, sum(kwh_delivered_dc), count(*), sum(battery_temp), count(battery_temp)
+    FROM vehicle_telemetry_history
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+      AND {_OF_THE_WINDOW} AND ts > (SELECT whole_until FROM within)
+    GROUP BY 1
 ),
 fed AS (
-    SELECT mapped.since,
-           date_bin('1 hour', history.ts, timestamptz '1970-01-01 00:00:00.000001Z') AS hour_from,
-           sum(history.kwh_consumed_ac) AS kwh,
-           count(*) AS readings,
-           min(history.ts) AS first_ts,
-           max(history.ts) AS last_ts
+    SELECT mapped.since, hour_start + interval '1 microsecond' AS hour_from, kwh_consumed_ac AS kwh, readings
+    FROM mapped CROSS JOIN LATERAL (
+        SELECT hour_start, kwh_consumed_ac, readings
+        FROM meter_energy_hourly
+        WHERE meter_key = mapped.meter_key AND hour_start >= mapped.whole_from AND hour_start < mapped.whole_until
+        OFFSET 0
+    ) AS hourly
+    UNION ALL
+    SELECT mapped.since, {_HOUR_FROM}, sum(kwh_consumed_ac), count(*)
     FROM mapped CROSS JOIN LATERAL (
         SELECT ts, kwh_consumed_ac
         FROM meter_telemetry_history
         WHERE meter_key = mapped.meter_key
-          AND ts > :window_start AND ts <= :window_end
-          AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
-          AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
-          AND ts > mapped.since AND ts <= mapped.until
+          AND {_OF_THE_WINDOW} AND ts > mapped.since AND ts <= least(mapped.whole_from, mapped.until)
         OFFSET 0
     ) AS history
-    GROUP BY mapped.since, hour_from
+    GROUP BY 1, 2
+    UNION ALL
+    SELECT mapped.since, {_HOUR_FROM}, sum(kwh_consumed_ac), count(*)
+    FROM mapped CROSS JOIN LATERAL (
+        SELECT ts, kwh_consumed_ac
+        FROM meter_telemetry_history
+        WHERE meter_key = mapped.meter_key
+          AND {_OF_THE_WINDOW} AND ts > mapped.whole_until AND ts <= mapped.until
+        OFFSET 0
+    ) AS history
+    GROUP BY 1, 2
 ),
 consumed AS (
-    SELECT hour_from, sum(kwh) AS kwh, sum(readings) AS readings, min(first_ts) AS first_ts, max(last_ts) AS last_ts
-    FROM fed GROUP BY hour_from
+    SELECT hour_from, sum(kwh) AS kwh, sum(readings) AS readings FROM fed GROUP BY hour_from
+),
+fed_ends AS (
+    SELECT min(first_ts) AS first_ts, max(last_ts) AS last_ts
+    FROM mapped CROSS JOIN LATERAL (
+        SELECT min(ts) AS first_ts, max(ts) AS last_ts
+        FROM meter_telemetry_history
+        WHERE meter_key = mapped.meter_key
+          AND {_OF_THE_WINDOW} AND ts > mapped.since AND ts <= mapped.until
+    ) AS history
 ),
 totals AS (
     SELECT sum(delivered.kwh) AS kwh_delivered_dc,
@@ -67,12 +117,13 @@ totals AS (
            CAST(coalesce(sum(delivered.readings), 0) AS bigint) AS vehicle_readings,
            CAST(coalesce(sum(consumed.readings), 0) AS bigint) AS meter_readings,
            count(*) AS hours_either,
-           count(*) FILTER (WHERE delivered.readings > 0 AND consumed.readings > 0) AS hours_both,
-           min(delivered.first_ts) AS first_vehicle_ts,
-           max(delivered.last_ts) AS last_vehicle_ts,
-           min(consumed.first_ts) AS first_meter_ts,
-           max(consumed.last_ts) AS last_meter_ts
+           count(*) FILTER (WHERE delivered.readings > 0 AND consumed.readings > 0) AS hours_both
     FROM delivered FULL JOIN consumed USING (hour_from)
+),
+delivered_ends AS (
+    SELECT min(ts) AS first_ts, max(ts) AS last_ts
+    FROM vehicle_telemetry_history
+    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle) AND {_OF_THE_WINDOW}
 ),
 feeding AS (
     SELECT meter_key, since, until, sum(fed.kwh) AS kwh, CAST(coalesce(sum(fed.readings), 0) AS bigint) AS readings
@@ -82,10 +133,12 @@ feeding AS (
 )
 SELECT (SELECT count(*) FROM mapped) AS mappings,
        kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
-       hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
+       hours_either, hours_both,
+       delivered_ends.first_ts AS first_vehicle_ts, delivered_ends.last_ts AS last_vehicle_ts,
+       fed_ends.first_ts AS first_meter_ts, fed_ends.last_ts AS last_meter_ts,
        (SELECT meter_id FROM meters WHERE meter_key = feeding.meter_key) AS meter_id,
        since, until, feeding.kwh, feeding.readings
-FROM vehicle CROSS JOIN totals LEFT JOIN feeding ON true
+FROM vehicle CROSS JOIN totals CROSS JOIN delivered_ends CROSS JOIN fed_ends LEFT JOIN feeding ON true
 ORDER BY since
 """)
 
