@@ -28,21 +28,21 @@ _EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Rows of one kind: ids, microseconds, kWh, and the measurements that may be absent.
+    """Rows of one kind: where their devices are remembered, microseconds, kWh, and measurements that may be absent.
 
     NaN is one that is absent: `decode` lets no other through.
     """
 
-    ids: Sequence[str]
+    places: Positions
     ts_us: Times
     kwh: Floats
     measured: Sequence[Floats]
 
     @classmethod
-    def of(cls, rows: Sequence[MeterRow | VehicleRow]) -> Self:
+    def of(cls, rows: Sequence[MeterRow | VehicleRow], places: Positions) -> Self:
         """The columns of at least one row."""
         return cls(
-            [row[0] for row in rows],
+            places,
             np.array([row[1] for row in rows], np.int64),
             np.array([row[2] for row in rows], np.float64),
             [np.array([row[at] for row in rows], np.float64) for at in range(3, len(rows[0]))],
@@ -54,7 +54,7 @@ class Columns:
     def at(self, positions: Positions) -> Self:
         """The rows at some positions, in that order."""
         return type(self)(
-            [self.ids[position] for position in positions.tolist()],
+            self.places[positions],
             self.ts_us[positions],
             self.kwh[positions],
             [each[positions] for each in self.measured],

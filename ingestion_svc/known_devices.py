@@ -9,7 +9,7 @@ from itertools import islice, repeat
 
 import numpy as np
 
-from ingestion_svc.columns import Columns, Keys, Positions
+from ingestion_svc.columns import Columns, Keys, Positions, Times
 
 DEVICE_KEYS_MAX = 100_000
 """Devices that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""
@@ -59,10 +59,9 @@ class KnownDevices:
             return _NOTHING
         if len(rows) < APPEND_MIN_READINGS:
             return _NOTHING
-        places = self.places(rows.ids)
-        positions = np.flatnonzero(places != NOT_KNOWN)
-        positions = positions[np.argsort(self._keys[places[positions]], kind="stable")]
-        places, ts_us = places[positions], rows.ts_us[positions]
+        positions = np.flatnonzero(rows.places != NOT_KNOWN)
+        positions = positions[np.argsort(self._keys[rows.places[positions]], kind="stable")]
+        places, ts_us = rows.places[positions], rows.ts_us[positions]
         first = np.flatnonzero(np.diff(places, prepend=NOT_KNOWN))
         before_us = np.roll(ts_us, 1)
         before_us[first] = self._newest_us[places[first]]
@@ -70,22 +69,24 @@ class KnownDevices:
         positions = positions[np.repeat(goes_forward, np.diff(first, append=len(positions)))]
         return positions if len(positions) >= APPEND_MIN_READINGS else _NOTHING
 
-    def learn(self, new_keys: dict[str, int], rows: Columns, not_inserted: Sequence[int], *, appended: bool) -> None:
-        """Remembers what a transaction committed: the devices that were new here, and the rows, of which history did
-        not take the ones at some positions; `appended`: some of them went the short way.
-
-        Of the devices of those history knew more than we did, because another process writes them or they send a past
-        again. The newest of such a device is forgotten until it comes with nothing but new rows.
-        """
+    def remember(self, new_keys: dict[str, int]) -> None:
+        """Remembers the keys of devices that a transaction committed. Whoever has places must ask for them anew."""
         if len(self) + len(new_keys) > DEVICE_KEYS_MAX:
             self._places.clear()  # rare, and cheaper than keeping an order
         for device_id, key in islice(new_keys.items(), DEVICE_KEYS_MAX):
             place = self._places.setdefault(device_id, len(self))
             self._keys[place] = key
             self._newest_us[place] = 0
-        places = self.places(rows.ids)
+
+    def learn(self, places: Positions, ts_us: Times, not_inserted: Sequence[int], *, appended: bool) -> None:
+        """Remembers the rows that a transaction committed, of which history did not take the ones at some positions;
+        `appended`: some of them went the short way.
+
+        Of the devices of those history knew more than we did, because another process writes them or they send a past
+        again. The newest of such a device is forgotten until it comes with nothing but new rows.
+        """
         remembered = places != NOT_KNOWN
-        np.maximum.at(self._newest_us, places[remembered], rows.ts_us[remembered])
+        np.maximum.at(self._newest_us, places[remembered], ts_us[remembered])
         unsure = places[np.asarray(not_inserted, np.intp)]
         self._newest_us[unsure[unsure != NOT_KNOWN]] = 0
         if appended:

@@ -143,7 +143,7 @@ class Writer(Generic[AnyRow]):
 
     async def _transact(self, rows: Sequence[AnyRow]) -> Written:
         connection = await self._connected()
-        columns = Columns.of(rows)
+        columns = Columns.of(rows, self._places(rows))
         await self._ensure_partitions(connection, columns)
         ahead = self._devices.ahead(columns)
         if len(ahead):
@@ -169,19 +169,26 @@ class Writer(Generic[AnyRow]):
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
         not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
-        self._devices.learn(new_keys, columns, not_inserted, appended=len(ahead) > 0)
+        places = columns.places
+        if new_keys:
+            self._devices.remember(new_keys)
+            places = self._places(rows)
+        self._devices.learn(places, columns.ts_us, not_inserted, appended=len(ahead) > 0)
         return written
+
+    def _places(self, rows: Sequence[AnyRow]) -> Positions:
+        return self._devices.places([row[0] for row in rows])
 
     async def _append(self, rows: Columns, cursor: psycopg.AsyncCursor[Any]) -> None:
         """Raises UniqueViolation where history has a row already, and _StatusMissing."""
-        keys = self._devices.keys(self._devices.places(rows.ids))
+        keys = self._devices.keys(rows.places)
         async with cursor.copy(self._target.copy_to_history) as copy:
             await copy.write(appended_readings(keys, rows))
         async with cursor.copy(self._target.copy_to_staged_hours) as copy:
             await copy.write(staged_hours(keys, rows, self._target.averaged))
         await cursor.execute(self._target.add_hours, prepare=True)
         [(found,)] = await cursor.fetchall()
-        if found < len(np.unique(keys)):
+        if found < 1 + np.count_nonzero(np.diff(keys)):
             raise _StatusMissing
 
     async def _merge(
@@ -191,7 +198,7 @@ class Writer(Generic[AnyRow]):
         target = self._target
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
-        keys, new_keys = await self._resolve(columns.ids, cursor)
+        keys, new_keys = await self._resolve(rows, columns.places, cursor)
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns))
         await cursor.execute(target.insert, prepare=True)
@@ -217,19 +224,20 @@ class Writer(Generic[AnyRow]):
                 self._partition_days.clear()
             self._partition_days |= missing
 
-    async def _resolve(self, ids: Sequence[str], cursor: psycopg.AsyncCursor[Any]) -> tuple[Keys, dict[str, int]]:
+    async def _resolve(
+        self, rows: Sequence[AnyRow], places: Positions, cursor: psycopg.AsyncCursor[Any]
+    ) -> tuple[Keys, dict[str, int]]:
         """The devices' keys, and which of them were not known here; devices never heard of are registered."""
-        places = self._devices.places(ids)
         keys = self._devices.keys(places)
         at_unknown = np.flatnonzero(places == NOT_KNOWN).tolist()
         if not at_unknown:
             return keys, {}
-        unknown = {ids[at] for at in at_unknown}
+        unknown = {rows[at][0] for at in at_unknown}
         new_keys = await self._find_devices(unknown, cursor)
         if len(new_keys) < len(unknown):
             await cursor.execute(self._target.add_devices, {"ids": list(unknown - new_keys.keys())})
             new_keys = await self._find_devices(unknown, cursor)
-        keys[at_unknown] = [new_keys[ids[at]] for at in at_unknown]
+        keys[at_unknown] = [new_keys[rows[at][0]] for at in at_unknown]
         return keys, new_keys
 
     async def _find_devices(self, ids: set[str], cursor: psycopg.AsyncCursor[Any]) -> dict[str, int]:

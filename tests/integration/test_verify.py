@@ -197,7 +197,8 @@ async def test_mending_does_not_wait_for_a_writer_that_has_yet_to_add_to_rollups
     await write(ingestion_url, [a_reading(0)])
     owner.execute("UPDATE meter_current_status SET hour_readings = 7")
     key = owner.execute("SELECT meter_key FROM meters").fetchall()[0][0]
-    keys, rows = np.array([key], np.int32), Columns.of([MeterRow("m0", a_reading(1).ts_us, 0.25, None)])
+    keys = np.array([key], np.int32)
+    rows = Columns.of([MeterRow("m0", a_reading(1).ts_us, 0.25, None)], np.zeros(1, np.intp))
     async with connected(database_url) as connection, connected(ingestion_url) as writer:
         await writer.execute(METERS.create_staging)
         check, found = await only_hour(connection)
