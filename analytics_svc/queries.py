@@ -123,10 +123,11 @@ class Queries:
     async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
         window = question.window
+        first_hour_us = min(-(-window.start_us // US_PER_HOUR) * US_PER_HOUR, window.end_us)
         parameters = {
             "vehicle_id": question.vehicle_id,
             "mappings_max": MAPPINGS_MAX,
-            "first_hour_start": datetime_from_us(-(-window.start_us // US_PER_HOUR) * US_PER_HOUR),
+            "first_hour_start": datetime_from_us(first_hour_us),
             "last_hour_start": datetime_from_us(window.end_us // US_PER_HOUR * US_PER_HOUR),
         }
         answer = await self._ask_history(PERFORMANCE, parameters, window)

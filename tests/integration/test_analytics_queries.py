@@ -372,3 +372,5 @@ async def test_the_longest_window_at_the_ends_of_time_is_answered(rows: Rows, qu
     length_us = timedelta(days=400) // timedelta(microseconds=1)
     assert (await totals_of(queries, earliest_us, earliest_us + length_us)).mappings == 0
     assert (await totals_of(queries, latest_us - length_us, latest_us)).mappings == 1
+    assert (await totals_of(queries, earliest_us, earliest_us + 1)).mappings == 0
+    assert (await totals_of(queries, latest_us - 1, latest_us)).mappings == 1
