@@ -144,7 +144,7 @@ ORDER BY since
 
 # A row for each bucket in their order, or none for a vehicle never heard of. The buckets follow each other without a
 # gap: `(:starts[n], :starts[n + 1]]`, and the last one ends at :window_end.
-PERFORMANCE_SERIES = text("""
+PERFORMANCE_SERIES = text(f"""
 WITH vehicle AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
@@ -166,9 +166,7 @@ delivered AS (
            avg(battery_temp) AS average_battery_temp
     FROM vehicle_telemetry_history
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND ts > :window_start AND ts <= :window_end
-      AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
-      AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
+      AND {_OF_THE_WINDOW}
     GROUP BY 1
 ),
 consumed AS (
@@ -179,10 +177,7 @@ consumed AS (
         SELECT ts, kwh_consumed_ac
         FROM meter_telemetry_history
         WHERE meter_key = mapped.meter_key
-          AND ts > :window_start AND ts <= :window_end
-          AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
-          AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
-          AND ts > mapped.since AND ts <= mapped.until
+          AND {_OF_THE_WINDOW} AND ts > mapped.since AND ts <= mapped.until
         OFFSET 0
     ) AS history
     GROUP BY 1

@@ -105,13 +105,13 @@ async def _live(
         await asyncio.sleep(number / CONNECTIONS_PER_S)
         device = _Device(channel, address, outcome)
         async with device.uplink as uplink:
-            await uplink.send(_meter_request(f"{name}-{number}", system_clock()))
+            await uplink.send(meter_request(f"{name}-{number}", system_clock()))
             untimed.sent += 1
             due = begin + every_s * number / devices
             due -= every_s * ((due - loop.time()) // every_s)
             while due < begin + seconds:
                 await asyncio.sleep(due - loop.time())
-                request = _meter_request(f"{name}-{number}", system_clock())
+                request = meter_request(f"{name}-{number}", system_clock())
                 if due < begin:
                     await uplink.send(request)
                     untimed.sent += 1
@@ -181,7 +181,8 @@ async def _push(
     return outcome
 
 
-def _meter_request(meter_id: str, ts_us: int) -> ExchangeTelemetryRequest:
+def meter_request(meter_id: str, ts_us: int) -> ExchangeTelemetryRequest:
+    """One reading of one meter."""
     meter = MeterReading(
         meter_id=meter_id, kwh_consumed_ac=random.uniform(0.1, 0.2), voltage=230, timestamp=proto_from_us(ts_us)
     )

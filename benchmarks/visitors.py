@@ -5,18 +5,16 @@ same machine that is what would be measured. All visits begin with the same byte
 """
 
 import asyncio
-import random
 import struct
 
 from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, ExchangeTelemetryResponse
-from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hyperframe.frame import DataFrame, Frame, HeadersFrame
 
 from benchmarks.client import BenchmarkError
-from benchmarks.load import Outcome
-from shared.timestamps import proto_from_us, system_clock
+from benchmarks.load import Outcome, meter_request
+from shared.timestamps import system_clock
 
 VISIT_TIMEOUT_S = 60.0
 
@@ -41,13 +39,8 @@ async def _visit(address: str, name: str, per_s: float, seconds: float) -> Outco
     opening, begin = _opening(address), loop.time()
 
     async def one(number: int, due: float) -> None:
-        meter = MeterReading(
-            meter_id=f"{name}-{number % _DEVICES}",
-            kwh_consumed_ac=random.uniform(0.1, 0.2),
-            voltage=230,
-            timestamp=proto_from_us(system_clock()),
-        )
-        request = ExchangeTelemetryRequest(readings=[Telemetry(meter=meter)], sequence=1)
+        request = meter_request(f"{name}-{number % _DEVICES}", system_clock())
+        request.sequence = 1
         async with asyncio.timeout(VISIT_TIMEOUT_S):
             answer = await _exchange(address, opening, request)
         outcome.latencies_s.append(loop.time() - due)
