@@ -57,15 +57,17 @@ delivered AS (
       AND hour_start >= (SELECT whole_from FROM within) AND hour_start < (SELECT whole_until FROM within)
     UNION ALL
     SELECT {_HOUR_FROM}, sum(kwh_delivered_dc), count(*), sum(battery_temp), count(battery_temp)
-    FROM vehicle_telemetry_history
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND {_OF_THE_WINDOW} AND ts <= (SELECT whole_from FROM within)
-    GROUP BY 1
-    UNION ALL
-    SELECT {_HOUR_FROM}, sum(kwh_delivered_dc), count(*), sum(battery_temp), count(battery_temp)
-    FROM vehicle_telemetry_history
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND {_OF_THE_WINDOW} AND ts > (SELECT whole_until FROM within)
+    FROM (
+        SELECT CAST(:window_start AS timestamptz) AS since, whole_from AS until FROM within
+        UNION ALL
+        SELECT whole_until, CAST(:window_end AS timestamptz) FROM within
+    ) AS pieces CROSS JOIN LATERAL (
+        SELECT ts, kwh_delivered_dc, battery_temp
+        FROM vehicle_telemetry_history
+        WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
+          AND {_OF_THE_WINDOW} AND ts > pieces.since AND ts <= pieces.until
+        OFFSET 0
+    ) AS history
     GROUP BY 1
 ),
 fed AS (
@@ -77,22 +79,16 @@ fed AS (
         OFFSET 0
     ) AS hourly
     UNION ALL
-    SELECT mapped.since, {_HOUR_FROM}, sum(kwh_consumed_ac), count(*)
-    FROM mapped CROSS JOIN LATERAL (
+    SELECT mapped_since, {_HOUR_FROM}, sum(kwh_consumed_ac), count(*)
+    FROM (
+        SELECT meter_key, since AS mapped_since, since, least(whole_from, until) AS until FROM mapped
+        UNION ALL
+        SELECT meter_key, since, whole_until, until FROM mapped
+    ) AS pieces CROSS JOIN LATERAL (
         SELECT ts, kwh_consumed_ac
         FROM meter_telemetry_history
-        WHERE meter_key = mapped.meter_key
-          AND {_OF_THE_WINDOW} AND ts > mapped.since AND ts <= least(mapped.whole_from, mapped.until)
-        OFFSET 0
-    ) AS history
-    GROUP BY 1, 2
-    UNION ALL
-    SELECT mapped.since, {_HOUR_FROM}, sum(kwh_consumed_ac), count(*)
-    FROM mapped CROSS JOIN LATERAL (
-        SELECT ts, kwh_consumed_ac
-        FROM meter_telemetry_history
-        WHERE meter_key = mapped.meter_key
-          AND {_OF_THE_WINDOW} AND ts > mapped.whole_until AND ts <= mapped.until
+        WHERE meter_key = pieces.meter_key
+          AND {_OF_THE_WINDOW} AND ts > pieces.since AND ts <= pieces.until
         OFFSET 0
     ) AS history
     GROUP BY 1, 2
