@@ -242,6 +242,9 @@ class Reader:
         except Abandoned:
             usable = True
             raise
+        except psycopg.errors.QueryCanceled:
+            usable = not question.has_time  # by the server's limit, which passed just before its caller left
+            raise
         finally:
             if usable and not self._closed and session.driver.info.transaction_status is TransactionStatus.IDLE:
                 self._idle.append(session)

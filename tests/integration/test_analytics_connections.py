@@ -177,6 +177,25 @@ async def test_a_request_to_cancel_that_overtakes_its_question_is_repeated(
     assert len(cancelled) == 2
 
 
+async def test_a_question_that_the_server_ends_as_its_caller_leaves_costs_no_connection(
+    rows: Rows, reader_url: str
+) -> None:
+    """Where this process is busy, it learns of both at the same time, and of the server first."""
+    async with asking(reader_url, pool_size=1) as queries:
+        first = await queries.reader.ask(SESSION, {})
+        deadline.set_time_remaining(0.5)
+        call = asyncio.create_task(queries.reader.ask(text("SELECT pg_sleep(10)"), {}))
+        deadline.set_time_remaining(None)
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        while rows.connection.execute(asleep).fetchone() is None:
+            await asyncio.sleep(0.01)
+        while rows.connection.execute(asleep).fetchone() is not None:
+            pass  # without a turn for the event loop
+        with pytest.raises((DeadlinePassed, DatabaseUnavailable)):
+            await call
+        assert (await queries.reader.ask(SESSION, {})).told == first.told
+
+
 async def test_the_server_knows_how_long_the_caller_waits(reader_url: str) -> None:
     """So that a question ends in time even when this process does not live to cancel it."""
     timeout_ms = text("SELECT CAST(setting AS integer) AS ms FROM pg_settings WHERE name = 'statement_timeout'")
