@@ -16,7 +16,7 @@ from ingestion_svc.writer_sql import METERS, VEHICLES, AnyRow, Target
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.errors import DatabaseUnavailable
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us, us_from_datetime
 from tests.builders import NOW_US
 
 
@@ -219,3 +219,32 @@ async def test_days_that_the_database_keeps_no_more_cost_their_own_rows_only(
     async with writing(ingestion_url, METERS) as writer:
         assert await writer.write(rows) == Written(refused=[3])
     assert totals(database_url)[0] == 19
+
+
+@pytest.mark.parametrize("kind", ["meter", "vehicle"])
+async def test_each_hour_that_a_batch_changes_gets_a_mark_that_it_never_had_and_no_other_hour(
+    ingestion_url: str, database_url: str, kind: str
+) -> None:
+    hour_us = NOW_US // US_PER_HOUR * US_PER_HOUR
+    marks: dict[int, str] = {}
+
+    async def changed_by(*minutes: int) -> set[int]:
+        """Hours from `hour_us` on whose marks a batch with readings at these minutes changed."""
+        times = [hour_us + minute * 60 * US_PER_SECOND for minute in minutes]
+        if kind == "meter":
+            await meters.write([MeterRow("m", ts_us, 1.0, None) for ts_us in times])
+        else:
+            await vehicles.write([VehicleRow("v", ts_us, 1.0, None, None) for ts_us in times])
+        before = dict(marks)
+        with psycopg.connect(database_url) as connection:
+            for hour_start, mark in connection.execute(f"SELECT hour_start, mark FROM {kind}_hour_changes"):
+                marks[(us_from_datetime(hour_start) - hour_us) // US_PER_HOUR] = mark
+        return {hour for hour, mark in marks.items() if before.get(hour) != mark}
+
+    async with writing(ingestion_url, METERS) as meters, writing(ingestion_url, VEHICLES) as vehicles:
+        assert await changed_by(10) == {0}
+        assert await changed_by(11, 12) == {0}
+        assert await changed_by(59, 60, 61) == {0, 1}
+        assert await changed_by(62) == {1}, "what closed the hour before does not change it"
+        assert await changed_by(-1, 63) == {-1, 1}
+        assert await changed_by(11, 60, 63) == set(), "repeated, all of them"
