@@ -49,12 +49,12 @@ SELECT vehicle_key, ts, 0.9 * %(minutes)s * (0.115 + vehicle_key %% 97 * 1e-4), 
        18.0 + vehicle_key %% 150 * 0.1
 FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, vehicles
 """
-# Hour by hour through all devices, as they are filled.
+# Hour by hour through all devices, as they are filled; the newest one is still open, and in their status.
 _METER_HOURS: LiteralString = """
 INSERT INTO meter_closed_hours (meter_key, hour_start, kwh_consumed_ac, readings)
 SELECT meter_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
        sum(kwh_consumed_ac), count(*)
-FROM meter_telemetry_history WHERE ts > %(start)s AND ts <= %(end)s
+FROM meter_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
 GROUP BY meter_key, hour_start ORDER BY hour_start, meter_key
 """
 _VEHICLE_HOURS: LiteralString = """
@@ -62,8 +62,26 @@ INSERT INTO vehicle_closed_hours
     (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
 SELECT vehicle_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
        sum(kwh_delivered_dc), count(*), coalesce(sum(battery_temp), 0), count(battery_temp)
-FROM vehicle_telemetry_history WHERE ts > %(start)s AND ts <= %(end)s
+FROM vehicle_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
 GROUP BY vehicle_key, hour_start ORDER BY hour_start, vehicle_key
+"""
+_METER_STATUS: LiteralString = """
+INSERT INTO meter_current_status (meter_key, ts, kwh_consumed_ac, voltage, hour_start, hour_kwh, hour_readings)
+SELECT DISTINCT ON (meter_key) meter_key, ts, kwh_consumed_ac, voltage, %(open_hour)s,
+       sum(kwh_consumed_ac) OVER device, count(*) OVER device
+FROM meter_telemetry_history WHERE ts > %(open_hour)s
+WINDOW device AS (PARTITION BY meter_key) ORDER BY meter_key, ts DESC
+"""
+_VEHICLE_STATUS: LiteralString = """
+INSERT INTO vehicle_current_status (
+    vehicle_key, ts, kwh_delivered_dc, soc, battery_temp,
+    hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
+)
+SELECT DISTINCT ON (vehicle_key) vehicle_key, ts, kwh_delivered_dc, soc, battery_temp,
+       %(open_hour)s, sum(kwh_delivered_dc) OVER device, count(*) OVER device,
+       coalesce(sum(battery_temp) OVER device, 0), count(battery_temp) OVER device
+FROM vehicle_telemetry_history WHERE ts > %(open_hour)s
+WINDOW device AS (PARTITION BY vehicle_key) ORDER BY vehicle_key, ts DESC
 """
 _SETTLED: Sequence[LiteralString] = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
 
@@ -109,7 +127,8 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
 
     A day's rows lie together, as they would had they come in time.
     """
-    parameters = {"pairs": stored.pairs, "end": datetime_from_us(stored.end_us)}
+    open_hour = datetime_from_us(stored.end_us - US_PER_HOUR)
+    parameters = {"pairs": stored.pairs, "end": datetime_from_us(stored.end_us), "open_hour": open_hour}
     if not stored.days:
         _run(url, _DEVICES, parameters)
     spans = [
@@ -118,6 +137,7 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
             "end": datetime_from_us(stored.end_us - day * US_PER_DAY),
             "interval": datetime_from_us(stored.interval_us) - datetime_from_us(0),
             "minutes": stored.interval_us / INTERVAL_US,
+            "open_hour": open_hour,
         }
         for day in range(stored.days, days)
     ]
@@ -131,6 +151,8 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
     with ThreadPoolExecutor(2) as both:
         for done in [both.submit(load, each) for each in ((_METERS, _METER_HOURS), (_VEHICLES, _VEHICLE_HOURS))]:
             done.result()
+    if not stored.days:
+        _run(url, (_METER_STATUS, _VEHICLE_STATUS), parameters)
     _run(url, _SETTLED)
     return replace(stored, days=max(days, stored.days))
 
