@@ -7,13 +7,15 @@ client that is short of processor time makes figures worse, never better.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import grpc
 from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, ExchangeTelemetryResponse
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.readings import telemetry
 from fleetcli.uplink import Uplink
@@ -191,16 +193,19 @@ def meter_request(meter_id: str, ts_us: int) -> ExchangeTelemetryRequest:
 
 def _later_requests(devices: Sequence[int], after_us: int, per_message: int) -> _Maker:
     """Makes requests with the next readings of these devices, counted as in `benchmarks.readings`."""
+    first_ones: dict[int, ExchangeTelemetryRequest] = {}  # by the place of their first device
     made = 0
 
     def make() -> ExchangeTelemetryRequest:
         nonlocal made
-        request = ExchangeTelemetryRequest()
-        for number in range(made, made + per_message):
-            ts_us = after_us + (number // len(devices) + 1) * GO_ON_STEP_US
-            request.readings.append(telemetry(devices[number % len(devices)], ts_us))
+        numbers = range(made, made + per_message)
         made += per_message
-        return request
+        place = numbers.start % len(devices)
+        if place not in first_ones:
+            readings = [telemetry(devices[number % len(devices)], after_us) for number in numbers]
+            first_ones[place] = ExchangeTelemetryRequest(readings=readings)
+        instants = [proto_from_us(after_us + (number // len(devices) + 1) * GO_ON_STEP_US) for number in numbers]
+        return _again(first_ones[place], instants)
 
     return make
 
@@ -223,11 +228,16 @@ def _requests(name: str, per_message: int, *, of_the_past: bool) -> _Maker:
         nonlocal made
         made += 1
         timestamp = proto_from_us(begin_us + made * US_PER_SECOND if of_the_past else system_clock())
-        request = ExchangeTelemetryRequest()
-        request.CopyFrom(template)
-        for device, reading in enumerate(request.readings):
-            side = reading.vehicle if device % 2 else reading.meter
-            side.timestamp.CopyFrom(timestamp)
-        return request
+        return _again(template, repeat(timestamp))
 
     return make
+
+
+def _again(request: ExchangeTelemetryRequest, instants: Iterable[Timestamp]) -> ExchangeTelemetryRequest:
+    """The same readings at other instants: a sixth of what it takes to make them."""
+    made = ExchangeTelemetryRequest()
+    made.CopyFrom(request)
+    for reading, instant in zip(made.readings, instants, strict=False):
+        side = reading.meter if reading.HasField("meter") else reading.vehicle
+        side.timestamp.CopyFrom(instant)
+    return made
