@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import ask, history, load, raw_fleet
 from benchmarks.ack import GRACE_S, PER_MESSAGE, STREAMS
 from benchmarks.client import BenchmarkError, Target
-from benchmarks.figures import Figure, Goal
+from benchmarks.figures import Figure, Goal, percentile
 from benchmarks.harness import Harness
 from benchmarks.history import Stored
 from benchmarks.reads import latency_figures, one_vehicle, questions, save_plans, whole_fleet
@@ -56,7 +56,10 @@ def measure(
 
 
 def _beside_ingest(harness: Harness, target: Target, day: Stored, subject: str) -> list[Figure]:
-    """The same questions while the same devices send what comes next; BenchmarkError when that is not all stored."""
+    """The same questions while the same devices send what comes next; BenchmarkError when that is not all stored.
+
+    Ingest begins at its dearest: the service knows none of the devices, each of them ends an hour, and since the
+    checkpoint after loading no page that it writes to was written."""
     asked = questions(day, 10_000)
     with harness.service("ingestion", "performance") as taking, harness.clients(1) as clients:
         seconds = MARGIN_S + BESIDE_S + MARGIN_S
@@ -79,6 +82,7 @@ def _beside_ingest(harness: Harness, target: Target, day: Stored, subject: str) 
         raise BenchmarkError(f"{sent.sent:,} readings were sent beside the questions and {sent.stored:,} stored as new")
     return [
         Figure(subject, "ingest", sent.sent / sent.elapsed_s, "/s", goal=Goal("at least", BESIDE_ENOUGH * BESIDE_RATE)),
+        Figure(subject, "p99 acknowledgement", percentile(sent.latencies_s, 99) * 1e3, "ms"),
         *latency_figures(subject, latencies),
     ]
 
