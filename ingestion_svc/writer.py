@@ -13,6 +13,7 @@ transaction, nothing of it stays, and all rows go the careful way.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic
 
 import numpy as np
@@ -27,7 +28,7 @@ from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.errors import DatabaseUnavailable
 from shared.failpoints import FailPoints
-from shared.timestamps import US_PER_DAY, datetime_from_us
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
 _log = structlog.get_logger()
 
@@ -164,6 +165,7 @@ class Writer(Generic[AnyRow]):
                 await self._append(columns.at(ahead), cursor)
             if len(others):
                 written, new_keys = await self._merge(rows, columns, others, cursor)
+            await cursor.execute(self._target.mark_hours, {"hours": _hours(columns)}, prepare=True)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
         not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
@@ -250,6 +252,11 @@ class Writer(Generic[AnyRow]):
         bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
         await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
         return {ordinal: tuple(values) for ordinal, *values in await cursor.fetchall()}
+
+
+def _hours(rows: Columns) -> list[datetime]:
+    """The starts of the hours that rows belong to."""
+    return [datetime_from_us(hour * US_PER_HOUR) for hour in np.unique((rows.ts_us - 1) // US_PER_HOUR).tolist()]
 
 
 def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, tuple[float | None, ...]]) -> Written:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ingestion_svc.decode import MeterRow, VehicleRow
-from shared.db.hour_changes import mark_hours
+from shared.db.hour_changes import MARK_METER_HOURS, MARK_VEHICLE_HOURS
 
 AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
 
@@ -43,7 +43,7 @@ class Target(Generic[AnyRow]):
     """Where one kind of reading goes.
 
     The careful way is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the short one
-    `copy_to_history`, `copy_to_staged_hours` and `add_hours`.
+    `copy_to_history`, `copy_to_staged_hours` and `add_hours`. Both end with `mark_hours`.
 
     History comes first, then status, then the closed hours, each in the order of its key: two transactions that meet
     can then wait for each other, but not in a circle; unless one appends and merges: PostgreSQL then ends one of them,
@@ -60,6 +60,7 @@ class Target(Generic[AnyRow]):
     copy_to_history: str
     copy_to_staged_hours: str
     add_hours: str
+    mark_hours: str
     averaged: Sequence[int]
     """The measurements of which the rollups keep sum and count, by their positions in `Columns.measured`."""
 
@@ -117,10 +118,6 @@ _CLOSE_VEHICLE_HOURS = """
         battery_temp_readings = closed.battery_temp_readings + excluded.battery_temp_readings
 """
 
-_HOURS_ONCE = "SELECT DISTINCT hour_start FROM hours"
-_MARK_METER_HOURS = mark_hours("meter", _HOURS_ONCE)
-_MARK_VEHICLE_HOURS = mark_hours("vehicle", _HOURS_ONCE)
-
 METERS: Target[MeterRow] = Target(
     history_table="meter_telemetry_history",
     find_devices="SELECT meter_id, meter_key FROM meters WHERE meter_id = ANY(%(ids)s)",
@@ -166,7 +163,7 @@ METERS: Target[MeterRow] = Target(
             FROM hours WHERE newest ORDER BY meter_key
             ON CONFLICT (meter_key) DO UPDATE SET {_METER_STATUS}
             RETURNING meter_key, closed_hour_start, closed_kwh, closed_readings
-        ), closed AS ({_CLOSE_METER_HOURS}), marked AS ({_MARK_METER_HOURS})
+        ), closed AS ({_CLOSE_METER_HOURS})
         SELECT (SELECT count(*) FROM inserted), ARRAY(
             SELECT ordinal FROM staged_meter_readings
             WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM staged_meter_readings)
@@ -200,9 +197,10 @@ METERS: Target[MeterRow] = Target(
             FROM (SELECT * FROM staged_meter_hours WHERE newest ORDER BY meter_key OFFSET 0) AS excluded
             WHERE status.meter_key = excluded.meter_key
             RETURNING status.meter_key, closed_hour_start, closed_kwh, closed_readings
-        ), closed AS ({_CLOSE_METER_HOURS}), marked AS ({_MARK_METER_HOURS})
+        ), closed AS ({_CLOSE_METER_HOURS})
         SELECT count(*) FROM moved
     """,
+    mark_hours=MARK_METER_HOURS,
     averaged=(),
 )
 
@@ -260,7 +258,7 @@ VEHICLES: Target[VehicleRow] = Target(
             ON CONFLICT (vehicle_key) DO UPDATE SET {_VEHICLE_STATUS}
             RETURNING vehicle_key, closed_hour_start, closed_kwh, closed_readings,
                 closed_battery_temp_sum, closed_battery_temp_readings
-        ), closed AS ({_CLOSE_VEHICLE_HOURS}), marked AS ({_MARK_VEHICLE_HOURS})
+        ), closed AS ({_CLOSE_VEHICLE_HOURS})
         SELECT (SELECT count(*) FROM inserted), ARRAY(
             SELECT ordinal FROM staged_vehicle_readings
             WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM staged_vehicle_readings)
@@ -300,8 +298,9 @@ VEHICLES: Target[VehicleRow] = Target(
             WHERE status.vehicle_key = excluded.vehicle_key
             RETURNING status.vehicle_key, closed_hour_start, closed_kwh, closed_readings,
                 closed_battery_temp_sum, closed_battery_temp_readings
-        ), closed AS ({_CLOSE_VEHICLE_HOURS}), marked AS ({_MARK_VEHICLE_HOURS})
+        ), closed AS ({_CLOSE_VEHICLE_HOURS})
         SELECT count(*) FROM moved
     """,
+    mark_hours=MARK_VEHICLE_HOURS,
     averaged=(1,),  # battery_temp
 )

@@ -5,17 +5,17 @@ its own session: no two wait for each other. All marks of an hour together are i
 the rollups it says: while the version is the same, so are they. An hour without a mark has a version as well.
 """
 
-from typing import Literal
+MARK_METER_HOURS = """
+    INSERT INTO meter_hour_changes (hour_start, writer, mark)
+    SELECT hour_start, pg_backend_pid(), gen_random_uuid() FROM unnest(%(hours)s::timestamptz[]) AS hour_start
+    ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
+"""
 
-
-def mark_hours(kind: Literal["meter", "vehicle"], hours: str) -> str:
-    """A statement that marks hours; `hours` is the query that has each `hour_start` once."""
-    return f"""
-        INSERT INTO {kind}_hour_changes (hour_start, writer, mark)
-        SELECT hour_start, pg_backend_pid(), gen_random_uuid() FROM ({hours}) AS changed
-        ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
-    """  # noqa: S608 (both are said in the code)
-
+MARK_VEHICLE_HOURS = """
+    INSERT INTO vehicle_hour_changes (hour_start, writer, mark)
+    SELECT hour_start, pg_backend_pid(), gen_random_uuid() FROM unnest(%(hours)s::timestamptz[]) AS hour_start
+    ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
+"""
 
 # Rollups before the retention floor are not asked for any more, hence nor are their versions.
 FORGET_METER_HOURS = """

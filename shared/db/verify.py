@@ -107,8 +107,8 @@ async def _mend(connection: AsyncConnection[Any], suspects: Check) -> list[Diffe
         wrong = _parameters(Check(suspects.derived, [each.device_key for each in found], suspects.hour_us))
         await connection.execute(suspects.derived.remove, wrong, prepare=False)
         await connection.execute(suspects.derived.add, wrong, prepare=False)
-        if suspects.derived.mark_hour is not None:
-            await connection.execute(suspects.derived.mark_hour, wrong, prepare=False)
+        if suspects.derived.mark_hours is not None:
+            await connection.execute(suspects.derived.mark_hours, {"hours": [wrong["hour"]]}, prepare=False)
     return found
 
 

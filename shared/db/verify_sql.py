@@ -6,7 +6,7 @@ device, since its key begins with the device; where a day is small the planner r
 
 from dataclasses import dataclass
 
-from shared.db.hour_changes import mark_hours
+from shared.db.hour_changes import MARK_METER_HOURS, MARK_VEHICLE_HOURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Derived:
     """Deletes the rows of `keys`."""
     add: str
     """Inserts the rows of `keys` as history has them. Of these there must be none."""
-    mark_hour: str | None = None
-    """Tells readers of `hour` that it changed; None in a table without hours."""
+    mark_hours: str | None = None
+    """Tells readers of `hours` that they changed; None in a table without hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,6 @@ DAYS = """
     FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
     WHERE inhparent = %(history_table)s::regclass
 """
-
-_HOUR = "SELECT %(hour)s AS hour_start"
 
 # Hours that began before the retention floor are not judged: some of their readings may be dropped. Sums may differ by
 # 1e-9 of the magnitudes that were added, since the order of additions differs; NaN is no such small difference. 1e-290
@@ -105,7 +103,7 @@ _METER_HOURS = Derived(
         FROM computed
         WHERE readings > 0 AND meter_key NOT IN (SELECT meter_key FROM open)
     """,
-    mark_hour=mark_hours("meter", _HOUR),
+    mark_hours=MARK_METER_HOURS,
 )
 
 _VEHICLE_HOURS = Derived(
@@ -167,7 +165,7 @@ _VEHICLE_HOURS = Derived(
         FROM computed
         WHERE readings > 0 AND vehicle_key NOT IN (SELECT vehicle_key FROM open)
     """,
-    mark_hour=mark_hours("vehicle", _HOUR),
+    mark_hours=MARK_VEHICLE_HOURS,
 )
 
 # Where history has nothing of a device, a status from before the retention floor stands: its reading was dropped.
