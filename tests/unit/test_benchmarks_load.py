@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.load import Outcome, _requests
+from benchmarks.load import GO_ON_STEP_US, Outcome, _later_requests, _requests
+from benchmarks.readings import meter_id
 from benchmarks.soak import slope
 from ingestion_svc.fairness import PRESENT_MAX_AGE_US
 from shared.timestamps import US_PER_DAY, system_clock, us_from_proto
@@ -28,6 +29,19 @@ def test_no_reading_is_sent_twice_and_both_sides_send(of_the_past: bool) -> None
     age_us = system_clock() - max(ts_us for _, ts_us in keys)
     assert age_us > US_PER_DAY if of_the_past else age_us < PRESENT_MAX_AGE_US
     assert [reading.WhichOneof("reading") for reading in requests[0].readings] == ["meter", "vehicle"] * 2
+
+
+@pytest.mark.parametrize("per_message", [1, 2, 3, 7])
+def test_the_devices_of_a_history_go_on_in_turn(per_message: int) -> None:
+    make = _later_requests([0, 2, 4], 5 * US_PER_DAY, per_message)
+    sent = [
+        (reading.meter.meter_id, us_from_proto(reading.meter.timestamp))
+        for _ in range(6)
+        for reading in make().readings
+    ]
+    assert sent == [
+        (meter_id(number % 3), 5 * US_PER_DAY + (number // 3 + 1) * GO_ON_STEP_US) for number in range(6 * per_message)
+    ]
 
 
 def test_outcomes_of_processes_add_up() -> None:
