@@ -50,7 +50,7 @@ BACKLOG_BESIDE_LIVE_REST = 6
 """Times as long as a batch with backlog took, its lane takes no more while live readings arrive: a seventh of the time
 is backlog's, some 2,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer,
 backlog gives way by itself. With a fifth the 99th percentile of live readings was 36 to 49 ms from run to run, with
-this 35 to 37."""
+this 31 to 41."""
 
 BACKLOG_BESIDE_LIVE_REST_MAX_S = 1.0
 """After a batch that an outage or a lock held up."""

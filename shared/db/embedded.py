@@ -42,7 +42,7 @@ SETTINGS: Mapping[str, str] = {
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     # This build has only pglz for it. After a checkpoint each page goes into the WAL once, and with 20,000 devices that
-    # report the first acknowledgements came 3.4 s late instead of 0.1 s.
+    # report the first acknowledgements came 3.4 s late instead of 0.3 s.
     "wal_compression": "off",
     "max_connections": "60",
     "password_encryption": "scram-sha-256",
