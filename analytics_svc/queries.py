@@ -24,10 +24,7 @@ from analytics_svc.queries_sql import (
 )
 from shared.db.reader import Answer, Reader
 from shared.errors import UnknownDevice
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime, us_from_timedelta
-
-MAPPINGS_MAX = 100
-"""Mappings that are told one by one: a charger that is moved every day of a season."""
+from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
 PLANNED_ONCE_MAX_US = 8 * US_PER_DAY
 """Windows up to this length share a plan by their days. In longer ones planning matters less than memory: a plan grows
@@ -122,15 +119,7 @@ class Queries:
 
     async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
-        window = question.window
-        first_hour_us = min(-(-window.start_us // US_PER_HOUR) * US_PER_HOUR, window.end_us)
-        parameters = {
-            "vehicle_id": question.vehicle_id,
-            "mappings_max": MAPPINGS_MAX,
-            "first_hour_start": datetime_from_us(first_hour_us),
-            "last_hour_start": datetime_from_us(window.end_us // US_PER_HOUR * US_PER_HOUR),
-        }
-        answer = await self._ask_history(PERFORMANCE, parameters, window)
+        answer = await self._ask_history(PERFORMANCE, {"vehicle_id": question.vehicle_id}, question.window)
         if not answer.told:
             raise UnknownDevice("vehicle", question.vehicle_id)
         row = answer.told[0]

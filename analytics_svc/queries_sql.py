@@ -1,141 +1,143 @@
 """What analytics says to the database, a statement a question; `queries` asks.
 
 History is read from its covering primary keys alone, and of its partitions only those that the window touches. Scalar
-subqueries and the fence OFFSET 0 leave the planner no other way than one index scan per device or mapping and day; it
-sees the days apart from the window, see `queries`. The hour of a reading is `(h, h + 1 h]`, hence the microsecond. What
-is asked about a fleet is in `fleet_sql`.
+subqueries, LATERAL and the fence OFFSET 0 leave the planner no other way than one index scan per device or mapping and
+day; it sees the days apart from the window, see `queries`. The hour of a reading is `(h, h + 1 h]`, hence the
+microsecond. What is asked about a fleet is in `fleet_sql`.
 """
 
 from sqlalchemy import text
 
-_HOUR_FROM = "date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z')"
-_OF_THE_WINDOW = """
-    ts > :window_start AND ts <= :window_end
-    AND ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
+MAPPINGS_MAX = 100
+"""Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
+
+_OF_THE_DAYS = """
+    ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
     AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
 """
 
-# No row for a vehicle never heard of. Otherwise the totals beside each of the last :mappings_max mappings, by their
-# start, or beside nulls where there is none. An hour is known by the first microsecond that counts for it. Hours wholly
-# within the window, and within a mapping, come from the rollups, but not before the retention floor, as in `fleet_sql`;
-# the pieces of others, and the first and the last reading, from history.
-PERFORMANCE = text(f"""
-WITH vehicle AS (
-    SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
-),
-kept AS (
-    SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
-),
-mapped AS (
-    SELECT meter_key, since, until, whole_from, greatest(whole_from, whole_until) AS whole_until
-    FROM (
-        SELECT meter_key, since, until,
-               greatest(
-                   date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour',
-                   (SELECT since FROM kept)
-               ) AS whole_from,
-               date_bin('1 hour', until, timestamptz 'epoch') AS whole_until
+# An hour is known by the first microsecond that counts for it.
+_HOUR_OF_ROLLUP = "hour_start + interval '1 microsecond'"
+_HOUR_OF_READING = "date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z')"
+
+
+def _with_whole_hours(spans: str) -> str:
+    """Spans, each with where the hours begin and end that lie wholly within it and may be taken from the rollups."""
+    return f"""
+        SELECT *, greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until
         FROM (
-            SELECT meter_key, greatest(effective_from, :window_start) AS since,
-                   least(effective_until, :window_end) AS until
-            FROM vehicle_meter_map
-            WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-              AND effective_from < :window_end
-              AND (effective_until IS NULL OR effective_until > :window_start)
-        ) AS clipped
-    ) AS with_hours
-),
-within AS (
-    SELECT whole_from, greatest(whole_from, :last_hour_start) AS whole_until
-    FROM (SELECT greatest(:first_hour_start, since) AS whole_from FROM kept) AS floored
-),
-delivered AS (
-    SELECT hour_start + interval '1 microsecond' AS hour_from, kwh_delivered_dc AS kwh, readings,
-           battery_temp_sum, battery_temp_readings
-    FROM vehicle_energy_hourly
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND hour_start >= (SELECT whole_from FROM within) AND hour_start < (SELECT whole_until FROM within)
-    UNION ALL
-    SELECT {_HOUR_FROM}, sum(kwh_delivered_dc), count(*), sum(battery_temp), count(battery_temp)
+            SELECT *, greatest(
+                kept_since,
+                date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
+            ) AS whole_from
+            FROM ({spans}) AS spans
+        ) AS begun
+    """
+
+
+def _pieces(span: str) -> str:
+    """What is left of a span without those hours."""
+    return f"""(
+        VALUES ({span}.since, least({span}.whole_from, {span}.until)), ({span}.whole_until, {span}.until)
+    ) AS pieces (since, until)"""
+
+
+_ASKED = """
+    SELECT CAST(:window_start AS timestamptz) AS since, CAST(:window_end AS timestamptz) AS until,
+           CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS kept_since
+    FROM retention
+"""
+_MAPPED = """
+    SELECT meter_key, greatest(effective_from, asked.since) AS since, least(effective_until, asked.until) AS until,
+           kept_since
+    FROM vehicle_meter_map
+    WHERE vehicle_key = vehicles.vehicle_key
+      AND effective_from < asked.until
+      AND (effective_until IS NULL OR effective_until > asked.since)
+"""
+
+# No row for a vehicle never heard of. Otherwise the totals beside each of the last MAPPINGS_MAX mappings, by their
+# start, or beside nulls where there is none. Hours wholly within the window, and within a mapping, come from the
+# rollups, but not before the retention floor, as in `fleet_sql`; the pieces of others, and the first and the last
+# reading, from history. Most of what a small question costs is to make the nodes of its plan ready: there are few, and
+# what several of them need is handed to them rather than looked up by each.
+PERFORMANCE = text(f"""
+SELECT mappings, kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
+       hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
+       (SELECT meter_id FROM meters WHERE meter_key = found.meter_key) AS meter_id,
+       found.since, found.until, kwh, readings
+FROM vehicles CROSS JOIN ({_with_whole_hours(_ASKED)} OFFSET 0) AS asked CROSS JOIN LATERAL (
+    WITH mapped AS ({_with_whole_hours(_MAPPED)}),
+    fed AS (
+        SELECT mapped.meter_key, mapped.since, mapped.until, hour_from, kwh, readings
+        FROM mapped LEFT JOIN LATERAL (
+            SELECT {_HOUR_OF_ROLLUP} AS hour_from, kwh_consumed_ac AS kwh, readings
+            FROM meter_energy_hourly
+            WHERE meter_key = mapped.meter_key AND hour_start >= mapped.whole_from AND hour_start < mapped.whole_until
+            UNION ALL
+            SELECT {_HOUR_OF_READING}, kwh_consumed_ac, 1
+            FROM {_pieces("mapped")} CROSS JOIN LATERAL (
+                SELECT ts, kwh_consumed_ac
+                FROM meter_telemetry_history
+                WHERE meter_key = mapped.meter_key AND ts > pieces.since AND ts <= pieces.until AND {_OF_THE_DAYS}
+                OFFSET 0
+            ) AS history
+        ) AS reported ON true
+    ),
+    by_hour AS (
+        SELECT sum(dc) AS dc, sum(ac) AS ac,
+               sum(battery_temp_sum) AS battery_temp_sum, sum(battery_temp_readings) AS battery_temp_readings,
+               sum(vehicle_readings) AS vehicle_readings, sum(meter_readings) AS meter_readings
+        FROM (
+            SELECT {_HOUR_OF_ROLLUP} AS hour_from, kwh_delivered_dc AS dc, CAST(NULL AS double precision) AS ac,
+                   battery_temp_sum, battery_temp_readings, readings AS vehicle_readings, 0 AS meter_readings
+            FROM vehicle_energy_hourly
+            WHERE vehicle_key = vehicles.vehicle_key
+              AND hour_start >= asked.whole_from AND hour_start < asked.whole_until
+            UNION ALL
+            SELECT {_HOUR_OF_READING}, kwh_delivered_dc, NULL, battery_temp, num_nonnulls(battery_temp), 1, 0
+            FROM {_pieces("asked")} CROSS JOIN LATERAL (
+                SELECT ts, kwh_delivered_dc, battery_temp
+                FROM vehicle_telemetry_history
+                WHERE vehicle_key = vehicles.vehicle_key AND ts > pieces.since AND ts <= pieces.until AND {_OF_THE_DAYS}
+                OFFSET 0
+            ) AS history
+            UNION ALL
+            SELECT hour_from, NULL, kwh, NULL, 0, 0, readings FROM fed WHERE hour_from IS NOT NULL
+        ) AS reported
+        GROUP BY hour_from
+    )
+    SELECT totals.*, delivered.*, consumed.*, feedings.*
     FROM (
-        SELECT CAST(:window_start AS timestamptz) AS since, whole_from AS until FROM within
-        UNION ALL
-        SELECT whole_until, CAST(:window_end AS timestamptz) FROM within
-    ) AS pieces CROSS JOIN LATERAL (
-        SELECT ts, kwh_delivered_dc, battery_temp
+        SELECT sum(dc) AS kwh_delivered_dc, sum(ac) AS kwh_consumed_ac,
+               sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
+                   AS average_battery_temp,
+               CAST(coalesce(sum(vehicle_readings), 0) AS bigint) AS vehicle_readings,
+               CAST(coalesce(sum(meter_readings), 0) AS bigint) AS meter_readings,
+               count(*) AS hours_either,
+               count(*) FILTER (WHERE vehicle_readings > 0 AND meter_readings > 0) AS hours_both
+        FROM by_hour
+    ) AS totals CROSS JOIN (
+        SELECT min(ts) AS first_vehicle_ts, max(ts) AS last_vehicle_ts
         FROM vehicle_telemetry_history
-        WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-          AND {_OF_THE_WINDOW} AND ts > pieces.since AND ts <= pieces.until
-        OFFSET 0
-    ) AS history
-    GROUP BY 1
-),
-fed AS (
-    SELECT mapped.since, hour_start + interval '1 microsecond' AS hour_from, kwh_consumed_ac AS kwh, readings
-    FROM mapped CROSS JOIN LATERAL (
-        SELECT hour_start, kwh_consumed_ac, readings
-        FROM meter_energy_hourly
-        WHERE meter_key = mapped.meter_key AND hour_start >= mapped.whole_from AND hour_start < mapped.whole_until
-        OFFSET 0
-    ) AS hourly
-    UNION ALL
-    SELECT mapped_since, {_HOUR_FROM}, sum(kwh_consumed_ac), count(*)
-    FROM (
-        SELECT meter_key, since AS mapped_since, since, least(whole_from, until) AS until FROM mapped
-        UNION ALL
-        SELECT meter_key, since, whole_until, until FROM mapped
-    ) AS pieces CROSS JOIN LATERAL (
-        SELECT ts, kwh_consumed_ac
-        FROM meter_telemetry_history
-        WHERE meter_key = pieces.meter_key
-          AND {_OF_THE_WINDOW} AND ts > pieces.since AND ts <= pieces.until
-        OFFSET 0
-    ) AS history
-    GROUP BY 1, 2
-),
-consumed AS (
-    SELECT hour_from, sum(kwh) AS kwh, sum(readings) AS readings FROM fed GROUP BY hour_from
-),
-fed_ends AS (
-    SELECT min(first_ts) AS first_ts, max(last_ts) AS last_ts
-    FROM mapped CROSS JOIN LATERAL (
-        SELECT min(ts) AS first_ts, max(ts) AS last_ts
-        FROM meter_telemetry_history
-        WHERE meter_key = mapped.meter_key
-          AND {_OF_THE_WINDOW} AND ts > mapped.since AND ts <= mapped.until
-    ) AS history
-),
-totals AS (
-    SELECT sum(delivered.kwh) AS kwh_delivered_dc,
-           sum(consumed.kwh) AS kwh_consumed_ac,
-           sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
-               AS average_battery_temp,
-           CAST(coalesce(sum(delivered.readings), 0) AS bigint) AS vehicle_readings,
-           CAST(coalesce(sum(consumed.readings), 0) AS bigint) AS meter_readings,
-           count(*) AS hours_either,
-           count(*) FILTER (WHERE delivered.readings > 0 AND consumed.readings > 0) AS hours_both
-    FROM delivered FULL JOIN consumed USING (hour_from)
-),
-delivered_ends AS (
-    SELECT min(ts) AS first_ts, max(ts) AS last_ts
-    FROM vehicle_telemetry_history
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle) AND {_OF_THE_WINDOW}
-),
-feeding AS (
-    SELECT meter_key, since, until, sum(fed.kwh) AS kwh, CAST(coalesce(sum(fed.readings), 0) AS bigint) AS readings
-    FROM (SELECT meter_key, since, until FROM mapped ORDER BY since DESC LIMIT :mappings_max) AS newest
-         LEFT JOIN fed USING (since)
-    GROUP BY meter_key, since, until
-)
-SELECT (SELECT count(*) FROM mapped) AS mappings,
-       kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
-       hours_either, hours_both,
-       delivered_ends.first_ts AS first_vehicle_ts, delivered_ends.last_ts AS last_vehicle_ts,
-       fed_ends.first_ts AS first_meter_ts, fed_ends.last_ts AS last_meter_ts,
-       (SELECT meter_id FROM meters WHERE meter_key = feeding.meter_key) AS meter_id,
-       since, until, feeding.kwh, feeding.readings
-FROM vehicle CROSS JOIN totals CROSS JOIN delivered_ends CROSS JOIN fed_ends LEFT JOIN feeding ON true
-ORDER BY since
+        WHERE vehicle_key = vehicles.vehicle_key AND ts > asked.since AND ts <= asked.until AND {_OF_THE_DAYS}
+    ) AS delivered CROSS JOIN (
+        SELECT count(*) AS mappings, min(first_ts) AS first_meter_ts, max(last_ts) AS last_meter_ts
+        FROM mapped CROSS JOIN LATERAL (
+            SELECT min(ts) AS first_ts, max(ts) AS last_ts
+            FROM meter_telemetry_history
+            WHERE meter_key = mapped.meter_key AND ts > mapped.since AND ts <= mapped.until AND {_OF_THE_DAYS}
+        ) AS ends
+    ) AS consumed LEFT JOIN (
+        SELECT meter_key, since, until, sum(kwh) AS kwh, CAST(coalesce(sum(readings), 0) AS bigint) AS readings
+        FROM fed
+        GROUP BY meter_key, since, until
+        ORDER BY since DESC
+        LIMIT {MAPPINGS_MAX}
+    ) AS feedings ON true
+) AS found
+WHERE vehicle_id = :vehicle_id
+ORDER BY found.since
 """)
 
 # A row for each bucket in their order, or none for a vehicle never heard of. The buckets follow each other without a
@@ -162,7 +164,7 @@ delivered AS (
            avg(battery_temp) AS average_battery_temp
     FROM vehicle_telemetry_history
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND {_OF_THE_WINDOW}
+      AND ts > :window_start AND ts <= :window_end AND {_OF_THE_DAYS}
     GROUP BY 1
 ),
 consumed AS (
@@ -173,7 +175,7 @@ consumed AS (
         SELECT ts, kwh_consumed_ac
         FROM meter_telemetry_history
         WHERE meter_key = mapped.meter_key
-          AND {_OF_THE_WINDOW} AND ts > mapped.since AND ts <= mapped.until
+          AND ts > :window_start AND ts <= :window_end AND {_OF_THE_DAYS} AND ts > mapped.since AND ts <= mapped.until
         OFFSET 0
     ) AS history
     GROUP BY 1

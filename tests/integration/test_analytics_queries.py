@@ -344,12 +344,9 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
     days = {"first_day": date(2026, 2, 8), "last_day": date(2026, 2, 9)}
     parameters = {
         "vehicle_id": "car",
-        "mappings_max": 100,
         "starts": [datetime_from_us(noon_us - hours * US_PER_HOUR) for hours in range(24, 0, -1)],
         "window_start": datetime_from_us(noon_us - US_PER_DAY),
         "window_end": datetime_from_us(noon_us),
-        "first_hour_start": datetime_from_us(noon_us - US_PER_DAY + MINUTE_US),
-        "last_hour_start": datetime_from_us(noon_us - 59 * MINUTE_US),
         **days,
     }
     for statement in (queries_sql.PERFORMANCE, queries_sql.PERFORMANCE_SERIES):
