@@ -9,10 +9,12 @@ arrived, on a replica the newest heartbeat that it has replayed: see `shared.db.
 import asyncio
 import itertools
 import math
+import os
+import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Generic, TypeVar
 
@@ -25,7 +27,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from shared import deadline
-from shared.db.engine import connection_parameters, database_errors, to_its_end
+from shared.db.engine import connection_parameters, database_errors
 from shared.errors import DatabaseUnavailable, DeadlinePassed
 from shared.timestamps import us_from_datetime
 
@@ -83,9 +85,9 @@ class Prepared:
     server has when a question is cancelled, so this is done in SQL, where each step is a statement of its own.
     """
 
+    name: str
     prepare: str
     execute: str
-    deallocate: str
     plans: str
     """A `plan_cache_mode`."""
 
@@ -97,41 +99,78 @@ class Prepared:
         compiled = statement.compile(dialect=_NUMBERED)
         given = ", ".join(f"%({parameter})s" for parameter in compiled.positiontup or ())
         return cls(
+            name,
             f"PREPARE {name} AS {compiled}",
             f"EXECUTE {name}" + (f"({given})" if given else ""),
-            f"DEALLOCATE {name}",
             _PLANNED_EACH_TIME if planned_for is None else _PLANNED_ONCE,
         )
 
 
-@dataclass(slots=True)
-class _Session:
-    """A connection and what the server has prepared for it."""
+class _Session(AsyncConnection[Any]):
+    """A connection, what the server has prepared for it, and how it is interrupted.
 
-    driver: AsyncConnection[Any]
-    prepared: OrderedDict[Prepared, None] = field(default_factory=OrderedDict)
-    """The one that was used longest ago comes first."""
+    The driver itself sees to it that whoever is cancelled in the middle of a statement leaves the connection idle, or
+    closed: it asks the server to cancel, by `cancel_safe`, and then awaits the end.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._server_has: OrderedDict[Prepared, None] = OrderedDict()
+        """The one that was used longest ago comes first."""
+        self._cancelling: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     async def prepare(self, statement: Prepared) -> None:
         """Makes sure that the statement is prepared. Raises the driver's errors; it may then be done again."""
-        # A request to cancel may come when all is done: what there is by that name can only be the same.
-        if statement not in self.prepared:
-            with suppress(psycopg.errors.DuplicatePreparedStatement):
-                await self.driver.execute(statement.prepare)
-            self.prepared[statement] = None
-        self.prepared.move_to_end(statement)
-        if len(self.prepared) > PREPARED_MAX:
-            oldest = next(iter(self.prepared))
-            with suppress(psycopg.errors.InvalidSqlStatementName):
-                await self.driver.execute(oldest.deallocate)
-            del self.prepared[oldest]
+        if statement not in self._server_has:
+            if not await self._has(statement):
+                await self.execute(statement.prepare)
+            self._server_has[statement] = None
+        self._server_has.move_to_end(statement)
+        if len(self._server_has) > PREPARED_MAX:
+            oldest = next(iter(self._server_has))
+            if await self._has(oldest):
+                await self.execute(f"DEALLOCATE {oldest.name}")
+            del self._server_has[oldest]
+
+    async def cancel_safe(self, *, timeout: float = CANCEL_TIMEOUT_S) -> None:
+        """Asks the server to cancel, and then again and again in a task, until it has ended what it does."""
+        try:
+            await super().cancel_safe(timeout=timeout)
+        finally:
+            self._ended.clear()
+            self._cancelling = asyncio.create_task(self._cancel_again())
+
+    async def stop_cancelling(self) -> None:
+        """No request to cancel is under way any more when this returns: it would meet the next question."""
+        self._ended.set()
+        if self._cancelling is not None:
+            await self._cancelling
+            self._cancelling = None
+
+    async def _cancel_again(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), CANCEL_AGAIN_S)
+                return
+            try:
+                await super().cancel_safe(timeout=CANCEL_TIMEOUT_S)
+            except (psycopg.Error, OSError) as error:
+                _log.warning("cancel_failed", error=str(error))
+
+    async def _has(self, statement: Prepared) -> bool:
+        """Asks the server itself: a request to cancel may come when all is done, and then nobody learns of that."""
+        cursor = await self.execute("SELECT FROM pg_prepared_statements WHERE name = %s", (statement.name,))
+        return cursor.rowcount > 0
+
+    def hang_up(self) -> None:
+        """Ends the connection as a network does: whoever awaits it gets an error."""
+        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Reader:
-    """Asks over a bounded pool of connections that cannot write.
-
-    No gRPC cancellation reaches a connection, and nobody's question outlives its caller: see `ask`.
-    """
+    """Asks over a bounded pool of connections that cannot write."""
 
     def __init__(self, url: str, application_name: str, *, pool_size: int, timeout_s: float) -> None:
         self._parameters = connection_parameters(
@@ -157,16 +196,15 @@ class Reader:
         parameters: Mapping[str, object],
         planned_for: Mapping[str, date] | None = None,
     ) -> Answer[list[Any]]:
-        """The answer's rows, with columns as attributes. Cancelling is safe at any point.
+        """The answer's rows, with columns as attributes.
 
         The planner sees all values, each time anew. With `planned_for` it sees those alone and plans once for any
         others, which spares half of what a small question costs. They must leave it no choice that the others decide.
 
         Raises DeadlinePassed when the caller waits no longer, and DatabaseUnavailable, within about `timeout_s`.
 
-        Callers wait here, where a cancellation costs nothing, until a connection is free. From then on the question
-        goes on to its end whatever happens to its caller, so that no connection is ever left in the middle of one; but
-        when the caller is gone the server is asked to make it short.
+        Cancelling is safe at any point: where a question is under way the server is asked to make it short, and the
+        connection is not left in the middle of one.
         """
         loop = asyncio.get_running_loop()
         ends_at, caller_leaves_at = loop.time() + self._timeout_s, deadline.ends_at()
@@ -175,14 +213,16 @@ class Reader:
             (self._opening, self._named(statement, planned_for)), parameters, min(ends_at, caller_leaves_at or ends_at)
         )
         try:
-            async with asyncio.timeout_at(question.ends_at):
+            if self._free.locked():
+                async with asyncio.timeout_at(question.ends_at):
+                    await self._free.acquire()
+            else:
                 await self._free.acquire()
-                try:
-                    return await to_its_end(self._answer(question))
-                except asyncio.CancelledError:
-                    question.abandon()
-                    raise
-        except TimeoutError:
+            try:
+                return await self._answer(question)
+            finally:
+                self._free.release()
+        except (TimeoutError, _OutOfTime):
             if in_haste:
                 raise DeadlinePassed from None
             _log.warning("database_slow", timeout_s=self._timeout_s)
@@ -198,11 +238,11 @@ class Reader:
             _log.warning("questions_cut_off")
         self._closed = True
         while self._idle:
-            await self._idle.pop().driver.close()
+            await self._idle.pop().close()
 
-    async def connect(self) -> AsyncConnection[Any]:
+    async def connect(self) -> _Session:
         """A new connection like those that questions are asked over. Raises the driver's errors."""
-        return await AsyncConnection.connect(
+        return await _Session.connect(
             **self._parameters, autocommit=True, cursor_factory=AsyncClientCursor, row_factory=namedtuple_row
         )
 
@@ -216,111 +256,87 @@ class Reader:
         return self._prepared[key]
 
     async def _answer(self, question: "_Question") -> Answer[list[Any]]:
-        try:
-            async with asyncio.timeout_at(question.ends_at + NETWORK_GRACE_S), database_errors():
-                if self._idle:
-                    session = self._idle.pop()
-                    try:
-                        return await self._put(question, session)
-                    except psycopg.OperationalError as error:
-                        too_soon = isinstance(error, psycopg.errors.QueryCanceled) and question.has_time
-                        if not (session.driver.broken or too_soon):
-                            raise
-                        # Ended since the question before, as by a restart of the server, or met by that one's time
-                        # limit, which passed just as it ended. Asking again changes nothing.
-                return await self._put(question, _Session(await self.connect()))
-        finally:
-            self._free.release()
+        async with database_errors():
+            if self._idle:
+                session = self._idle.pop()
+                try:
+                    return await self._put(question, session)
+                except psycopg.OperationalError as error:
+                    too_soon = isinstance(error, psycopg.errors.QueryCanceled)
+                    if not (session.broken or too_soon):
+                        raise
+                    # Ended since the question before, as by a restart of the server, or met by that one's time limit,
+                    # which passed just as it ended. Asking again changes nothing.
+            async with asyncio.timeout_at(question.ends_at):
+                session = await self.connect()
+            return await self._put(question, session)
 
     async def _put(self, question: "_Question", session: _Session) -> Answer[list[Any]]:
-        """The answer. The session is idle afterwards, or closed after anything but an answer or its cancelling."""
+        """The answer. The session is idle afterwards, or closed after anything but an answer, the end of its time, or
+        cancelling. Raises the driver's errors, or _OutOfTime."""
         usable = False
+        hang_up = asyncio.get_running_loop().call_at(question.ends_at + NETWORK_GRACE_S, session.hang_up)
         try:
             answer = await question.put(session)
             usable = True
             return answer
-        except Abandoned:
+        except (_OutOfTime, asyncio.CancelledError):
             usable = True
             raise
-        except psycopg.errors.QueryCanceled:
-            usable = not question.has_time  # by the server's limit, which passed just before its caller left
+        except psycopg.OperationalError as error:
+            if question.has_time:
+                raise
+            usable = isinstance(error, psycopg.errors.QueryCanceled)
+            raise _OutOfTime from None
+        finally:
+            hang_up.cancel()
+            await self._let_go(session, usable)
+
+    async def _let_go(self, session: _Session, usable: bool) -> None:
+        """Keeps a session that is usable and idle for the next question, and closes another."""
+        try:
+            await session.stop_cancelling()
+        except asyncio.CancelledError:
+            usable = False
             raise
         finally:
-            if usable and not self._closed and session.driver.info.transaction_status is TransactionStatus.IDLE:
+            if usable and not self._closed and session.info.transaction_status is TransactionStatus.IDLE:
                 self._idle.append(session)
             else:
-                await session.driver.close()
+                await session.close()
 
 
-class Abandoned(Exception):
-    """Nobody waits for the answer any more."""
+class _OutOfTime(Exception):
+    """A question went on until its caller waited no longer."""
 
 
+@dataclass(frozen=True, slots=True)
 class _Question:
-    """A statement on its way to the server."""
+    """A statement and until when its answer can be of use."""
 
-    def __init__(self, statements: tuple[Prepared, Prepared], parameters: Mapping[str, object], ends_at: float) -> None:
-        self.ends_at = ends_at
-        self._statements = statements
-        self._parameters = parameters
-        self._abandoned = False
-        self._driver: AsyncConnection[Any] | None = None
-        self._done = asyncio.Event()
-        self._cancelling: asyncio.Task[None] | None = None
+    statements: tuple[Prepared, Prepared]
+    parameters: Mapping[str, object]
+    ends_at: float
 
     async def put(self, session: _Session) -> Answer[list[Any]]:
-        """The answer. Raises the driver's errors, or Abandoned."""
-        if self._abandoned:
-            raise Abandoned
-        async with self._cancellable(session.driver):
-            for each in self._statements:
-                await session.prepare(each)
-            opening, asked = self._statements
-            cursor = await session.driver.execute(
-                f"{opening.execute}; {asked.execute}",
-                {**self._parameters, "timeout_ms": str(self._timeout_ms()), "plans": asked.plans},
-            )
-            [(as_of, *_)] = await cursor.fetchall()
-            cursor.nextset()
-            return Answer(await cursor.fetchall(), us_from_datetime(as_of))
+        """The answer. Raises the driver's errors, or _OutOfTime."""
+        if not self.has_time:
+            raise _OutOfTime
+        for each in self.statements:
+            await session.prepare(each)
+        opening, asked = self.statements
+        cursor = await session.execute(
+            f"{opening.execute}; {asked.execute}",
+            {**self.parameters, "timeout_ms": str(self._timeout_ms()), "plans": asked.plans},
+        )
+        [(as_of, *_)] = await cursor.fetchall()
+        cursor.nextset()
+        return Answer(await cursor.fetchall(), us_from_datetime(as_of))
 
     @property
     def has_time(self) -> bool:
         """Whether somebody may still wait for the answer."""
         return asyncio.get_running_loop().time() < self.ends_at
-
-    def abandon(self) -> None:
-        """Nobody waits any more: the server is asked to stop, as often as it takes."""
-        self._abandoned = True
-        if self._driver is not None and self._cancelling is None:
-            self._cancelling = asyncio.create_task(self._cancel(self._driver))
-
-    @asynccontextmanager
-    async def _cancellable(self, driver: AsyncConnection[Any]) -> AsyncIterator[None]:
-        """Meanwhile `abandon` reaches the server. No request to cancel is under way any more when this ends: it would
-        meet the next question on the connection."""
-        self._driver = driver
-        self._done.clear()
-        try:
-            yield
-        except psycopg.errors.QueryCanceled:
-            if self._abandoned:
-                raise Abandoned from None
-            raise
-        finally:
-            self._driver = None
-            self._done.set()
-            if self._cancelling is not None:
-                await self._cancelling
-
-    async def _cancel(self, driver: AsyncConnection[Any]) -> None:
-        while not self._done.is_set():
-            try:
-                await driver.cancel_safe(timeout=CANCEL_TIMEOUT_S)
-            except (psycopg.Error, OSError) as error:
-                _log.warning("cancel_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._done.wait(), CANCEL_AGAIN_S)
 
     def _timeout_ms(self) -> int:
         """What is left of the caller's time, rounded up: the caller, who has it to the microsecond, is always first."""

@@ -42,12 +42,12 @@ async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_s
             await totals_of(queries, MIDNIGHT_US + hours * US_PER_HOUR, MIDNIGHT_US + US_PER_DAY)
             await totals_of(queries, MIDNIGHT_US - 30 * US_PER_DAY, MIDNIGHT_US + hours * US_PER_HOUR)
         [session] = queries.reader._idle
-        cursor = await session.driver.execute("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements")
+        cursor = await session.execute("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements")
         planned = {name: (generic, custom) for name, generic, custom in await cursor.fetchall()}
         with (tmp_path / "trace").open("w+b") as trace:
-            session.driver.pgconn.trace(trace.fileno())
+            session.pgconn.trace(trace.fileno())
             await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
-            session.driver.pgconn.untrace()
+            session.pgconn.untrace()
             trace.seek(0)
             lines = (line.split(b"\t") for line in trace.read().splitlines())
             sent = [line[3] for line in lines if len(line) > 3 and line[1] == b"F"]
@@ -213,7 +213,7 @@ async def test_the_server_knows_how_long_the_caller_waits(reader_url: str) -> No
             await told(0.0)
         assert 9_000 < await told(None) <= 10_001
         [session] = queries.reader._idle
-        assert await (await session.driver.execute(timeout_ms.text)).fetchone() == (10_000,)
+        assert await (await session.execute(timeout_ms.text)).fetchone() == (10_000,)
 
 
 async def test_answers_of_a_primary_are_dated_between_question_and_answer(rows: Rows, reader_url: str) -> None:
