@@ -182,7 +182,7 @@ class Queries:
         return us_from_timedelta(answer.told[0].lag)
 
     async def close(self) -> None:
-        """Waits a moment for questions that nobody awaits any more, then closes the connections."""
+        """Waits a moment for questions that are being cancelled, then closes the connections."""
         await self.reader.close()
 
     async def _ask_history(

@@ -40,7 +40,7 @@ NETWORK_GRACE_S = 1.0
 """Seconds beyond the server's own time limit after which the network, not the question, is taken to be at fault."""
 
 CLOSE_TIMEOUT_S = 1.0
-"""Seconds that abandoned questions have to end in when the service stops; most take milliseconds."""
+"""Seconds that cancelled questions have to end in when the service stops; most take milliseconds."""
 
 CANCEL_TIMEOUT_S = 2.0
 """Seconds for a request to cancel, which is a connection of its own. The server's limit ends the question anyway."""
@@ -229,7 +229,7 @@ class Reader:
             raise DatabaseUnavailable from None
 
     async def close(self) -> None:
-        """Waits a moment for questions that nobody awaits any more, then closes the connections."""
+        """Waits a moment for questions that are being cancelled, then closes the connections."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for _ in range(self._pool_size):
@@ -267,8 +267,11 @@ class Reader:
                         raise
                     # Ended since the question before, as by a restart of the server, or met by that one's time limit,
                     # which passed just as it ended. Asking again changes nothing.
-            async with asyncio.timeout_at(question.ends_at):
-                session = await self.connect()
+            try:
+                async with asyncio.timeout_at(question.ends_at):
+                    session = await self.connect()
+            except TimeoutError:
+                raise _OutOfTime from None
             return await self._put(question, session)
 
     async def _put(self, question: "_Question", session: _Session) -> Answer[list[Any]]:
@@ -307,7 +310,7 @@ class Reader:
 
 
 class _OutOfTime(Exception):
-    """A question went on until its caller waited no longer."""
+    """A question has no answer by the time at which its caller waits no longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,10 +249,13 @@ async def freezable(url: str, thawed: asyncio.Event) -> AsyncIterator[str]:
     asked = psycopg.conninfo.conninfo_to_dict(url)
 
     async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while some := await source.read(65_536):
-            await thawed.wait()
-            sink.write(some)
-        sink.close()
+        try:
+            with suppress(ConnectionError):
+                while some := await source.read(65_536):
+                    await thawed.wait()
+                    sink.write(some)
+        finally:
+            sink.close()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_unix_connection(f"{asked['host']}/.s.PGSQL.5432")
