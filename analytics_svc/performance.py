@@ -18,6 +18,9 @@ sums of readings and those of rollups must not disagree about a verdict."""
 _PERCENT_DIGITS_MAX = 7
 """Enough to tell apart what ROUNDING tells apart."""
 
+_ROUNDED_DIGITS = 9
+"""Digits after the point that do not depend on the order in which a sum was added up."""
+
 
 class Verdict(StrEnum):
     """What the numbers allow to say; the values are the contract's names, in the order of their numbers."""
@@ -153,7 +156,7 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: A
     alert = ""
     if performance.verdict is Verdict.LOW_EFFICIENCY:
         alert = (
-            f"Vehicle {vehicle_id} loses {performance.kwh_lost:,.3f} kWh of {totals.kwh_consumed_ac:,.3f} kWh while"
+            f"Vehicle {vehicle_id} loses {_kwh(performance.kwh_lost)} of {_kwh(totals.kwh_consumed_ac)} while"
             " charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
     by_ratio = performance.ground in (Ground.HEALTHY, Ground.BELOW_LIMIT, Ground.ABOVE_LIMIT)
@@ -163,7 +166,7 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: A
 def _compared(totals: Totals, performance: Performance, limits: AnalyticsSettings) -> str:
     """The reason of a verdict that the ratio decided."""
     assert performance.efficiency_ratio is not None
-    numbers = f"{totals.kwh_delivered_dc:,.3f} kWh were delivered of {totals.kwh_consumed_ac:,.3f} kWh drawn"
+    numbers = f"{_kwh(totals.kwh_delivered_dc)} were delivered of {_kwh(totals.kwh_consumed_ac)} drawn"
     if performance.ground is Ground.ABOVE_LIMIT:
         percent, limit = _percents(performance.efficiency_ratio, limits.implausible_above)
         return f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
@@ -188,7 +191,7 @@ def _missing(totals: Totals, performance: Performance, limits: AnalyticsSettings
             return f"No meter that fed the vehicle sent a reading within the window; {sent}."
         case Ground.TOO_LITTLE_ENERGY:
             needed = f"{limits.evidence_min_kwh:g} kWh are needed for a verdict"
-            return f"{totals.kwh_consumed_ac:,.3f} kWh were drawn; {needed}."
+            return f"{_kwh(totals.kwh_consumed_ac)} were drawn; {needed}."
         case Ground.TOO_LITTLE_COVERAGE:
             assert performance.coverage is not None
             percent, limit = _percents(performance.coverage, limits.evidence_min_coverage)
@@ -200,11 +203,17 @@ def _missing(totals: Totals, performance: Performance, limits: AnalyticsSettings
             return "No energy was drawn within the window, so there is no ratio."
 
 
+def _kwh(energy: float | None) -> str:
+    """Energy in words; the same for sums of the same readings that differ by rounding, also half way between two."""
+    assert energy is not None
+    return f"{round(energy, _ROUNDED_DIGITS):,.3f} kWh"
+
+
 def _percents(share: float, limit: float) -> tuple[str, str]:
     """A share and the limit that it is held against, in percent, with the digits that it takes to tell them apart."""
     limit_text = f"{limit * 100:g} %"
     for digits in range(1, _PERCENT_DIGITS_MAX):
-        text = f"{share * 100:.{digits}f}"
+        text = f"{round(share * 100, _ROUNDED_DIGITS):.{digits}f}"
         if float(text) != limit * 100:
             return f"{text} %", limit_text
     return limit_text, limit_text

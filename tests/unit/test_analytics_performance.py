@@ -178,6 +178,22 @@ def test_missing_coverage_is_explained_with_the_hours() -> None:
     assert judged(hours_both=5).reason == "Both sides reported in 5 of 10 hours, 50.0 %; 90 % are needed for a verdict."
 
 
+@given(
+    dc=st.integers(1, 40_000).map(lambda steps: steps * 0.0005),
+    ac=st.integers(1, 40_000).map(lambda steps: steps * 0.0005),
+    direction=st.sampled_from([-math.inf, math.inf]),
+)
+def test_sums_that_differ_by_the_order_of_adding_are_told_in_the_same_words(
+    dc: float, ac: float, direction: float
+) -> None:
+    """Also those half way between two numbers of three digits."""
+    one = judged(kwh_delivered_dc=dc, kwh_consumed_ac=ac)
+    for _ in range(3):
+        dc, ac = math.nextafter(dc, direction), math.nextafter(ac, -direction)
+    other = judged(kwh_delivered_dc=dc, kwh_consumed_ac=ac)
+    assert (other.verdict, other.reason, other.alert) == (one.verdict, one.reason, one.alert)
+
+
 def test_every_ground_has_a_verdict_and_words_of_its_own() -> None:
     silent = NOTHING | {"hours_either": 0, "hours_both": 0}
     cases = [
