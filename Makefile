@@ -59,7 +59,7 @@ lock: setup ## resolve the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--group dev pyproject.toml --output-file requirements.lock
-	grep -oE '^[A-Za-z0-9_.-]+==[^ ;]+' requirements.lock > $(VENV)/versions.txt
+	grep -oE '^[A-Za-z0-9_.-]+==[^\\]+' requirements.lock > $(VENV)/versions.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--constraint $(VENV)/versions.txt pyproject.toml --output-file requirements-runtime.lock
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import structlog
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -131,7 +132,7 @@ class Service:
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs a process to its end. A StartRefused is said on standard error, and the exit code is 1."""
     try:
-        asyncio.run(main())
+        uvloop.run(main())
     except StartRefused as error:
         raise SystemExit(f"{error}") from None
 
