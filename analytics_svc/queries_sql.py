@@ -36,10 +36,13 @@ def _with_whole_hours(spans: str) -> str:
 
 
 def _pieces(span: str) -> str:
-    """What is left of a span without those hours."""
+    """What is left of a span without those hours; an empty piece is looked for nowhere."""
     return f"""(
-        VALUES ({span}.since, least({span}.whole_from, {span}.until)), ({span}.whole_until, {span}.until)
-    ) AS pieces (since, until)"""
+        SELECT * FROM (
+            VALUES ({span}.since, least({span}.whole_from, {span}.until)), ({span}.whole_until, {span}.until)
+        ) AS both_ends (since, until)
+        WHERE since < until
+    ) AS pieces"""
 
 
 _ASKED = """
