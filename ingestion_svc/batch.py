@@ -7,6 +7,7 @@ coming.
 
 import asyncio
 import random
+import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,7 @@ class Batcher:
 
     def expect(self, sender: Sender, readings: int, age_us: int) -> None:
         """Notes that a message of so many readings comes, the first of which is so old, before any is submitted."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         note_standing(sender, readings, age_us, now_s)
         if sender.standing is Standing.LIVE and readings <= LIVE_MESSAGE_MAX_READINGS:
             self._traffic.live_came(now_s)
@@ -179,7 +180,7 @@ class Lane(Generic[AnyRow]):
         await self._writer.close()
 
     def put(self, submission: Submission[AnyRow]) -> None:
-        submission.queued_at = asyncio.get_running_loop().time()
+        submission.queued_at = time.monotonic()
         self._queue.put(submission, submission.queued_at)
         self._idle.clear()
         self._filled.set()
@@ -200,47 +201,45 @@ class Lane(Generic[AnyRow]):
                 self._metrics.write_failed(error)
                 _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
                 self._refuse(batch, error)
-            self._queue.written(asyncio.get_running_loop().time())
+            self._queue.written(time.monotonic())
             if not self._queue:
                 self._filled.clear()
                 self._idle.set()
 
     async def _next_batch(self) -> list[Submission[AnyRow]]:
         """What is to be written next; waits for company while the batch is neither full nor old."""
-        loop = asyncio.get_running_loop()
-        pause_s = self._queue.pause_s(loop.time())
+        pause_s = self._queue.pause_s(time.monotonic())
         if pause_s:
             self._urgent_came.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent_came.wait(), pause_s)
         if self._queue.readings < self._batch_max_readings:
-            patience_s = self._batch_max_age_s - self._queue.waiting_s(loop.time())
+            patience_s = self._batch_max_age_s - self._queue.waiting_s(time.monotonic())
             if patience_s > 0:
                 self._full.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._full.wait(), patience_s)
-        batch = self._queue.take(self._batch_max_readings, loop.time())
+        batch = self._queue.take(self._batch_max_readings, time.monotonic())
         oldest_s = min(submission.queued_at for submission in batch)
-        self._metrics.batch_closed(sum(len(submission.rows) for submission in batch), loop.time() - oldest_s)
+        self._metrics.batch_closed(sum(len(submission.rows) for submission in batch), time.monotonic() - oldest_s)
         return batch
 
     async def _commit(self, batch: list[Submission[AnyRow]]) -> None:
         """Writes a batch, again and again while an outage is short, and settles its receipts."""
         rows = batch[0].rows if len(batch) == 1 else [row for submission in batch for row in submission.rows]
-        loop = asyncio.get_running_loop()
         away_since: float | None = None
         for delay_s in _retry_delays():
-            began = loop.time()
+            began = time.monotonic()
             try:
                 written = await self._writer.write(rows)
                 break
             except DatabaseUnavailable as error:
                 self._metrics.write_failed(error)
-                away_since = away_since or loop.time()
-                if loop.time() + delay_s > away_since + self._outage_grace_s:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() + delay_s > away_since + self._outage_grace_s:
                     raise
                 await asyncio.sleep(delay_s)
-        self._metrics.committed(len(rows), written, loop.time() - began)
+        self._metrics.committed(len(rows), written, time.monotonic() - began)
         self._settle(batch, written)
 
     def _settle(self, batch: list[Submission[AnyRow]], written: Written) -> None:
@@ -253,7 +252,7 @@ class Lane(Generic[AnyRow]):
         for at, submission in enumerate(batch):
             submission.receipt.settle(submission, exceptions.get(at, _ALL_STORED))
             self._room.give_back(len(submission.rows), submission.standing)
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         self._metrics.settled(now - submission.queued_at for submission in batch)
 
     async def _sit_out(self, batch: list[Submission[AnyRow]], error: DatabaseUnavailable) -> None:

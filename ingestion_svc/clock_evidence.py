@@ -9,6 +9,7 @@ lower bound, the newest reading's age is exact. Device time itself is never rewr
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -187,16 +188,15 @@ class ClockEvidence:
         self._log_not_kept()
         if not self._meters and not self._vehicles:
             return
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CHUNK_TIMEOUT_S):
                 connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
             async with connection:
                 for clocks, add in ((self._meters, add_meter_evidence), (self._vehicles, add_vehicle_evidence)):
                     for rows in clocks.take(CHUNK_DEVICES):
-                        began = loop.time()
+                        began = time.monotonic()
                         await _write(connection, clocks, rows, add)
-                        await self._closes_within(min(FLUSH_REST * (loop.time() - began), FLUSH_REST_MAX_S))
+                        await self._closes_within(min(FLUSH_REST * (time.monotonic() - began), FLUSH_REST_MAX_S))
         except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
             _log.warning("clock_evidence_not_written", error=str(error) or type(error).__name__)
 

@@ -9,6 +9,7 @@ whole batches, half of each where both wait.
 """
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -141,7 +142,7 @@ class Room:
         if standing is Standing.LIVE:
             return readings <= free
         most = _BESIDE_LIVE_INFLIGHT_MAX_READINGS[standing]
-        if self._taken[standing] + readings > most and self._traffic.has_live(asyncio.get_running_loop().time()):
+        if self._taken[standing] + readings > most and self._traffic.has_live(time.monotonic()):
             return False
         return readings <= free - self._capacity // LIVE_RESERVE
 

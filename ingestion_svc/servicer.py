@@ -1,6 +1,7 @@
 """The door: parses, hands over, builds the answer."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
@@ -154,7 +155,7 @@ class IngestionServicer(IngestionServiceServicer):
                 async with self._decoding_turn:
                     decoded = decode(part, receipt.received, bounds)
                     await asyncio.sleep(0)
-            self._device_rates.admit(decoded, asyncio.get_running_loop().time())
+            self._device_rates.admit(decoded, time.monotonic())
             self._evidence.rejected(decoded)
             await self._batcher.submit(decoded, receipt)
 

@@ -8,6 +8,7 @@ id: a restarted worker goes on counting where the killed one stopped, and the fi
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -98,11 +99,10 @@ async def watching_event_loop(lag: Histogram, look: Callable[[], None]) -> Async
 
 
 async def _watch_event_loop(lag: Histogram, look: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + WATCH_INTERVAL_S
+        due = time.monotonic() + WATCH_INTERVAL_S
         await asyncio.sleep(WATCH_INTERVAL_S)
-        lag.observe(max(0.0, loop.time() - due))
+        lag.observe(max(0.0, time.monotonic() - due))
         look()
 
 

@@ -1,6 +1,7 @@
 """Who comes first when all want to send at once."""
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -189,7 +190,7 @@ def test_a_sender_is_not_live_from_too_many_readings_until_all_are_settled_and_a
     ],
 )
 async def test_while_live_readings_arrive_others_have_little_in_memory(standing: Standing, most: int) -> None:
-    room = Room(100_000, live_traffic(asyncio.get_running_loop().time()))
+    room = Room(100_000, live_traffic(time.monotonic()))
     await asyncio.wait_for(room.take(most, standing), 1)
     more = asyncio.ensure_future(room.take(1, standing))
     for other in set(Standing) - {standing}:
