@@ -81,7 +81,7 @@ class Answer(Generic[Told]):
 class Prepared:
     """A statement as the server is told to prepare it, once in a session, and then to execute it after the opening.
 
-    Preparing spares parsing: a fifth of what a small question costs. The driver's own preparing loses count of what the
+    Preparing spares parsing. The driver's own preparing loses count of what the
     server has when a question is cancelled, so this is done in SQL, where each step is a statement of its own.
     """
 
@@ -136,7 +136,7 @@ class _Session(AsyncConnection[Any]):
     async def cancel_safe(self, *, timeout: float = CANCEL_TIMEOUT_S) -> None:
         """Asks the server to cancel, and then again and again in a task, until it has ended what it does."""
         try:
-            await super().cancel_safe(timeout=timeout)
+            await super().cancel_safe(timeout=min(timeout, CANCEL_TIMEOUT_S))
         finally:
             self._ended.clear()
             self._cancelling = asyncio.create_task(self._cancel_again())
@@ -159,7 +159,8 @@ class _Session(AsyncConnection[Any]):
                 _log.warning("cancel_failed", error=str(error))
 
     async def _has(self, statement: Prepared) -> bool:
-        """Asks the server itself: a request to cancel may come when all is done, and then nobody learns of that."""
+        """Asks the server itself: a request to cancel may come when all is done, and then nobody learns of that. To try
+        and be refused would be no way: an error that comes while the driver cancels costs the connection."""
         cursor = await self.execute("SELECT FROM pg_prepared_statements WHERE name = %s", (statement.name,))
         return cursor.rowcount > 0
 
@@ -199,7 +200,7 @@ class Reader:
         """The answer's rows, with columns as attributes.
 
         The planner sees all values, each time anew. With `planned_for` it sees those alone and plans once for any
-        others, which spares half of what a small question costs. They must leave it no choice that the others decide.
+        others, which spares more than a small question costs. They must leave it no choice that the others decide.
 
         Raises DeadlinePassed when the caller waits no longer, and DatabaseUnavailable, within about `timeout_s`.
 
@@ -262,8 +263,7 @@ class Reader:
                 try:
                     return await self._put(question, session)
                 except psycopg.OperationalError as error:
-                    too_soon = isinstance(error, psycopg.errors.QueryCanceled)
-                    if not (session.broken or too_soon):
+                    if not (session.broken or isinstance(error, psycopg.errors.QueryCanceled)):
                         raise
                     # Ended since the question before, as by a restart of the server, or met by that one's time limit,
                     # which passed just as it ended. Asking again changes nothing.
@@ -297,13 +297,12 @@ class Reader:
 
     async def _let_go(self, session: _Session, usable: bool) -> None:
         """Keeps a session that is usable and idle for the next question, and closes another."""
+        keep = False
         try:
             await session.stop_cancelling()
-        except asyncio.CancelledError:
-            usable = False
-            raise
+            keep = usable and not self._closed and session.info.transaction_status is TransactionStatus.IDLE
         finally:
-            if usable and not self._closed and session.info.transaction_status is TransactionStatus.IDLE:
+            if keep:
                 self._idle.append(session)
             else:
                 await session.close()
