@@ -21,12 +21,13 @@ _HOUR_OF_ROLLUP = "hour_start + interval '1 microsecond'"
 _HOUR_OF_READING = "date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z')"
 
 
-def _with_whole_hours(spans: str) -> str:
+def _with_whole_hours(spans: str, columns: str) -> str:
     """Spans, each with where the hours begin and end that lie wholly within it and may be taken from the rollups."""
     return f"""
-        SELECT *, greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until
+        SELECT {columns}, whole_from,
+               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until
         FROM (
-            SELECT *, greatest(
+            SELECT {columns}, greatest(
                 kept_since,
                 date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
             ) AS whole_from
@@ -38,7 +39,7 @@ def _with_whole_hours(spans: str) -> str:
 def _pieces(span: str) -> str:
     """What is left of a span without those hours; an empty piece is looked for nowhere."""
     return f"""(
-        SELECT * FROM (
+        SELECT since, until FROM (
             VALUES ({span}.since, least({span}.whole_from, {span}.until)), ({span}.whole_until, {span}.until)
         ) AS both_ends (since, until)
         WHERE since < until
@@ -50,6 +51,7 @@ _ASKED = """
            CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS kept_since
     FROM retention
 """
+# Of the vehicle and the window that stand beside it, `vehicles` and `asked`.
 _MAPPED = """
     SELECT meter_key, greatest(effective_from, asked.since) AS since, least(effective_until, asked.until) AS until,
            kept_since
@@ -69,8 +71,10 @@ SELECT mappings, kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicl
        hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
        (SELECT meter_id FROM meters WHERE meter_key = found.meter_key) AS meter_id,
        found.since, found.until, kwh, readings
-FROM vehicles CROSS JOIN ({_with_whole_hours(_ASKED)} OFFSET 0) AS asked CROSS JOIN LATERAL (
-    WITH mapped AS ({_with_whole_hours(_MAPPED)}),
+FROM vehicles
+CROSS JOIN ({_with_whole_hours(_ASKED, "since, until, kept_since")} OFFSET 0) AS asked
+CROSS JOIN LATERAL (
+    WITH mapped AS ({_with_whole_hours(_MAPPED, "meter_key, since, until")}),
     fed AS (
         SELECT mapped.meter_key, mapped.since, mapped.until, hour_from, kwh, readings
         FROM mapped LEFT JOIN LATERAL (
@@ -110,7 +114,9 @@ FROM vehicles CROSS JOIN ({_with_whole_hours(_ASKED)} OFFSET 0) AS asked CROSS J
         ) AS reported
         GROUP BY hour_from
     )
-    SELECT totals.*, delivered.*, consumed.*, feedings.*
+    SELECT kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
+           hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, mappings, first_meter_ts, last_meter_ts,
+           feedings.meter_key, feedings.since, feedings.until, feedings.kwh, feedings.readings
     FROM (
         SELECT sum(dc) AS kwh_delivered_dc, sum(ac) AS kwh_consumed_ac,
                sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
