@@ -244,7 +244,11 @@ class Reader:
     async def connect(self) -> _Session:
         """A new connection like those that questions are asked over. Raises the driver's errors."""
         return await _Session.connect(
-            **self._parameters, autocommit=True, cursor_factory=AsyncClientCursor, row_factory=namedtuple_row
+            **self._parameters,
+            autocommit=True,
+            prepare_threshold=None,  # or the driver counts how often it meets a text with these very values
+            cursor_factory=AsyncClientCursor,
+            row_factory=namedtuple_row,
         )
 
     def _named(self, statement: TextClause, planned_for: Mapping[str, date] | None) -> Prepared:
