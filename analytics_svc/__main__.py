@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from energyfleet.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
-from analytics_svc.metrics import AnalyticsMetrics
 from analytics_svc.queries import Queries
 from analytics_svc.replica import ReplicaWatch
+from analytics_svc.request_metrics import AnalyticsMetrics
 from analytics_svc.servicer import AnalyticsServicer
 from shared.config import AnalyticsSettings, read_settings
 from shared.db.migrate import require_usable_database
+from shared.exporter import exporting, own_registry, watching_event_loop
 from shared.logs import configure_logs
-from shared.metrics import exporting, own_registry, watching_event_loop
 from shared.serve import Service, rest_the_garbage_collector, run
 from shared.timestamps import Clock, system_clock
 

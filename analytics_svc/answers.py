@@ -8,13 +8,13 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from analytics_svc.fleet import FleetResult, GroupTotals, JudgedVehicle
+from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import Freshness, freshness
 from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, explain, kwh_lost
 from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
+from analytics_svc.reader import Answer
 from shared.config import AnalyticsSettings
-from shared.db.reader import Answer
 from shared.timestamps import proto_from_us
 
 

@@ -2,7 +2,7 @@
 
 The planner has to see the days of the window: a plan for any window locks every partition, and 400 days of them cost
 more than the question. Of a short window it sees nothing else, so that the plan serves for all that are asked about the
-same days. What every question has in common, `as_of` first of all, is in `shared.db.reader`.
+same days. What every question has in common, `as_of` first of all, is in `analytics_svc.reader`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from analytics_svc.queries_sql import (
     REPLICA_LAG,
     VEHICLE_STATUSES,
 )
-from shared.db.reader import Answer, Reader
+from analytics_svc.reader import Answer, Reader
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 

@@ -14,7 +14,8 @@ from analytics_svc.answers import (
     series_answer,
     vehicle_status_fields,
 )
-from analytics_svc.fleet import judge_fleet
+from analytics_svc.fleet_performance import judge_fleet
+from analytics_svc.page_cache import Results
 from analytics_svc.parse import (
     parse_batch_get_status,
     parse_get_meter_status,
@@ -25,9 +26,8 @@ from analytics_svc.parse import (
 )
 from analytics_svc.performance import judge
 from analytics_svc.queries import Queries
-from analytics_svc.results import Results
 from shared.config import AnalyticsSettings
-from shared.guard import Context
+from shared.interceptor import Context
 from shared.requests import page_token
 from shared.timestamps import US_PER_SECOND, Clock, proto_from_us
 

@@ -15,7 +15,7 @@ from fleetcli.stack import database
 from shared.config import Settings, read_settings
 from shared.db.engine import connection_parameters
 from shared.db.migrate import DatabaseUnreachable, require_usable_database
-from shared.db.verify import EVER_US, Difference, checks, find, mend
+from shared.db.verification import EVER_US, Difference, checks, find, mend
 from shared.timestamps import US_PER_HOUR, iso_from_us, system_clock
 
 APPLICATION_NAME = "energyfleet verify"

@@ -16,20 +16,20 @@ from prometheus_client import CollectorRegistry
 
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
 from ingestion_svc.maintenance import Maintenance
-from ingestion_svc.metrics import IngestionMetrics
+from ingestion_svc.mappings_sql import MAPPING_OPTIONS
+from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.servicer import IngestionServicer
 from ingestion_svc.supervisor import WorkersFailed, supervise
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.config import IngestionSettings, read_settings
 from shared.db.engine import answers, connection_parameters, make_engine
-from shared.db.mappings import MAPPING_OPTIONS
 from shared.db.migrate import require_usable_database
-from shared.failpoints import fail_points_from
+from shared.exporter import DIRECTORY_VARIABLE, exporting, keep_values_for_supervisor, own_registry, watching_event_loop
 from shared.logs import configure_logs
-from shared.metrics import DIRECTORY_VARIABLE, exporting, keep_values_for_supervisor, own_registry, watching_event_loop
 from shared.serve import Service, rest_the_garbage_collector, run
 from shared.timestamps import Clock, system_clock
 

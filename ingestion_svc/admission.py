@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ingestion_svc.decode import Decoded
+from ingestion_svc.memory import give_back
 from shared.errors import LimitExceeded
-from shared.memory import give_back
 
 STREAMS_RETRY_AFTER_S = 5.0
 """Streams end all the time; a herd that comes back every five seconds is no load."""

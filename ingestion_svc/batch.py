@@ -19,13 +19,13 @@ import structlog
 
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, Room, Traffic, note_standing
-from ingestion_svc.metrics import IngestionMetrics
+from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.receipt import Receipt, Sender, Standing, Submission
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
-from shared.metrics import new_registry
+from shared.exporter import new_registry
 
 _log = structlog.get_logger()
 

@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
+from ingestion_svc.upkeep_sql import ADD_METER_EVIDENCE, ADD_VEHICLE_EVIDENCE
 from ingestion_svc.writer import Written
-from shared.db.clock_evidence import EvidenceRow, add_meter_evidence, add_vehicle_evidence
 
 _log = structlog.get_logger()
 
@@ -44,6 +44,18 @@ FLUSH_REST_MAX_S = 1.0
 
 CHUNK_TIMEOUT_S = 10.0
 """A database that takes longer to connect, or for a statement, gets the rest with the next flush."""
+
+
+class EvidenceRow(NamedTuple):
+    """What is to be added to a device's evidence. Of the newest reading None where only rejected ones came."""
+
+    device_id: str
+    newest_ts_us: int | None
+    newest_age_us: int | None
+    late_readings: int
+    future_readings: int
+    conflicting_readings: int
+
 
 AddRows = Callable[[AsyncConnection[Any], Sequence[EvidenceRow]], Awaitable[None]]
 
@@ -232,3 +244,22 @@ async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: l
 def _stored(rows: Sequence[Any], written: Written) -> list[Any]:
     others = {*written.duplicates, *written.conflicts, *written.refused}
     return [row for at, row in enumerate(rows) if at not in others]
+
+
+async def add_meter_evidence(connection: AsyncConnection[Any], rows: Sequence[EvidenceRow]) -> None:
+    """Adds to the evidence of meters, each named once; leaves out who is not registered. The caller commits.
+
+    A newest reading counts where it is newer than the one already written down. To be committed before anything else
+    is added, or two processes could wait for each other in a circle.
+    """
+    await connection.execute(ADD_METER_EVIDENCE, _arrays(rows))
+
+
+async def add_vehicle_evidence(connection: AsyncConnection[Any], rows: Sequence[EvidenceRow]) -> None:
+    """Adds to the evidence of vehicles, as `add_meter_evidence` does."""
+    await connection.execute(ADD_VEHICLE_EVIDENCE, _arrays(rows))
+
+
+def _arrays(rows: Sequence[EvidenceRow]) -> dict[str, list[Any]]:
+    ids, newest, ages, late, future, conflicting = (list(column) for column in zip(*rows, strict=True))
+    return {"ids": ids, "newest": newest, "ages": ages, "late": late, "future": future, "conflicting": conflicting}

@@ -1,4 +1,11 @@
-"""Beats while the service runs, so that a replica can tell how far its answers reach: see `shared.db.heartbeat`.
+"""The heartbeat: a row that ingestion writes the primary's time into, about once a second.
+
+On a replica it is the proof of how far the answers reach. Whatever was acknowledged before `beat_at` has its commit in
+the write-ahead log before that of the beat, and a replica replays the log in its order: who sees the beat sees all of
+that, in the same snapshot, by reading one row and with no right but to read it. PostgreSQL's own figures say less.
+`pg_last_xact_replay_timestamp()` stands still while nobody writes, may run ahead of the snapshot of the statement that
+asks, and next to nothing else says whether what was received is all there is. Without ingestion the beat stands still:
+what can be proved then stands still as well, and `as_of` says so.
 
 Every worker beats, each over a connection of its own: a beat must not wait behind readings, or a replica of a busy
 primary would seem to lag.
@@ -13,7 +20,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from shared.db.heartbeat import beat
+from ingestion_svc.upkeep_sql import BEAT
 
 _log = structlog.get_logger()
 
@@ -65,7 +72,7 @@ class Heartbeat:
         while True:
             last = self._closing.is_set()
             async with asyncio.timeout(BEAT_TIMEOUT_S):
-                await beat(connection)
+                await connection.execute(BEAT)
             if last:
                 return
             await self._pause()

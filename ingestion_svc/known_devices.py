@@ -9,7 +9,7 @@ from itertools import islice, repeat
 
 import numpy as np
 
-from ingestion_svc.columns import Columns, Keys, Positions, Times
+from ingestion_svc.copy_format import Columns, Keys, Positions, Times
 
 DEVICE_KEYS_MAX = 100_000
 """Devices that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""

@@ -17,21 +17,21 @@ from ingestion_svc.decode import Rejection, TimeBounds, age_us, decode
 from ingestion_svc.exchange import Answer, Exchange
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.maintenance import Maintenance
-from ingestion_svc.metrics import IngestionMetrics
-from ingestion_svc.parse import (
+from ingestion_svc.mapping_requests import (
     Opening,
     parse_list_mappings,
     parse_map_vehicle,
     parse_opening,
     parse_unmap_vehicle,
 )
+from ingestion_svc.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
+from ingestion_svc.newest import newest_timestamps
+from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.receipt import Conflict, Receipt, Standing
 from shared.config import IngestionSettings
 from shared.db.engine import database_errors, to_its_end
-from shared.db.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
-from shared.db.newest import newest_timestamps
 from shared.errors import AnswersNotTaken, InvalidRequest, ServiceStopping, Violation
-from shared.guard import Context
+from shared.interceptor import Context
 from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
 

@@ -29,7 +29,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.child import Child, ChildFailed
 from shared.config import IngestionSettings
-from shared.metrics import DIRECTORY_VARIABLE, exporting, forget_worker, registry_of_workers
+from shared.exporter import DIRECTORY_VARIABLE, exporting, forget_worker, registry_of_workers
 from shared.serve import ListenError, announce_ready
 
 _log = structlog.get_logger()

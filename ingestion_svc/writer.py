@@ -21,13 +21,13 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from ingestion_svc.columns import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
+from ingestion_svc.copy_format import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
+from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
 from ingestion_svc.writer_sql import SESSION, AnyRow, Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.errors import DatabaseUnavailable
-from shared.failpoints import FailPoints
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
 _log = structlog.get_logger()

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
 from shared.errors import StartRefused
-from shared.guard import Guard
+from shared.interceptor import Guard
 
 _log = structlog.get_logger()
 

@@ -3,7 +3,7 @@
 from psycopg import AsyncConnection
 
 from shared.db.engine import connection_parameters
-from shared.db.verify import EVER_US, Difference, checks, find, mend
+from shared.db.verification import EVER_US, Difference, checks, find, mend
 
 
 async def differences(url: str) -> list[Difference]:

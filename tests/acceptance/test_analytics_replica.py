@@ -20,12 +20,12 @@ from sqlalchemy import text
 import analytics_svc.__main__
 import ingestion_svc.__main__
 from analytics_svc.queries import Queries
+from analytics_svc.reader import Reader
 from ingestion_svc.heartbeat import Heartbeat
 from shared.config import AnalyticsSettings, IngestionSettings
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.db.migrate import SchemaOutdated, migrate, require_usable_database
-from shared.db.reader import Reader
 from shared.errors import DatabaseUnavailable
 from shared.timestamps import system_clock, us_from_proto
 from tests.acceptance.test_analytics_faults import health_becomes

@@ -121,7 +121,7 @@ async def test_a_session_keeps_no_more_statements_than_it_may(
     rows: Rows, reader_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Questions about other days are other statements; the answers stay right when they have to be prepared again."""
-    monkeypatch.setattr("shared.db.reader.PREPARED_MAX", 5)
+    monkeypatch.setattr("analytics_svc.reader.PREPARED_MAX", 5)
     car = rows.vehicle("car")
     rows.delivered(car, *((MIDNIGHT_US + day * US_PER_DAY + 1, float(day)) for day in range(10)))
     kept = text("SELECT count(*) FROM pg_prepared_statements")

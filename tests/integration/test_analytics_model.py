@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from analytics_svc.servicer import AnalyticsServicer
 from shared.config import AnalyticsSettings
 from shared.db.embedded import EmbeddedServer
-from shared.guard import Context
+from shared.interceptor import Context
 from shared.timestamps import US_PER_HOUR, proto_from_us
 from tests.integration.test_analytics_queries import MIDNIGHT_US, MINUTE_US, Rows, asking
 

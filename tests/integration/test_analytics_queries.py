@@ -15,8 +15,8 @@ from analytics_svc import fleet_sql, queries_sql
 from analytics_svc.parse import PerformanceQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries import ClockEvidence, MeterStatus, Queries, VehicleStatus
+from analytics_svc.reader import Prepared
 from shared.db.embedded import EmbeddedServer
-from shared.db.reader import Prepared
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
 

@@ -9,8 +9,8 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ingestion_svc.mappings_sql import LIST, MAPPING_OPTIONS, OVERLAPPING
 from shared.db.engine import make_engine
-from shared.db.mappings import LIST, MAPPING_OPTIONS, OVERLAPPING
 from shared.timestamps import datetime_from_us
 from tests.builders import NOW_US
 

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, errors
 
-from ingestion_svc.columns import Columns, appended_readings, staged_hours
+from ingestion_svc.copy_format import Columns, appended_readings, staged_hours
 from ingestion_svc.decode import MeterRow, VehicleRow
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
-from shared.db import verify
+from shared.db import verification
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
-from shared.db.verify import EVER_US, Check, Difference, checks, find, mend
+from shared.db.verification import EVER_US, Check, Difference, checks, find, mend
 from shared.timestamps import US_PER_HOUR, US_PER_SECOND
 from tests.acceptance.processes import until
 from tests.builders import NOW_US
@@ -254,9 +254,9 @@ async def test_damage_is_mended_while_writers_go_on(
 async def test_a_table_that_others_keep_for_themselves_is_not_waited_for_for_ever(
     owner: psycopg.Connection[Any], ingestion_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "_MEND_TRIES", 2)
-    monkeypatch.setattr(verify, "_MEND_PAUSE_S", 0.01)
-    monkeypatch.setattr(verify, "_LIMIT_LOCK_WAIT", "SET LOCAL lock_timeout = '20ms'")
+    monkeypatch.setattr(verification, "_MEND_TRIES", 2)
+    monkeypatch.setattr(verification, "_MEND_PAUSE_S", 0.01)
+    monkeypatch.setattr(verification, "_LIMIT_LOCK_WAIT", "SET LOCAL lock_timeout = '20ms'")
     await write(ingestion_url, [a_reading(0)])
     owner.execute("UPDATE meter_current_status SET hour_kwh = 0")
     with psycopg.connect(database_url) as other:

@@ -10,17 +10,17 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from analytics_svc.metrics import AnalyticsMetrics
+from analytics_svc.request_metrics import AnalyticsMetrics
 from ingestion_svc.__main__ import REASONS
 from ingestion_svc.batch import Batcher
 from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
-from ingestion_svc.metrics import IngestionMetrics
+from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.receipt import Receipt
 from ingestion_svc.supervisor import Workers
 from ingestion_svc.writer import Written
 from shared.config import IngestionSettings, ServingSettings
 from shared.errors import DatabaseUnavailable, UnknownDevice
-from shared.metrics import MetricsAddressTaken, exporting, new_registry, watching_event_loop
+from shared.exporter import MetricsAddressTaken, exporting, new_registry, watching_event_loop
 from tests.unit.test_batch import FakeWriter, NoWriter, some
 
 TABLE = Path(__file__).parents[2] / "docs" / "METRICS.md"

@@ -1,25 +1,10 @@
-"""What readings say of their devices' clocks, as rows: added to by ingestion, read by analytics."""
+"""What ingestion says to the database beside readings and mappings: evidence, the heartbeat, newest timestamps."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-from psycopg import AsyncConnection
-
-
-class EvidenceRow(NamedTuple):
-    """What is to be added to a device's evidence. Of the newest reading None where only rejected ones came."""
-
-    device_id: str
-    newest_ts_us: int | None
-    newest_age_us: int | None
-    late_readings: int
-    future_readings: int
-    conflicting_readings: int
-
+from sqlalchemy import text
 
 # In key order: two processes that add to the same devices wait for each other, but not in a circle. The join leaves out
 # who is not registered: a rejected reading never registers a device. Whole seconds and the rest keep times exact.
-_ADD_METERS = """
+ADD_METER_EVIDENCE = """
     INSERT INTO meter_clock_evidence AS evidence
         (meter_key, newest_ts, newest_age_us, late_readings, future_readings, conflicting_readings)
     SELECT meter_key,
@@ -41,7 +26,7 @@ _ADD_METERS = """
 """
 
 # As for meters.
-_ADD_VEHICLES = """
+ADD_VEHICLE_EVIDENCE = """
     INSERT INTO vehicle_clock_evidence AS evidence
         (vehicle_key, newest_ts, newest_age_us, late_readings, future_readings, conflicting_readings)
     SELECT vehicle_key,
@@ -62,21 +47,11 @@ _ADD_VEHICLES = """
         conflicting_readings = evidence.conflicting_readings + excluded.conflicting_readings
 """
 
+BEAT = "UPDATE heartbeat SET beat_at = clock_timestamp()"
 
-async def add_meter_evidence(connection: AsyncConnection[Any], rows: Sequence[EvidenceRow]) -> None:
-    """Adds to the evidence of meters, each named once; leaves out who is not registered. The caller commits.
-
-    A newest reading counts where it is newer than the one already written down. To be committed before anything else
-    is added, or two processes could wait for each other in a circle.
-    """
-    await connection.execute(_ADD_METERS, _arrays(rows))
-
-
-async def add_vehicle_evidence(connection: AsyncConnection[Any], rows: Sequence[EvidenceRow]) -> None:
-    """Adds to the evidence of vehicles, as `add_meter_evidence` does."""
-    await connection.execute(_ADD_VEHICLES, _arrays(rows))
-
-
-def _arrays(rows: Sequence[EvidenceRow]) -> dict[str, list[Any]]:
-    ids, newest, ages, late, future, conflicting = (list(column) for column in zip(*rows, strict=True))
-    return {"ids": ids, "newest": newest, "ages": ages, "late": late, "future": future, "conflicting": conflicting}
+# One row; null where the device is not known or has sent nothing.
+NEWEST_TIMESTAMPS = text("""
+    SELECT
+        (SELECT ts FROM meter_current_status JOIN meters USING (meter_key) WHERE meter_id = :meter_id),
+        (SELECT ts FROM vehicle_current_status JOIN vehicles USING (vehicle_key) WHERE vehicle_id = :vehicle_id)
+""")

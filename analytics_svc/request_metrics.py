@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.errors import FleetError
-from shared.metrics import LATENCY_BUCKETS_S, event_loop_lag
+from shared.exporter import LATENCY_BUCKETS_S, event_loop_lag
 
 Answering = Callable[[Any, Any], Awaitable[Any]]
 """An rpc of a servicer: takes the request and the call's context."""

@@ -2,11 +2,11 @@
 
 import pytest
 
-from analytics_svc import results
-from analytics_svc.fleet import FleetResult, GroupTotals
+from analytics_svc import page_cache
+from analytics_svc.fleet_performance import FleetResult, GroupTotals
+from analytics_svc.page_cache import Results
 from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import FleetTotals, Totals
-from analytics_svc.results import Results
 from shared.errors import InvalidRequest, PagesForgotten
 
 QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
@@ -46,7 +46,7 @@ def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(wa
         assert kept.find(name, QUESTION, 1) is result
     watch.now_s = 1_800.1
     assert not is_kept(kept, name)
-    assert results.RESULT_MAX_AGE_S == 600
+    assert page_cache.RESULT_MAX_AGE_S == 600
 
 
 def test_a_name_that_was_never_given_is_as_a_forgotten_one(watch: Watch) -> None:
@@ -67,7 +67,7 @@ def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch)
 
 def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) -> None:
     kept = Results(watch)
-    half = results.RESULTS_MAX_VEHICLES // 2
+    half = page_cache.RESULTS_MAX_VEHICLES // 2
     first, second = (kept.keep(QUESTION, a_result(half)) for _ in range(2))
     assert is_kept(kept, second)
     assert is_kept(kept, first)
@@ -78,11 +78,11 @@ def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) 
 def test_a_fleet_beyond_the_bound_has_its_pages_and_nobody_else(watch: Watch) -> None:
     kept = Results(watch)
     first = kept.keep(QUESTION, a_result())
-    large = kept.keep(QUESTION, a_result(results.RESULTS_MAX_VEHICLES + 1))
+    large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_VEHICLES + 1))
     assert [is_kept(kept, name) for name in (first, large)] == [False, True]
 
 
 def test_results_are_bounded_in_number_too(watch: Watch) -> None:
     kept = Results(watch)
-    names = [kept.keep(QUESTION, a_result(2)) for _ in range(results.RESULTS_MAX + 1)]
+    names = [kept.keep(QUESTION, a_result(2)) for _ in range(page_cache.RESULTS_MAX + 1)]
     assert [is_kept(kept, name) for name in names[:2]] == [False, True]

@@ -3,78 +3,23 @@
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ingestion_svc.mappings_sql import (
+    BEGIN_EARLIER,
+    CLOSE,
+    IS_KNOWN,
+    LIST,
+    LOCK,
+    OVERLAPPING,
+    REGISTER,
+    REGISTER_METER,
+    REGISTER_VEHICLE,
+    REMOVE,
+)
 from shared.errors import MappingContradiction, UnknownDevice
 from shared.timestamps import datetime_from_us, iso_from_us, us_from_datetime
-
-# Mappings are rare: one at a time is fast enough, and nobody has to think about two that cross.
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('energyfleet.mappings', 0))")
-
-_REGISTER_VEHICLE = text("INSERT INTO vehicles (vehicle_id) VALUES (:vehicle_id) ON CONFLICT DO NOTHING")
-_REGISTER_METER = text("INSERT INTO meters (meter_id) VALUES (:meter_id) ON CONFLICT DO NOTHING")
-
-# Only asked for where a vehicle has no mapping that would prove it.
-_IS_KNOWN = text("SELECT EXISTS (SELECT FROM vehicles WHERE vehicle_id = :vehicle_id)")
-
-# The mappings of a vehicle or a meter (empty: of no meter) that are valid at some time after an instant and up to
-# another one (null: at any time after). By keys, so that both sides of OR have an index.
-OVERLAPPING = text("""
-    SELECT vehicle_id, meter_id, effective_from, effective_until
-    FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
-    WHERE (
-            vehicle_key = (SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id)
-            OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id)
-        )
-        AND (effective_until IS NULL OR effective_until > :after)
-        AND (CAST(:until AS timestamptz) IS NULL OR effective_from < :until)
-    ORDER BY effective_from, vehicle_id
-""")
-
-_REGISTER = text("""
-    INSERT INTO vehicle_meter_map (vehicle_key, meter_key, effective_from, effective_until)
-    SELECT vehicle_key, meter_key, :effective_from, CAST(:effective_until AS timestamptz)
-    FROM vehicles CROSS JOIN meters
-    WHERE vehicle_id = :vehicle_id AND meter_id = :meter_id
-""")
-
-_CLOSE = text("""
-    UPDATE vehicle_meter_map SET effective_until = :effective_until
-    FROM vehicles
-    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
-        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
-""")
-
-_BEGIN_EARLIER = text("""
-    UPDATE vehicle_meter_map SET effective_from = :earlier
-    FROM vehicles
-    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
-        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
-""")
-
-_REMOVE = text("""
-    DELETE FROM vehicle_meter_map USING vehicles
-    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
-        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
-""")
-
-# A page of mappings after a place in the order of vehicle and start; empty ids ask for every device. Planned with the
-# ids and the place in sight (`MAPPING_OPTIONS`), or no index would do for all that may be asked. The comparison of rows
-# alone is none that an index on vehicles can begin at, hence the one before it.
-LIST = text("""
-    SELECT vehicle_id, meter_id, effective_from, effective_until
-    FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
-    WHERE (:vehicle_id = '' OR vehicle_id = :vehicle_id)
-        AND (:meter_id = '' OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id))
-        AND vehicle_id >= :after_vehicle_id
-        AND (vehicle_id, effective_from) > (:after_vehicle_id, CAST(:after AS timestamptz))
-    ORDER BY vehicle_id, effective_from
-    LIMIT :most
-""")
-
-MAPPING_OPTIONS = {"plan_cache_mode": "force_custom_plan"}
-"""Settings of the connections that ask these questions."""
 
 CONTRADICTIONS_TOLD = 3
 """Mappings that a refusal names: enough to see what is wrong, and few enough for a status message."""
@@ -119,9 +64,9 @@ async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, li
     mapping begins at or after the start of an open one or ended after it, or overlaps a closed one.
     """
     async with engine.begin() as connection:
-        await connection.execute(_LOCK)
-        await connection.execute(_REGISTER_VEHICLE, {"vehicle_id": wanted.vehicle_id})
-        await connection.execute(_REGISTER_METER, {"meter_id": wanted.meter_id})
+        await connection.execute(LOCK)
+        await connection.execute(REGISTER_VEHICLE, {"vehicle_id": wanted.vehicle_id})
+        await connection.execute(REGISTER_METER, {"meter_id": wanted.meter_id})
         registered = await _overlapping(connection, wanted)
         same_pair = [each for each in registered if each.same_pair(wanted)]
         for each in same_pair:
@@ -135,7 +80,7 @@ async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, li
             raise MappingContradiction(f"{wanted} contradicts what is registered: {_told(against)}")
         closed = [await _close(connection, each, wanted.from_us) for each in others]
         if later:
-            await connection.execute(_BEGIN_EARLIER, _place(later) | {"earlier": datetime_from_us(wanted.from_us)})
+            await connection.execute(BEGIN_EARLIER, _place(later) | {"earlier": datetime_from_us(wanted.from_us)})
         else:
             await _register(connection, wanted)
         return wanted, closed
@@ -149,9 +94,9 @@ async def unmap_vehicle(engine: AsyncEngine, vehicle_id: str, from_us: int, unti
     """
     asked = Mapping(vehicle_id, "", from_us, until_us)
     async with engine.begin() as connection:
-        await connection.execute(_LOCK)
+        await connection.execute(LOCK)
         registered = await _overlapping(connection, asked)
-        if not registered and not (await connection.execute(_IS_KNOWN, {"vehicle_id": vehicle_id})).scalar_one():
+        if not registered and not (await connection.execute(IS_KNOWN, {"vehicle_id": vehicle_id})).scalar_one():
             raise UnknownDevice("vehicle", vehicle_id)
         later = [each for each in registered if each.from_us > from_us]
         if later and until_us is None:
@@ -200,11 +145,11 @@ def _place(mapping: Mapping) -> dict[str, Any]:
 
 async def _register(connection: AsyncConnection, mapping: Mapping) -> None:
     until = None if mapping.until_us is None else datetime_from_us(mapping.until_us)
-    await connection.execute(_REGISTER, _place(mapping) | {"meter_id": mapping.meter_id, "effective_until": until})
+    await connection.execute(REGISTER, _place(mapping) | {"meter_id": mapping.meter_id, "effective_until": until})
 
 
 async def _close(connection: AsyncConnection, mapping: Mapping, until_us: int) -> Mapping:
-    await connection.execute(_CLOSE, _place(mapping) | {"effective_until": datetime_from_us(until_us)})
+    await connection.execute(CLOSE, _place(mapping) | {"effective_until": datetime_from_us(until_us)})
     return replace(mapping, until_us=until_us)
 
 
@@ -213,7 +158,7 @@ async def _take_away(connection: AsyncConnection, mapping: Mapping, asked: Mappi
     if mapping.from_us < asked.from_us:
         await _close(connection, mapping, asked.from_us)
     else:
-        await connection.execute(_REMOVE, _place(mapping))
+        await connection.execute(REMOVE, _place(mapping))
     from_us = max(mapping.from_us, asked.from_us)
     if asked.until_us is None or (mapping.until_us is not None and mapping.until_us <= asked.until_us):
         return replace(mapping, from_us=from_us)

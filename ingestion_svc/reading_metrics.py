@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from ingestion_svc.decode import Decoded
 from ingestion_svc.writer import Written
 from shared.errors import DatabaseUnavailable
-from shared.metrics import LATENCY_BUCKETS_S, event_loop_lag
+from shared.exporter import LATENCY_BUCKETS_S, event_loop_lag
 
 BATCH_BUCKETS_READINGS = (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 """From a lonely unary call to the largest batch that can be configured."""

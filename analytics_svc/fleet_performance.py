@@ -10,8 +10,8 @@ from typing import NamedTuple
 from analytics_svc.fleet_queries import SLICE_VEHICLES
 from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import FleetTotals, Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
+from analytics_svc.reader import Answer
 from shared.config import AnalyticsSettings
-from shared.db.reader import Answer
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 """The verdicts whose vehicles have both sides whole."""

@@ -3,7 +3,7 @@
 A question travels with an opening in the same message, which tells the server how long the caller waits, and takes the
 time up to which the answer is complete: `as_of`. The opening's snapshot is never later than that of the question, so
 all that was committed on the primary before `as_of` is in the answer. On a primary that is the instant at which the two
-arrived, on a replica the newest heartbeat that it has replayed: see `shared.db.heartbeat`.
+arrived, on a replica the newest heartbeat that it has replayed: see `ingestion_svc.heartbeat`.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import TextClause, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
+from analytics_svc.reader_sql import IS_PREPARED, PREAMBLE
 from shared import deadline
 from shared.db.engine import connection_parameters, database_errors
 from shared.errors import DatabaseUnavailable, DeadlinePassed
@@ -51,14 +52,6 @@ CANCEL_AGAIN_S = 0.1
 PREPARED_MAX = 64
 """Statements that a session keeps prepared: one a question, and of some questions one for each span of days."""
 
-# Said before each question in the same message, which is one transaction: afterwards the settings are what they were.
-# `now()` is the beginning of the transaction, hence before both snapshots. No pipeline: in one the driver goes through
-# the event loop twice as often.
-_OPENING = text("""
-SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT beat_at FROM heartbeat) ELSE now() END AS as_of,
-       set_config('statement_timeout', :timeout_ms, true) AS timeout_ms,
-       set_config('plan_cache_mode', :plans, true) AS plans
-""")
 _PLANNED_EACH_TIME = "force_custom_plan"
 _PLANNED_ONCE = "force_generic_plan"
 
@@ -161,7 +154,7 @@ class _Session(AsyncConnection[Any]):
     async def _has(self, statement: Prepared) -> bool:
         """Asks the server itself: a request to cancel may come when all is done, and then nobody learns of that. To try
         and be refused would be no way: an error that comes while the driver cancels costs the connection."""
-        cursor = await self.execute("SELECT FROM pg_prepared_statements WHERE name = %s", (statement.name,))
+        cursor = await self.execute(IS_PREPARED, (statement.name,))
         return cursor.rowcount > 0
 
     def hang_up(self) -> None:
@@ -187,7 +180,7 @@ class Reader:
         self._idle: list[_Session] = []
         self._closed = False
         self._timeout_s = timeout_s
-        self._opening = Prepared.named("opening", _OPENING)
+        self._opening = Prepared.named("opening", PREAMBLE)
         self._numbers = itertools.count()
         self._prepared: OrderedDict[tuple[TextClause, tuple[date, ...]], Prepared] = OrderedDict()
 

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection, errors
 
 from shared.db.retention import retention_floor_us, us_from_day
-from shared.db.verify_sql import DAYS, METERS, VEHICLES, Derived, Side
+from shared.db.verification_sql import DAYS, METERS, VEHICLES, Derived, Side
 from shared.timestamps import (
     TIMESTAMP_MAX_SECONDS,
     TIMESTAMP_MIN_SECONDS,

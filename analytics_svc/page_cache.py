@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from analytics_svc.fleet import FleetResult
+from analytics_svc.fleet_performance import FleetResult
 from analytics_svc.parse import FleetQuestion
 from shared.errors import InvalidRequest, PagesForgotten, Violation
 

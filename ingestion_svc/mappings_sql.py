@@ -1,0 +1,70 @@
+"""What ingestion says to the database about mappings; `mappings` asks."""
+
+from sqlalchemy import text
+
+# Mappings are rare: one at a time is fast enough, and nobody has to think about two that cross.
+LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('energyfleet.mappings', 0))")
+
+REGISTER_VEHICLE = text("INSERT INTO vehicles (vehicle_id) VALUES (:vehicle_id) ON CONFLICT DO NOTHING")
+REGISTER_METER = text("INSERT INTO meters (meter_id) VALUES (:meter_id) ON CONFLICT DO NOTHING")
+
+# Only asked for where a vehicle has no mapping that would prove it.
+IS_KNOWN = text("SELECT EXISTS (SELECT FROM vehicles WHERE vehicle_id = :vehicle_id)")
+
+# The mappings of a vehicle or a meter (empty: of no meter) that are valid at some time after an instant and up to
+# another one (null: at any time after). By keys, so that both sides of OR have an index.
+OVERLAPPING = text("""
+    SELECT vehicle_id, meter_id, effective_from, effective_until
+    FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
+    WHERE (
+            vehicle_key = (SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id)
+            OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id)
+        )
+        AND (effective_until IS NULL OR effective_until > :after)
+        AND (CAST(:until AS timestamptz) IS NULL OR effective_from < :until)
+    ORDER BY effective_from, vehicle_id
+""")
+
+REGISTER = text("""
+    INSERT INTO vehicle_meter_map (vehicle_key, meter_key, effective_from, effective_until)
+    SELECT vehicle_key, meter_key, :effective_from, CAST(:effective_until AS timestamptz)
+    FROM vehicles CROSS JOIN meters
+    WHERE vehicle_id = :vehicle_id AND meter_id = :meter_id
+""")
+
+CLOSE = text("""
+    UPDATE vehicle_meter_map SET effective_until = :effective_until
+    FROM vehicles
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
+        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+""")
+
+BEGIN_EARLIER = text("""
+    UPDATE vehicle_meter_map SET effective_from = :earlier
+    FROM vehicles
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
+        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+""")
+
+REMOVE = text("""
+    DELETE FROM vehicle_meter_map USING vehicles
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
+        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+""")
+
+# A page of mappings after a place in the order of vehicle and start; empty ids ask for every device. Planned with the
+# ids and the place in sight (`MAPPING_OPTIONS`), or no index would do for all that may be asked. The comparison of rows
+# alone is none that an index on vehicles can begin at, hence the one before it.
+LIST = text("""
+    SELECT vehicle_id, meter_id, effective_from, effective_until
+    FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
+    WHERE (:vehicle_id = '' OR vehicle_id = :vehicle_id)
+        AND (:meter_id = '' OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id))
+        AND vehicle_id >= :after_vehicle_id
+        AND (vehicle_id, effective_from) > (:after_vehicle_id, CAST(:after AS timestamptz))
+    ORDER BY vehicle_id, effective_from
+    LIMIT :most
+""")
+
+MAPPING_OPTIONS = {"plan_cache_mode": "force_custom_plan"}
+"""Settings of the connections that ask these questions."""
