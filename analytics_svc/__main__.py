@@ -14,7 +14,7 @@ from shared.config import AnalyticsSettings, read_settings
 from shared.db.migrate import require_usable_database
 from shared.exporter import exporting, own_registry, watching_event_loop
 from shared.logs import configure_logs
-from shared.serve import Service, rest_the_garbage_collector, run
+from shared.serve import Service, run, tune_gc
 from shared.timestamps import Clock, system_clock
 
 NAME = "energyfleet.v1.AnalyticsService"
@@ -60,7 +60,7 @@ async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = read_settings(AnalyticsSettings)
     configure_logs(settings.log_level, "analytics")
-    rest_the_garbage_collector()
+    tune_gc()
     async with serving(settings) as (service, address):
         await service.until_signal(address)
 

@@ -13,19 +13,19 @@ from analytics_svc.freshness import Freshness, freshness
 from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, explain, kwh_lost
 from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
-from analytics_svc.reader import Answer
+from analytics_svc.reader import QueryResult
 from shared.config import AnalyticsSettings
 from shared.timestamps import proto_from_us
 
 
 def performance_answer(
     question: PerformanceQuestion,
-    answer: Answer[tuple[Totals, Evidence]],
+    answer: QueryResult[tuple[Totals, Evidence]],
     performance: Performance,
     limits: AnalyticsSettings,
 ) -> wire.GetVehiclePerformanceResponse:
     """How one vehicle charged, and what that rests on."""
-    totals, evidence = answer.told
+    totals, evidence = answer.value
     return wire.GetVehiclePerformanceResponse(
         **_performance_fields(question.vehicle_id, totals, performance, limits),
         window=window_message(question.window),
@@ -60,7 +60,7 @@ def page_answer(
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
         vehicles=[wire.VehiclePerformance(**_performance_fields(*each, limits)) for each in page],
-        matched=len(result.places),
+        matched=len(result.positions),
         totals=wire.FleetTotals(
             vehicles=totals.vehicles,
             kwh_delivered_dc=totals.kwh_delivered_dc,
@@ -79,7 +79,7 @@ def page_answer(
 
 
 def series_answer(
-    question: SeriesQuestion, answer: Answer[list[Bucket]], limits: AnalyticsSettings
+    question: SeriesQuestion, answer: QueryResult[list[Bucket]], limits: AnalyticsSettings
 ) -> wire.GetPerformanceSeriesResponse:
     """How one vehicle charged, bucket by bucket."""
     window = Window(question.buckets[0].start_us, question.buckets[-1].end_us)
@@ -101,7 +101,7 @@ def series_answer(
                 vehicle_readings=each.vehicle_readings,
                 meter_readings=each.meter_readings,
             )
-            for each in answer.told
+            for each in answer.value
         ],
         thresholds=thresholds_message(limits),
         as_of=proto_from_us(answer.as_of_us),
@@ -121,7 +121,7 @@ def thresholds_message(limits: AnalyticsSettings) -> wire.PerformanceThresholds:
 def vehicle_status_fields(
     vehicle_id: str, found: FoundVehicle | None, now_us: int, stale_after_us: int
 ) -> dict[str, Any]:
-    """What every message tells that has a vehicle's status; None for a vehicle never heard of."""
+    """What every message tells that has a vehicle's status; None for an unknown vehicle."""
     status = found[0] if found else None
     fields = {"vehicle_id": vehicle_id, **_common_status_fields(found, now_us, stale_after_us)}
     if status is not None:
@@ -136,7 +136,7 @@ def vehicle_status_fields(
 
 
 def meter_status_fields(meter_id: str, found: FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
-    """What every message tells that has a meter's status; None for a meter never heard of."""
+    """What every message tells that has a meter's status; None for an unknown meter."""
     status = found[0] if found else None
     fields = {"meter_id": meter_id, **_common_status_fields(found, now_us, stale_after_us)}
     if status is not None:
@@ -163,7 +163,7 @@ def duration_message(us: int) -> Duration:
 
 def _common_status_fields(found: FoundVehicle | FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
     if found is None:
-        return {"freshness": wire.Freshness.Value(Freshness.NEVER_HEARD_OF)}
+        return {"freshness": wire.Freshness.Value(Freshness.UNKNOWN_DEVICE)}
     status, evidence = found
     age_us = None if status is None else status.age_us(now_us)
     return {

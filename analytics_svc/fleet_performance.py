@@ -10,7 +10,7 @@ from typing import NamedTuple
 from analytics_svc.fleet_queries import SLICE_VEHICLES
 from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import FleetTotals, Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
-from analytics_svc.reader import Answer
+from analytics_svc.reader import QueryResult
 from shared.config import AnalyticsSettings
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
@@ -36,15 +36,15 @@ class GroupTotals:
     meter_readings: int
 
     @classmethod
-    def of(cls, found: FleetTotals, places: Sequence[int]) -> "GroupTotals":
-        """Of the vehicles at some places, the same in any order."""
+    def of(cls, found: FleetTotals, positions: Sequence[int]) -> "GroupTotals":
+        """Of the vehicles at some positions, the same in any order."""
         _, dc, ac, _, vehicle_readings, meter_readings, *_ = found.columns
         return cls(
-            len(places),
-            _sum(dc[place] for place in places),
-            _sum(ac[place] for place in places),
-            sum(vehicle_readings[place] for place in places),
-            sum(meter_readings[place] for place in places),
+            len(positions),
+            _sum(dc[position] for position in positions),
+            _sum(ac[position] for position in positions),
+            sum(vehicle_readings[position] for position in positions),
+            sum(meter_readings[position] for position in positions),
         )
 
     @classmethod
@@ -66,7 +66,7 @@ class FleetResult:
     window: Window
     found: FleetTotals
     """All vehicles that the question is about, whatever their verdict."""
-    places: Sequence[int]
+    positions: Sequence[int]
     """Where the vehicles are that were asked for, in the order that was asked for."""
     totals: GroupTotals
     """Of all that were found."""
@@ -80,27 +80,27 @@ class FleetResult:
 
     def page(self, start: int, end: int, limits: AnalyticsSettings) -> list[JudgedVehicle]:
         """A part of the vehicles that were asked for."""
-        told = [(self.found.vehicle_ids[place], self.found.at(place)) for place in self.places[start:end]]
+        told = [(self.found.vehicle_ids[position], self.found.at(position)) for position in self.positions[start:end]]
         return [JudgedVehicle(vehicle_id, totals, judge(totals, limits)) for vehicle_id, totals in told]
 
 
 async def judge_fleet(
-    question: FleetQuestion, window: Window, answer: Answer[FleetTotals], limits: AnalyticsSettings
+    question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], limits: AnalyticsSettings
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls have their turn in between."""
-    found, by_loss = answer.told, question.order is Order.KWH_LOST
-    places: dict[Verdict, list[int]] = {verdict: [] for verdict in Verdict}
+    found, by_loss = answer.value, question.order is Order.KWH_LOST
+    positions: dict[Verdict, list[int]] = {verdict: [] for verdict in Verdict}
     numbers: list[float | None] = []
     for start in range(0, len(found), SLICE_VEHICLES):
         for totals in found.within(start, start + SLICE_VEHICLES):
             performance = judge(totals, limits)
-            places[performance.verdict].append(len(numbers))
+            positions[performance.verdict].append(len(numbers))
             numbers.append(performance.kwh_lost if by_loss else performance.efficiency_ratio)
         await asyncio.sleep(0)
-    by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in places.items()}
+    by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in positions.items()}
     comparable = GroupTotals.together([by_verdict[verdict] for verdict in _COMPARABLE])
     await asyncio.sleep(0)
-    wanted = [place for verdict in question.verdicts or Verdict for place in places[verdict]]
+    wanted = [position for verdict in question.verdicts or Verdict for position in positions[verdict]]
     wanted.sort(key=found.vehicle_ids.__getitem__)
     return FleetResult(
         window,
@@ -115,11 +115,11 @@ async def judge_fleet(
     )
 
 
-def worst_first(places: Sequence[int], numbers: Sequence[float | None], *, by_loss: bool) -> list[int]:
+def worst_first(positions: Sequence[int], numbers: Sequence[float | None], *, by_loss: bool) -> list[int]:
     """The smallest ratio or the greatest loss first, those without the number last; alike ones stay in their order."""
-    numbered = [(number, place) for place in places if (number := numbers[place]) is not None]
+    numbered = [(number, position) for position in positions if (number := numbers[position]) is not None]
     numbered.sort(key=itemgetter(0), reverse=by_loss)
-    return [place for _, place in numbered] + [place for place in places if numbers[place] is None]
+    return [position for _, position in numbered] + [position for position in positions if numbers[position] is None]
 
 
 def _sum(energies: Iterable[float | None]) -> float | None:

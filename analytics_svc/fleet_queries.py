@@ -14,10 +14,10 @@ import numpy as np
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_sql import FLEET_CONSUMED, FLEET_DELIVERED, FLEET_MAPPED, METER_HOURS, VEHICLE_HOURS
-from analytics_svc.hour_cache import HOUR_BITS, Counts, Hour, KeptHours, Keys, Sums, unpack_keys
+from analytics_svc.hour_cache import HOUR_BITS, Counts, Hour, HourCache, Keys, Sums, unpack_keys
 from analytics_svc.parse import Window
 from analytics_svc.performance import FleetTotals, Totals
-from analytics_svc.reader import Answer, Reader
+from analytics_svc.reader import QueryResult, Reader
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 SLICE_VEHICLES = 1_000
@@ -38,10 +38,10 @@ class FleetQueries:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._vehicles = _Vehicles(unpack_keys(b""), ())
-        self._vehicle_hours = KeptHours()
-        self._meter_hours = KeptHours()
+        self._vehicle_hours = HourCache()
+        self._meter_hours = HourCache()
 
-    async def totals(self, window: Window, vehicle_ids: frozenset[str]) -> Answer[FleetTotals]:
+    async def totals(self, window: Window, vehicle_ids: frozenset[str]) -> QueryResult[FleetTotals]:
         """What vehicles, every one where none is named, and their meters reported from hour to hour; in no order."""
         if not vehicle_ids and window.end_us - window.start_us <= HOUR_BITS * US_PER_HOUR:
             answer = await self._from_hours(window)
@@ -51,11 +51,11 @@ class FleetQueries:
             self._reader.ask(FLEET_DELIVERED, _parameters(window, vehicle_ids)),
             self._reader.ask(FLEET_CONSUMED, _parameters(window, vehicle_ids)),
         )
-        of_meters = {row[0]: row for row in consumed.told}
+        of_meters = {row[0]: row for row in consumed.value}
         unmapped = (0, 0, None, 0, "0")
         found: list[str] = []
         rows: list[Totals] = []
-        for vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits in delivered.told:
+        for vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits in delivered.value:
             _, mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
             vehicle_hours, meter_hours = int(vehicle_bits, 2), int(meter_bits, 2)
             either, both = vehicle_hours | meter_hours, vehicle_hours & meter_hours
@@ -65,9 +65,9 @@ class FleetQueries:
             if len(rows) % SLICE_VEHICLES == 0:
                 await asyncio.sleep(0)
         columns = tuple(zip(*rows, strict=True)) or ((),) * len(Totals._fields)
-        return Answer(FleetTotals(found, columns), min(delivered.as_of_us, consumed.as_of_us))
+        return QueryResult(FleetTotals(found, columns), min(delivered.as_of_us, consumed.as_of_us))
 
-    async def _from_hours(self, window: Window) -> Answer[FleetTotals] | None:
+    async def _from_hours(self, window: Window) -> QueryResult[FleetTotals] | None:
         """Of every vehicle; None where rollups are not the truth of all hours."""
         known = self._vehicles
         mapped, of_vehicles, of_meters = await asyncio.gather(
@@ -75,25 +75,25 @@ class FleetQueries:
             self._hours(VEHICLE_HOURS, self._vehicle_hours, Hour.of_vehicles, window),
             self._hours(METER_HOURS, self._meter_hours, Hour.of_meters, window),
         )
-        [row] = mapped.told
+        [row] = mapped.value
         if not row.kept:
             return None
         if row.vehicles != len(known.keys):
             known = self._vehicles = _Vehicles(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
         as_of_us = min(mapped.as_of_us, of_vehicles.as_of_us, of_meters.as_of_us)
         delivered, consumed = Sums(known.keys), Sums(known.keys)
-        delivered.add(of_vehicles.told)
+        delivered.add(of_vehicles.value)
         await asyncio.sleep(0)
-        mappings = _add_mapped_all_through(consumed, row, of_meters.told)
+        mappings = _add_mapped_all_through(consumed, row, of_meters.value)
         if row.moved:
             moved = await self._reader.ask(FLEET_CONSUMED, _parameters(window, frozenset(row.moved)))
             as_of_us = min(as_of_us, moved.as_of_us)
-            _put_moved(consumed, mappings, moved.told)
-        return Answer(FleetTotals(known.ids, _columns(mappings, delivered, consumed)), as_of_us)
+            _put_moved(consumed, mappings, moved.value)
+        return QueryResult(FleetTotals(known.ids, _columns(mappings, delivered, consumed)), as_of_us)
 
     async def _hours(
-        self, statement: TextClause, kept: KeptHours, read: Callable[[Any], Hour], window: Window
-    ) -> Answer[list[Hour]]:
+        self, statement: TextClause, kept: HourCache, read: Callable[[Any], Hour], window: Window
+    ) -> QueryResult[list[Hour]]:
         """All hours of a window, of one snapshot."""
         starts_us = range(window.start_us, window.end_us, US_PER_HOUR)
         hours = kept.of(starts_us)
@@ -104,11 +104,11 @@ class FleetQueries:
                 "versions": [hours[start_us].version if start_us in hours else None for start_us in starts_us],
             },
         )
-        for row in answer.told:
+        for row in answer.value:
             hours[us_from_datetime(row.hour_start)] = read(row)
             await asyncio.sleep(0)
         kept.keep(hours)
-        return answer.but([hours[start_us] for start_us in starts_us])
+        return answer.replace([hours[start_us] for start_us in starts_us])
 
 
 def _add_mapped_all_through(consumed: Sums, mapped: Any, hours: Sequence[Hour]) -> Counts:

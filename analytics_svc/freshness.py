@@ -9,7 +9,7 @@ class Freshness(StrEnum):
     ONLINE = "FRESHNESS_ONLINE"
     STALE = "FRESHNESS_STALE"
     NO_READING = "FRESHNESS_NO_READING"
-    NEVER_HEARD_OF = "FRESHNESS_NEVER_HEARD_OF"
+    UNKNOWN_DEVICE = "FRESHNESS_NEVER_HEARD_OF"
 
 
 def freshness(age_us: int | None, stale_after_us: int) -> Freshness:

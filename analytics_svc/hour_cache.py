@@ -56,7 +56,7 @@ class Hour:
         )
 
 
-class KeptHours:
+class HourCache:
     """The hours of one kind of device that were asked for last, by their start in microseconds."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analytics_svc.fleet_performance import FleetResult
 from analytics_svc.parse import FleetQuestion
-from shared.errors import InvalidRequest, PagesForgotten, Violation
+from shared.errors import InvalidRequest, PageTokenExpired, Violation
 
 RESULT_MAX_AGE_S = 600.0
 """Seconds that a result outlives the last page that was asked for: a person reads a page, a program never waits."""
@@ -17,7 +17,7 @@ RESULTS_MAX_VEHICLES = 100_000
 result is kept however long it is."""
 
 RESULTS_MAX = 1_000
-"""Results kept, however short: each has its question, of at most 1,000 ids."""
+"""PageCache kept, however short: each has its question, of at most 1,000 ids."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class _Kept:
     asked_s: float
 
 
-class Results:
+class PageCache:
     """The results of one process, by a name that cannot be guessed; those that nobody asks for are forgotten."""
 
     def __init__(self, monotonic_s: Callable[[], float]) -> None:
@@ -44,16 +44,16 @@ class Results:
         return name
 
     def find(self, name: str, question: FleetQuestion, offset: int) -> FleetResult:
-        """The result of that name. Raises PagesForgotten, and InvalidRequest where question or offset are not its."""
+        """The result of that name. Raises PageTokenExpired, and InvalidRequest where question or offset are not its."""
         self._forget()
         kept = self._kept.get(name)
         if kept is None:
-            raise PagesForgotten
+            raise PageTokenExpired
         if kept.question != question:
             raise InvalidRequest(
                 [Violation("page_token", "belongs to a question with another window, other verdicts, ids or order")]
             )
-        if not 0 < offset < len(kept.result.places):
+        if not 0 < offset < len(kept.result.positions):
             raise InvalidRequest([Violation("page_token", "not a next_page_token of this rpc")])
         kept.asked_s = self._monotonic_s()
         self._kept.move_to_end(name)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from shared.config import AnalyticsSettings
 
-ROUNDING = 1e-9
+RELATIVE_TOLERANCE = 1e-9
 """Relative error that sums of doubles may carry. What is this close to a limit counts as on it, and on it is fine: the
 sums of readings and those of rollups must not disagree about a verdict."""
 
 _PERCENT_DIGITS_MAX = 7
-"""Enough to tell apart what ROUNDING tells apart."""
+"""Enough to tell apart what RELATIVE_TOLERANCE tells apart."""
 
 _ROUNDED_DIGITS = 9
 """Digits after the point that the order in which a sum is added up leaves alone, up to some 10,000 kWh."""
@@ -32,7 +32,7 @@ class Verdict(StrEnum):
     NO_METER = "VERDICT_NO_METER"
 
 
-class Ground(Enum):
+class VerdictReason(Enum):
     """Why a verdict was found: a number and the verdict."""
 
     HEALTHY = 1, Verdict.OK
@@ -83,12 +83,12 @@ class FleetTotals:
     def __len__(self) -> int:
         return len(self.vehicle_ids)
 
-    def at(self, place: int) -> Totals:
+    def at(self, position: int) -> Totals:
         """Those of one vehicle."""
-        return Totals._make([column[place] for column in self.columns])
+        return Totals._make([column[position] for column in self.columns])
 
     def within(self, start: int, end: int) -> Iterator[Totals]:
-        """Those of the vehicles from one place up to another."""
+        """Those of the vehicles from one position up to another."""
         return map(Totals._make, zip(*(column[start:end] for column in self.columns), strict=True))
 
 
@@ -99,7 +99,7 @@ class Performance(NamedTuple):
     kwh_lost: float | None
     coverage: float | None
     verdict: Verdict
-    ground: Ground
+    reason: VerdictReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,29 +126,29 @@ def judge(totals: Totals, limits: AnalyticsSettings) -> Performance:
     ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     lost = kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     coverage = totals.hours_both / totals.hours_either if totals.hours_either else None
-    ground = _ground(totals, ratio, coverage, limits)
-    return Performance(ratio, lost, coverage, ground.verdict, ground)
+    reason = _reason(totals, ratio, coverage, limits)
+    return Performance(ratio, lost, coverage, reason.verdict, reason)
 
 
-def _ground(totals: Totals, ratio: float | None, coverage: float | None, limits: AnalyticsSettings) -> Ground:
+def _reason(totals: Totals, ratio: float | None, coverage: float | None, limits: AnalyticsSettings) -> VerdictReason:
     if totals.mappings == 0:
-        return Ground.NO_MAPPING
+        return VerdictReason.NO_MAPPING
     if totals.vehicle_readings == 0:
-        return Ground.NOBODY_REPORTED if totals.meter_readings == 0 else Ground.VEHICLE_SILENT
+        return VerdictReason.NOBODY_REPORTED if totals.meter_readings == 0 else VerdictReason.VEHICLE_SILENT
     if totals.meter_readings == 0:
-        return Ground.METERS_SILENT
+        return VerdictReason.METERS_SILENT
     drawn = totals.kwh_consumed_ac
-    if drawn is not None and drawn < limits.evidence_min_kwh * (1 - ROUNDING):
-        return Ground.TOO_LITTLE_ENERGY
+    if drawn is not None and drawn < limits.evidence_min_kwh * (1 - RELATIVE_TOLERANCE):
+        return VerdictReason.TOO_LITTLE_ENERGY
     if coverage is not None and coverage < limits.evidence_min_coverage:
-        return Ground.TOO_LITTLE_COVERAGE
+        return VerdictReason.TOO_LITTLE_COVERAGE
     if ratio is None:
-        return Ground.NOTHING_DRAWN
-    if ratio > limits.implausible_above * (1 + ROUNDING):
-        return Ground.ABOVE_LIMIT
-    if ratio < limits.low_efficiency_below * (1 - ROUNDING):
-        return Ground.BELOW_LIMIT
-    return Ground.HEALTHY
+        return VerdictReason.NOTHING_DRAWN
+    if ratio > limits.implausible_above * (1 + RELATIVE_TOLERANCE):
+        return VerdictReason.ABOVE_LIMIT
+    if ratio < limits.low_efficiency_below * (1 - RELATIVE_TOLERANCE):
+        return VerdictReason.BELOW_LIMIT
+    return VerdictReason.HEALTHY
 
 
 def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: AnalyticsSettings) -> Explanation:
@@ -159,7 +159,7 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: A
             f"Vehicle {vehicle_id} loses {_kwh(performance.kwh_lost)} of {_kwh(totals.kwh_consumed_ac)} while"
             " charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
-    by_ratio = performance.ground in (Ground.HEALTHY, Ground.BELOW_LIMIT, Ground.ABOVE_LIMIT)
+    by_ratio = performance.reason in (VerdictReason.HEALTHY, VerdictReason.BELOW_LIMIT, VerdictReason.ABOVE_LIMIT)
     return Explanation((_compared if by_ratio else _missing)(totals, performance, limits), alert)
 
 
@@ -167,32 +167,32 @@ def _compared(totals: Totals, performance: Performance, limits: AnalyticsSetting
     """The reason of a verdict that the ratio decided."""
     assert performance.efficiency_ratio is not None
     numbers = f"{_kwh(totals.kwh_delivered_dc)} were delivered of {_kwh(totals.kwh_consumed_ac)} drawn"
-    if performance.ground is Ground.ABOVE_LIMIT:
+    if performance.reason is VerdictReason.ABOVE_LIMIT:
         percent, limit = _percents(performance.efficiency_ratio, limits.implausible_above)
         return f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
     percent, limit = _percents(performance.efficiency_ratio, limits.low_efficiency_below)
-    if performance.ground is Ground.BELOW_LIMIT:
+    if performance.reason is VerdictReason.BELOW_LIMIT:
         return f"{numbers}, {percent}: a healthy charger delivers at least {limit}."
     return f"{numbers}, {percent}: at least the {limit} of a healthy charger."
 
 
 def _missing(totals: Totals, performance: Performance, limits: AnalyticsSettings) -> str:
     """The reason why the ratio decided nothing."""
-    match performance.ground:
-        case Ground.NO_MAPPING:
+    match performance.reason:
+        case VerdictReason.NO_MAPPING:
             return "No meter was mapped to the vehicle within the window."
-        case Ground.NOBODY_REPORTED:
+        case VerdictReason.NOBODY_REPORTED:
             return "Neither the vehicle nor a meter that fed it sent a reading within the window."
-        case Ground.VEHICLE_SILENT:
+        case VerdictReason.VEHICLE_SILENT:
             sent = f"the meters that fed it sent {totals.meter_readings:,}"
             return f"The vehicle sent no reading within the window; {sent}."
-        case Ground.METERS_SILENT:
+        case VerdictReason.METERS_SILENT:
             sent = f"it sent {totals.vehicle_readings:,}"
             return f"No meter that fed the vehicle sent a reading within the window; {sent}."
-        case Ground.TOO_LITTLE_ENERGY:
+        case VerdictReason.TOO_LITTLE_ENERGY:
             needed = f"{limits.evidence_min_kwh:g} kWh are needed for a verdict"
             return f"{_kwh(totals.kwh_consumed_ac)} were drawn; {needed}."
-        case Ground.TOO_LITTLE_COVERAGE:
+        case VerdictReason.TOO_LITTLE_COVERAGE:
             assert performance.coverage is not None
             percent, limit = _percents(performance.coverage, limits.evidence_min_coverage)
             return (

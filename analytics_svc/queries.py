@@ -22,7 +22,7 @@ from analytics_svc.queries_sql import (
     REPLICA_LAG,
     VEHICLE_STATUSES,
 )
-from analytics_svc.reader import Answer, Reader
+from analytics_svc.reader import QueryResult, Reader
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
@@ -117,15 +117,15 @@ class Queries:
         self.reader = Reader(url, application_name, pool_size=pool_size, timeout_s=timeout_s)
         self.fleet = FleetQueries(self.reader)
 
-    async def performance(self, question: PerformanceQuestion) -> Answer[tuple[Totals, Evidence]]:
+    async def performance(self, question: PerformanceQuestion) -> QueryResult[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
         answer = await self._ask_history(PERFORMANCE, {"vehicle_id": question.vehicle_id}, question.window)
-        if not answer.told:
+        if not answer.value:
             raise UnknownDevice("vehicle", question.vehicle_id)
-        row = answer.told[0]
+        row = answer.value[0]
         feedings = [
             Feeding(each.meter_id, us_from_datetime(each.since), us_from_datetime(each.until), each.kwh, each.readings)
-            for each in answer.told
+            for each in answer.value
             if each.meter_id is not None
         ]
         evidence = Evidence(
@@ -135,9 +135,9 @@ class Queries:
             last_meter_us=_us_or_none(row.last_meter_ts),
             feedings=feedings,
         )
-        return answer.but((Totals._make(row[: len(Totals._fields)]), evidence))
+        return answer.replace((Totals._make(row[: len(Totals._fields)]), evidence))
 
-    async def performance_series(self, question: SeriesQuestion) -> Answer[list[Bucket]]:
+    async def performance_series(self, question: SeriesQuestion) -> QueryResult[list[Bucket]]:
         """What the vehicle and its meters reported in each bucket. Raises UnknownDevice."""
         buckets = question.buckets
         parameters = {
@@ -146,40 +146,44 @@ class Queries:
         }
         window = Window(buckets[0].start_us, buckets[-1].end_us)
         answer = await self._ask_history(PERFORMANCE_SERIES, parameters, window)
-        if not answer.told:
+        if not answer.value:
             raise UnknownDevice("vehicle", question.vehicle_id)
-        return answer.but([Bucket(bucket, *row) for bucket, row in zip(buckets, answer.told, strict=True)])
+        return answer.replace([Bucket(bucket, *row) for bucket, row in zip(buckets, answer.value, strict=True)])
 
-    async def vehicle_status(self, vehicle_id: str) -> Answer[FoundVehicle]:
+    async def vehicle_status(self, vehicle_id: str) -> QueryResult[FoundVehicle]:
         """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
         answer = await self.vehicle_statuses([vehicle_id])
-        [found] = answer.told
+        [found] = answer.value
         if found is None:
             raise UnknownDevice("vehicle", vehicle_id)
-        return answer.but(found)
+        return answer.replace(found)
 
-    async def meter_status(self, meter_id: str) -> Answer[FoundMeter]:
+    async def meter_status(self, meter_id: str) -> QueryResult[FoundMeter]:
         """The meter's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
         answer = await self.meter_statuses([meter_id])
-        [found] = answer.told
+        [found] = answer.value
         if found is None:
             raise UnknownDevice("meter", meter_id)
-        return answer.but(found)
+        return answer.replace(found)
 
-    async def vehicle_statuses(self, vehicle_ids: list[str]) -> Answer[list[FoundVehicle | None]]:
-        """As `vehicle_status` for each of the ids, in their order; None for one never heard of."""
+    async def vehicle_statuses(self, vehicle_ids: list[str]) -> QueryResult[list[FoundVehicle | None]]:
+        """As `vehicle_status` for each of the ids, in their order; None for an unknown one."""
         answer = await self.reader.ask(VEHICLE_STATUSES, {"vehicle_ids": vehicle_ids})
-        return answer.but([(_vehicle_status(row), _clock_evidence(row)) if row.known else None for row in answer.told])
+        return answer.replace(
+            [(_vehicle_status(row), _clock_evidence(row)) if row.known else None for row in answer.value]
+        )
 
-    async def meter_statuses(self, meter_ids: list[str]) -> Answer[list[FoundMeter | None]]:
-        """As `meter_status` for each of the ids, in their order; None for one never heard of."""
+    async def meter_statuses(self, meter_ids: list[str]) -> QueryResult[list[FoundMeter | None]]:
+        """As `meter_status` for each of the ids, in their order; None for an unknown one."""
         answer = await self.reader.ask(METER_STATUSES, {"meter_ids": meter_ids})
-        return answer.but([(_meter_status(row), _clock_evidence(row)) if row.known else None for row in answer.told])
+        return answer.replace(
+            [(_meter_status(row), _clock_evidence(row)) if row.known else None for row in answer.value]
+        )
 
     async def replica_lag_us(self) -> int:
         """How many microseconds of the primary's writes are not in the answers yet; 0 from a primary itself."""
         answer = await self.reader.ask(REPLICA_LAG, {})
-        return us_from_timedelta(answer.told[0].lag)
+        return us_from_timedelta(answer.value[0].lag)
 
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
@@ -187,7 +191,7 @@ class Queries:
 
     async def _ask_history(
         self, statement: TextClause, parameters: Mapping[str, object], window: Window
-    ) -> Answer[list[Any]]:
+    ) -> QueryResult[list[Any]]:
         days: dict[str, date] = {
             "first_day": datetime_from_us(window.start_us).date(),
             "last_day": datetime_from_us(window.end_us).date(),

@@ -61,7 +61,7 @@ _MAPPED = """
       AND (effective_until IS NULL OR effective_until > asked.since)
 """
 
-# No row for a vehicle never heard of. Otherwise the totals beside each of the last MAPPINGS_MAX mappings, by their
+# No row for an unknown vehicle. Otherwise the totals beside each of the last MAPPINGS_MAX mappings, by their
 # start, or beside nulls where there is none. Hours wholly within the window, and within a mapping, come from the
 # rollups, but not before the retention floor, as in `fleet_sql`; the pieces of others, and the first and the last
 # reading, from history. Most of what a small question costs is to make the nodes of its plan ready: there are few, and
@@ -149,7 +149,7 @@ WHERE vehicle_id = :vehicle_id
 ORDER BY found.since
 """)
 
-# A row for each bucket in their order, or none for a vehicle never heard of. The buckets follow each other without a
+# A row for each bucket in their order, or none for an unknown vehicle. The buckets follow each other without a
 # gap: `(:starts[n], :starts[n + 1]]`, and the last one ends at :window_end.
 PERFORMANCE_SERIES = text(f"""
 WITH vehicle AS (
@@ -201,7 +201,7 @@ FROM vehicle CROSS JOIN buckets
 ORDER BY buckets.bucket
 """)
 
-# A row for each of the ids, in their order. The key is null for a vehicle never heard of, ts where it has sent no
+# A row for each of the ids, in their order. The key is null for an unknown vehicle, ts where it has sent no
 # reading, and late_readings where nothing was written down of its clock.
 VEHICLE_STATUSES = text("""
 SELECT vehicles.vehicle_key IS NOT NULL AS known,

@@ -1,7 +1,7 @@
 """Questions to a database that may be a replica: bounded, dated, and gone with whoever asked.
 
-A question travels with an opening in the same message, which tells the server how long the caller waits, and takes the
-time up to which the answer is complete: `as_of`. The opening's snapshot is never later than that of the question, so
+A question travels with an preamble in the same message, which tells the server how long the caller waits, and takes the
+time up to which the answer is complete: `as_of`. The preamble's snapshot is never later than that of the question, so
 all that was committed on the primary before `as_of` is in the answer. On a primary that is the instant at which the two
 arrived, on a replica the newest heartbeat that it has replayed: see `ingestion_svc.heartbeat`.
 """
@@ -34,7 +34,7 @@ from shared.timestamps import us_from_datetime
 
 _log = structlog.get_logger()
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 Other = TypeVar("Other")
 
 NETWORK_GRACE_S = 1.0
@@ -59,20 +59,20 @@ _NUMBERED = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-ca
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[Told]):
+class QueryResult(Generic[Value]):
     """What the database told, and up to when: all that was committed on the primary before `as_of_us` is in it."""
 
-    told: Told
+    value: Value
     as_of_us: int
 
-    def but(self, told: Other) -> "Answer[Other]":
+    def replace(self, value: Other) -> "QueryResult[Other]":
         """The same answer in other words."""
-        return Answer(told, self.as_of_us)
+        return QueryResult(value, self.as_of_us)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A statement as the server is told to prepare it, once in a session, and then to execute it after the opening.
+    """A statement as the server is told to prepare it, once in a session, and then to execute it after the preamble.
 
     Preparing spares parsing. The driver's own preparing loses count of what the
     server has when a question is cancelled, so this is done in SQL, where each step is a statement of its own.
@@ -180,7 +180,7 @@ class Reader:
         self._idle: list[_Session] = []
         self._closed = False
         self._timeout_s = timeout_s
-        self._opening = Prepared.named("opening", PREAMBLE)
+        self._preamble = Prepared.named("preamble", PREAMBLE)
         self._numbers = itertools.count()
         self._prepared: OrderedDict[tuple[TextClause, tuple[date, ...]], Prepared] = OrderedDict()
 
@@ -189,7 +189,7 @@ class Reader:
         statement: TextClause,
         parameters: Mapping[str, object],
         planned_for: Mapping[str, date] | None = None,
-    ) -> Answer[list[Any]]:
+    ) -> QueryResult[list[Any]]:
         """The answer's rows, with columns as attributes.
 
         The planner sees all values, each time anew. With `planned_for` it sees those alone and plans once for any
@@ -204,7 +204,7 @@ class Reader:
         ends_at, caller_leaves_at = loop.time() + self._timeout_s, deadline.ends_at()
         in_haste = caller_leaves_at is not None and caller_leaves_at < ends_at
         question = _Question(
-            (self._opening, self._named(statement, planned_for)), parameters, min(ends_at, caller_leaves_at or ends_at)
+            (self._preamble, self._named(statement, planned_for)), parameters, min(ends_at, caller_leaves_at or ends_at)
         )
         try:
             if self._free.locked():
@@ -253,7 +253,7 @@ class Reader:
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
-    async def _answer(self, question: "_Question") -> Answer[list[Any]]:
+    async def _answer(self, question: "_Question") -> QueryResult[list[Any]]:
         async with database_errors():
             if self._idle:
                 session = self._idle.pop()
@@ -271,7 +271,7 @@ class Reader:
                 raise _OutOfTime from None
             return await self._put(question, session)
 
-    async def _put(self, question: "_Question", session: _Session) -> Answer[list[Any]]:
+    async def _put(self, question: "_Question", session: _Session) -> QueryResult[list[Any]]:
         """The answer. The session is idle afterwards, or closed after anything but an answer, the end of its time, or
         cancelling. Raises the driver's errors, or _OutOfTime."""
         usable = False
@@ -317,20 +317,20 @@ class _Question:
     parameters: Mapping[str, object]
     ends_at: float
 
-    async def put(self, session: _Session) -> Answer[list[Any]]:
+    async def put(self, session: _Session) -> QueryResult[list[Any]]:
         """The answer. Raises the driver's errors, or _OutOfTime."""
         if not self.has_time:
             raise _OutOfTime
         for each in self.statements:
             await session.prepare(each)
-        opening, asked = self.statements
+        preamble, asked = self.statements
         cursor = await session.execute(
-            f"{opening.execute}; {asked.execute}",
+            f"{preamble.execute}; {asked.execute}",
             {**self.parameters, "timeout_ms": str(self._timeout_ms()), "plans": asked.plans},
         )
         [(as_of, *_)] = await cursor.fetchall()
         cursor.nextset()
-        return Answer(await cursor.fetchall(), us_from_datetime(as_of))
+        return QueryResult(await cursor.fetchall(), us_from_datetime(as_of))
 
     @property
     def has_time(self) -> bool:

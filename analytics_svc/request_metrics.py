@@ -21,13 +21,13 @@ class AnalyticsMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
         self._questions = Counter(
-            "energyfleet_analytics_questions_total",
+            "energyfleet_analytics_requests_total",
             "Questions by how they ended",
             ["rpc", "outcome"],
             registry=registry,
         )
         self._seconds = Histogram(
-            "energyfleet_analytics_question_seconds",
+            "energyfleet_analytics_request_duration_seconds",
             "From a question's arrival to its answer or failure",
             ["rpc"],
             buckets=LATENCY_BUCKETS_S,

@@ -15,7 +15,7 @@ from analytics_svc.answers import (
     vehicle_status_fields,
 )
 from analytics_svc.fleet_performance import judge_fleet
-from analytics_svc.page_cache import Results
+from analytics_svc.page_cache import PageCache
 from analytics_svc.parse import (
     parse_batch_get_status,
     parse_get_meter_status,
@@ -39,7 +39,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self._queries = queries
         self._limits = limits
         self._clock = clock
-        self._results = Results(time.monotonic)
+        self._results = PageCache(time.monotonic)
         self._stale_after_us = round(limits.stale_after_s * US_PER_SECOND)
         self._stale_after = duration_message(self._stale_after_us)
 
@@ -48,7 +48,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetVehiclePerformanceResponse:
         question = parse_get_vehicle_performance(request, self._clock())
         answer = await self._queries.performance(question)
-        totals, _ = answer.told
+        totals, _ = answer.value
         return performance_answer(question, answer, judge(totals, self._limits), self._limits)
 
     async def ListVehiclePerformance(
@@ -62,7 +62,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             found = await self._queries.fleet.totals(asked.window, asked.question.vehicle_ids)
             result = await judge_fleet(asked.question, asked.window, found, self._limits)
         end = start + asked.size
-        more = end < len(result.places)
+        more = end < len(result.positions)
         if more and not asked.place:
             name = self._results.keep(asked.question, result)
         page = result.page(start, end, self._limits)
@@ -79,7 +79,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetVehicleStatusResponse:
         vehicle_id = parse_get_vehicle_status(request)
         answer = await self._queries.vehicle_status(vehicle_id)
-        fields = vehicle_status_fields(vehicle_id, answer.told, self._clock(), self._stale_after_us)
+        fields = vehicle_status_fields(vehicle_id, answer.value, self._clock(), self._stale_after_us)
         return wire.GetVehicleStatusResponse(
             **fields, stale_after=self._stale_after, as_of=proto_from_us(answer.as_of_us)
         )
@@ -89,7 +89,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetMeterStatusResponse:
         meter_id = parse_get_meter_status(request)
         answer = await self._queries.meter_status(meter_id)
-        fields = meter_status_fields(meter_id, answer.told, self._clock(), self._stale_after_us)
+        fields = meter_status_fields(meter_id, answer.value, self._clock(), self._stale_after_us)
         return wire.GetMeterStatusResponse(
             **fields, stale_after=self._stale_after, as_of=proto_from_us(answer.as_of_us)
         )
@@ -105,11 +105,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return wire.BatchGetStatusResponse(
             vehicles=[
                 wire.VehicleStatus(**vehicle_status_fields(vehicle_id, found, now_us, self._stale_after_us))
-                for vehicle_id, found in zip(question.vehicle_ids, vehicles.told, strict=True)
+                for vehicle_id, found in zip(question.vehicle_ids, vehicles.value, strict=True)
             ],
             meters=[
                 wire.MeterStatus(**meter_status_fields(meter_id, found, now_us, self._stale_after_us))
-                for meter_id, found in zip(question.meter_ids, meters.told, strict=True)
+                for meter_id, found in zip(question.meter_ids, meters.value, strict=True)
             ],
             stale_after=self._stale_after,
             as_of=proto_from_us(min(vehicles.as_of_us, meters.as_of_us)),

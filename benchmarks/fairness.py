@@ -62,7 +62,7 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
         Figure(subject, f"p50 beside {BACKLOG_STREAMS} of backlog", percentile(crowded.latencies_s, 50) * 1e3, "ms"),
         Figure(subject, f"p99 beside {BACKLOG_STREAMS} of backlog", crowded_ms, "ms"),
         Figure(subject, "ratio of the two p99", crowded_ms / calm_ms, "", goal=Goal("below", 2)),
-        Figure(subject, "backlog settled meanwhile", backlog.settled_in_time / backlog_s, "/s"),
+        Figure(subject, "backlog resolved meanwhile", backlog.settled_in_time / backlog_s, "/s"),
     ]
 
 

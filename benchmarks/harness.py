@@ -22,7 +22,7 @@ from psycopg import sql
 from benchmarks.client import BenchmarkError, Target
 from shared.db.embedded import EmbeddedServer
 from shared.db.migrate import migrate
-from shared.serve import rest_the_garbage_collector
+from shared.serve import tune_gc
 
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
@@ -156,7 +156,7 @@ def _raise_file_limit() -> None:
 
 def _initialize_client() -> None:
     _raise_file_limit()
-    rest_the_garbage_collector()  # looking through 2,500 streams, it would hold up all of a process's devices
+    tune_gc()  # looking through 2,500 streams, it would hold up all of a process's devices
     # Ctrl-C, or a SIGTERM of `timeout`, goes to the whole group; the harness ends its clients itself. One that the
     # signal ended while it waited for work would take the queue's lock with it, and the harness would wait for ever.
     os.setsid()

@@ -1,6 +1,6 @@
 """Devices for the load programs, many in a process, each with the reference client of ExchangeTelemetry.
 
-A latency counts from the instant at which a request was due to the answer that settles it, both in this process: a
+A latency counts from the instant at which a request was due to the answer that resolves it, both in this process: a
 client that is short of processor time makes figures worse, never better.
 """
 
@@ -41,12 +41,12 @@ _Maker = Callable[[], ExchangeTelemetryRequest]
 
 @dataclass
 class Outcome:
-    """What became of the readings of some devices, and how long each request took to be settled, in seconds."""
+    """What became of the readings of some devices, and how long each request took to be resolved, in seconds."""
 
     elapsed_s: float = 0.0
-    """From the first request until everything was settled; told by `push`."""
+    """From the first request until everything was resolved; told by `push`."""
     settled_in_time: int = 0
-    """Readings that were settled before the seconds of `push` were over, and not out of its buffers afterwards."""
+    """Readings that were resolved before the seconds of `push` were over, and not out of its buffers afterwards."""
     sent: int = 0
     stored: int = 0
     duplicate: int = 0

@@ -1,4 +1,4 @@
-"""Devices that come, send one reading, wait until it is settled and go: many connections, and little else.
+"""Devices that come, send one reading, wait until it is resolved and go: many connections, and little else.
 
 Without gRPC in the client: with a channel for each visit it needs as much processor time as the service, and on the
 same machine that is what would be measured. All visits begin with the same bytes of HTTP/2, made once.

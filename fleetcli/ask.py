@@ -63,7 +63,7 @@ def status(
     """What a vehicle or a meter reported last."""
     vehicle, meter = run(_status(analytics, ca, device))
     if vehicle is None and meter is None:
-        raise CommandError(f"{device} was never heard of, neither as a vehicle nor as a meter")
+        raise CommandError(f"{device} is unknown, neither a vehicle nor a meter")
     if as_json:
         found = {"vehicle": vehicle, "meter": meter}
         typer.echo(json.dumps({kind: _plain(each) for kind, each in found.items() if each is not None}, indent=2))

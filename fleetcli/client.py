@@ -173,7 +173,7 @@ class AnalyticsClient(_Client):
             return await self._stub.GetPerformanceSeries(question, timeout=CALL_TIMEOUT_S)
 
     async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
-        """A vehicle's newest reading; None for one never heard of."""
+        """A vehicle's newest reading; None for an unknown one."""
         try:
             with service_errors(self.address):
                 return await self._stub.GetVehicleStatus(
@@ -185,7 +185,7 @@ class AnalyticsClient(_Client):
             raise
 
     async def meter_status(self, meter_id: str) -> MeterStatus | None:
-        """A meter's newest reading; None for one never heard of."""
+        """A meter's newest reading; None for an unknown one."""
         try:
             with service_errors(self.address):
                 return await self._stub.GetMeterStatus(GetMeterStatusRequest(meter_id=meter_id), timeout=CALL_TIMEOUT_S)

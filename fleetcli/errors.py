@@ -4,7 +4,7 @@ CommandError
 ├── BadInput          a file or an option is not what it should be
 ├── ServiceError      a service answered with a status other than OK
 │   └── NotReachable  nobody answered at all
-├── StreamCutShort    a service ended a stream before all of it was settled, and its reason is not known
+├── StreamCutShort    a service ended a stream before all of it was resolved, and its reason is not known
 └── StackError        the database or a service could not be started, or ended by itself
 """
 
@@ -46,7 +46,7 @@ class NotReachable(ServiceError):
 
 
 class StreamCutShort(CommandError):
-    """A service ended a stream before all of it was settled, and its reason is not known."""
+    """A service ended a stream before all of it was resolved, and its reason is not known."""
 
     def __init__(self, address: str) -> None:
         super().__init__(f"{address} ended the stream early, because it is stopping or its database is away")

@@ -129,7 +129,7 @@ def fleet(
         answer, hours_of = run(_ask(analytics, ca, question, rows or ROWS_SHOWN, with_hours=True))
         _show(answer, hours_of)
     if answer.unknown_vehicle_ids:
-        raise CommandError(f"never heard of: {', '.join(answer.unknown_vehicle_ids)}")
+        raise CommandError(f"unknown: {', '.join(answer.unknown_vehicle_ids)}")
 
 
 async def _ask(

@@ -87,7 +87,7 @@ class Recording:
 
 
 class Report:
-    """Tells which lines the service did not take. Knows the lines of the requests that are not settled yet."""
+    """Tells which lines the service did not take. Knows the lines of the requests that are not resolved yet."""
 
     def __init__(self, name: str) -> None:
         self.told = 0
@@ -99,7 +99,7 @@ class Report:
         self._numbers[sequence] = numbers
 
     def answered(self, answer: Answer) -> None:
-        """Tells what an answer lists, and forgets the requests that it settles."""
+        """Tells what an answer lists, and forgets the requests that it resolves."""
         for rejection in answer.summary.rejections:
             self._tell(rejection, f"{rejection.field} {reason_of(rejection.reason)}: {rejection.description}")
         for conflict in answer.summary.conflicts:

@@ -2,7 +2,7 @@
 
     async with Uplink(channel, address) as uplink:
         await uplink.send(ExchangeTelemetryRequest(readings=...))    # waits only while the buffer is full
-        await uplink.flush()                                         # until all of it is settled
+        await uplink.flush()                                         # until all of it is resolved
     uplink.totals                                                    # stored, duplicate, conflicting, rejected
 
 Four rules, in the order of their importance; firmware in C follows the same ones:
@@ -45,7 +45,7 @@ BACKOFF_MAX_S = 60.0
 """A minute: a fleet of 10,000 that comes back over a minute is 170 streams a second, which the service takes."""
 
 CLOSE_TIMEOUT_S = 5.0
-"""What the service gets to end a stream of which everything is settled."""
+"""What the service gets to end a stream of which everything is resolved."""
 
 NEVER_SUCCEEDS = frozenset(
     {"INVALID_ARGUMENT", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
@@ -85,14 +85,14 @@ class Uplink:
     ) -> None:
         """`address` is for messages only, the channel is the caller's to close.
 
-        `on_answer` sees every answer: which requests are settled, which readings were rejected or conflicting.
+        `on_answer` sees every answer: which requests are resolved, which readings were rejected or conflicting.
         `on_wait` learns why the last stream failed and how many seconds pass before the next. `patience_s` is how long
         failures may go on before the last one is raised; None: for ever, as a device does.
         """
         self.totals = IngestionSummary()
-        """Counts of all that is settled, and the first rejections and conflicts as the answers listed them."""
-        self.settled_sequence = 0
-        """Every request up to this one is settled."""
+        """Counts of all that is resolved, and the first rejections and conflicts as the answers listed them."""
+        self.completed_sequence = 0
+        """Every request up to this one is resolved."""
         self.streams = 0
         """Streams that were opened: 1 where nothing went wrong."""
         self._stub = IngestionServiceStub(channel)
@@ -110,7 +110,7 @@ class Uplink:
         self._last_sequence = 0
         self._closing = False
         self._answered = False  # by the present stream
-        self._one_by_one = False  # since the last stream's reason was lost; until something is settled
+        self._one_by_one = False  # since the last stream's reason was lost; until something is resolved
         self._to_write = asyncio.Event()
         self._progress = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -130,7 +130,7 @@ class Uplink:
             await self._stop()
 
     async def send(self, request: ExchangeTelemetryRequest) -> int:
-        """Keeps a request until it is settled, and gives it its sequence, which is returned. It is ours from now on.
+        """Keeps a request until it is resolved, and gives it its sequence, which is returned. It is ours from now on.
 
         Waits while the buffer has no room; a request larger than the buffer waits until it is alone. Raises
         ServiceError or StreamCutShort once the service's answer, or the end of patience, is final.
@@ -145,9 +145,9 @@ class Uplink:
         return self._last_sequence
 
     async def flush(self) -> None:
-        """Waits until everything sent so far is settled. Raises like `send`."""
+        """Waits until everything sent so far is resolved. Raises like `send`."""
         last = self._last_sequence
-        await self._until(lambda: self.settled_sequence >= last)
+        await self._until(lambda: self.completed_sequence >= last)
 
     async def opened(self) -> ExchangeOpened:
         """What the service knew of the devices in `opening`: where to resume after a power cut. Raises like `send`."""
@@ -183,7 +183,7 @@ class Uplink:
             await self._progress.wait()
 
     async def _run(self) -> None:
-        """One stream after the other until closed. Raises what cannot be mended."""
+        """One stream after the other until closed. Raises what cannot be repaired."""
         loop = asyncio.get_running_loop()
         failures, failing_since = 0, 0.0
         while not (self._closing and not self._kept):
@@ -251,10 +251,10 @@ class Uplink:
             self._on_answer(answer)
         self._answered = True
         while self._written and self._kept[0].sequence <= answer.committed_sequence:
-            settled = self._kept.popleft()
+            resolved = self._kept.popleft()
             self._written -= 1
-            self._kept_readings -= len(settled.readings)
-            self.settled_sequence = settled.sequence
+            self._kept_readings -= len(resolved.readings)
+            self.completed_sequence = resolved.sequence
             if self._one_by_one:
                 self._one_by_one = False
                 self._to_write.set()

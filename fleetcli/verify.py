@@ -1,4 +1,4 @@
-"""`energyfleet verify`: whether rollups and current status are what history says, and mending where they are not."""
+"""`energyfleet verify`: whether rollups and current status are what history says, and repairing where they are not."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from fleetcli.stack import database
 from shared.config import Settings, read_settings
 from shared.db.engine import connection_parameters
 from shared.db.migrate import DatabaseUnreachable, require_usable_database
-from shared.db.verification import EVER_US, Difference, checks, find, mend
+from shared.db.verification import EVER_US, Difference, checks, find, repair_rows
 from shared.timestamps import US_PER_HOUR, iso_from_us, system_clock
 
 APPLICATION_NAME = "energyfleet verify"
@@ -75,16 +75,16 @@ def verify(
                 say(line)
     differ = _by_table(seen.differences)
     if stopped:
-        so_far = f"{'mended' if repair else 'not what history says'} so far: {differ or 'nothing'}"
+        so_far = f"{'repaired' if repair else 'not what history says'} so far: {differ or 'nothing'}"
         note(f"Stopped after {seen.checks_done:,} of {seen.checks:,} steps; {so_far}.")
         raise SystemExit(INTERRUPTED)
     looked_at = f"{seen.hours:,} hours of rollups and the current status of {seen.devices:,} devices"
     if not differ:
         say(f"{looked_at} are what history says.")
     elif repair:
-        say(f"Mended: {differ}. Now {looked_at} are what history says.")
+        say(f"Repaired: {differ}. Now {looked_at} are what history says.")
     else:
-        raise CommandError(f"Not what history says: {differ}. `energyfleet verify --repair` mends them.")
+        raise CommandError(f"Not what history says: {differ}. `energyfleet verify --repair` repairs them.")
 
 
 def _span(from_: str | None, until: str | None, hours: float | None) -> tuple[int, int]:
@@ -112,7 +112,7 @@ async def _verify(url: str, start_us: int, end_us: int, repair: bool, seen: _See
         async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
             await _look(connection, start_us, end_us, repair, seen)
     except errors.LockNotAvailable:
-        raise CommandError("a table is in use by somebody else for too long; what is left was not mended") from None
+        raise CommandError("a table is in use by somebody else for too long; what is left was not repaired") from None
     except (Error, OSError) as error:
         raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error
 
@@ -128,7 +128,7 @@ async def _look(connection: AsyncConnection[Any], start_us: int, end_us: int, re
         for check in todo:
             found = await find(connection, check)
             if found and repair:
-                found = await mend(connection, found, check)
+                found = await repair_rows(connection, found, check)
             seen.add(found)
             progress.advance(task)
 

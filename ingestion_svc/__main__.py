@@ -30,7 +30,7 @@ from shared.db.engine import answers, connection_parameters, make_engine
 from shared.db.migrate import require_usable_database
 from shared.exporter import DIRECTORY_VARIABLE, exporting, keep_values_for_supervisor, own_registry, watching_event_loop
 from shared.logs import configure_logs
-from shared.serve import Service, rest_the_garbage_collector, run
+from shared.serve import Service, run, tune_gc
 from shared.timestamps import Clock, system_clock
 
 NAME = "energyfleet.v1.IngestionService"
@@ -129,7 +129,7 @@ async def main() -> None:
         structlog.contextvars.bind_contextvars(worker=arguments.worker)
         if os.environ.get(DIRECTORY_VARIABLE):
             keep_values_for_supervisor(arguments.worker)
-    rest_the_garbage_collector()
+    tune_gc()
     async with serving(settings, shared_port=arguments.worker is not None) as (service, address):
         await service.until_signal(address)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ingestion_svc.decode import Decoded
-from ingestion_svc.memory import give_back
+from ingestion_svc.memory import trim_memory
 from shared.errors import LimitExceeded
 
 STREAMS_RETRY_AFTER_S = 5.0
@@ -51,7 +51,7 @@ class Streams:
             self.open -= 1
             if self._peak >= STREAMS_WORTH_MEMORY and self.open <= self._peak // 2:
                 self._peak = self.open
-                asyncio.get_running_loop().call_later(MEMORY_BACK_AFTER_S, give_back)
+                asyncio.get_running_loop().call_later(MEMORY_BACK_AFTER_S, trim_memory)
 
 
 class DeviceRates:

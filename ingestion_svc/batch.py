@@ -18,9 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
-from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, Room, Traffic, note_standing
+from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, InflightBudget, Traffic, update_priority
 from ingestion_svc.reading_metrics import IngestionMetrics
-from ingestion_svc.receipt import Receipt, Sender, Standing, Submission
+from ingestion_svc.receipt import Priority, Receipt, Sender, Submission
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
 from shared.config import IngestionSettings
@@ -71,15 +71,16 @@ class Batcher:
     ) -> None:
         self._metrics = metrics or IngestionMetrics(new_registry(), {})
         self._traffic = traffic = Traffic()
-        self._room = Room(settings.inflight_max_readings, traffic)
-        self._meter_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in meter_writers]
-        self._vehicle_lanes = [Lane(writer, self._room, traffic, settings, self._metrics) for writer in vehicle_writers]
+        self._budget = InflightBudget(settings.inflight_max_readings, traffic)
+        parts = (self._budget, traffic, settings, self._metrics)
+        self._meter_lanes = [Lane(writer, *parts) for writer in meter_writers]
+        self._vehicle_lanes = [Lane(writer, *parts) for writer in vehicle_writers]
         self._per_stream_max = settings.inflight_max_readings_per_stream
 
     @property
     def inflight_readings(self) -> int:
         """Readings in memory whose outcome is not known yet."""
-        return self._room.taken
+        return self._budget.taken
 
     async def start(self) -> None:
         """Connects the writers and begins to commit; DatabaseUnavailable where the database is away."""
@@ -93,8 +94,8 @@ class Batcher:
     def expect(self, sender: Sender, readings: int, age_us: int) -> None:
         """Notes that a message of so many readings comes, the first of which is so old, before any is submitted."""
         now_s = time.monotonic()
-        note_standing(sender, readings, age_us, now_s)
-        if sender.standing is Standing.LIVE and readings <= LIVE_MESSAGE_MAX_READINGS:
+        update_priority(sender, readings, age_us, now_s)
+        if sender.priority is Priority.LIVE and readings <= LIVE_MESSAGE_MAX_READINGS:
             self._traffic.live_came(now_s)
 
     async def submit(self, decoded: Decoded, receipt: Receipt) -> None:
@@ -106,7 +107,7 @@ class Batcher:
         await receipt.room_for(readings, self._per_stream_max)
         if not all(lane.available for lane in self._lanes()):
             raise DatabaseUnavailable
-        await self._room.take(readings, receipt.sender.standing)
+        await self._budget.acquire(readings, receipt.sender.priority)
         receipt.receive(decoded)
         self._metrics.came(decoded)
         self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt, decoded.arrived_us)
@@ -123,7 +124,7 @@ class Batcher:
         if not rows:
             return
         if len(lanes) == 1:
-            lanes[0].put(Submission(rows, indexes, receipt, receipt.sender.standing, arrived_us))
+            lanes[0].put(Submission(rows, indexes, receipt, receipt.sender.priority, arrived_us))
             return
         shares: list[tuple[list[AnyRow], list[int]]] = [([], []) for _ in lanes]
         for row, index in zip(rows, indexes, strict=True):
@@ -132,7 +133,7 @@ class Batcher:
             share[1].append(index)
         for lane, (its_rows, its_indexes) in zip(lanes, shares, strict=True):
             if its_rows:
-                lane.put(Submission(its_rows, its_indexes, receipt, receipt.sender.standing, arrived_us))
+                lane.put(Submission(its_rows, its_indexes, receipt, receipt.sender.priority, arrived_us))
 
     def _lanes(self) -> list["Lane[Any]"]:
         return [*self._meter_lanes, *self._vehicle_lanes]
@@ -144,7 +145,7 @@ class Lane(Generic[AnyRow]):
     def __init__(
         self,
         writer: BatchWriter[AnyRow],
-        room: Room,
+        budget: InflightBudget,
         traffic: Traffic,
         settings: IngestionSettings,
         metrics: IngestionMetrics,
@@ -152,7 +153,7 @@ class Lane(Generic[AnyRow]):
         self.available = True
         """False from the end of an outage's grace until the database is back."""
         self._writer = writer
-        self._room = room
+        self._budget = budget
         self._metrics = metrics
         self._batch_max_readings = settings.batch_max_readings
         self._batch_max_age_s = settings.batch_max_age_s
@@ -184,7 +185,7 @@ class Lane(Generic[AnyRow]):
         self._queue.put(submission, submission.queued_at)
         self._idle.clear()
         self._filled.set()
-        if submission.standing is not Standing.BACKLOG:
+        if submission.priority is not Priority.BACKLOG:
             self._urgent_came.set()
         if self._queue.readings >= self._batch_max_readings:
             self._full.set()
@@ -225,7 +226,7 @@ class Lane(Generic[AnyRow]):
         return batch
 
     async def _commit(self, batch: list[Submission[AnyRow]]) -> None:
-        """Writes a batch, again and again while an outage is short, and settles its receipts."""
+        """Writes a batch, again and again while an outage is short, and resolves its receipts."""
         rows = batch[0].rows if len(batch) == 1 else [row for submission in batch for row in submission.rows]
         away_since: float | None = None
         for delay_s in _retry_delays():
@@ -240,9 +241,9 @@ class Lane(Generic[AnyRow]):
                     raise
                 await asyncio.sleep(delay_s)
         self._metrics.committed(len(rows), written, time.monotonic() - began)
-        self._settle(batch, written)
+        self._resolve_receipts(batch, written)
 
-    def _settle(self, batch: list[Submission[AnyRow]], written: Written) -> None:
+    def _resolve_receipts(self, batch: list[Submission[AnyRow]], written: Written) -> None:
         starts = list(accumulate((len(submission.rows) for submission in batch), initial=0))
         exceptions: defaultdict[int, Written] = defaultdict(Written)
         for name in ("duplicates", "conflicts", "refused"):
@@ -250,10 +251,10 @@ class Lane(Generic[AnyRow]):
                 at = bisect_right(starts, position) - 1
                 getattr(exceptions[at], name).append(position - starts[at])
         for at, submission in enumerate(batch):
-            submission.receipt.settle(submission, exceptions.get(at, _ALL_STORED))
-            self._room.give_back(len(submission.rows), submission.standing)
+            submission.receipt.resolve(submission, exceptions.get(at, _ALL_STORED))
+            self._budget.release(len(submission.rows), submission.priority)
         now = time.monotonic()
-        self._metrics.settled(now - submission.queued_at for submission in batch)
+        self._metrics.resolved(now - submission.queued_at for submission in batch)
 
     async def _sit_out(self, batch: list[Submission[AnyRow]], error: DatabaseUnavailable) -> None:
         """Refuses what waits, so that callers learn of the outage, and comes back when the database does."""
@@ -272,7 +273,7 @@ class Lane(Generic[AnyRow]):
     def _refuse(self, batch: list[Submission[AnyRow]], error: Exception) -> None:
         for submission in batch:
             submission.receipt.fail(submission, error)
-            self._room.give_back(len(submission.rows), submission.standing)
+            self._budget.release(len(submission.rows), submission.priority)
         self._metrics.gave_up(sum(len(submission.rows) for submission in batch))
 
 

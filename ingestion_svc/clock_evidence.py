@@ -35,11 +35,11 @@ DEVICES_MAX = 50_000
 CHUNK_DEVICES = 100
 """Devices in one statement: taking and packing them holds the event loop up for a millisecond or two."""
 
-FLUSH_REST = 4
+FLUSH_COOLDOWN = 4
 """Times as long as a statement took, a flush rests after it, or live readings would wait behind the evidence of 10,000
 devices: so that takes some seconds, and a fifth of one connection's time."""
 
-FLUSH_REST_MAX_S = 1.0
+FLUSH_COOLDOWN_MAX_S = 1.0
 """After a statement that an outage or a lock held up."""
 
 CHUNK_TIMEOUT_S = 10.0
@@ -182,7 +182,7 @@ class ClockEvidence:
         if decoded.future_vehicle_ids:
             self._vehicles.future(decoded.future_vehicle_ids)
 
-    def settled(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], written: Written, arrived_us: int) -> None:
+    def resolved(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], written: Written, arrived_us: int) -> None:
         """Takes in the outcome of rows of one kind that arrived together, in the order of their coming."""
         clocks = self._meters if isinstance(rows[0], MeterRow) else self._vehicles
         if written.conflicts:
@@ -192,7 +192,7 @@ class ClockEvidence:
         clocks.stored(rows, arrived_us)
 
     async def flush(self) -> None:
-        """Writes down what was collected, resting between statements unless it closes; never raises.
+        """Writes down what was collected, throttled between statements unless it closes; never raises.
 
         What surely failed stays for the next time. Where the connection broke in the middle nobody knows, and that
         chunk is not repeated: evidence may be missing, but is never counted twice.
@@ -208,7 +208,9 @@ class ClockEvidence:
                     for rows in clocks.take(CHUNK_DEVICES):
                         began = time.monotonic()
                         await _write(connection, clocks, rows, add)
-                        await self._closes_within(min(FLUSH_REST * (time.monotonic() - began), FLUSH_REST_MAX_S))
+                        await self._closes_within(
+                            min(FLUSH_COOLDOWN * (time.monotonic() - began), FLUSH_COOLDOWN_MAX_S)
+                        )
         except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
             _log.warning("clock_evidence_not_written", error=str(error) or type(error).__name__)
 
@@ -250,7 +252,7 @@ async def add_meter_evidence(connection: AsyncConnection[Any], rows: Sequence[Ev
     """Adds to the evidence of meters, each named once; leaves out who is not registered. The caller commits.
 
     A newest reading counts where it is newer than the one already written down. To be committed before anything else
-    is added, or two processes could wait for each other in a circle.
+    is added, or two processes could deadlock.
     """
     await connection.execute(ADD_METER_EVIDENCE, _arrays(rows))
 

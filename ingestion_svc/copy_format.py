@@ -33,16 +33,16 @@ class Columns:
     NaN is one that is absent: `decode` lets no other through.
     """
 
-    places: Positions
+    slots: Positions
     ts_us: Times
     kwh: Floats
     measured: Sequence[Floats]
 
     @classmethod
-    def of(cls, rows: Sequence[MeterRow | VehicleRow], places: Positions) -> Self:
+    def of(cls, rows: Sequence[MeterRow | VehicleRow], slots: Positions) -> Self:
         """The columns of at least one row."""
         return cls(
-            places,
+            slots,
             np.array([row[1] for row in rows], np.int64),
             np.array([row[2] for row in rows], np.float64),
             [np.array([row[at] for row in rows], np.float64) for at in range(3, len(rows[0]))],
@@ -54,7 +54,7 @@ class Columns:
     def at(self, positions: Positions) -> Self:
         """The rows at some positions, in that order."""
         return type(self)(
-            self.places[positions],
+            self.slots[positions],
             self.ts_us[positions],
             self.kwh[positions],
             [each[positions] for each in self.measured],

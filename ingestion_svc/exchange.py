@@ -1,11 +1,11 @@
-"""One exchange: which of its requests are settled, and what the next answer says. Knows nothing of gRPC."""
+"""One exchange: which of its requests are resolved, and what the next answer says. Knows nothing of gRPC."""
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
 from ingestion_svc.decode import REJECTIONS_MAX, Rejection
-from ingestion_svc.receipt import Conflict, OnSettled, Receipt, Sender
+from ingestion_svc.receipt import Conflict, OnResolved, Receipt, Sender
 from shared.errors import InvalidRequest, Violation
 
 UNACKNOWLEDGED_MAX_REQUESTS = 1_000
@@ -29,7 +29,7 @@ class Answer:
     conflicts: list[tuple[int, Conflict]] = field(default_factory=list)
 
     def add(self, sequence: int, receipt: Receipt) -> None:
-        """Adds a settled request."""
+        """Adds a resolved request."""
         self.committed_sequence = sequence
         self.received += receipt.received
         self.stored += receipt.stored
@@ -56,18 +56,18 @@ class Exchange:
         self._committed_sequence = 0
 
     @property
-    def settled(self) -> bool:
+    def resolved(self) -> bool:
         """Whether every request that was taken is acknowledged."""
         return not self._requests
 
     def end(self) -> None:
-        """Asks for the end: what was taken is settled and acknowledged, and no more is taken."""
+        """Asks for the end: what was taken is resolved and acknowledged, and no more is taken."""
         self.ending = True
         self.changed.set()
 
-    def new_receipt(self, on_settled: OnSettled) -> Receipt:
+    def new_receipt(self, on_resolved: OnResolved) -> Receipt:
         """A receipt that tells this exchange of its changes."""
-        return Receipt(sender=self._sender, on_settled=on_settled, _changed=self.changed)
+        return Receipt(sender=self._sender, on_resolved=on_resolved, _changed=self.changed)
 
     def check(self, sequence: int, readings: int) -> None:
         """Raises InvalidRequest where a request does not come in its turn."""
@@ -92,7 +92,7 @@ class Exchange:
         self.changed.set()
 
     def next_answer(self) -> Answer | None:
-        """Takes what is settled out, from the first request on; None where the first one is not yet settled.
+        """Takes what is resolved out, from the first request on; None where the first one is not yet resolved.
 
         Raises what the first request failed with, once everything before it has been taken out.
         """

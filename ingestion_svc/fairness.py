@@ -1,7 +1,7 @@
 """Live readings and backlog apart: a device that comes back with hours of readings must not slow the others.
 
 A sender is **live** while it has few readings in flight. From the moment that it has more, until all of them are
-settled and it has been quiet for a moment, it is a **gateway** where its readings are of the present, and **backlog**
+resolved and it has been quiet for a moment, it is a **gateway** where its readings are of the present, and **backlog**
 where they are of the past. Live senders come first wherever there is a queue. Gateways take turns, a slice each, and so
 do those with backlog, also to be decoded. While live readings arrive, a batch takes a bounded number of the gateways'
 and little backlog, and after one that took any of that the next ones take none for some time; without them both fill
@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict, deque
 from typing import Any
 
-from ingestion_svc.receipt import Sender, Standing, Submission
+from ingestion_svc.receipt import Priority, Sender, Submission
 from shared.timestamps import US_PER_SECOND
 
 LIVE_MAX_READINGS = 200
@@ -47,34 +47,34 @@ BACKLOG_BESIDE_LIVE_MAX_READINGS = 100
 BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
 """Backlog in memory, above which it waits to be decoded while live readings arrive: some seconds' at that pace."""
 
-BACKLOG_BESIDE_LIVE_REST = 6
+BACKLOG_BESIDE_LIVE_COOLDOWN = 6
 """Times as long as a batch with backlog took, its lane takes no more while live readings arrive: a seventh of the time
 is backlog's, some 2,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer,
 backlog gives way by itself. With a fifth the 99th percentile of live readings was 36 to 49 ms from run to run, with
 this 31 to 41."""
 
-BACKLOG_BESIDE_LIVE_REST_MAX_S = 1.0
+BACKLOG_BESIDE_LIVE_COOLDOWN_MAX_S = 1.0
 """After a batch that an outage or a lock held up."""
 
 SLICE_READINGS = 100
 """Readings that are decoded at a stretch, some 0.3 ms: a live one passes the event loop a dozen times."""
 
 
-def note_standing(sender: Sender, readings: int, age_us: int, now_s: float) -> None:
-    """Notes the standing of a sender that wants to send some readings, the first of which is so old."""
+def update_priority(sender: Sender, readings: int, age_us: int, now_s: float) -> None:
+    """Notes the priority of a sender that wants to send some readings, the first of which is so old."""
     if sender.in_flight + readings > LIVE_MAX_READINGS:
         sender.not_live_until_s = now_s + NOT_LIVE_MEMORY_S
     elif sender.in_flight == 0 and now_s >= sender.not_live_until_s:
-        sender.standing = Standing.LIVE
+        sender.priority = Priority.LIVE
         return
-    elif sender.standing is Standing.LIVE:
+    elif sender.priority is Priority.LIVE:
         return
-    sender.standing = Standing.GATEWAY if age_us <= PRESENT_MAX_AGE_US else Standing.BACKLOG
+    sender.priority = Priority.GATEWAY if age_us <= PRESENT_MAX_AGE_US else Priority.BACKLOG
 
 
 _BESIDE_LIVE_INFLIGHT_MAX_READINGS = {
-    Standing.GATEWAY: GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS,
-    Standing.BACKLOG: BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS,
+    Priority.GATEWAY: GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS,
+    Priority.BACKLOG: BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS,
 }
 
 _Turns = OrderedDict[Sender, deque[Submission[Any]]]
@@ -96,25 +96,25 @@ class Traffic:
         return now_s - self._last_live_s < LIVE_MEMORY_S
 
 
-class Room:
-    """The memory for readings in flight. Who finds none waits: by standing, and in the order of coming."""
+class InflightBudget:
+    """The memory for readings in flight. Who finds none waits: by priority, and in the order of coming."""
 
     def __init__(self, capacity: int, traffic: Traffic) -> None:
         self._capacity = capacity
         self._traffic = traffic
-        self._taken = dict.fromkeys(Standing, 0)
-        self._waiting: dict[Standing, deque[tuple[int, asyncio.Future[None]]]] = {each: deque() for each in Standing}
+        self._taken = dict.fromkeys(Priority, 0)
+        self._waiting: dict[Priority, deque[tuple[int, asyncio.Future[None]]]] = {each: deque() for each in Priority}
 
     @property
     def taken(self) -> int:
         """Readings in flight."""
         return sum(self._taken.values())
 
-    async def take(self, readings: int, standing: Standing) -> None:
+    async def acquire(self, readings: int, priority: Priority) -> None:
         """Waits until there is room for so many more readings, and takes it."""
-        waiting = self._waiting[standing]
-        if not waiting and self._fits(readings, standing):
-            self._taken[standing] += readings
+        waiting = self._waiting[priority]
+        if not waiting and self._fits(readings, priority):
+            self._taken[priority] += readings
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append((readings, turn))
@@ -122,12 +122,12 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(readings, standing)
+                self.release(readings, priority)
             raise
 
-    def give_back(self, readings: int, standing: Standing) -> None:
-        """Gives room back for readings that have left memory, which was taken with that standing."""
-        self._taken[standing] -= readings
+    def release(self, readings: int, priority: Priority) -> None:
+        """Gives budget back for readings that have left memory, which was taken with that priority."""
+        self._taken[priority] -= readings
         for each, waiting in self._waiting.items():
             while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], each)):
                 wanted, turn = waiting.popleft()
@@ -135,14 +135,14 @@ class Room:
                     self._taken[each] += wanted
                     turn.set_result(None)
 
-    def _fits(self, readings: int, standing: Standing) -> bool:
+    def _fits(self, readings: int, priority: Priority) -> bool:
         free = self._capacity - self.taken
         if free == self._capacity:
             return True
-        if standing is Standing.LIVE:
+        if priority is Priority.LIVE:
             return readings <= free
-        most = _BESIDE_LIVE_INFLIGHT_MAX_READINGS[standing]
-        if self._taken[standing] + readings > most and self._traffic.has_live(time.monotonic()):
+        most = _BESIDE_LIVE_INFLIGHT_MAX_READINGS[priority]
+        if self._taken[priority] + readings > most and self._traffic.has_live(time.monotonic()):
             return False
         return readings <= free - self._capacity // LIVE_RESERVE
 
@@ -168,11 +168,11 @@ class FairQueue:
         if not self:
             self._waiting_since_s = now_s
         sender = submission.receipt.sender
-        if submission.standing is Standing.LIVE:
+        if submission.priority is Priority.LIVE:
             self._live.append(submission)
         else:
             turns, others = self._gateways, self._backlog
-            if submission.standing is Standing.BACKLOG:
+            if submission.priority is Priority.BACKLOG:
                 turns, others = others, turns
             if sender not in turns:
                 turns[sender] = others.pop(sender, deque())
@@ -204,8 +204,8 @@ class FairQueue:
             of_gateways //= 2
         readings = _take_in_turn(self._gateways, batch, readings, readings + of_gateways)
         if has_live:
-            resting = batch and now_s < self._backlog_from_s
-            most = min(most, readings + (0 if resting else BACKLOG_BESIDE_LIVE_MAX_READINGS))
+            throttled = batch and now_s < self._backlog_from_s
+            most = min(most, readings + (0 if throttled else BACKLOG_BESIDE_LIVE_MAX_READINGS))
         self._backlog_taken_s = now_s if self._backlog and readings < most else None
         readings = _take_in_turn(self._backlog, batch, readings, most)
         self.readings -= readings
@@ -214,8 +214,8 @@ class FairQueue:
     def written(self, now_s: float) -> None:
         """What was taken last is written: if there was backlog in it, that rests now."""
         if self._backlog_taken_s is not None:
-            rest_s = BACKLOG_BESIDE_LIVE_REST * (now_s - self._backlog_taken_s)
-            self._backlog_from_s = now_s + min(rest_s, BACKLOG_BESIDE_LIVE_REST_MAX_S)
+            cooldown_s = BACKLOG_BESIDE_LIVE_COOLDOWN * (now_s - self._backlog_taken_s)
+            self._backlog_from_s = now_s + min(cooldown_s, BACKLOG_BESIDE_LIVE_COOLDOWN_MAX_S)
 
     def take_all(self) -> list[Submission[Any]]:
         """Everything, for an outage."""

@@ -1,7 +1,7 @@
 """What a writer remembers of its devices, so that it need not ask, and which rows it may try to append.
 
 The newest reading of a device is a hint. Another process may have written since, so history's primary key decides in
-the end: too low a hint costs a transaction that is rolled back, too high a one costs the careful way, neither an error.
+the end: too low a hint costs a transaction that is rolled back, too high a one costs the slow path, neither an error.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ PAUSE_MAX_BATCHES = 64
 """Batches without a try after appending failed again and again: a try in vain costs half a batch."""
 
 NOT_KNOWN = -1
-"""The place of a device that is not remembered."""
+"""The slot of a device that is not remembered."""
 
 _NOTHING: Positions = np.empty(0, np.intp)
 
@@ -30,25 +30,25 @@ class KnownDevices:
     """Keys and newest readings, both only of what was committed."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        # By place:
+        self._slots: dict[str, int] = {}
+        # By slot:
         self._keys = np.zeros(DEVICE_KEYS_MAX, np.int32)
-        self._newest_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
+        self._high_water_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
         self._pause = 0
         self._next_pause = 1
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._slots)
 
-    def places(self, ids: Sequence[str]) -> Positions:
+    def slots(self, ids: Sequence[str]) -> Positions:
         """Where each of some devices is remembered; NOT_KNOWN."""
-        return np.fromiter(map(self._places.get, ids, repeat(NOT_KNOWN)), np.intp, len(ids))
+        return np.fromiter(map(self._slots.get, ids, repeat(NOT_KNOWN)), np.intp, len(ids))
 
-    def keys(self, places: Positions) -> Keys:
+    def keys(self, slots: Positions) -> Keys:
         """The database's keys of remembered devices; anything for NOT_KNOWN."""
-        return self._keys[places]
+        return self._keys[slots]
 
-    def ahead(self, rows: Columns) -> Positions:
+    def appendable(self, rows: Columns) -> Positions:
         """Where the rows are of those devices of whom each is newer than the one before and than all that is known.
 
         Their positions, by the devices' keys (the order of the indexes, and the same for all writers), and of a device
@@ -59,36 +59,36 @@ class KnownDevices:
             return _NOTHING
         if len(rows) < APPEND_MIN_READINGS:
             return _NOTHING
-        positions = np.flatnonzero(rows.places != NOT_KNOWN)
-        positions = positions[np.argsort(self._keys[rows.places[positions]], kind="stable")]
-        places, ts_us = rows.places[positions], rows.ts_us[positions]
-        first = np.flatnonzero(np.diff(places, prepend=NOT_KNOWN))
+        positions = np.flatnonzero(rows.slots != NOT_KNOWN)
+        positions = positions[np.argsort(self._keys[rows.slots[positions]], kind="stable")]
+        slots, ts_us = rows.slots[positions], rows.ts_us[positions]
+        first = np.flatnonzero(np.diff(slots, prepend=NOT_KNOWN))
         before_us = np.roll(ts_us, 1)
-        before_us[first] = self._newest_us[places[first]]
+        before_us[first] = self._high_water_us[slots[first]]
         goes_forward = np.logical_and.reduceat((before_us > 0) & (before_us < ts_us), first)
         positions = positions[np.repeat(goes_forward, np.diff(first, append=len(positions)))]
         return positions if len(positions) >= APPEND_MIN_READINGS else _NOTHING
 
     def remember(self, new_keys: dict[str, int]) -> None:
-        """Remembers the keys of devices that a transaction committed. Whoever has places must ask for them anew."""
+        """Remembers the keys of devices that a transaction committed. Whoever has slots must ask for them anew."""
         if len(self) + len(new_keys) > DEVICE_KEYS_MAX:
-            self._places.clear()  # rare, and cheaper than keeping an order
+            self._slots.clear()  # rare, and cheaper than keeping an order
         for device_id, key in islice(new_keys.items(), DEVICE_KEYS_MAX):
-            place = self._places.setdefault(device_id, len(self))
-            self._keys[place] = key
-            self._newest_us[place] = 0
+            slot = self._slots.setdefault(device_id, len(self))
+            self._keys[slot] = key
+            self._high_water_us[slot] = 0
 
-    def learn(self, places: Positions, ts_us: Times, not_inserted: Sequence[int], *, appended: bool) -> None:
+    def learn(self, slots: Positions, ts_us: Times, not_inserted: Sequence[int], *, appended: bool) -> None:
         """Remembers the rows that a transaction committed, of which history did not take the ones at some positions;
-        `appended`: some of them went the short way.
+        `appended`: some of them went the fast path.
 
         Of the devices of those history knew more than we did, because another process writes them or they send a past
         again. The newest of such a device is forgotten until it comes with nothing but new rows.
         """
-        remembered = places != NOT_KNOWN
-        np.maximum.at(self._newest_us, places[remembered], ts_us[remembered])
-        unsure = places[np.asarray(not_inserted, np.intp)]
-        self._newest_us[unsure[unsure != NOT_KNOWN]] = 0
+        remembered = slots != NOT_KNOWN
+        np.maximum.at(self._high_water_us, slots[remembered], ts_us[remembered])
+        unsure = slots[np.asarray(not_inserted, np.intp)]
+        self._high_water_us[unsure[unsure != NOT_KNOWN]] = 0
         if appended:
             self._next_pause = 1
 

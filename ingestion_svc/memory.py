@@ -3,7 +3,7 @@
 import ctypes
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Gives it back to the system, which takes some milliseconds. Only glibc has to be asked: malloc_trim(3)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -127,7 +127,7 @@ class IngestionMetrics:
             self._rejections.labels(REFUSED_BY_DATABASE).inc(refused)
         self._commit.observe(took_s)
 
-    def settled(self, waited_s: Iterable[float]) -> None:
+    def resolved(self, waited_s: Iterable[float]) -> None:
         """Messages got their outcome, having waited for so long each."""
         for each in waited_s:
             self._ack.observe(each)

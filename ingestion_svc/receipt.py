@@ -10,7 +10,7 @@ from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
 from ingestion_svc.writer import Written
 from ingestion_svc.writer_sql import AnyRow
 
-OnSettled = Callable[[Sequence[Any], Written, int], None]
+OnResolved = Callable[[Sequence[Any], Written, int], None]
 """Called with rows, what became of them, and when they came in microseconds."""
 
 
@@ -23,7 +23,7 @@ class Conflict:
     ts_us: int
 
 
-class Standing(IntEnum):
+class Priority(IntEnum):
     """How urgent a sender's readings are, the most urgent first."""
 
     LIVE = 0
@@ -40,7 +40,7 @@ class Sender:
 
     in_flight: int = 0
     """Readings."""
-    standing: Standing = Standing.LIVE
+    priority: Priority = Priority.LIVE
     not_live_until_s: float = 0.0
     """At least until then, on the event loop's clock."""
 
@@ -52,7 +52,7 @@ class Submission(Generic[AnyRow]):
     rows: Sequence[AnyRow]
     indexes: Sequence[int]
     receipt: "Receipt"
-    standing: Standing = Standing.LIVE
+    priority: Priority = Priority.LIVE
     """Its sender's when it came."""
     arrived_us: int = 0
     """When the readings came, on the service's clock."""
@@ -78,19 +78,19 @@ class Receipt:
     conflicts: list[Conflict] = field(default_factory=list)
     failure: Exception | None = None
     sender: Sender = field(default_factory=Sender)
-    on_settled: OnSettled | None = None
+    on_resolved: OnResolved | None = None
     """Told of every committed submission."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, decoded: Decoded) -> None:
-        """Counts a message's readings in: the rejected ones are settled, the others in flight."""
+        """Counts a message's readings in: the rejected ones are resolved, the others in flight."""
         rows = len(decoded.meters) + len(decoded.vehicles)
         self.received += rows + decoded.rejected
         self.in_flight += rows
         self.sender.in_flight += rows
         self._reject(decoded.rejected, decoded.rejections)
 
-    def settle(self, submission: Submission[Any], written: Written) -> None:
+    def resolve(self, submission: Submission[Any], written: Written) -> None:
         """Counts a committed submission: all of it stored but for the rows at the positions that `written` names."""
         self.stored += len(submission.rows) - len(written.duplicates) - len(written.conflicts) - len(written.refused)
         self.duplicate += len(written.duplicates)
@@ -105,8 +105,8 @@ class Receipt:
             self._reject(
                 len(written.refused), [Rejection.by_database(submission.indexes[at]) for at in written.refused]
             )
-        if self.on_settled is not None:
-            self.on_settled(submission.rows, written, submission.arrived_us)
+        if self.on_resolved is not None:
+            self.on_resolved(submission.rows, written, submission.arrived_us)
         self._release(submission)
 
     def fail(self, submission: Submission[Any], error: Exception) -> None:
@@ -114,7 +114,7 @@ class Receipt:
         self.failure = self.failure or error
         self._release(submission)
 
-    async def settled(self) -> None:
+    async def completed(self) -> None:
         """Waits until every reading's outcome is known; raises the failure as soon as there is one."""
         await self.room_for(0, 0)
 

@@ -27,10 +27,10 @@ from ingestion_svc.mapping_requests import (
 from ingestion_svc.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
 from ingestion_svc.newest import newest_timestamps
 from ingestion_svc.reading_metrics import IngestionMetrics
-from ingestion_svc.receipt import Conflict, Receipt, Standing
+from ingestion_svc.receipt import Conflict, Priority, Receipt
 from shared.config import IngestionSettings
-from shared.db.engine import database_errors, to_its_end
-from shared.errors import AnswersNotTaken, InvalidRequest, ServiceStopping, Violation
+from shared.db.engine import database_errors, shielded
+from shared.errors import InvalidRequest, ServiceStopping, SlowConsumer, Violation
 from shared.interceptor import Context
 from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
@@ -75,10 +75,10 @@ class IngestionServicer(IngestionServiceServicer):
     async def StreamTelemetry(
         self, request_iterator: AsyncIterator[wire.StreamTelemetryRequest], context: Context
     ) -> wire.StreamTelemetryResponse:
-        receipt = Receipt(on_settled=self._evidence.settled)
+        receipt = Receipt(on_resolved=self._evidence.resolved)
         with self._streams.admit() as max_age_s, self._metrics.open_stream("StreamTelemetry"):
             await self._take_until_drained(request_iterator, receipt, max_age_s)
-            await receipt.settled()
+            await receipt.completed()
         return wire.StreamTelemetryResponse(summary=_summary(receipt))
 
     async def ExchangeTelemetry(  # type: ignore[override]  # writes its answers itself, within a deadline
@@ -91,7 +91,7 @@ class IngestionServicer(IngestionServiceServicer):
             taking = asyncio.ensure_future(self._take_each_of_exchange(request_iterator, exchange, context))
             taking.add_done_callback(lambda _: exchange.changed.set())
             try:
-                await self._answer_until_settled(exchange, taking, context)
+                await self._answer_until_completed(exchange, taking, context)
             finally:
                 age.cancel()
                 self._exchanges.discard(exchange)
@@ -102,16 +102,16 @@ class IngestionServicer(IngestionServiceServicer):
     ) -> wire.IngestTelemetryResponse:
         if self._draining.is_set():
             raise ServiceStopping
-        receipt = Receipt(on_settled=self._evidence.settled)
+        receipt = Receipt(on_resolved=self._evidence.resolved)
         await self._take(request.readings, receipt)
-        await receipt.settled()
+        await receipt.completed()
         return wire.IngestTelemetryResponse(summary=_summary(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
         now_us = self._clock()
         wanted = parse_map_vehicle(request, now_us, self._bounds(now_us))
         async with database_errors():
-            mapping, closed = await to_its_end(map_vehicle(self._engine, wanted))
+            mapping, closed = await shielded(map_vehicle(self._engine, wanted))
         return wire.MapVehicleResponse(
             mapping=_mapping_message(mapping), closed=[_mapping_message(each) for each in closed]
         )
@@ -120,13 +120,13 @@ class IngestionServicer(IngestionServiceServicer):
         now_us = self._clock()
         order = parse_unmap_vehicle(request, now_us, self._bounds(now_us))
         async with database_errors():
-            removed = await to_its_end(unmap_vehicle(self._engine, order.vehicle_id, order.from_us, order.until_us))
+            removed = await shielded(unmap_vehicle(self._engine, order.vehicle_id, order.from_us, order.until_us))
         return wire.UnmapVehicleResponse(removed=[_mapping_message(each) for each in removed])
 
     async def ListMappings(self, request: wire.ListMappingsRequest, context: Context) -> wire.ListMappingsResponse:
         asked = parse_list_mappings(request)
         async with database_errors():
-            found = await to_its_end(
+            found = await shielded(
                 list_mappings(self._engine, asked.vehicle_id, asked.meter_id, asked.after, asked.most + 1)
             )
         page = found[: asked.most]
@@ -149,7 +149,7 @@ class IngestionServicer(IngestionServiceServicer):
             self._batcher.expect(receipt.sender, len(readings), age_us(readings[0], bounds.now_us))
         for start in range(0, len(readings), SLICE_READINGS):
             part = readings[start : start + SLICE_READINGS]
-            if len(readings) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.standing is Standing.LIVE:
+            if len(readings) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.priority is Priority.LIVE:
                 decoded = decode(part, receipt.received, bounds)
             else:
                 async with self._decoding_turn:
@@ -173,23 +173,21 @@ class IngestionServicer(IngestionServiceServicer):
             if not request.sequence:
                 continue
             await exchange.room_for(len(request.readings))
-            receipt = exchange.new_receipt(self._evidence.settled)
+            receipt = exchange.new_receipt(self._evidence.resolved)
             await self._take(request.readings, receipt)
             exchange.take(request.sequence, receipt)
 
     async def _tell_newest(self, opening: Opening, context: Context) -> None:
         async with database_errors():
-            meter_us, vehicle_us = await to_its_end(
-                newest_timestamps(self._engine, opening.meter_id, opening.vehicle_id)
-            )
+            meter_us, vehicle_us = await shielded(newest_timestamps(self._engine, opening.meter_id, opening.vehicle_id))
         opened = wire.ExchangeOpened(
             newest_meter_timestamp=None if meter_us is None else proto_from_us(meter_us),
             newest_vehicle_timestamp=None if vehicle_us is None else proto_from_us(vehicle_us),
         )
         await context.write(wire.ExchangeTelemetryResponse(opened=opened))
 
-    async def _answer_until_settled(self, exchange: Exchange, taking: asyncio.Future[None], context: Context) -> None:
-        """Acknowledges what is settled until the exchange ends and all that was taken of it is acknowledged."""
+    async def _answer_until_completed(self, exchange: Exchange, taking: asyncio.Future[None], context: Context) -> None:
+        """Acknowledges what is resolved until the exchange ends and all that was taken of it is acknowledged."""
         while True:
             await exchange.changed.wait()
             exchange.changed.clear()
@@ -199,9 +197,9 @@ class IngestionServicer(IngestionServiceServicer):
                     async with asyncio.timeout(ANSWER_MAX_WAIT_S):
                         await context.write(_answer_message(answer))
                 except TimeoutError:
-                    raise AnswersNotTaken(ANSWER_MAX_WAIT_S) from None
+                    raise SlowConsumer(ANSWER_MAX_WAIT_S) from None
                 exchange.changed.set()  # there may be more, or it was the last
-            elif exchange.settled and (exchange.ending or taking.done()):
+            elif exchange.resolved and (exchange.ending or taking.done()):
                 if taking.done():
                     taking.result()
                 return

@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-# In key order: two processes that add to the same devices wait for each other, but not in a circle. The join leaves out
+# In key order: two processes that add to the same devices wait for each other, but never deadlock. The join leaves out
 # who is not registered: a rejected reading never registers a device. Whole seconds and the rest keep times exact.
 ADD_METER_EVIDENCE = """
     INSERT INTO meter_clock_evidence AS evidence

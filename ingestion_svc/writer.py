@@ -1,13 +1,13 @@
 """Writes a batch of rows in one transaction; the statements are in `writer_sql`.
 
-The careful way: the rows go by COPY into a temporary table that lives as long as the session. Then one statement
+The slow path: the rows go by COPY into a temporary table that lives as long as the session. Then one statement
 inserts into history what is new there and, from the rows that it really inserted, brings current status forward and
 adds to the hourly rollups. A resend can therefore never be counted twice, whatever happened between COMMIT and the
 answer.
 
-The short way, for devices whose rows are all newer than what this writer saw of them: COPY straight into history, and
+The fast path, for devices whose rows are all newer than what this writer saw of them: COPY straight into history, and
 status and rollups from what is known of the rows here. If history has one of them after all, its primary key fails the
-transaction, nothing of it stays, and all rows go the careful way.
+transaction, nothing of it stays, and all rows go the slow path.
 """
 
 import asyncio
@@ -143,45 +143,45 @@ class Writer(Generic[AnyRow]):
 
     async def _transact(self, rows: Sequence[AnyRow]) -> Written:
         connection = await self._connected()
-        columns = Columns.of(rows, self._places(rows))
+        columns = Columns.of(rows, self._slots(rows))
         await self._ensure_partitions(connection, columns)
-        ahead = self._devices.ahead(columns)
-        if len(ahead):
+        appendable = self._devices.appendable(columns)
+        if len(appendable):
             try:
-                return await self._store(connection, rows, columns, ahead)
+                return await self._store(connection, rows, columns, appendable)
             except (psycopg.errors.UniqueViolation, _StatusMissing) as error:
                 _log.info("append_rolled_back", readings=len(rows), reason=type(error).__name__)
                 self._devices.hold_off()
-        return await self._store(connection, rows, columns, ahead[:0])
+        return await self._store(connection, rows, columns, appendable[:0])
 
     async def _store(
-        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], columns: Columns, ahead: Positions
+        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], columns: Columns, appendable: Positions
     ) -> Written:
-        """One transaction: appends the rows at the positions `ahead`, and takes the others the careful way."""
-        others = np.delete(np.arange(len(rows)), ahead)
+        """One transaction: appends the rows at the positions `appendable`, and takes the others the slow path."""
+        others = np.delete(np.arange(len(rows)), appendable)
         written, new_keys = Written(), dict[str, int]()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
-            if len(ahead):
-                await self._append(columns.at(ahead), cursor)
+            if len(appendable):
+                await self._append(columns.at(appendable), cursor)
             if len(others):
                 written, new_keys = await self._merge(rows, columns, others, cursor)
             await cursor.execute(self._target.mark_hours, {"hours": _hours(columns)}, prepare=True)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
         not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
-        places = columns.places
+        slots = columns.slots
         if new_keys:
             self._devices.remember(new_keys)
-            places = self._places(rows)
-        self._devices.learn(places, columns.ts_us, not_inserted, appended=len(ahead) > 0)
+            slots = self._slots(rows)
+        self._devices.learn(slots, columns.ts_us, not_inserted, appended=len(appendable) > 0)
         return written
 
-    def _places(self, rows: Sequence[AnyRow]) -> Positions:
-        return self._devices.places([row[0] for row in rows])
+    def _slots(self, rows: Sequence[AnyRow]) -> Positions:
+        return self._devices.slots([row[0] for row in rows])
 
     async def _append(self, rows: Columns, cursor: psycopg.AsyncCursor[Any]) -> None:
         """Raises UniqueViolation where history has a row already, and _StatusMissing."""
-        keys = self._devices.keys(rows.places)
+        keys = self._devices.keys(rows.slots)
         async with cursor.copy(self._target.copy_to_history) as copy:
             await copy.write(appended_readings(keys, rows))
         async with cursor.copy(self._target.copy_to_staged_hours) as copy:
@@ -198,7 +198,7 @@ class Writer(Generic[AnyRow]):
         target = self._target
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
-        keys, new_keys = await self._resolve(rows, columns.places, cursor)
+        keys, new_keys = await self._resolve(rows, columns.slots, cursor)
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns))
         await cursor.execute(target.insert, prepare=True)
@@ -225,11 +225,11 @@ class Writer(Generic[AnyRow]):
             self._partition_days |= missing
 
     async def _resolve(
-        self, rows: Sequence[AnyRow], places: Positions, cursor: psycopg.AsyncCursor[Any]
+        self, rows: Sequence[AnyRow], slots: Positions, cursor: psycopg.AsyncCursor[Any]
     ) -> tuple[Keys, dict[str, int]]:
-        """The devices' keys, and which of them were not known here; devices never heard of are registered."""
-        keys = self._devices.keys(places)
-        at_unknown = np.flatnonzero(places == NOT_KNOWN).tolist()
+        """The devices' keys, and which of them were not known here; unknown devices are registered."""
+        keys = self._devices.keys(slots)
+        at_unknown = np.flatnonzero(slots == NOT_KNOWN).tolist()
         if not at_unknown:
             return keys, {}
         unknown = {rows[at][0] for at in at_unknown}
@@ -247,7 +247,7 @@ class Writer(Generic[AnyRow]):
     async def _find_stored(
         self, rows: Columns, missed: list[int], cursor: psycopg.AsyncCursor[Any]
     ) -> dict[int, tuple[float | None, ...]]:
-        """The values that history has in the places of the rows that it did not take."""
+        """The values that history has in the slots of the rows that it did not take."""
         times = rows.ts_us[missed]
         bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
         await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
@@ -262,7 +262,7 @@ def _hours(rows: Columns) -> list[datetime]:
 def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, tuple[float | None, ...]]) -> Written:
     """Tells duplicates from conflicts.
 
-    A row is held against what history has in its place: what was found there (`missed`, `stored`), or else the first
+    A row is held against what history has in its slot: what was found there (`missed`, `stored`), or else the first
     row of the batch with its device and timestamp.
     """
     written = Written()

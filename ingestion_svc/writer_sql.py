@@ -42,11 +42,11 @@ _HOURS = """
 class Target(Generic[AnyRow]):
     """Where one kind of reading goes.
 
-    The careful way is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the short one
+    The slow path is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the short one
     `copy_to_history`, `copy_to_staged_hours` and `add_hours`. Both end with `mark_hours`.
 
     History comes first, then status, then the closed hours, each in the order of its key: two transactions that meet
-    can then wait for each other, but not in a circle; unless one appends and merges: PostgreSQL then ends one of them,
+    can then wait for each other, but never deadlock; unless one appends and merges: PostgreSQL then ends one of them,
     and that is written again.
     """
 
@@ -121,7 +121,7 @@ _CLOSE_VEHICLE_HOURS = """
 METERS: Target[MeterRow] = Target(
     history_table="meter_telemetry_history",
     find_devices="SELECT meter_id, meter_key FROM meters WHERE meter_id = ANY(%(ids)s)",
-    # Sorted, so that two writers that meet the same new devices never wait for each other in a circle.
+    # Sorted, so that two writers that meet the same new devices never deadlock.
     add_devices="""
         INSERT INTO meters (meter_id) SELECT id FROM unnest(%(ids)s::text[]) AS id ORDER BY id
         ON CONFLICT DO NOTHING

@@ -19,7 +19,7 @@ STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 
 
-def _words_before() -> tuple[str, ...]:
+def _command_prefix() -> tuple[str, ...]:
     """What makes a child end with us even when we are killed, where the system knows how."""
     if sys.platform == "linux" and shutil.which("setpriv"):
         return ("setpriv", "--pdeathsig", "TERM", "--")
@@ -67,7 +67,7 @@ class Child:
         ready_file = directory / f"{name}.ready"
         ready_file.unlink(missing_ok=True)
         process = await asyncio.create_subprocess_exec(
-            *_words_before(),
+            *_command_prefix(),
             sys.executable,
             "-P",  # what lies in the current directory must not pass for one of our modules
             "-m",

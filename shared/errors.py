@@ -3,10 +3,10 @@
     FleetError
     ├── InvalidRequest         the request breaks the contract; lists every violation
     ├── MalformedRequest       the bytes are no message of the rpc's type
-    ├── UnknownDevice          never heard of
+    ├── UnknownDevice          unknown
     ├── MappingContradiction   a registered mapping says otherwise
-    ├── PagesForgotten         the result that a page token belongs to is not kept any more
-    ├── AnswersNotTaken        the client does not read what it is told
+    ├── PageTokenExpired         the result that a page token belongs to is not kept any more
+    ├── SlowConsumer        the client does not read what it is told
     ├── DeadlinePassed         the caller waited no longer
     ├── DatabaseUnavailable    may succeed later
     ├── LimitExceeded          may succeed later
@@ -47,10 +47,10 @@ class MalformedRequest(FleetError):
 
 
 class UnknownDevice(FleetError):
-    """The device was never heard of."""
+    """The device is unknown."""
 
     def __init__(self, kind: str, device_id: str) -> None:
-        super().__init__(f"{kind} {device_id} was never heard of: it has sent no reading and is in no mapping")
+        super().__init__(f"{kind} {device_id} is unknown: it has sent no reading and is in no mapping")
         self.kind = kind
         self.device_id = device_id
 
@@ -59,7 +59,7 @@ class MappingContradiction(FleetError):
     """A registered mapping says otherwise. The message names it."""
 
 
-class PagesForgotten(FleetError):
+class PageTokenExpired(FleetError):
     """The result that a page token belongs to is not kept any more, or not by this process."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class PagesForgotten(FleetError):
         )
 
 
-class AnswersNotTaken(FleetError):
+class SlowConsumer(FleetError):
     """The client does not read the answers of its stream."""
 
     def __init__(self, timeout_s: float) -> None:

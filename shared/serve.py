@@ -137,7 +137,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise SystemExit(f"{error}") from None
 
 
-def rest_the_garbage_collector() -> None:
+def tune_gc() -> None:
     """Lets the garbage collector look at the objects of start-up no more, and at the others less often.
 
     Rows and messages are no cycles and go by reference counting; looking through them took a seventh of the time.

@@ -38,7 +38,7 @@ def replica_of(primary: EmbeddedServer, data_dir: Path, **settings: str) -> Iter
     standby = EmbeddedServer(data_dir, bin_dir=primary.bin_dir, settings={"shared_buffers": "32MB", **settings})
     subprocess.run(
         [
-            *embedded._as_somebody_else(), primary.bin_dir / "pg_basebackup", "--dbname", primary.url(),
+            *embedded._unprivileged_prefix(), primary.bin_dir / "pg_basebackup", "--dbname", primary.url(),
             "--pgdata", data_dir / "pgdata", "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast",
             "--no-sync",
         ],

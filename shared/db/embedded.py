@@ -62,7 +62,7 @@ def embedded_bin_dir() -> Path:
 
 
 @cache
-def _as_somebody_else() -> tuple[str, ...]:
+def _unprivileged_prefix() -> tuple[str, ...]:
     """The words to put before a command so that PostgreSQL, which refuses to run as root, runs.
 
     As root: a user namespace in which root's files belong to an ordinary user. Unlike another user it can reach a
@@ -178,7 +178,7 @@ class EmbeddedServer:
         self._give_away(unfinished)
         made = subprocess.run(
             [
-                *_as_somebody_else(), self.bin_dir / "initdb", "--pgdata", unfinished, "--username", SUPERUSER,
+                *_unprivileged_prefix(), self.bin_dir / "initdb", "--pgdata", unfinished, "--username", SUPERUSER,
                 "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions", "--no-sync",
             ],
             capture_output=True, text=True, check=False, cwd=self.data_dir,
@@ -206,7 +206,7 @@ class EmbeddedServer:
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *_as_somebody_else(), self.bin_dir / "postgres", "-D", self._pgdata,
+                    *_unprivileged_prefix(), self.bin_dir / "postgres", "-D", self._pgdata,
                     "-c", f"unix_socket_directories={self._socket_dir}", *settings,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True,
@@ -242,13 +242,13 @@ class EmbeddedServer:
         if pid_file.exists():
             socket_dir = Path(pid_file.read_text().splitlines()[4])
             subprocess.run(
-                [*_as_somebody_else(), self.bin_dir / "pg_ctl", "stop", "-D", self._pgdata, "-m", "fast", "-w"],
+                [*_unprivileged_prefix(), self.bin_dir / "pg_ctl", "stop", "-D", self._pgdata, "-m", "fast", "-w"],
                 capture_output=True, check=False, cwd=self.data_dir, timeout=STOP_TIMEOUT_S + 60,
             )  # fmt: skip
             if socket_dir != self._socket_dir:
                 shutil.rmtree(socket_dir, ignore_errors=True)
 
     def _give_away(self, directory: Path) -> None:
-        if "--clear-groups" in _as_somebody_else():
+        if "--clear-groups" in _unprivileged_prefix():
             nobody = pwd.getpwnam("nobody")
             os.chown(directory, nobody.pw_uid, nobody.pw_gid)

@@ -130,7 +130,7 @@ async def require_safe_server(connection: AsyncConnection[Any]) -> None:
 _unfinished: set[asyncio.Future[Any]] = set()
 
 
-async def to_its_end(work: Coroutine[Any, Any, Answer]) -> Answer:
+async def shielded(work: Coroutine[Any, Any, Answer]) -> Answer:
     """Awaits work on the database that goes on to its end even when the caller is cancelled.
 
     A gRPC cancellation in the middle of a pool's bookkeeping loses connections (psycopg #1208, #1345).

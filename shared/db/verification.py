@@ -1,8 +1,8 @@
-"""Holds hourly rollups and current status against the history that they follow from, and mends what differs.
+"""Holds hourly rollups and current status against the history that they follow from, and repairs what differs.
 
 Each hour of each table is one statement, hence one snapshot: ingestion commits a reading, its rollup and its status
-together, so that whatever is being written, all of it or nothing of it is seen. Mending keeps writers of that one table
-waiting while it recomputes the rows that differ. History is the truth; it is never touched.
+together, so that whatever is being written, all of it or nothing of it is seen. Repairing keeps writers of that one
+table waiting while it recomputes the rows that differ. History is the truth; it is never touched.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ _HOUR = timedelta(hours=1)
 _LIMIT_LOCK_WAIT = "SET LOCAL lock_timeout = '2s'"
 """While we wait for a long transaction, those that come later wait behind us; a writer's takes well under a second."""
 
-_MEND_TRIES = 5
-_MEND_PAUSE_S = 1.0
+_REPAIR_TRIES = 5
+_REPAIR_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,9 @@ async def find(connection: AsyncConnection[Any], check: Check) -> list[Differenc
     return [_difference(check, row) for row in await _rows(connection, check.derived.find, _parameters(check))]
 
 
-async def mend(connection: AsyncConnection[Any], differences: list[Difference], check: Check) -> list[Difference]:
+async def repair_rows(
+    connection: AsyncConnection[Any], differences: list[Difference], check: Check
+) -> list[Difference]:
     """Makes rows what history says, in one transaction; returns what differed when nobody else could write any more.
 
     Looks only at devices that differed before. The connection commits by itself (autocommit). Raises the driver's
@@ -90,15 +92,15 @@ async def mend(connection: AsyncConnection[Any], differences: list[Difference], 
     """
     assert connection.autocommit
     suspects = Check(check.derived, [each.device_key for each in differences], check.hour_us)
-    for _ in range(_MEND_TRIES - 1):
+    for _ in range(_REPAIR_TRIES - 1):
         try:
-            return await _mend(connection, suspects)
+            return await _repair_rows(connection, suspects)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
-            await asyncio.sleep(_MEND_PAUSE_S)
-    return await _mend(connection, suspects)
+            await asyncio.sleep(_REPAIR_PAUSE_S)
+    return await _repair_rows(connection, suspects)
 
 
-async def _mend(connection: AsyncConnection[Any], suspects: Check) -> list[Difference]:
+async def _repair_rows(connection: AsyncConnection[Any], suspects: Check) -> list[Difference]:
     async with connection.transaction():
         await connection.execute(_LIMIT_LOCK_WAIT)
         await connection.execute(suspects.derived.lock)

@@ -181,7 +181,7 @@ async def test_all_that_was_committed_before_as_of_is_in_the_answer(primary: Emb
         for _ in range(150):
             for reader in readers:
                 answer = await reader.ask(count, {})
-                [(told,)] = answer.told
+                [(told,)] = answer.value
                 missing = [n for n, at_us in enumerate(committed_us) if n >= told and at_us < answer.as_of_us]
                 assert not missing
     finally:
@@ -231,7 +231,7 @@ async def test_a_question_that_replay_had_to_break_off_may_be_asked_again(
     with pytest.raises(DatabaseUnavailable) as unavailable:
         await slow
     assert unavailable.value.sqlstate == "40001"
-    assert (await reader.ask(text("SELECT 7 AS seven"), {})).told == [(7,)]
+    assert (await reader.ask(text("SELECT 7 AS seven"), {})).value == [(7,)]
     await reader.close()
     admin.execute("ALTER SYSTEM RESET max_standby_streaming_delay")
     admin.execute("SELECT pg_reload_conf()")

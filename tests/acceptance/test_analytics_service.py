@@ -201,7 +201,7 @@ async def test_a_device_never_heard_of_is_not_found(stub: "AnalyticsServiceAsync
     ):
         error = await error_of(call)
         assert error.code() == grpc.StatusCode.NOT_FOUND
-        assert "ghost was never heard of" in str(error.details())
+        assert "ghost is unknown" in str(error.details())
 
 
 async def test_a_bad_request_is_told_all_of_its_violations(stub: "AnalyticsServiceAsyncStub") -> None:

@@ -147,7 +147,7 @@ def test_the_same_simulation_again_is_counted_once(environment: dict[str, str]) 
 def test_unknown_and_malformed_devices_are_one_line_and_exit_code_1(environment: dict[str, str]) -> None:
     unknown = energyfleet("performance", "nobody", environment=environment)
     assert unknown.returncode == 1
-    assert "NOT_FOUND: vehicle nobody was never heard of" in unknown.stderr
+    assert "NOT_FOUND: vehicle nobody is unknown" in unknown.stderr
     assert unknown.stderr.count("\n") == 1
     assert "neither as a vehicle nor as a meter" in energyfleet("status", "nobody", environment=environment).stderr
     malformed = energyfleet("status", "no body", environment=environment)

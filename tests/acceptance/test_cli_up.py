@@ -92,7 +92,7 @@ def started(directory: Path, *arguments: str, environment: Mapping[str, str]) ->
     stdout, stderr = directory / "stdout", directory / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
-            [*child._words_before(), *COMMAND, *arguments],
+            [*child._command_prefix(), *COMMAND, *arguments],
             env=environment,
             stdout=out,
             stderr=err,

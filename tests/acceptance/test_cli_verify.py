@@ -43,7 +43,7 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     ]
     assert found.stderr == (
         "Not what history says: 1 row of meter_current_status, 30 rows of meter_energy_hourly."
-        " `energyfleet verify --repair` mends them.\n"
+        " `energyfleet verify --repair` repairs them.\n"
     )
     without = energyfleet("verify", "--until", "2026-02-10T00:00:00Z", "--hours", "1", environment=environment)
     assert "Not what history says: 1 row of meter_current_status. " in without.stderr
@@ -52,9 +52,11 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     refused = energyfleet("verify", "--repair", environment=reader)
     assert refused.returncode == 1
     assert "permission denied for table meter_current_status" in refused.stderr
-    mended = energyfleet("verify", "--repair", environment=environment)
-    assert (mended.returncode, mended.stderr) == (0, "")
-    assert mended.stdout.splitlines()[-1].startswith("Mended: 1 row of meter_current_status, 30 rows of meter_energy_")
+    repaired = energyfleet("verify", "--repair", environment=environment)
+    assert (repaired.returncode, repaired.stderr) == (0, "")
+    assert repaired.stdout.splitlines()[-1].startswith(
+        "Repaired: 1 row of meter_current_status, 30 rows of meter_energy_"
+    )
     assert energyfleet("verify", environment=environment).returncode == 0
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 VEHICLES = METERS = range(3)
-NEVER_HEARD_OF = "never-heard-of"
+UNKNOWN_VEHICLE_ID = "never-heard-of"
 VERDICTS = [name for name, number in wire.Verdict.items() if number]
 LONG_US = 64 * US_PER_HOUR
 """Windows that are longer are put together in another way."""
@@ -272,7 +272,7 @@ async def check_fleet(
     request = wire.ListVehiclePerformanceRequest(
         window=window_of(start_us, end_us),
         verdicts=[wire.Verdict.Value(verdict) for verdict in happened.verdicts],
-        vehicle_ids=[f"{prefix}v{number}" for number in VEHICLES] + [NEVER_HEARD_OF] if happened.named else [],
+        vehicle_ids=[f"{prefix}v{number}" for number in VEHICLES] + [UNKNOWN_VEHICLE_ID] if happened.named else [],
         order=wire.PERFORMANCE_ORDER_KWH_LOST if happened.by_loss else wire.PERFORMANCE_ORDER_RATIO,
         page_size=happened.page_size if happened.named else 1_000,
     )
@@ -305,7 +305,7 @@ async def check_fleet(
     if happened.named:
         check_totals(first, expected)
         assert list(first.unknown_vehicle_ids) == sorted(
-            {NEVER_HEARD_OF, *(f"{prefix}v{number}" for number in VEHICLES)} - set(known)
+            {UNKNOWN_VEHICLE_ID, *(f"{prefix}v{number}" for number in VEHICLES)} - set(known)
         )
 
 

@@ -12,7 +12,7 @@ from energyfleet.v1 import ingestion_service_pb2 as ingestion_wire
 
 from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
-from tests.verified import mended
+from tests.verified import repaired
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -143,7 +143,7 @@ async def test_a_list_follows_late_readings_repairs_and_mappings_at_once(
     await send(ingest, NOW_US - US_PER_HOUR - 1, [0.9])
     damaged = [("car-0", 3, 3, 9.0), *((f"car-{number}", 2, 2, 8.0) for number in range(1, VEHICLES))]
     assert await listed() == [*damaged, (f"car-{VEHICLES}", 1, 0, 0.0)]
-    assert await mended(database_url)
+    assert await repaired(database_url)
     whole = [("car-0", 3, 3, 3.0), *((f"car-{number}", 2, 2, 2.0) for number in range(1, VEHICLES))]
     assert await listed() == [*whole, (f"car-{VEHICLES}", 1, 0, 0.0)]
     await ingest.UnmapVehicle(

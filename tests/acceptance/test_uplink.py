@@ -137,7 +137,7 @@ async def test_what_a_stopping_service_has_acknowledged_is_not_kept(ingestion: R
         await uplink.send(a_request(1))
         await uplink.flush()
         await ingestion.service.drain()
-    assert (uplink.totals.stored, uplink.settled_sequence) == (1, 1)
+    assert (uplink.totals.stored, uplink.completed_sequence) == (1, 1)
 
 
 class Stream:

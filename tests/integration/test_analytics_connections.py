@@ -51,7 +51,7 @@ async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_s
             trace.seek(0)
             lines = (line.split(b"\t") for line in trace.read().splitlines())
             sent = [line[3] for line in lines if len(line) > 3 and line[1] == b"F"]
-    assert planned == {"opening": (35, 5), "question_0": (20, 0), "question_1": (0, 20)}
+    assert planned == {"preamble": (35, 5), "question_0": (20, 0), "question_1": (0, 20)}
     assert [each.split()[0] for each in sent] == [b"Query"]
     assert b"BEGIN" not in sent[0]
 
@@ -85,7 +85,7 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(end, asyncio.CancelledError) for end in ends)
         answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(50)))
-        assert [answer.told for answer in answers] == [(None, None)] * 50
+        assert [answer.value for answer in answers] == [(None, None)] * 50
         assert _sessions(rows) == pids
 
 
@@ -113,8 +113,8 @@ async def test_a_request_to_cancel_never_meets_the_next_question(reader_url: str
             for _ in range(turns % 60):
                 await asyncio.sleep(0)
             call.cancel()
-            assert (await queries.reader.ask(next_question, {})).told == [(7,)]
-        assert (await queries.reader.ask(SESSION, {})).told == first.told
+            assert (await queries.reader.ask(next_question, {})).value == [(7,)]
+        assert (await queries.reader.ask(SESSION, {})).value == first.value
 
 
 async def test_a_session_keeps_no_more_statements_than_it_may(
@@ -130,7 +130,7 @@ async def test_a_session_keeps_no_more_statements_than_it_may(
             start_us = MIDNIGHT_US + day * US_PER_DAY
             totals = await totals_of(queries, start_us, start_us + 5)
             assert (totals.vehicle_readings, totals.kwh_delivered_dc) == (1, float(day))
-            [(count,)] = (await queries.reader.ask(kept, {})).told
+            [(count,)] = (await queries.reader.ask(kept, {})).value
             assert 3 <= count <= 5
 
 
@@ -150,7 +150,7 @@ async def test_a_question_that_failed_at_any_time_can_be_asked_again(
             call.cancel()
             await _until_waiting_for_a_lock(rows, 0)
         for _ in range(8):
-            assert (await queries.vehicle_status("car")).told == (None, None)
+            assert (await queries.vehicle_status("car")).value == (None, None)
         assert _sessions(rows) == pids
 
 
@@ -193,7 +193,7 @@ async def test_a_question_that_the_server_ends_as_its_caller_leaves_costs_no_con
             pass  # without a turn for the event loop
         with pytest.raises(DeadlinePassed):
             await call
-        assert (await queries.reader.ask(SESSION, {})).told == first.told
+        assert (await queries.reader.ask(SESSION, {})).value == first.value
 
 
 async def test_the_server_knows_how_long_the_caller_waits(reader_url: str) -> None:
@@ -202,7 +202,7 @@ async def test_the_server_knows_how_long_the_caller_waits(reader_url: str) -> No
 
     async def told(time_remaining_s: float | None) -> int:
         deadline.set_time_remaining(time_remaining_s)
-        [(ms,)] = (await queries.reader.ask(timeout_ms, {})).told
+        [(ms,)] = (await queries.reader.ask(timeout_ms, {})).value
         return int(ms)
 
     async with asking(reader_url, pool_size=1, timeout_s=10.0) as queries:
@@ -237,7 +237,7 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_r
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 10
         while True:
             try:
-                assert (await queries.vehicle_status("car")).told == (None, None)
+                assert (await queries.vehicle_status("car")).value == (None, None)
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(0.01)
@@ -275,7 +275,7 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
     async with freezable(database_url, thawed) as url, asking(url, pool_size=2, timeout_s=0.2) as queries:
         if warm:
             thawed.set()
-            assert (await queries.vehicle_status("car")).told == (None, None)
+            assert (await queries.vehicle_status("car")).value == (None, None)
             thawed.clear()
         async with asyncio.timeout(2):
             ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)), return_exceptions=True)
@@ -288,16 +288,16 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
                 await queries.replica_lag_us()
                 break
         answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)))
-        assert [answer.told for answer in answers] == [(None, None)] * 5
+        assert [answer.value for answer in answers] == [(None, None)] * 5
 
 
 async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows: Rows, reader_url: str) -> None:
     rows.vehicle("car")
     kill = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"
     async with asking(reader_url) as queries:
-        assert (await queries.vehicle_status("car")).told == (None, None)
+        assert (await queries.vehicle_status("car")).value == (None, None)
         rows.connection.execute(kill, (list(_sessions(rows)),))
-        assert (await queries.vehicle_status("car")).told == (None, None)
+        assert (await queries.vehicle_status("car")).value == (None, None)
 
 
 async def test_a_database_away_is_told_to_health(postgres: EmbeddedServer, reader_url: str) -> None:

@@ -124,7 +124,7 @@ async def queries(reader_url: str) -> AsyncIterator[Queries]:
 
 
 async def totals_of(queries: Queries, start_us: int, end_us: int, vehicle_id: str = "car") -> Totals:
-    totals, _ = (await queries.performance(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))).told
+    totals, _ = (await queries.performance(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))).value
     return totals
 
 
@@ -218,10 +218,10 @@ async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries
     ts = datetime_from_us(MIDNIGHT_US + 1)
     rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, %s)", (car, ts, ts))
     rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, %s)", (meter, ts, ts))
-    vehicle_status, clock = (await queries.vehicle_status("car")).told
+    vehicle_status, clock = (await queries.vehicle_status("car")).value
     assert clock is None
     assert vehicle_status == VehicleStatus(MIDNIGHT_US + 1, 0.5, 80.0, None)
-    assert (await queries.meter_status("meter")).told == (MeterStatus(MIDNIGHT_US + 1, 0.6, None), None)
+    assert (await queries.meter_status("meter")).value == (MeterStatus(MIDNIGHT_US + 1, 0.6, None), None)
     assert vehicle_status is not None
     assert vehicle_status.age_us(MIDNIGHT_US) == -1
 
@@ -233,20 +233,20 @@ async def test_the_clock_s_evidence_is_told_also_where_only_rejected_readings_ca
     ts = datetime_from_us(MIDNIGHT_US)
     rows.connection.execute("INSERT INTO vehicle_clock_evidence VALUES (%s, %s, -7, 1, 2, 3)", (car, ts))
     rows.connection.execute("INSERT INTO meter_clock_evidence VALUES (%s, NULL, NULL, 0, 5, 0)", (meter,))
-    assert (await queries.vehicle_status("car")).told == (None, ClockEvidence(-7, 1, 2, 3))
-    assert (await queries.meter_status("meter")).told == (None, ClockEvidence(None, 0, 5, 0))
+    assert (await queries.vehicle_status("car")).value == (None, ClockEvidence(-7, 1, 2, 3))
+    assert (await queries.meter_status("meter")).value == (None, ClockEvidence(None, 0, 5, 0))
 
 
 async def test_a_device_that_is_known_from_a_mapping_alone_has_no_status(rows: Rows, queries: Queries) -> None:
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US)
-    assert (await queries.vehicle_status("car")).told == (None, None)
-    assert (await queries.meter_status("meter")).told == (None, None)
+    assert (await queries.vehicle_status("car")).value == (None, None)
+    assert (await queries.meter_status("meter")).value == (None, None)
 
 
 async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) -> None:
     rows.vehicle("car")
     for asked in (totals_of(queries, 0, 1, "meter"), queries.vehicle_status("meter"), queries.meter_status("car")):
-        with pytest.raises(UnknownDevice, match="was never heard of"):
+        with pytest.raises(UnknownDevice, match="is unknown"):
             await asked
 
 
@@ -314,7 +314,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
         scans = list(_scans(await plan_of(queries, statement, parameters), "closed_hours"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
-    found = (await queries.fleet.totals(window, vehicle_ids)).told
+    found = (await queries.fleet.totals(window, vehicle_ids)).value
     assert len(found) == (1 if named else 20)
     assert {totals._replace(kwh_delivered_dc=None) for totals in found.within(0, len(found))} == {
         Totals(1, None, 24.0, 20.0, 24, 24, 24, 24)

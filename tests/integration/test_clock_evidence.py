@@ -70,7 +70,7 @@ async def test_the_evidence_equals_a_plain_model(
                     newest[meter_id] = (ts_us, now_us)
                 else:
                     counts[meter_id]["late"] += 1
-        evidence.settled(rows, Written(**kinds), now_us)
+        evidence.resolved(rows, Written(**kinds), now_us)
         future = [rng.choice(ids) for _ in range(rng.randrange(3))]
         for meter_id in future:
             counts[meter_id]["future"] += 1
@@ -117,7 +117,7 @@ async def test_what_could_not_be_written_down_is_written_the_next_time_and_once(
 ) -> None:
     register(database_url, "m")
     evidence = ClockEvidence(parameters)
-    evidence.settled([meter_row("m", NOW_US), meter_row("m", NOW_US - 1)], Written(), NOW_US + 5)
+    evidence.resolved([meter_row("m", NOW_US), meter_row("m", NOW_US - 1)], Written(), NOW_US + 5)
     host = evidence._parameters["host"]
     evidence._parameters["host"] = "/nonexistent"
     await evidence.flush()
@@ -137,12 +137,12 @@ async def test_a_flush_rests_between_its_parts_and_not_when_it_closes(
     parameters: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock_evidence, "CHUNK_DEVICES", 1)
-    monkeypatch.setattr(clock_evidence, "FLUSH_REST", 1e9)
-    monkeypatch.setattr(clock_evidence, "FLUSH_REST_MAX_S", 3_600.0)
+    monkeypatch.setattr(clock_evidence, "FLUSH_COOLDOWN", 1e9)
+    monkeypatch.setattr(clock_evidence, "FLUSH_COOLDOWN_MAX_S", 3_600.0)
     ids = ["m0", "m1", "m2"]
     register(database_url, *ids)
     evidence = ClockEvidence(parameters, interval_s=0.0)
-    evidence.settled([meter_row(meter_id, NOW_US) for meter_id in ids], Written(), NOW_US)
+    evidence.resolved([meter_row(meter_id, NOW_US) for meter_id in ids], Written(), NOW_US)
     evidence.start()
     async with asyncio.timeout(30):
         while not written_down(database_url):
@@ -158,8 +158,8 @@ async def test_two_processes_add_up_and_the_newest_reading_s_age_stays(
 ) -> None:
     register(database_url, "m")
     one, other = ClockEvidence(parameters), ClockEvidence(parameters)
-    one.settled([meter_row("m", NOW_US), meter_row("m", NOW_US - 9)], Written(), NOW_US + 1)
-    other.settled([meter_row("m", NOW_US - 5), meter_row("m", NOW_US - 6)], Written(), NOW_US + 2)
+    one.resolved([meter_row("m", NOW_US), meter_row("m", NOW_US - 9)], Written(), NOW_US + 1)
+    other.resolved([meter_row("m", NOW_US - 5), meter_row("m", NOW_US - 6)], Written(), NOW_US + 2)
     await one.close()
     await other.close()
 
@@ -173,7 +173,7 @@ async def test_memory_is_bounded_whatever_names_are_sent(
     evidence = ClockEvidence(parameters)
     for at in range(1_000):
         evidence.rejected(Decoded(future_vehicle_ids=[f"ghost{at}"]))
-        evidence.settled([VehicleRow(f"v{at}", NOW_US, 1.0, None, None)], Written(), NOW_US)
+        evidence.resolved([VehicleRow(f"v{at}", NOW_US, 1.0, None, None)], Written(), NOW_US)
 
     assert evidence._vehicles.not_kept >= 900
     assert sum(len(rows) for rows in evidence._vehicles.take(30)) <= 200

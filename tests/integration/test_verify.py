@@ -1,4 +1,4 @@
-"""Verify finds exactly the rows that are not what history says, and mends them beside writers."""
+"""Verify finds exactly the rows that are not what history says, and repairs them beside writers."""
 
 import asyncio
 import random
@@ -20,13 +20,13 @@ from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.db import verification
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
-from shared.db.verification import EVER_US, Check, Difference, checks, find, mend
+from shared.db.verification import EVER_US, Check, Difference, checks, find, repair_rows
 from shared.timestamps import US_PER_HOUR, US_PER_SECOND
 from tests.acceptance.processes import until
 from tests.builders import NOW_US
 from tests.damage import FLOOR_DAY, MIDNIGHT_US, NOBODY, SIDES, Reading, Truth, damage, damages, readings
 from tests.model import hour_start_us
-from tests.verified import differences, mended
+from tests.verified import differences, repaired
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
     async with connected(database_url) as connection:
         for check in await checks(connection, *EVER_US):
             if found := await find(connection, check):
-                assert repr(await mend(connection, found, check)) == repr(found)  # NaN is not equal to itself
+                assert repr(await repair_rows(connection, found, check)) == repr(found)  # NaN is not equal to itself
             told += found
     assert {
         table: sorted((each.device_id or str(each.device_key), each.hour_us) for each in told if each.table == table)
@@ -179,11 +179,11 @@ async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
         check, found = await only_hour(connection)
         writing = asyncio.create_task(writer.write([MeterRow("m0", a_reading(1).ts_us, 0.25, None)]))
         await writer.there.wait()
-        mending = asyncio.create_task(mend(connection, found, check))
+        repairing = asyncio.create_task(repair_rows(connection, found, check))
         await until(lambda: owner.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
         writer.go_on.set()
         await writing
-        (difference,) = await mending
+        (difference,) = await repairing
     await writer.close()
 
     assert difference.stored == {"kwh_consumed_ac": 0.25, "readings": 1}
@@ -205,7 +205,7 @@ async def test_mending_does_not_wait_for_a_writer_that_has_yet_to_add_to_rollups
         async with writer.transaction(), writer.cursor() as cursor:
             async with cursor.copy(METERS.copy_to_history) as copy:
                 await copy.write(appended_readings(keys, rows))
-            assert len(await mend(connection, found, check)) == 1
+            assert len(await repair_rows(connection, found, check)) == 1
             async with cursor.copy(METERS.copy_to_staged_hours) as copy:
                 await copy.write(staged_hours(keys, rows, METERS.averaged))
             await cursor.execute(METERS.add_hours)
@@ -243,7 +243,7 @@ async def test_damage_is_mended_while_writers_go_on(
         for _ in range(5):
             for table, statement in damaging.items():
                 await vandal.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE; {statement}")
-            assert len(await mended(database_url)) > 40
+            assert len(await repaired(database_url)) > 40
         done.set()
 
     assert await differences(database_url) == []
@@ -254,16 +254,16 @@ async def test_damage_is_mended_while_writers_go_on(
 async def test_a_table_that_others_keep_for_themselves_is_not_waited_for_for_ever(
     owner: psycopg.Connection[Any], ingestion_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "_MEND_TRIES", 2)
-    monkeypatch.setattr(verification, "_MEND_PAUSE_S", 0.01)
+    monkeypatch.setattr(verification, "_REPAIR_TRIES", 2)
+    monkeypatch.setattr(verification, "_REPAIR_PAUSE_S", 0.01)
     monkeypatch.setattr(verification, "_LIMIT_LOCK_WAIT", "SET LOCAL lock_timeout = '20ms'")
     await write(ingestion_url, [a_reading(0)])
     owner.execute("UPDATE meter_current_status SET hour_kwh = 0")
     with psycopg.connect(database_url) as other:
         other.execute("LOCK TABLE meter_closed_hours IN ROW EXCLUSIVE MODE")
         with pytest.raises(errors.LockNotAvailable):
-            await mended(database_url)
-    assert len(await mended(database_url)) == 1
+            await repaired(database_url)
+    assert len(await repaired(database_url)) == 1
 
 
 async def test_hours_that_the_retention_floor_passes_meanwhile_are_not_judged(

@@ -110,7 +110,7 @@ async def test_what_another_writer_stored_is_found_by_the_key_and_counted_once(u
 
     assert await one.write([at(1, "n"), at(1), at(2), at(3)]) == Written(duplicates=[1], conflicts=[2])
 
-    assert (one.appends, one.merges) == (1, 2), "tried, rolled back, and written the careful way"
+    assert (one.appends, one.merges) == (1, 2), "tried, rolled back, and written the slow path"
     assert meter_readings(url) == (6, 6)
     await one.close()
     await other.close()

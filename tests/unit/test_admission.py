@@ -28,7 +28,7 @@ async def test_memory_is_given_back_each_time_that_half_of_many_streams_have_end
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     streams, asked_at = Streams(4_000, 100.0), list[int]()
-    monkeypatch.setattr(admission, "give_back", lambda: asked_at.append(streams.open))
+    monkeypatch.setattr(admission, "trim_memory", lambda: asked_at.append(streams.open))
     monkeypatch.setattr(admission, "MEMORY_BACK_AFTER_S", 0.0)
     for many in (STREAMS_WORTH_MEMORY - 1, 4_000):
         places = [ExitStack() for _ in range(many)]

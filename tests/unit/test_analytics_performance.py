@@ -9,7 +9,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_svc.performance import Ground, Performance, Totals, Verdict, explain, judge
+from analytics_svc.performance import Performance, Totals, Verdict, VerdictReason, explain, judge
 from shared.config import AnalyticsSettings
 
 LIMITS = AnalyticsSettings()
@@ -194,7 +194,7 @@ def test_sums_that_differ_by_the_order_of_adding_are_told_in_the_same_words(
     assert (other.verdict, other.reason, other.alert) == (one.verdict, one.reason, one.alert)
 
 
-def test_every_ground_has_a_verdict_and_words_of_its_own() -> None:
+def test_every_reason_has_a_verdict_and_words_of_its_own() -> None:
     silent = NOTHING | {"hours_either": 0, "hours_both": 0}
     cases = [
         judged(),
@@ -208,8 +208,8 @@ def test_every_ground_has_a_verdict_and_words_of_its_own() -> None:
         judged(hours_both=1),
         judged(AnalyticsSettings(evidence_min_kwh=0.0), kwh_consumed_ac=0.0),
     ]
-    assert {each.performance.ground for each in cases} == set(Ground)
-    assert len({each.reason for each in cases}) == len(Ground)
+    assert {each.performance.reason for each in cases} == set(VerdictReason)
+    assert len({each.reason for each in cases}) == len(VerdictReason)
 
 
 def test_the_limits_are_those_that_are_configured() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ingestion_svc.batch import Batcher
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, PRESENT_MAX_AGE_US
-from ingestion_svc.receipt import Receipt, Sender, Standing
+from ingestion_svc.receipt import Priority, Receipt, Sender
 from ingestion_svc.writer import Written
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
@@ -84,7 +84,7 @@ async def test_what_comes_while_a_batch_is_written_is_written_together() -> None
             await until()
         writer.gate.set()
         for receipt in receipts:
-            await receipt.settled()
+            await receipt.completed()
 
     assert [len(batch) for batch in writer.batches] == [3, 27]
     assert [receipt.stored for receipt in receipts] == [3] * 10
@@ -96,7 +96,7 @@ async def test_a_batch_is_closed_by_count() -> None:
         receipt = Receipt()
         for _ in range(4):
             await batcher.submit(some(6), receipt)
-        await asyncio.wait_for(receipt.settled(), 0.5)
+        await asyncio.wait_for(receipt.completed(), 0.5)
 
     assert [len(batch) for batch in writer.batches] == [12, 12]
 
@@ -108,8 +108,8 @@ async def test_each_call_learns_the_outcome_of_its_own_readings() -> None:
         one, other = Receipt(), Receipt()
         await batcher.submit(some(2), one)
         await batcher.submit(some(4), other)
-        await one.settled()
-        await other.settled()
+        await one.completed()
+        await other.completed()
 
     assert (one.received, one.stored, one.duplicate, one.conflicting, one.rejected) == (2, 1, 1, 0, 0)
     assert (other.received, other.stored, other.duplicate, other.conflicting, other.rejected) == (4, 1, 1, 1, 1)
@@ -150,7 +150,7 @@ async def test_a_call_that_gives_up_waiting_takes_no_room_with_it() -> None:
         receipt = Receipt()
         for _ in range(3):
             await batcher.submit(some(10), receipt)
-        await receipt.settled()
+        await receipt.completed()
 
     assert receipt.stored == 30
 
@@ -177,7 +177,7 @@ async def test_a_short_outage_is_waited_through() -> None:
         await batcher.submit(some(1), receipt)
         await until()
         writer.away = False
-        await receipt.settled()
+        await receipt.completed()
 
     assert receipt.stored == 1
 
@@ -189,7 +189,7 @@ async def test_a_long_outage_is_told_to_callers_and_ends_with_the_databases_retu
         receipt = Receipt()
         await batcher.submit(some(1), receipt)
         with pytest.raises(DatabaseUnavailable):
-            await receipt.settled()
+            await receipt.completed()
         await until()
         with pytest.raises(DatabaseUnavailable):
             await batcher.submit(some(1), Receipt())
@@ -201,7 +201,7 @@ async def test_a_long_outage_is_told_to_callers_and_ends_with_the_databases_retu
                     await batcher.submit(some(1), after)
                 except DatabaseUnavailable:
                     await asyncio.sleep(0.01)
-        await after.settled()
+        await after.completed()
 
     assert after.stored == 1
 
@@ -212,7 +212,7 @@ async def test_a_device_always_goes_through_the_same_writer() -> None:
         receipt = Receipt()
         for _ in range(5):
             await batcher.submit(some(50), receipt)
-        await receipt.settled()
+        await receipt.completed()
 
     devices = [{row.meter_id for batch in writer.batches for row in batch} for writer in writers]
     assert sum(len(its) for its in devices) == 50
@@ -235,10 +235,10 @@ async def test_backlog_goes_in_small_batches_only_beside_live_devices_with_small
             await batcher.submit(some(100), Receipt(sender=backlog))
         batcher.expect(Sender(), message, 0)
         writer.gate.set()
-        await receipt.settled()
+        await receipt.completed()
         await until()
 
-        assert backlog.standing is Standing.BACKLOG
+        assert backlog.priority is Priority.BACKLOG
         await asyncio.wait_for(_written(writer, 2), 5)
         assert len(writer.batches[1]) == taken
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_svc import hour_cache
-from analytics_svc.hour_cache import Hour, KeptHours, Sums
+from analytics_svc.hour_cache import Hour, HourCache, Sums
 
 Reported = dict[int, tuple[float, int, float, int]]
 """By key: energy, readings, and of vehicles the sum of temperatures and how many there were."""
@@ -62,7 +62,7 @@ def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
 
 def test_what_was_asked_for_last_is_kept_and_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hour_cache, "ROWS_MAX", 6)
-    kept = KeptHours()
+    kept = HourCache()
     two, three = (dict.fromkeys(range(count), (1.0, 1, 20.0, 1)) for count in (2, 3))
     kept.keep({at: hour(two, "first") for at in (1, 2, 3)})
     kept.keep({1: hour(two, "second")})

@@ -110,7 +110,7 @@ async def test_outcomes_reasons_and_batches_are_counted(registry: CollectorRegis
     await batcher.submit(decoded, receipt)
     inflight = batcher.inflight_readings
     writer.gate.set()
-    await receipt.settled()
+    await receipt.completed()
     await batcher.close()
 
     outcomes = {
@@ -144,7 +144,7 @@ async def test_failed_writes_are_counted_by_sqlstate_class_and_given_up_readings
     receipt = Receipt()
     await batcher.submit(some(3), receipt)
     with pytest.raises(DatabaseUnavailable):
-        await receipt.settled()
+        await receipt.completed()
     await batcher.close()
 
     assert value(registry, "energyfleet_ingestion_write_failures_total", sqlstate_class=told) == 1
@@ -179,11 +179,11 @@ async def test_questions_are_counted_by_how_they_ended(registry: CollectorRegist
         await servicer.GetStatus("defect", None)
 
     outcomes = [
-        value(registry, "energyfleet_analytics_questions_total", rpc="GetStatus", outcome=outcome)
+        value(registry, "energyfleet_analytics_requests_total", rpc="GetStatus", outcome=outcome)
         for outcome in ("ok", "unknown_device", "defect")
     ]
     assert outcomes == [1, 1, 1]
-    assert value(registry, "energyfleet_analytics_question_seconds_count", rpc="GetStatus") == 3
+    assert value(registry, "energyfleet_analytics_request_duration_seconds_count", rpc="GetStatus") == 3
 
 
 async def test_a_loop_that_is_held_up_is_seen(registry: CollectorRegistry, metrics: IngestionMetrics) -> None:

@@ -4,10 +4,10 @@ import pytest
 
 from analytics_svc import page_cache
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
-from analytics_svc.page_cache import Results
+from analytics_svc.page_cache import PageCache
 from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import FleetTotals, Totals
-from shared.errors import InvalidRequest, PagesForgotten
+from shared.errors import InvalidRequest, PageTokenExpired
 
 QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
 
@@ -31,16 +31,16 @@ def a_result(vehicles: int = 3) -> FleetResult:
     return FleetResult(Window(0, 1), found, range(vehicles), GroupTotals.of(found, ()), {}, None, None, (), 0)
 
 
-def is_kept(kept: Results, name: str) -> bool:
+def is_kept(kept: PageCache, name: str) -> bool:
     try:
         kept.find(name, QUESTION, 1)
-    except PagesForgotten:
+    except PageTokenExpired:
         return False
     return True
 
 
 def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(watch: Watch) -> None:
-    kept, result = Results(watch), a_result()
+    kept, result = PageCache(watch), a_result()
     name = kept.keep(QUESTION, result)
     for watch.now_s in (600.0, 1_200.0):
         assert kept.find(name, QUESTION, 1) is result
@@ -50,12 +50,12 @@ def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(wa
 
 
 def test_a_name_that_was_never_given_is_as_a_forgotten_one(watch: Watch) -> None:
-    with pytest.raises(PagesForgotten, match="ask for its first page again"):
-        Results(watch).find("elsewhere", QUESTION, 1)
+    with pytest.raises(PageTokenExpired, match="ask for its first page again"):
+        PageCache(watch).find("elsewhere", QUESTION, 1)
 
 
 def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch) -> None:
-    kept = Results(watch)
+    kept = PageCache(watch)
     name = kept.keep(QUESTION, a_result())
     other = FleetQuestion(None, None, frozenset(), frozenset({"v"}), Order.RATIO)
     with pytest.raises(InvalidRequest, match="page_token: belongs to a question with another window"):
@@ -66,7 +66,7 @@ def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch)
 
 
 def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) -> None:
-    kept = Results(watch)
+    kept = PageCache(watch)
     half = page_cache.RESULTS_MAX_VEHICLES // 2
     first, second = (kept.keep(QUESTION, a_result(half)) for _ in range(2))
     assert is_kept(kept, second)
@@ -76,13 +76,13 @@ def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) 
 
 
 def test_a_fleet_beyond_the_bound_has_its_pages_and_nobody_else(watch: Watch) -> None:
-    kept = Results(watch)
+    kept = PageCache(watch)
     first = kept.keep(QUESTION, a_result())
     large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_VEHICLES + 1))
     assert [is_kept(kept, name) for name in (first, large)] == [False, True]
 
 
 def test_results_are_bounded_in_number_too(watch: Watch) -> None:
-    kept = Results(watch)
+    kept = PageCache(watch)
     names = [kept.keep(QUESTION, a_result(2)) for _ in range(page_cache.RESULTS_MAX + 1)]
     assert [is_kept(kept, name) for name in names[:2]] == [False, True]

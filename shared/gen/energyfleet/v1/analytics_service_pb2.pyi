@@ -125,7 +125,7 @@ class _FreshnessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Freshness.V
     FRESHNESS_NO_READING: _Freshness.ValueType  # 3
     """It is known, from a mapping, but none of its readings was stored."""
     FRESHNESS_NEVER_HEARD_OF: _Freshness.ValueType  # 4
-    """It was never heard of. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
+    """It is unknown. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
 
 class Freshness(_Freshness, metaclass=_FreshnessEnumTypeWrapper):
     """Whether a device still reports."""
@@ -139,7 +139,7 @@ FRESHNESS_STALE: Freshness.ValueType  # 2
 FRESHNESS_NO_READING: Freshness.ValueType  # 3
 """It is known, from a mapping, but none of its readings was stored."""
 FRESHNESS_NEVER_HEARD_OF: Freshness.ValueType  # 4
-"""It was never heard of. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
+"""It is unknown. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
 Global___Freshness: _TypeAlias = Freshness  # noqa: Y015
 
 @_typing.final
@@ -541,7 +541,7 @@ class ListVehiclePerformanceResponse(_message.Message):
 
     @_builtins.property
     def unknown_vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Those of `vehicle_ids` that were never heard of, in order; the same on every page."""
+        """Those of `vehicle_ids` that were unknown, in order; the same on every page."""
 
     @_builtins.property
     def thresholds(self) -> Global___PerformanceThresholds:

@@ -89,7 +89,7 @@ class AnalyticsServiceServicer:
 
     def GetVehiclePerformance(self, request, context):
         """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +112,7 @@ class AnalyticsServiceServicer:
     def GetPerformanceSeries(self, request, context):
         """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
         GetVehiclePerformance answers for it.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +120,7 @@ class AnalyticsServiceServicer:
 
     def GetVehicleStatus(self, request, context):
         """The newest reading of a vehicle.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +128,7 @@ class AnalyticsServiceServicer:
 
     def GetMeterStatus(self, request, context):
         """The newest reading of a meter.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +136,7 @@ class AnalyticsServiceServicer:
 
     def BatchGetStatus(self, request, context):
         """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
-        device that was never heard of is told as such and costs the others nothing.
+        device that is unknown is told as such and costs the others nothing.
         Limits: 1,000 devices in a call, vehicles and meters together.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """

@@ -44,7 +44,7 @@ class AnalyticsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AnalyticsServiceAsyncStub: ...
     GetVehiclePerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehiclePerformanceRequest, _analytics_service_pb2.GetVehiclePerformanceResponse]
     """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     ListVehiclePerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListVehiclePerformanceRequest, _analytics_service_pb2.ListVehiclePerformanceResponse]
     """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
@@ -59,19 +59,19 @@ class AnalyticsServiceStub:
     GetPerformanceSeries: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]
     """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
     GetVehiclePerformance answers for it.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetVehicleStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]
     """The newest reading of a vehicle.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetMeterStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]
     """The newest reading of a meter.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
     """
     BatchGetStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]
     """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
-    device that was never heard of is told as such and costs the others nothing.
+    device that is unknown is told as such and costs the others nothing.
     Limits: 1,000 devices in a call, vehicles and meters together.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
@@ -92,7 +92,7 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetVehiclePerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehiclePerformanceRequest, _analytics_service_pb2.GetVehiclePerformanceResponse]  # type: ignore[assignment]
     """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     ListVehiclePerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListVehiclePerformanceRequest, _analytics_service_pb2.ListVehiclePerformanceResponse]  # type: ignore[assignment]
     """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
@@ -107,19 +107,19 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     GetPerformanceSeries: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]  # type: ignore[assignment]
     """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
     GetVehiclePerformance answers for it.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetVehicleStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]  # type: ignore[assignment]
     """The newest reading of a vehicle.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetMeterStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]  # type: ignore[assignment]
     """The newest reading of a meter.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
     """
     BatchGetStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]  # type: ignore[assignment]
     """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
-    device that was never heard of is told as such and costs the others nothing.
+    device that is unknown is told as such and costs the others nothing.
     Limits: 1,000 devices in a call, vehicles and meters together.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
@@ -143,7 +143,7 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetVehiclePerformanceResponse, _abc.Awaitable[_analytics_service_pb2.GetVehiclePerformanceResponse]]:
         """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
 
     @_abc_1.abstractmethod
@@ -170,7 +170,7 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analytics_service_pb2.GetPerformanceSeriesResponse, _abc.Awaitable[_analytics_service_pb2.GetPerformanceSeriesResponse]]:
         """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
         GetVehiclePerformance answers for it.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
 
     @_abc_1.abstractmethod
@@ -180,7 +180,7 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetVehicleStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetVehicleStatusResponse]]:
         """The newest reading of a vehicle.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
 
     @_abc_1.abstractmethod
@@ -190,7 +190,7 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetMeterStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetMeterStatusResponse]]:
         """The newest reading of a meter.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that was never heard of.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
         """
 
     @_abc_1.abstractmethod
@@ -200,7 +200,7 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.BatchGetStatusResponse, _abc.Awaitable[_analytics_service_pb2.BatchGetStatusResponse]]:
         """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
-        device that was never heard of is told as such and costs the others nothing.
+        device that is unknown is told as such and costs the others nothing.
         Limits: 1,000 devices in a call, vehicles and meters together.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """

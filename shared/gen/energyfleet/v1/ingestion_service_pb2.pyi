@@ -185,14 +185,14 @@ class ExchangeTelemetryResponse(_message.Message):
     COMMITTED_SEQUENCE_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     committed_sequence: _builtins.int
-    """Every request of this stream with a `sequence` up to this one is settled. 0: none yet."""
+    """Every request of this stream with a `sequence` up to this one is resolved. 0: none yet."""
     @_builtins.property
     def opened(self) -> Global___ExchangeOpened:
         """The answer to `opening`, in the first response. Absent: none was asked for, or it was given before."""
 
     @_builtins.property
     def summary(self) -> Global___IngestionSummary:
-        """What became of the requests that were settled since the previous response. In its lists `sequence` names the request
+        """What became of the requests that were resolved since the previous response. In its lists `sequence` names the request
         and `index` counts from 0 within it.
         """
 

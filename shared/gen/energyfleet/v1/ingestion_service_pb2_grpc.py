@@ -102,7 +102,7 @@ class IngestionServiceServicer:
 
     def ExchangeTelemetry(self, request_iterator, context):
         """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
-        `sequence`; every answer has a `committed_sequence`: all requests up to it are settled for good, stored or not, and
+        `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved for good, stored or not, and
         the client may forget them. Answers are coalesced: there are fewer of them than requests.
 
         For a client, in C or otherwise:
@@ -159,7 +159,7 @@ class IngestionServiceServicer:
         Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
         which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
         and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that was never heard of, and
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
         FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
         message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
         """
