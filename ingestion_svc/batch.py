@@ -10,7 +10,7 @@ import random
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
@@ -41,6 +41,10 @@ CLOSE_TIMEOUT_S = 5.0
 _ALL_STORED = Written()
 
 WrittenRow = TypeVar("WrittenRow", bound=MeterRow | VehicleRow, contravariant=True)
+
+
+class DefectiveBatch(Exception):
+    """A batch could not be written because of a defect, which is logged. Its callers learn of an internal error."""
 
 
 class BatchWriter(Protocol[WrittenRow]):
@@ -105,9 +109,14 @@ class Batcher:
         """
         readings = len(decoded.meters) + len(decoded.vehicles)
         await receipt.room_for(readings, self._per_stream_max)
-        if not all(lane.available for lane in self._lanes()):
-            raise DatabaseUnavailable
-        await self._budget.acquire(readings, receipt.sender.priority)
+        self._require_database()
+        priority = receipt.sender.priority
+        await self._budget.acquire(readings, priority)
+        try:
+            self._require_database()  # it may have gone while this call waited
+        except DatabaseUnavailable:
+            self._budget.release(readings, priority)
+            raise
         receipt.receive(decoded)
         self._metrics.came(decoded)
         self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt, decoded.arrived_us)
@@ -134,6 +143,10 @@ class Batcher:
         for lane, (its_rows, its_indexes) in zip(lanes, shares, strict=True):
             if its_rows:
                 lane.put(Submission(its_rows, its_indexes, receipt, receipt.sender.priority, arrived_us))
+
+    def _require_database(self) -> None:
+        if not all(lane.available for lane in self._lanes()):
+            raise DatabaseUnavailable
 
     def _lanes(self) -> list["Lane[Any]"]:
         return [*self._meter_lanes, *self._vehicle_lanes]
@@ -201,7 +214,7 @@ class Lane(Generic[AnyRow]):
             except Exception as error:
                 self._metrics.write_failed(error)
                 _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
-                self._refuse(batch, error)
+                self._refuse(batch, DefectiveBatch)
             self._queue.written(time.monotonic())
             if not self._queue:
                 self._filled.clear()
@@ -260,7 +273,8 @@ class Lane(Generic[AnyRow]):
         """Refuses what waits, so that callers learn of the outage, and comes back when the database does."""
         self.available = False
         _log.error("database_away", refused_readings=self._queue.readings + sum(len(each.rows) for each in batch))
-        self._refuse(batch + self._queue.take_all(), error)
+        self._refuse(batch + self._queue.take_all(), lambda: DatabaseUnavailable(error.sqlstate))
+        self._budget.refuse_waiting(lambda: DatabaseUnavailable(error.sqlstate))
         for delay_s in _retry_delays():
             try:
                 await self._writer.connect()
@@ -270,9 +284,10 @@ class Lane(Generic[AnyRow]):
         _log.warning("database_back")
         self.available = True
 
-    def _refuse(self, batch: list[Submission[AnyRow]], error: Exception) -> None:
+    def _refuse(self, batch: list[Submission[AnyRow]], error: Callable[[], Exception]) -> None:
+        """Fails submissions with an error each: one that several calls raise would keep the frames of all of them."""
         for submission in batch:
-            submission.receipt.fail(submission, error)
+            submission.receipt.fail(submission, error())
             self._budget.release(len(submission.rows), submission.priority)
         self._metrics.gave_up(sum(len(submission.rows) for submission in batch))
 

@@ -11,6 +11,7 @@ whole batches, half of each where both wait.
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 from ingestion_svc.receipt import Priority, Sender, Submission
@@ -111,7 +112,7 @@ class InflightBudget:
         return sum(self._taken.values())
 
     async def acquire(self, readings: int, priority: Priority) -> None:
-        """Waits until there is room for so many more readings, and takes it."""
+        """Waits until there is room for so many more readings, and takes it. Raises what `refuse_waiting` gives."""
         waiting = self._waiting[priority]
         if not waiting and self._fits(readings, priority):
             self._taken[priority] += readings
@@ -121,7 +122,7 @@ class InflightBudget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.release(readings, priority)
             raise
 
@@ -134,6 +135,14 @@ class InflightBudget:
                 if not turn.done():
                     self._taken[each] += wanted
                     turn.set_result(None)
+
+    def refuse_waiting(self, error: Callable[[], Exception]) -> None:
+        """Ends the waiting of all with an error each."""
+        for waiting in self._waiting.values():
+            while waiting:
+                _, turn = waiting.popleft()
+                if not turn.done():
+                    turn.set_exception(error())
 
     def _fits(self, readings: int, priority: Priority) -> bool:
         free = self._capacity - self.taken

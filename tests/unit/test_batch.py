@@ -206,6 +206,37 @@ async def test_a_long_outage_is_told_to_callers_and_ends_with_the_databases_retu
     assert after.stored == 1
 
 
+async def test_calls_that_wait_for_memory_learn_of_an_outage_within_its_grace() -> None:
+    writer = FakeWriter()
+    async with batching(writer, inflight_max_readings=10, batch_max_age_s=0, outage_grace_s=0.05) as batcher:
+        writer.away = True
+        receipt = Receipt()
+        await batcher.submit(some(10), receipt)
+        waiting = [asyncio.ensure_future(batcher.submit(some(10), Receipt())) for _ in range(3)]
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+
+        assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 3
+        assert isinstance(receipt.failure, DatabaseUnavailable)
+        assert batcher.inflight_readings == 0
+
+
+async def test_calls_that_wait_for_memory_learn_of_an_outage_also_while_another_writer_holds_the_memory() -> None:
+    away, slow = FakeWriter(), FakeWriter()
+    slow.gate.clear()
+    async with batching(away, slow, inflight_max_readings=20, batch_max_age_s=0, outage_grace_s=0.05) as batcher:
+        devices: dict[int, str] = {}
+        for number in range(20):
+            devices.setdefault(hash(f"meter-{number}") % 2, f"meter-{number}")
+        away.away = True
+        await batcher.submit(some(15, devices[1]), Receipt())
+        await batcher.submit(some(5, devices[0]), Receipt())
+        waiting = asyncio.ensure_future(batcher.submit(some(15), Receipt()))
+        with pytest.raises(DatabaseUnavailable):
+            await asyncio.wait_for(waiting, 5)
+
+        assert batcher.inflight_readings == 15
+
+
 async def test_a_device_always_goes_through_the_same_writer() -> None:
     writers = [FakeWriter(), FakeWriter(), FakeWriter()]
     async with batching(*writers, batch_max_age_s=0) as batcher:
