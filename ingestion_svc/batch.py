@@ -206,12 +206,14 @@ class Lane(Generic[AnyRow]):
     async def _run(self) -> None:
         while True:
             await self._filled.wait()
-            batch = await self._next_batch()
+            batch: list[Submission[AnyRow]] = []
             try:
+                batch = await self._next_batch()
                 await self._commit(batch)
             except DatabaseUnavailable as error:
                 await self._sit_out(batch, error)
             except Exception as error:
+                batch = batch or self._queue.take_all()
                 self._metrics.write_failed(error)
                 _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
                 self._refuse(batch, DefectiveBatch)
@@ -249,7 +251,9 @@ class Lane(Generic[AnyRow]):
                 break
             except DatabaseUnavailable as error:
                 self._metrics.write_failed(error)
-                away_since = away_since or time.monotonic()
+                if away_since is None:
+                    away_since = time.monotonic()
+                    _log.warning("write_failed", readings=len(rows), sqlstate=error.sqlstate, reason=error.reason)
                 if time.monotonic() + delay_s > away_since + self._outage_grace_s:
                     raise
                 await asyncio.sleep(delay_s)
@@ -272,14 +276,20 @@ class Lane(Generic[AnyRow]):
     async def _sit_out(self, batch: list[Submission[AnyRow]], error: DatabaseUnavailable) -> None:
         """Refuses what waits, so that callers learn of the outage, and comes back when the database does."""
         self.available = False
-        _log.error("database_away", refused_readings=self._queue.readings + sum(len(each.rows) for each in batch))
-        self._refuse(batch + self._queue.take_all(), lambda: DatabaseUnavailable(error.sqlstate))
+        refused = batch + self._queue.take_all()
+        readings = sum(len(each.rows) for each in refused)
+        _log.error("database_away", refused_readings=readings, sqlstate=error.sqlstate, reason=error.reason)
+        self._refuse(refused, lambda: DatabaseUnavailable(error.sqlstate))
         self._budget.refuse_waiting(lambda: DatabaseUnavailable(error.sqlstate))
+        logged = False
         for delay_s in _retry_delays():
             try:
                 await self._writer.connect()
                 break
-            except DatabaseUnavailable:
+            except DatabaseUnavailable as failure:
+                if not logged:
+                    _log.warning("connect_failed", sqlstate=failure.sqlstate, reason=failure.reason)
+                    logged = True
                 await asyncio.sleep(delay_s)
         _log.warning("database_back")
         self.available = True

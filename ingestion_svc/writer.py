@@ -108,7 +108,7 @@ class Writer(Generic[AnyRow]):
             await self._connected()
         except (psycopg.Error, OSError, UnsafeServer) as error:
             await self.close()
-            raise DatabaseUnavailable from error
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
         """Lets go of the connection."""
@@ -123,12 +123,8 @@ class Writer(Generic[AnyRow]):
         except (psycopg.Error, OSError, UnsafeServer) as error:  # TimeoutError is an OSError
             if isinstance(error, psycopg.Error) and self._is_rows_fault(error):
                 raise _RowsRefused from error
-            sqlstate = getattr(error, "sqlstate", None)
-            _log.warning(
-                "write_failed", readings=len(rows), error=str(error) or type(error).__name__, sqlstate=sqlstate
-            )
             await self.close()
-            raise DatabaseUnavailable(sqlstate) from error
+            raise _unavailable(error) from error
         except BaseException:
             await self.close()
             raise
@@ -252,6 +248,11 @@ class Writer(Generic[AnyRow]):
         bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
         await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
         return {ordinal: tuple(values) for ordinal, *values in await cursor.fetchall()}
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailable:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DatabaseUnavailable(getattr(error, "sqlstate", None), reason)
 
 
 def _hours(rows: Columns) -> list[datetime]:

@@ -98,11 +98,15 @@ class LimitExceeded(RetryLater):
 
 
 class DatabaseUnavailable(RetryLater):
-    """The database cannot be reached or does not answer. `sqlstate` is what it said last, if it said anything."""
+    """The database cannot be reached or does not answer.
 
-    def __init__(self, sqlstate: str | None = None) -> None:
+    `sqlstate` and `reason` are what it or the driver said last, if anything: for our log, never for the caller.
+    """
+
+    def __init__(self, sqlstate: str | None = None, reason: str = "") -> None:
         super().__init__("the database is unavailable")
         self.sqlstate = sqlstate
+        self.reason = reason
 
 
 class StartRefused(Exception):

@@ -166,6 +166,20 @@ async def test_a_server_that_became_read_only_is_left_and_tried_again(
         assert await writer.write(rows) == Written(duplicates=[0, 1, 2, 3, 4])
 
 
+async def test_what_the_database_refuses_while_connecting_keeps_its_sqlstate_and_reason(
+    ingestion_url: str, database: str, database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC, energyfleet_ingestion")
+    async with writing(ingestion_url, METERS) as writer:
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await writer.connect()
+
+    assert raised.value.sqlstate == "42501"
+    assert raised.value.reason.startswith("permission denied to create temporary tables")
+    assert str(raised.value) == "the database is unavailable"
+
+
 async def test_a_locked_table_is_given_up_after_the_timeout_and_leaves_no_session_behind(
     ingestion_url: str, database_url: str
 ) -> None:

@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
-from ingestion_svc.batch import Batcher
+from ingestion_svc.batch import Batcher, DefectiveBatch
 from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
-from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, PRESENT_MAX_AGE_US
+from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, PRESENT_MAX_AGE_US, FairQueue
 from ingestion_svc.receipt import Priority, Receipt, Sender
 from ingestion_svc.writer import Written
 from shared.config import IngestionSettings
@@ -23,18 +24,22 @@ class FakeWriter:
         self.gate = asyncio.Event()
         self.gate.set()
         self.away = False
+        self.write_error = DatabaseUnavailable("57P01", "terminating connection")
+        self.connect_error = DatabaseUnavailable("28P01", "password authentication failed")
+        self.attempts_to_connect = 0
         self.outcome = Written()
 
     async def write(self, rows: Sequence[MeterRow], /) -> Written:
         await self.gate.wait()
         if self.away:
-            raise DatabaseUnavailable
+            raise self.write_error
         self.batches.append(list(rows))
         return self.outcome
 
     async def connect(self) -> None:
+        self.attempts_to_connect += 1
         if self.away:
-            raise DatabaseUnavailable
+            raise self.connect_error
 
     async def close(self) -> None:
         pass
@@ -235,6 +240,53 @@ async def test_calls_that_wait_for_memory_learn_of_an_outage_also_while_another_
             await asyncio.wait_for(waiting, 5)
 
         assert batcher.inflight_readings == 15
+
+
+async def test_an_outage_is_logged_once_with_what_the_database_said() -> None:
+    writer = FakeWriter()
+    with capture_logs() as logs:
+        async with batching(writer, batch_max_age_s=0, outage_grace_s=0.2) as batcher:
+            writer.away = True
+            receipt = Receipt()
+            await batcher.submit(some(1), receipt)
+            with pytest.raises(DatabaseUnavailable):
+                await receipt.completed()
+            async with asyncio.timeout(10):
+                while writer.attempts_to_connect < 5:
+                    await asyncio.sleep(0.01)
+            writer.away = False
+            async with asyncio.timeout(10):
+                while logs[-1]["event"] != "database_back":
+                    await asyncio.sleep(0.01)
+
+    assert [(each["event"], each.get("sqlstate"), each.get("reason")) for each in logs] == [
+        ("write_failed", "57P01", "terminating connection"),
+        ("database_away", "57P01", "terminating connection"),
+        ("connect_failed", "28P01", "password authentication failed"),
+        ("database_back", None, None),
+    ]
+
+
+@pytest.mark.parametrize("broken", ["take", "pause_s"])
+async def test_a_defect_in_a_lane_is_logged_and_answered_and_the_lane_goes_on(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    writer = FakeWriter()
+    async with batching(writer, batch_max_age_s=0) as batcher:
+        receipt, after = Receipt(), Receipt()
+        with capture_logs() as logs, monkeypatch.context() as patched:
+            patched.setattr(FairQueue, broken, defect)
+            await batcher.submit(some(3), receipt)
+            with pytest.raises(DefectiveBatch):
+                await asyncio.wait_for(receipt.completed(), 5)
+        await batcher.submit(some(2), after)
+        await asyncio.wait_for(after.completed(), 5)
+
+    assert {each["event"] for each in logs} == {"batch_failed"}
+    assert (after.stored, batcher.inflight_readings) == (2, 0)
 
 
 async def test_a_device_always_goes_through_the_same_writer() -> None:
