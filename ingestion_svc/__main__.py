@@ -5,12 +5,11 @@ With `--workers N` this process serves nothing itself and supervises N that do.
 
 import argparse
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
-from energyfleet.v1.ingestion_service_pb2 import RejectionReason
 from energyfleet.v1.ingestion_service_pb2_grpc import add_IngestionServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
@@ -43,12 +42,6 @@ MAPPING_CONNECTIONS = 2
 """Mappings are rare and one at a time; the second is for listing meanwhile."""
 
 
-REASONS: Mapping[int, str] = {
-    number: name.removeprefix("REJECTION_REASON_").lower() for name, number in RejectionReason.items() if number
-}
-"""How metrics call the reasons of rejections."""
-
-
 @asynccontextmanager
 async def serving(
     settings: IngestionSettings,
@@ -63,7 +56,7 @@ async def serving(
     on the port too.
     """
     registry = registry or own_registry()
-    metrics = IngestionMetrics(registry, REASONS)
+    metrics = IngestionMetrics(registry)
     url = settings.require_database_url()
     await require_usable_database(url, APPLICATION_NAME)
     parameters = connection_parameters(url, APPLICATION_NAME, statement_timeout=f"{settings.write_timeout_s:.0f}s")

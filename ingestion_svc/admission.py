@@ -6,8 +6,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ingestion_svc.decode import Decoded
 from ingestion_svc.memory import trim_memory
+from ingestion_svc.readings import Decoded
 from shared.errors import LimitExceeded
 
 STREAMS_RETRY_AFTER_S = 5.0

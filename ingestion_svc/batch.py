@@ -17,12 +17,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, InflightBudget, Traffic, update_priority
 from ingestion_svc.reading_metrics import IngestionMetrics
+from ingestion_svc.readings import AnyRow, Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.receipt import Priority, Receipt, Sender, Submission
-from ingestion_svc.writer import Written
-from ingestion_svc.writer_sql import AnyRow
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
 from shared.exporter import new_registry
@@ -73,7 +71,7 @@ class Batcher:
         settings: IngestionSettings,
         metrics: IngestionMetrics | None = None,
     ) -> None:
-        self._metrics = metrics or IngestionMetrics(new_registry(), {})
+        self._metrics = metrics or IngestionMetrics(new_registry())
         self._traffic = traffic = Traffic()
         self._budget = InflightBudget(settings.inflight_max_readings, traffic)
         parts = (self._budget, traffic, settings, self._metrics)
@@ -108,7 +106,7 @@ class Batcher:
         Raises what the call's earlier readings failed with, and DatabaseUnavailable during an outage.
         """
         readings = len(decoded.meters) + len(decoded.vehicles)
-        await receipt.room_for(readings, self._per_stream_max)
+        await receipt.wait_for_capacity(readings, self._per_stream_max)
         self._require_database()
         priority = receipt.sender.priority
         await self._budget.acquire(readings, priority)

@@ -20,9 +20,8 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
+from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.upkeep_sql import ADD_METER_EVIDENCE, ADD_VEHICLE_EVIDENCE
-from ingestion_svc.writer import Written
 
 _log = structlog.get_logger()
 

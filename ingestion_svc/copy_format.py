@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion_svc.decode import MeterRow, VehicleRow
+from ingestion_svc.readings import MeterRow, VehicleRow
 from shared.timestamps import US_PER_HOUR
 
 Floats = NDArray[np.float64]

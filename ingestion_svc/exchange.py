@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from ingestion_svc.decode import REJECTIONS_MAX, Rejection
-from ingestion_svc.receipt import Conflict, OnResolved, Receipt, Sender
+from ingestion_svc.readings import REJECTIONS_MAX, Summary
+from ingestion_svc.receipt import OnResolved, Receipt, Sender
 from shared.errors import InvalidRequest, Violation
 
 UNACKNOWLEDGED_MAX_REQUESTS = 1_000
@@ -13,31 +13,23 @@ UNACKNOWLEDGED_MAX_REQUESTS = 1_000
 
 
 @dataclass(slots=True)
-class Answer:
-    """What became of the requests up to `committed_sequence` that no earlier answer covered.
+class Answer(Summary):
+    """What became of the requests up to `committed_sequence` that no earlier answer covered."""
 
-    The lists hold the first REJECTIONS_MAX, each with the sequence of its request.
-    """
-
-    committed_sequence: int
-    received: int = 0
-    stored: int = 0
-    duplicate: int = 0
-    conflicting: int = 0
-    rejected: int = 0
-    rejections: list[tuple[int, Rejection]] = field(default_factory=list)
-    conflicts: list[tuple[int, Conflict]] = field(default_factory=list)
+    committed_sequence: int = 0
 
     def add(self, sequence: int, receipt: Receipt) -> None:
-        """Adds a resolved request."""
+        """Adds a request that is complete."""
         self.committed_sequence = sequence
         self.received += receipt.received
         self.stored += receipt.stored
         self.duplicate += receipt.duplicate
         self.conflicting += receipt.conflicting
         self.rejected += receipt.rejected
-        self.rejections += [(sequence, each) for each in receipt.rejections[: REJECTIONS_MAX - len(self.rejections)]]
-        self.conflicts += [(sequence, each) for each in receipt.conflicts[: REJECTIONS_MAX - len(self.conflicts)]]
+        rejections = receipt.rejections[: REJECTIONS_MAX - len(self.rejections)]
+        conflicts = receipt.conflicts[: REJECTIONS_MAX - len(self.conflicts)]
+        self.rejections += [replace(each, sequence=sequence) for each in rejections]
+        self.conflicts += [replace(each, sequence=sequence) for each in conflicts]
 
 
 class Exchange:
@@ -96,7 +88,7 @@ class Exchange:
 
         Raises what the first request failed with, once everything before it has been taken out.
         """
-        answer = Answer(self._committed_sequence)
+        answer = Answer(committed_sequence=self._committed_sequence)
         while self._requests and self._requests[0][1].in_flight == 0 and self._requests[0][1].failure is None:
             sequence, receipt = self._requests.popleft()
             self._readings -= receipt.received

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ingestion_svc.decode import TimeBounds
 from ingestion_svc.mappings import Mapping
+from ingestion_svc.readings import TimeBounds
 from shared.device_ids import is_device_id
 from shared.requests import Checks, place_of_page
 from shared.timestamps import TIMESTAMP_MAX_SECONDS, US_PER_SECOND, iso_from_us

@@ -3,13 +3,12 @@
 Observed once for a message or a batch, never for a reading.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ingestion_svc.decode import Decoded
-from ingestion_svc.writer import Written
+from ingestion_svc.readings import Decoded, RejectionReason, Written
 from shared.errors import DatabaseUnavailable
 from shared.exporter import LATENCY_BUCKETS_S, event_loop_lag
 
@@ -17,11 +16,6 @@ BATCH_BUCKETS_READINGS = (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 
 """From a lonely unary call to the largest batch that can be configured."""
 
 STREAMING_RPCS = ("StreamTelemetry", "ExchangeTelemetry")
-
-REFUSED_BY_DATABASE = "refused_by_database"
-
-UNLISTED = "unlisted"
-"""The reason of a message's rejected readings beyond those that its answer lists."""
 
 CONNECTION_LOST = "none"
 """In place of a SQLSTATE class where the database said nothing: it could not be reached, or was too slow."""
@@ -31,12 +25,11 @@ DEFECT = "defect"
 
 
 class IngestionMetrics:
-    """The metrics of one ingestion process. `reasons` names the numbers of rejection reasons."""
+    """The metrics of one ingestion process."""
 
-    def __init__(self, registry: CollectorRegistry, reasons: Mapping[int, str]) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
         self._registry = registry
-        self._reasons = reasons
         readings = Counter(
             "energyfleet_ingestion_readings_total",
             "Readings whose outcome is known",
@@ -51,8 +44,8 @@ class IngestionMetrics:
         self._rejections = Counter(
             "energyfleet_ingestion_rejections_total", "Rejected readings by reason", ["reason"], registry=registry
         )
-        for reason in {*reasons.values(), REFUSED_BY_DATABASE, UNLISTED}:
-            self._rejections.labels(reason)
+        for reason in RejectionReason:
+            self._rejections.labels(_label(reason))
         self._batch_readings = Histogram(
             "energyfleet_ingestion_batch_readings",
             "Readings of a batch",
@@ -73,7 +66,7 @@ class IngestionMetrics:
         )
         self._ack = Histogram(
             "energyfleet_ingestion_ack_seconds",
-            "From the queueing of a message's readings to their outcome, retries included",
+            "From the queueing of a part of a message, at most 100 readings, to its outcome, retries included",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -101,15 +94,11 @@ class IngestionMetrics:
         self._partitions_ahead: Gauge | None = None
 
     def came(self, decoded: Decoded) -> None:
-        """A message was taken: counts what `decode` rejected of it."""
-        if not decoded.rejected:
-            return
-        self._rejected.inc(decoded.rejected)
-        for rejection in decoded.rejections:
-            self._rejections.labels(self._reasons.get(rejection.reason, UNLISTED)).inc()
-        unlisted = decoded.rejected - len(decoded.rejections)
-        if unlisted:
-            self._rejections.labels(UNLISTED).inc(unlisted)
+        """A slice of a message was taken: counts what `decode` rejected of it."""
+        if decoded.rejections:
+            self._rejected.inc(decoded.rejected)
+            for rejection in decoded.rejections:
+                self._rejections.labels(_label(rejection.reason)).inc()
 
     def batch_closed(self, readings: int, age_s: float) -> None:
         """A batch goes to the writer; its oldest reading has waited for so long."""
@@ -124,11 +113,11 @@ class IngestionMetrics:
         self._conflicting.inc(len(written.conflicts))
         if refused:
             self._rejected.inc(refused)
-            self._rejections.labels(REFUSED_BY_DATABASE).inc(refused)
+            self._rejections.labels(_label(RejectionReason.REFUSED_BY_DATABASE)).inc(refused)
         self._commit.observe(took_s)
 
     def resolved(self, waited_s: Iterable[float]) -> None:
-        """Messages got their outcome, having waited for so long each."""
+        """Parts of messages got their outcome, having waited for so long each."""
         for each in waited_s:
             self._ack.observe(each)
 
@@ -153,7 +142,7 @@ class IngestionMetrics:
         return self._open_streams.labels(rpc).track_inprogress()
 
     def set_partitions_ahead(self, days: float) -> None:
-        """There are history partitions for so many whole days after today. Unless somebody looks, nothing is told."""
+        """So many whole days after today have a history partition. Created on first use: absent, not 0, until then."""
         if self._partitions_ahead is None:
             self._partitions_ahead = Gauge(
                 "energyfleet_ingestion_partitions_ahead_days",
@@ -162,3 +151,8 @@ class IngestionMetrics:
                 registry=self._registry,
             )
         self._partitions_ahead.set(days)
+
+
+def _label(reason: RejectionReason) -> str:
+    """As `too_old`."""
+    return reason.name.lower()

@@ -6,21 +6,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic
 
-from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
-from ingestion_svc.writer import Written
-from ingestion_svc.writer_sql import AnyRow
+from ingestion_svc.readings import REJECTIONS_MAX, AnyRow, Conflict, Decoded, Rejection, Summary, Written
 
 OnResolved = Callable[[Sequence[Any], Written, int], None]
 """Called with rows, what became of them, and when they came in microseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """The reading at `index` of a call found its device and timestamp (microseconds) taken by other values."""
-
-    index: int
-    device_id: str
-    ts_us: int
 
 
 class Priority(IntEnum):
@@ -61,21 +50,14 @@ class Submission(Generic[AnyRow]):
 
 
 @dataclass(slots=True)
-class Receipt:
+class Receipt(Summary):
     """Counts the outcomes of one call's readings and tells when all of them are known.
 
     `received = stored + duplicate + conflicting + rejected + in_flight`. The lists hold the first ones that became
     known, at most REJECTIONS_MAX by index.
     """
 
-    received: int = 0
-    stored: int = 0
-    duplicate: int = 0
-    conflicting: int = 0
-    rejected: int = 0
     in_flight: int = 0
-    rejections: list[Rejection] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
     failure: Exception | None = None
     sender: Sender = field(default_factory=Sender)
     on_resolved: OnResolved | None = None
@@ -88,7 +70,7 @@ class Receipt:
         self.received += rows + decoded.rejected
         self.in_flight += rows
         self.sender.in_flight += rows
-        self._reject(decoded.rejected, decoded.rejections)
+        self._reject(decoded.rejections)
 
     def resolve(self, submission: Submission[Any], written: Written) -> None:
         """Counts a committed submission: all of it stored but for the rows at the positions that `written` names."""
@@ -102,9 +84,7 @@ class Receipt:
             ]
             self.conflicts = sorted(self.conflicts, key=lambda each: each.index)[:REJECTIONS_MAX]
         if written.refused:
-            self._reject(
-                len(written.refused), [Rejection.by_database(submission.indexes[at]) for at in written.refused]
-            )
+            self._reject([Rejection.by_database(submission.indexes[at]) for at in written.refused])
         if self.on_resolved is not None:
             self.on_resolved(submission.rows, written, submission.arrived_us)
         self._release(submission)
@@ -116,9 +96,9 @@ class Receipt:
 
     async def completed(self) -> None:
         """Waits until every reading's outcome is known; raises the failure as soon as there is one."""
-        await self.room_for(0, 0)
+        await self.wait_for_capacity(0, 0)
 
-    async def room_for(self, readings: int, most: int) -> None:
+    async def wait_for_capacity(self, readings: int, most: int) -> None:
         """Waits until so many more readings would be at most `most` in flight, or none are; raises the failure."""
         while self.failure is None and self.in_flight > 0 and self.in_flight + readings > most:
             self._changed.clear()
@@ -132,9 +112,9 @@ class Receipt:
             self._changed.clear()
             await self._changed.wait()
 
-    def _reject(self, count: int, rejections: list[Rejection]) -> None:
-        self.rejected += count
+    def _reject(self, rejections: list[Rejection]) -> None:
         if rejections:
+            self.rejected += len(rejections)
             self.rejections = sorted(self.rejections + rejections, key=lambda each: each.index)[:REJECTIONS_MAX]
 
     def _release(self, submission: Submission[Any]) -> None:

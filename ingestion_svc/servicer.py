@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ingestion_svc.admission import DeviceRates, Streams
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
-from ingestion_svc.decode import Rejection, TimeBounds, age_us, decode
-from ingestion_svc.exchange import Answer, Exchange
+from ingestion_svc.decode import WireMessage
+from ingestion_svc.exchange import Exchange
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.mapping_requests import (
@@ -24,20 +24,18 @@ from ingestion_svc.mapping_requests import (
     parse_opening,
     parse_unmap_vehicle,
 )
-from ingestion_svc.mappings import Mapping, list_mappings, map_vehicle, unmap_vehicle
+from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
 from ingestion_svc.newest import newest_timestamps
 from ingestion_svc.reading_metrics import IngestionMetrics
-from ingestion_svc.receipt import Conflict, Priority, Receipt
+from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
+from ingestion_svc.receipt import Priority, Receipt
+from ingestion_svc.replies import mapping_message, opened_message, summary_message
 from shared.config import IngestionSettings
 from shared.db.engine import database_errors, shielded
 from shared.errors import InvalidRequest, ServiceStopping, SlowConsumer, Violation
 from shared.interceptor import Context
 from shared.requests import page_token
-from shared.timestamps import Clock, proto_from_us
-
-MESSAGE_MAX_READINGS = 10_000
-"""Readings in a message: half a batch. More would only make the answer later and the memory larger."""
-
+from shared.timestamps import Clock
 
 ANSWER_MAX_WAIT_S = 30.0
 """What a client gets to take an answer: longer than a radio's bad minute, shorter than anybody's patience."""
@@ -79,7 +77,7 @@ class IngestionServicer(IngestionServiceServicer):
         with self._streams.admit() as max_age_s, self._metrics.open_stream("StreamTelemetry"):
             await self._take_until_drained(request_iterator, receipt, max_age_s)
             await receipt.completed()
-        return wire.StreamTelemetryResponse(summary=_summary(receipt))
+        return wire.StreamTelemetryResponse(summary=summary_message(receipt))
 
     async def ExchangeTelemetry(  # type: ignore[override]  # writes its answers itself, within a deadline
         self, request_iterator: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context
@@ -105,7 +103,7 @@ class IngestionServicer(IngestionServiceServicer):
         receipt = Receipt(on_resolved=self._evidence.resolved)
         await self._take(request.readings, receipt)
         await receipt.completed()
-        return wire.IngestTelemetryResponse(summary=_summary(receipt))
+        return wire.IngestTelemetryResponse(summary=summary_message(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
         now_us = self._clock()
@@ -113,7 +111,7 @@ class IngestionServicer(IngestionServiceServicer):
         async with database_errors():
             mapping, closed = await shielded(map_vehicle(self._engine, wanted))
         return wire.MapVehicleResponse(
-            mapping=_mapping_message(mapping), closed=[_mapping_message(each) for each in closed]
+            mapping=mapping_message(mapping), closed=[mapping_message(each) for each in closed]
         )
 
     async def UnmapVehicle(self, request: wire.UnmapVehicleRequest, context: Context) -> wire.UnmapVehicleResponse:
@@ -121,7 +119,7 @@ class IngestionServicer(IngestionServiceServicer):
         order = parse_unmap_vehicle(request, now_us, self._bounds(now_us))
         async with database_errors():
             removed = await shielded(unmap_vehicle(self._engine, order.vehicle_id, order.from_us, order.until_us))
-        return wire.UnmapVehicleResponse(removed=[_mapping_message(each) for each in removed])
+        return wire.UnmapVehicleResponse(removed=[mapping_message(each) for each in removed])
 
     async def ListMappings(self, request: wire.ListMappingsRequest, context: Context) -> wire.ListMappingsResponse:
         asked = parse_list_mappings(request)
@@ -132,7 +130,7 @@ class IngestionServicer(IngestionServiceServicer):
         page = found[: asked.most]
         more = len(found) > asked.most
         return wire.ListMappingsResponse(
-            mappings=[_mapping_message(each) for each in page],
+            mappings=[mapping_message(each) for each in page],
             next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us) if more else "",
         )
 
@@ -145,15 +143,16 @@ class IngestionServicer(IngestionServiceServicer):
                 [Violation("readings", f"{len(readings)} readings in a message; at most {MESSAGE_MAX_READINGS}")]
             )
         bounds = self._bounds(self._clock())
+        message = WireMessage(readings)
         if readings:
-            self._batcher.expect(receipt.sender, len(readings), age_us(readings[0], bounds.now_us))
+            self._batcher.expect(receipt.sender, len(readings), message.age_us(bounds.now_us))
         for start in range(0, len(readings), SLICE_READINGS):
-            part = readings[start : start + SLICE_READINGS]
+            part = slice(start, start + SLICE_READINGS)
             if len(readings) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.priority is Priority.LIVE:
-                decoded = decode(part, receipt.received, bounds)
+                decoded = message.decode(part, receipt.received, bounds)
             else:
                 async with self._decoding_turn:
-                    decoded = decode(part, receipt.received, bounds)
+                    decoded = message.decode(part, receipt.received, bounds)
                     await asyncio.sleep(0)
             self._device_rates.admit(decoded, time.monotonic())
             self._evidence.rejected(decoded)
@@ -180,11 +179,7 @@ class IngestionServicer(IngestionServiceServicer):
     async def _tell_newest(self, opening: Opening, context: Context) -> None:
         async with database_errors():
             meter_us, vehicle_us = await shielded(newest_timestamps(self._engine, opening.meter_id, opening.vehicle_id))
-        opened = wire.ExchangeOpened(
-            newest_meter_timestamp=None if meter_us is None else proto_from_us(meter_us),
-            newest_vehicle_timestamp=None if vehicle_us is None else proto_from_us(vehicle_us),
-        )
-        await context.write(wire.ExchangeTelemetryResponse(opened=opened))
+        await context.write(opened_message(meter_us, vehicle_us))
 
     async def _answer_until_completed(self, exchange: Exchange, taking: asyncio.Future[None], context: Context) -> None:
         """Acknowledges what is resolved until the exchange ends and all that was taken of it is acknowledged."""
@@ -195,7 +190,11 @@ class IngestionServicer(IngestionServiceServicer):
             if answer is not None:
                 try:
                     async with asyncio.timeout(ANSWER_MAX_WAIT_S):
-                        await context.write(_answer_message(answer))
+                        await context.write(
+                            wire.ExchangeTelemetryResponse(
+                                committed_sequence=answer.committed_sequence, summary=summary_message(answer)
+                            )
+                        )
                 except TimeoutError:
                     raise SlowConsumer(ANSWER_MAX_WAIT_S) from None
                 exchange.changed.set()  # there may be more, or it was the last
@@ -239,58 +238,3 @@ def _forget(task: asyncio.Future[None]) -> None:
     """Takes note of how a task ended that nobody waits for any more, or asyncio complains."""
     if not task.cancelled():
         task.exception()
-
-
-def _summary(receipt: Receipt) -> wire.IngestionSummary:
-    return wire.IngestionSummary(
-        received=receipt.received,
-        stored=receipt.stored,
-        duplicate=receipt.duplicate,
-        conflicting=receipt.conflicting,
-        rejected=receipt.rejected,
-        rejections=[_rejection_message(each) for each in receipt.rejections],
-        conflicts=[_conflict_message(each) for each in receipt.conflicts],
-    )
-
-
-def _answer_message(answer: Answer) -> wire.ExchangeTelemetryResponse:
-    return wire.ExchangeTelemetryResponse(
-        committed_sequence=answer.committed_sequence,
-        summary=wire.IngestionSummary(
-            received=answer.received,
-            stored=answer.stored,
-            duplicate=answer.duplicate,
-            conflicting=answer.conflicting,
-            rejected=answer.rejected,
-            rejections=[_rejection_message(each, sequence) for sequence, each in answer.rejections],
-            conflicts=[_conflict_message(each, sequence) for sequence, each in answer.conflicts],
-        ),
-    )
-
-
-def _rejection_message(rejection: Rejection, sequence: int = 0) -> wire.RejectedReading:
-    return wire.RejectedReading(
-        index=rejection.index,
-        field=rejection.field,
-        reason=rejection.reason,
-        description=rejection.description,
-        sequence=sequence,
-    )
-
-
-def _conflict_message(conflict: Conflict, sequence: int = 0) -> wire.ConflictingReading:
-    return wire.ConflictingReading(
-        index=conflict.index,
-        device_id=conflict.device_id,
-        timestamp=proto_from_us(conflict.ts_us),
-        sequence=sequence,
-    )
-
-
-def _mapping_message(mapping: Mapping) -> wire.Mapping:
-    return wire.Mapping(
-        vehicle_id=mapping.vehicle_id,
-        meter_id=mapping.meter_id,
-        effective_from=proto_from_us(mapping.from_us),
-        effective_until=None if mapping.until_us is None else proto_from_us(mapping.until_us),
-    )

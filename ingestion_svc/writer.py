@@ -12,7 +12,6 @@ transaction, nothing of it stays, and all rows go the slow path.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic
 
@@ -24,7 +23,8 @@ from psycopg import AsyncConnection
 from ingestion_svc.copy_format import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
-from ingestion_svc.writer_sql import SESSION, AnyRow, Target
+from ingestion_svc.readings import AnyRow, Written
+from ingestion_svc.writer_sql import SESSION, Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.errors import DatabaseUnavailable
@@ -37,29 +37,6 @@ PARTITION_DAYS_MAX = 1_000
 
 _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
-
-
-@dataclass(slots=True)
-class Written:
-    """What became of a batch: every row is stored but those at the positions listed here."""
-
-    duplicates: list[int] = field(default_factory=list)
-    conflicts: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
-
-    def add(self, other: "Written", offset: int) -> None:
-        """Adds the outcome of the rows that begin at a position of ours."""
-        self.duplicates += [offset + position for position in other.duplicates]
-        self.conflicts += [offset + position for position in other.conflicts]
-        self.refused += [offset + position for position in other.refused]
-
-    def of(self, positions: Sequence[int]) -> "Written":
-        """The outcome of a batch of whose rows ours were those at some positions."""
-        return Written(
-            [positions[position] for position in self.duplicates],
-            [positions[position] for position in self.conflicts],
-            [positions[position] for position in self.refused],
-        )
 
 
 class _StatusMissing(Exception):

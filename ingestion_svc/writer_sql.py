@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
-from ingestion_svc.decode import MeterRow, VehicleRow
+from ingestion_svc.readings import AnyRow, MeterRow, VehicleRow
 from shared.db.hour_changes import MARK_METER_HOURS, MARK_VEHICLE_HOURS
-
-AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
 
 
 # A change of a status row. `excluded` is the newest of a device's hours in a batch, with its newest reading. Where the

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ingestion_svc.decode import MeterRow
+from ingestion_svc.readings import MeterRow
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS
 from shared.db.embedded import EmbeddedServer

@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from ingestion_svc.servicer import MESSAGE_MAX_READINGS
+from ingestion_svc.readings import MESSAGE_MAX_READINGS
 from shared.config import MESSAGE_MAX_BYTES
 from shared.status import STATUS_DETAILS_KEY
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us
@@ -130,7 +130,7 @@ async def test_a_defect_is_internal_and_tells_nothing(
     def broken(*_: object) -> None:
         raise KeyError("a secret")
 
-    monkeypatch.setattr("ingestion_svc.servicer.decode", broken)
+    monkeypatch.setattr("ingestion_svc.decode.decode", broken)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=[a_meter_reading()]))
 

@@ -10,8 +10,8 @@ import pytest
 
 from ingestion_svc import clock_evidence
 from ingestion_svc.clock_evidence import ClockEvidence
-from ingestion_svc.decode import Decoded, MeterRow, TimeBounds, VehicleRow, decode
-from ingestion_svc.writer import Written
+from ingestion_svc.decode import decode
+from ingestion_svc.readings import Decoded, MeterRow, TimeBounds, VehicleRow, Written
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.timestamps import US_PER_SECOND, us_from_datetime

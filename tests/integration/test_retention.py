@@ -13,9 +13,9 @@ from psycopg import AsyncConnection
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ingestion_svc.decode import MeterRow
 from ingestion_svc.maintenance import Maintenance
-from ingestion_svc.writer import Writer, Written
+from ingestion_svc.readings import MeterRow, Written
+from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from ingestion_svc.decode import MeterRow, VehicleRow
+from ingestion_svc.readings import MeterRow, VehicleRow
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.db.embedded import EmbeddedServer

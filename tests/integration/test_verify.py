@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection, errors
 
 from ingestion_svc.copy_format import Columns, appended_readings, staged_hours
-from ingestion_svc.decode import MeterRow, VehicleRow
+from ingestion_svc.readings import MeterRow, VehicleRow
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.db import verification

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from ingestion_svc import known_devices
-from ingestion_svc.decode import MeterRow, VehicleRow
-from ingestion_svc.writer import Writer, Written
-from ingestion_svc.writer_sql import METERS, VEHICLES, AnyRow, Target
+from ingestion_svc.readings import AnyRow, MeterRow, VehicleRow, Written
+from ingestion_svc.writer import Writer
+from ingestion_svc.writer_sql import METERS, VEHICLES, Target
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.errors import DatabaseUnavailable

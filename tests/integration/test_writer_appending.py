@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ingestion_svc import known_devices
-from ingestion_svc.decode import MeterRow, VehicleRow
-from ingestion_svc.writer import Writer, Written
+from ingestion_svc.readings import MeterRow, VehicleRow, Written
+from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES, Target
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters

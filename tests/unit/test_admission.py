@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ingestion_svc import admission
 from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, STREAMS_WORTH_MEMORY, DeviceRates, Streams
-from ingestion_svc.decode import Decoded, MeterRow
+from ingestion_svc.readings import Decoded, MeterRow
 from shared.errors import LimitExceeded
 
 

@@ -8,10 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingestion_svc.batch import Batcher, DefectiveBatch
-from ingestion_svc.decode import Decoded, MeterRow, VehicleRow
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, PRESENT_MAX_AGE_US, FairQueue
+from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.receipt import Priority, Receipt, Sender
-from ingestion_svc.writer import Written
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
 

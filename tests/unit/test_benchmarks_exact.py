@@ -10,7 +10,8 @@ from benchmarks.exact.compare import differences, identical, same
 from benchmarks.exact.fleet import Plan, Reading, Values
 from benchmarks.exact.model import Counts, Model
 from benchmarks.exact.send import fill
-from ingestion_svc.decode import TimeBounds, decode
+from ingestion_svc.decode import decode
+from ingestion_svc.readings import TimeBounds
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 
 NOW_US = 1_770_000_000 * US_PER_SECOND

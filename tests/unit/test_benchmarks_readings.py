@@ -6,7 +6,8 @@ from itertools import pairwise
 from energyfleet.v1.ingestion_service_pb2 import StreamTelemetryRequest
 
 from benchmarks.readings import INTERVAL_US, Span, consecutive_spans, copy_rows, messages
-from ingestion_svc.decode import Decoded, TimeBounds, decode
+from ingestion_svc.decode import decode
+from ingestion_svc.readings import Decoded, TimeBounds
 from shared.timestamps import US_PER_DAY, US_PER_SECOND
 
 NOW_US = 1_770_000_000 * US_PER_SECOND // INTERVAL_US * INTERVAL_US

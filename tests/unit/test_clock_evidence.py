@@ -1,7 +1,7 @@
 """What is taken out of the evidence, part by part, while more of it comes."""
 
 from ingestion_svc.clock_evidence import DeviceClocks
-from ingestion_svc.decode import MeterRow
+from ingestion_svc.readings import MeterRow
 
 
 def meter_rows(ts_us: int, *meter_ids: str) -> list[MeterRow]:

@@ -10,7 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_svc.decode import REJECTIONS_MAX, MeterRow, TimeBounds, VehicleRow, age_us, decode
+from ingestion_svc.decode import WireMessage, decode
+from ingestion_svc.readings import REJECTIONS_MAX, MeterRow, RejectionReason, TimeBounds, VehicleRow
+from ingestion_svc.receipt import Receipt
 from shared.timestamps import US_PER_DAY, US_PER_SECOND
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 
@@ -21,56 +23,56 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
 @pytest.mark.parametrize(
     ("reading", "field", "reason"),
     [
-        (Telemetry(), "reading", wire.REJECTION_REASON_MISSING),
-        (Telemetry(meter=MeterReading()), "meter.meter_id", wire.REJECTION_REASON_MISSING),
-        (a_meter_reading(meter_id="m" * 65), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
-        (a_meter_reading(meter_id="meter/1"), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
-        (a_meter_reading(meter_id="meter-1\n"), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
-        (a_meter_reading(meter_id="zähler"), "meter.meter_id", wire.REJECTION_REASON_MALFORMED),
-        (a_meter_reading(kwh_consumed_ac=None), "meter.kwh_consumed_ac", wire.REJECTION_REASON_MISSING),
-        (a_meter_reading(kwh_consumed_ac=-1e-9), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(kwh_consumed_ac=1000.0001), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(kwh_consumed_ac=math.nan), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(kwh_consumed_ac=math.inf), "meter.kwh_consumed_ac", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(voltage=-1), "meter.voltage", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(voltage=2000.1), "meter.voltage", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(voltage=math.nan), "meter.voltage", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_meter_reading(ts_us=None), "meter.timestamp", wire.REJECTION_REASON_MISSING),
-        (a_meter_reading(ts_us=0), "meter.timestamp", wire.REJECTION_REASON_TOO_OLD),
-        (a_meter_reading(ts_us=NOW_US + FIVE_MINUTES_US + 1), "meter.timestamp", wire.REJECTION_REASON_IN_FUTURE),
+        (Telemetry(), "reading", RejectionReason.MISSING),
+        (Telemetry(meter=MeterReading()), "meter.meter_id", RejectionReason.MISSING),
+        (a_meter_reading(meter_id="m" * 65), "meter.meter_id", RejectionReason.MALFORMED),
+        (a_meter_reading(meter_id="meter/1"), "meter.meter_id", RejectionReason.MALFORMED),
+        (a_meter_reading(meter_id="meter-1\n"), "meter.meter_id", RejectionReason.MALFORMED),
+        (a_meter_reading(meter_id="zähler"), "meter.meter_id", RejectionReason.MALFORMED),
+        (a_meter_reading(kwh_consumed_ac=None), "meter.kwh_consumed_ac", RejectionReason.MISSING),
+        (a_meter_reading(kwh_consumed_ac=-1e-9), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=1000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=math.nan), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=math.inf), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(voltage=-1), "meter.voltage", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(voltage=2000.1), "meter.voltage", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(voltage=math.nan), "meter.voltage", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(ts_us=None), "meter.timestamp", RejectionReason.MISSING),
+        (a_meter_reading(ts_us=0), "meter.timestamp", RejectionReason.TOO_OLD),
+        (a_meter_reading(ts_us=NOW_US + FIVE_MINUTES_US + 1), "meter.timestamp", RejectionReason.IN_FUTURE),
         (
             a_meter_reading(ts_us=NOW_US - 400 * US_PER_DAY - 1),
             "meter.timestamp",
-            wire.REJECTION_REASON_TOO_OLD,
+            RejectionReason.TOO_OLD,
         ),
         (
             a_meter_reading(timestamp=Timestamp(seconds=NOW_US // US_PER_SECOND, nanos=300)),
             "meter.timestamp",
-            wire.REJECTION_REASON_TOO_PRECISE,
+            RejectionReason.TOO_PRECISE,
         ),
         (
             a_meter_reading(timestamp=Timestamp(seconds=253_402_300_800)),
             "meter.timestamp",
-            wire.REJECTION_REASON_MALFORMED,
+            RejectionReason.MALFORMED,
         ),
         (
             a_meter_reading(timestamp=Timestamp(seconds=1, nanos=-1)),
             "meter.timestamp",
-            wire.REJECTION_REASON_MALFORMED,
+            RejectionReason.MALFORMED,
         ),
-        (a_vehicle_reading(vehicle_id=""), "vehicle.vehicle_id", wire.REJECTION_REASON_MISSING),
-        (a_vehicle_reading(vehicle_id="a b"), "vehicle.vehicle_id", wire.REJECTION_REASON_MALFORMED),
-        (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", wire.REJECTION_REASON_MISSING),
-        (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_vehicle_reading(soc=-0.1), "vehicle.soc", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_vehicle_reading(soc=100.1), "vehicle.soc", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_vehicle_reading(battery_temp=-60.1), "vehicle.battery_temp", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_vehicle_reading(battery_temp=150.1), "vehicle.battery_temp", wire.REJECTION_REASON_OUT_OF_RANGE),
-        (a_vehicle_reading(ts_us=None), "vehicle.timestamp", wire.REJECTION_REASON_MISSING),
+        (a_vehicle_reading(vehicle_id=""), "vehicle.vehicle_id", RejectionReason.MISSING),
+        (a_vehicle_reading(vehicle_id="a b"), "vehicle.vehicle_id", RejectionReason.MALFORMED),
+        (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", RejectionReason.MISSING),
+        (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
+        (a_vehicle_reading(soc=-0.1), "vehicle.soc", RejectionReason.OUT_OF_RANGE),
+        (a_vehicle_reading(soc=100.1), "vehicle.soc", RejectionReason.OUT_OF_RANGE),
+        (a_vehicle_reading(battery_temp=-60.1), "vehicle.battery_temp", RejectionReason.OUT_OF_RANGE),
+        (a_vehicle_reading(battery_temp=150.1), "vehicle.battery_temp", RejectionReason.OUT_OF_RANGE),
+        (a_vehicle_reading(ts_us=None), "vehicle.timestamp", RejectionReason.MISSING),
     ],
 )
 def test_a_bad_reading_is_rejected_with_its_field_and_reason_and_its_neighbours_are_kept(
-    reading: Telemetry, field: str, reason: wire.RejectionReason.ValueType
+    reading: Telemetry, field: str, reason: RejectionReason
 ) -> None:
     decoded = decode([a_meter_reading(), reading, a_vehicle_reading()], 10, BOUNDS)
 
@@ -114,12 +116,18 @@ def test_values_come_through_unchanged_and_absent_ones_stay_absent(
 
 
 def test_only_the_first_rejections_are_listed_but_all_are_counted() -> None:
-    decoded = decode([Telemetry()] * (REJECTIONS_MAX + 1), 0, BOUNDS)
+    receipt = Receipt()
+    for start in (100, 0):
+        receipt.receive(decode([Telemetry()] * REJECTIONS_MAX, start, BOUNDS))
 
-    assert decoded.rejected == REJECTIONS_MAX + 1
-    assert [each.index for each in decoded.rejections] == list(range(REJECTIONS_MAX))
+    assert receipt.rejected == 2 * REJECTIONS_MAX
+    assert [each.index for each in receipt.rejections] == list(range(REJECTIONS_MAX))
+
+
+def test_the_reasons_are_those_of_the_contract() -> None:
+    assert list(RejectionReason) == [name for name, number in wire.RejectionReason.items() if number]
 
 
 @pytest.mark.parametrize("a_reading", [a_meter_reading, a_vehicle_reading])
 def test_a_readings_age_is_told_to_the_second(a_reading: Callable[..., Telemetry]) -> None:
-    assert age_us(a_reading(ts_us=NOW_US - 90 * US_PER_SECOND), NOW_US) == 90 * US_PER_SECOND
+    assert WireMessage([a_reading(ts_us=NOW_US - 90 * US_PER_SECOND)]).age_us(NOW_US) == 90 * US_PER_SECOND

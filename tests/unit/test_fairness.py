@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_svc.decode import MeterRow
 from ingestion_svc.fairness import (
     BACKLOG_BESIDE_LIVE_COOLDOWN,
     BACKLOG_BESIDE_LIVE_COOLDOWN_MAX_S,
@@ -23,6 +22,7 @@ from ingestion_svc.fairness import (
     Traffic,
     update_priority,
 )
+from ingestion_svc.readings import MeterRow
 from ingestion_svc.receipt import Priority, Receipt, Sender, Submission
 
 LIVE, GATEWAY, BACKLOG = Priority

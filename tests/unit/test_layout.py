@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = ("ingestion_svc", "analytics_svc")
 SERVING = {"shared/serve.py", "shared/interceptor.py", "shared/status.py"}
-DOORS = {"servicer.py", "decode.py", "mapping_requests.py", "parse.py", "answers.py", "__main__.py"}
+DOORS = {"servicer.py", "decode.py", "mapping_requests.py", "parse.py", "answers.py", "replies.py", "__main__.py"}
 SQL = re.compile(r"\b(SELECT\b.+\bFROM|INSERT INTO|UPDATE\b.+\bSET|DELETE FROM|CREATE TABLE|SELECT pg_)\b", re.DOTALL)
 
 

@@ -4,9 +4,9 @@ import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ingestion_svc.decode import FUTURE_SKEW_US, TimeBounds
 from ingestion_svc.mapping_requests import UnmappingOrder, parse_map_vehicle, parse_unmap_vehicle
 from ingestion_svc.mappings import Mapping
+from ingestion_svc.readings import FUTURE_SKEW_US, TimeBounds
 from shared.errors import InvalidRequest
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, proto_from_us
 from tests.builders import NOW_US

@@ -11,13 +11,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from analytics_svc.request_metrics import AnalyticsMetrics
-from ingestion_svc.__main__ import REASONS
 from ingestion_svc.batch import Batcher
-from ingestion_svc.decode import REJECTIONS_MAX, Decoded, Rejection
 from ingestion_svc.reading_metrics import IngestionMetrics
+from ingestion_svc.readings import REJECTIONS_MAX, Decoded, Rejection, RejectionReason, Written
 from ingestion_svc.receipt import Receipt
 from ingestion_svc.supervisor import Workers
-from ingestion_svc.writer import Written
 from shared.config import IngestionSettings, ServingSettings
 from shared.errors import DatabaseUnavailable, UnknownDevice
 from shared.exporter import MetricsAddressTaken, exporting, new_registry, watching_event_loop
@@ -64,12 +62,12 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> IngestionMetrics:
-    return IngestionMetrics(registry, REASONS)
+    return IngestionMetrics(registry)
 
 
 async def test_the_table_says_what_is_told(tmp_path: Path) -> None:
     ingestion, analytics, supervisor = new_registry(), new_registry(), new_registry()
-    its = IngestionMetrics(ingestion, REASONS)
+    its = IngestionMetrics(ingestion)
     its.write_failed(DatabaseUnavailable("08006"))
     its.set_partitions_ahead(7)
     servicer = Servicer()
@@ -102,9 +100,7 @@ async def test_outcomes_reasons_and_batches_are_counted(registry: CollectorRegis
     batcher = Batcher([writer], [NoWriter()], IngestionSettings(batch_max_age_s=0), metrics)
     await batcher.start()
     decoded = some(10)
-    too_old = next(number for number, name in REASONS.items() if name == "too_old")
-    decoded.rejected = REJECTIONS_MAX + 5
-    decoded.rejections = [Rejection(0, "f", too_old, "") for _ in range(REJECTIONS_MAX)]  # type: ignore[arg-type]
+    decoded.rejections = [Rejection(0, "f", RejectionReason.TOO_OLD, "") for _ in range(REJECTIONS_MAX)]
     receipt = Receipt()
     writer.gate.clear()
     await batcher.submit(decoded, receipt)
@@ -117,13 +113,13 @@ async def test_outcomes_reasons_and_batches_are_counted(registry: CollectorRegis
         outcome: value(registry, "energyfleet_ingestion_readings_total", outcome=outcome)
         for outcome in ("stored", "duplicate", "conflicting", "rejected", "failed")
     }
-    rejected = REJECTIONS_MAX + 5 + 1
+    rejected = REJECTIONS_MAX + 1
     assert outcomes == {"stored": 6, "duplicate": 2, "conflicting": 1, "rejected": rejected, "failed": 0}
     reasons = {
         reason: value(registry, "energyfleet_ingestion_rejections_total", reason=reason)
-        for reason in ("too_old", "unlisted", "refused_by_database", "in_future")
+        for reason in ("too_old", "refused_by_database", "in_future")
     }
-    assert reasons == {"too_old": REJECTIONS_MAX, "unlisted": 5, "refused_by_database": 1, "in_future": 0}
+    assert reasons == {"too_old": REJECTIONS_MAX, "refused_by_database": 1, "in_future": 0}
     assert value(registry, "energyfleet_ingestion_batch_readings_sum") == 10
     for name in ("batch_age", "commit", "ack"):
         assert value(registry, f"energyfleet_ingestion_{name}_seconds_count") == 1

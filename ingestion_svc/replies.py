@@ -1,0 +1,59 @@
+"""Builds the messages of the contract that ingestion answers with."""
+
+from energyfleet.v1 import ingestion_service_pb2 as wire
+
+from ingestion_svc.mappings import Mapping
+from ingestion_svc.readings import Conflict, Rejection, Summary
+from shared.timestamps import proto_from_us
+
+
+def summary_message(summary: Summary) -> wire.IngestionSummary:
+    """What became of some readings."""
+    return wire.IngestionSummary(
+        received=summary.received,
+        stored=summary.stored,
+        duplicate=summary.duplicate,
+        conflicting=summary.conflicting,
+        rejected=summary.rejected,
+        rejections=[_rejection_message(each) for each in summary.rejections],
+        conflicts=[_conflict_message(each) for each in summary.conflicts],
+    )
+
+
+def opened_message(meter_us: int | None, vehicle_us: int | None) -> wire.ExchangeTelemetryResponse:
+    """The newest committed timestamps of the devices behind an exchange, None where there is none."""
+    return wire.ExchangeTelemetryResponse(
+        opened=wire.ExchangeOpened(
+            newest_meter_timestamp=None if meter_us is None else proto_from_us(meter_us),
+            newest_vehicle_timestamp=None if vehicle_us is None else proto_from_us(vehicle_us),
+        )
+    )
+
+
+def mapping_message(mapping: Mapping) -> wire.Mapping:
+    """Which meter feeds a vehicle, and when."""
+    return wire.Mapping(
+        vehicle_id=mapping.vehicle_id,
+        meter_id=mapping.meter_id,
+        effective_from=proto_from_us(mapping.from_us),
+        effective_until=None if mapping.until_us is None else proto_from_us(mapping.until_us),
+    )
+
+
+def _rejection_message(rejection: Rejection) -> wire.RejectedReading:
+    return wire.RejectedReading(
+        index=rejection.index,
+        field=rejection.field,
+        reason=wire.RejectionReason.Value(rejection.reason),
+        description=rejection.description,
+        sequence=rejection.sequence,
+    )
+
+
+def _conflict_message(conflict: Conflict) -> wire.ConflictingReading:
+    return wire.ConflictingReading(
+        index=conflict.index,
+        device_id=conflict.device_id,
+        timestamp=proto_from_us(conflict.ts_us),
+        sequence=conflict.sequence,
+    )
