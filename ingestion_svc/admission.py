@@ -3,11 +3,11 @@
 import asyncio
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ingestion_svc.memory import trim_memory
-from ingestion_svc.readings import Decoded
+from ingestion_svc.readings import Message
 from shared.errors import LimitExceeded
 
 STREAMS_RETRY_AFTER_S = 5.0
@@ -54,35 +54,61 @@ class Streams:
                 asyncio.get_running_loop().call_later(MEMORY_BACK_AFTER_S, trim_memory)
 
 
+class Charge:
+    """What a message has taken from its devices' buckets: readings by device."""
+
+    def __init__(self, rates: "DeviceRates", readings: Counter[str]) -> None:
+        self._rates = rates
+        self._readings = readings
+
+    def refund(self) -> None:
+        """Gives it back, once: the message was not stored through no fault of its sender's, who sends it again."""
+        self._rates.refund(self._readings)
+        self._readings.clear()
+
+
 class DeviceRates:
-    """A token bucket for each device, in readings. It may go into debt once, so that any message can pass some time."""
+    """A token bucket for each device, in readings. It may go into debt once, so that any message can pass some time.
+
+    `readings_per_s` None: nothing is limited.
+    """
 
     def __init__(self, readings_per_s: float | None) -> None:
         self._readings_per_s = readings_per_s
+        self._full = max((readings_per_s or 0.0) * BURST_S, 1.0)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """By device: the tokens left, and when they were counted, in seconds."""
 
-    def admit(self, decoded: Decoded, now_s: float) -> None:
-        """Takes a message's readings from their devices' buckets; LimitExceeded, for all of it, where one is empty."""
-        if self._readings_per_s is None:
-            return
-        wanted = Counter(row.meter_id for row in decoded.meters)
-        wanted.update(row.vehicle_id for row in decoded.vehicles)
-        tokens = {device: self._tokens(device, now_s) for device in wanted}
-        for device, its_tokens in tokens.items():
-            if its_tokens < 1:
+    def charge(self, message: Message, now_s: float) -> Charge:
+        """Takes a whole message's readings from its devices' buckets.
+
+        Raises LimitExceeded where one of them is empty, and takes nothing then: after the time that it names none of
+        them is empty any more.
+        """
+        wanted: Counter[str] = Counter()
+        if self._readings_per_s is not None:
+            wanted.update(message.device_ids())
+            tokens = {device: self._tokens(device, now_s, self._readings_per_s) for device in wanted}
+            device = min(tokens, key=tokens.__getitem__, default=None)
+            if device is not None and tokens[device] < 1:
                 raise LimitExceeded(
                     f"{device} sends more than {self._readings_per_s:g} readings a second",
-                    (1 - its_tokens) / self._readings_per_s,
+                    (1 - tokens[device]) / self._readings_per_s,
                 )
-        for device, readings in wanted.items():
-            self._buckets[device] = (tokens[device] - readings, now_s)
-            self._buckets.move_to_end(device)
-        while len(self._buckets) > DEVICES_METERED_MAX:
-            self._buckets.popitem(last=False)
+            for device, readings in wanted.items():
+                self._buckets[device] = (tokens[device] - readings, now_s)
+                self._buckets.move_to_end(device)
+            while len(self._buckets) > DEVICES_METERED_MAX:
+                self._buckets.popitem(last=False)
+        return Charge(self, wanted)
 
-    def _tokens(self, device: str, now_s: float) -> float:
-        assert self._readings_per_s is not None
-        full = max(self._readings_per_s * BURST_S, 1.0)
-        tokens, counted_s = self._buckets.get(device, (full, now_s))
-        return min(full, tokens + (now_s - counted_s) * self._readings_per_s)
+    def refund(self, readings: Mapping[str, int]) -> None:
+        """Gives tokens back."""
+        for device, its_readings in readings.items():
+            if device in self._buckets:
+                tokens, counted_s = self._buckets[device]
+                self._buckets[device] = (tokens + its_readings, counted_s)
+
+    def _tokens(self, device: str, now_s: float, readings_per_s: float) -> float:
+        tokens, counted_s = self._buckets.get(device, (self._full, now_s))
+        return min(self._full, tokens + (now_s - counted_s) * readings_per_s)

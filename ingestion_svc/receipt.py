@@ -62,6 +62,8 @@ class Receipt(Summary):
     sender: Sender = field(default_factory=Sender)
     on_resolved: OnResolved | None = None
     """Told of every committed submission."""
+    on_failure: Callable[[], None] | None = None
+    """Called when it is known that some readings will not be committed."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, decoded: Decoded) -> None:
@@ -92,6 +94,8 @@ class Receipt(Summary):
     def fail(self, submission: Submission[Any], error: Exception) -> None:
         """Notes that a submission will not be committed."""
         self.failure = self.failure or error
+        if self.on_failure is not None:
+            self.on_failure()
         self._release(submission)
 
     async def completed(self) -> None:

@@ -1,7 +1,6 @@
 """The door: parses, hands over, builds the answer."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
@@ -15,7 +14,7 @@ from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
 from ingestion_svc.decode import WireMessage
 from ingestion_svc.exchange import Exchange
-from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
+from ingestion_svc.intake import Intake
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.mapping_requests import (
     Opening,
@@ -27,12 +26,12 @@ from ingestion_svc.mapping_requests import (
 from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
 from ingestion_svc.newest import newest_timestamps
 from ingestion_svc.reading_metrics import IngestionMetrics
-from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
-from ingestion_svc.receipt import Priority, Receipt
+from ingestion_svc.readings import TimeBounds
+from ingestion_svc.receipt import Receipt
 from ingestion_svc.replies import mapping_message, opened_message, summary_message
 from shared.config import IngestionSettings
 from shared.db.engine import database_errors, shielded
-from shared.errors import InvalidRequest, ServiceStopping, SlowConsumer, Violation
+from shared.errors import ServiceStopping, SlowConsumer
 from shared.interceptor import Context
 from shared.requests import page_token
 from shared.timestamps import Clock
@@ -55,7 +54,6 @@ class IngestionServicer(IngestionServiceServicer):
         maintenance: Maintenance,
         clock: Clock,
     ) -> None:
-        self._batcher = batcher
         self._engine = engine
         self._draining = draining
         self._retention_days = settings.retention_days
@@ -65,8 +63,8 @@ class IngestionServicer(IngestionServiceServicer):
         self._maintenance = maintenance
         self._clock = clock
         self._streams = Streams(settings.streams_max, settings.stream_max_age_s)
-        self._device_rates = DeviceRates(settings.device_max_readings_per_s)
-        self._decoding_turn = asyncio.Lock()
+        rates = DeviceRates(settings.device_max_readings_per_s)
+        self._intake = Intake(batcher, evidence, rates, lambda: self._bounds(self._clock()))
         self._exchanges: set[Exchange] = set()
         self._drain_watch = asyncio.ensure_future(self._end_exchanges_when_draining())
 
@@ -138,25 +136,7 @@ class IngestionServicer(IngestionServiceServicer):
         return TimeBounds.at(now_us, self._retention_days, self._maintenance.floor_us)
 
     async def _take(self, readings: RepeatedCompositeFieldContainer[Telemetry], receipt: Receipt) -> None:
-        if len(readings) > MESSAGE_MAX_READINGS:
-            raise InvalidRequest(
-                [Violation("readings", f"{len(readings)} readings in a message; at most {MESSAGE_MAX_READINGS}")]
-            )
-        bounds = self._bounds(self._clock())
-        message = WireMessage(readings)
-        if readings:
-            self._batcher.expect(receipt.sender, len(readings), message.age_us(bounds.now_us))
-        for start in range(0, len(readings), SLICE_READINGS):
-            part = slice(start, start + SLICE_READINGS)
-            if len(readings) <= LIVE_MESSAGE_MAX_READINGS or receipt.sender.priority is Priority.LIVE:
-                decoded = message.decode(part, receipt.received, bounds)
-            else:
-                async with self._decoding_turn:
-                    decoded = message.decode(part, receipt.received, bounds)
-                    await asyncio.sleep(0)
-            self._device_rates.admit(decoded, time.monotonic())
-            self._evidence.rejected(decoded)
-            await self._batcher.submit(decoded, receipt)
+        await self._intake.take(WireMessage(readings), receipt)
 
     async def _take_each_of_exchange(
         self, requests: AsyncIterator[wire.ExchangeTelemetryRequest], exchange: Exchange, context: Context

@@ -9,12 +9,28 @@ from hypothesis import strategies as st
 
 from ingestion_svc import admission
 from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, STREAMS_WORTH_MEMORY, DeviceRates, Streams
-from ingestion_svc.readings import Decoded, MeterRow
+from ingestion_svc.readings import Decoded, MeterRow, TimeBounds
 from shared.errors import LimitExceeded
 
 
-def readings(count: int, device: str = "meter-001") -> Decoded:
-    return Decoded(meters=[MeterRow(device, at, 1.0, None) for at in range(count)])
+class Sent:
+    """A message with so many readings of each device."""
+
+    def __init__(self, **counts: int) -> None:
+        self._counts = counts
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def age_us(self, now_us: int) -> int:
+        return 0
+
+    def device_ids(self) -> list[str]:
+        return [device for device, count in self._counts.items() for _ in range(count)]
+
+    def decode(self, part: slice, first_index: int, bounds: TimeBounds) -> Decoded:
+        rows = [MeterRow(device, at, 1.0, None) for at, device in enumerate(self.device_ids())][part]
+        return Decoded(meters=rows, meter_indexes=list(range(first_index, first_index + len(rows))))
 
 
 def test_a_place_is_free_again_when_its_stream_ends() -> None:
@@ -62,24 +78,47 @@ def test_a_device_gets_its_rate_and_a_burst_and_one_message_of_debt(
     for wait_s, count in sends:
         now_s += wait_s
         try:
-            rates.admit(readings(count), now_s)
+            rates.charge(Sent(meter=count), now_s)
         except LimitExceeded as error:
-            rates.admit(readings(1), now_s + error.retry_after_s + 1e-6)
             now_s += error.retry_after_s + 1e-6
-            count = 1
+            rates.charge(Sent(meter=count), now_s)
         admitted += count
 
     assert admitted <= rate * now_s + max(rate * BURST_S, 1.0) + 500
 
 
+devices = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 10_000), min_size=1)
+
+
+@given(sends=st.lists(devices, min_size=1, max_size=20), rate=st.floats(0.1, 1_000))
+def test_a_sender_that_waits_as_it_is_told_always_gets_on(sends: list[dict[str, int]], rate: float) -> None:
+    rates, now_s = DeviceRates(rate), 0.0
+    for counts in sends:
+        try:
+            rates.charge(Sent(**counts), now_s)
+        except LimitExceeded as error:
+            now_s += error.retry_after_s * (1 + 1e-9) + 1e-6
+            rates.charge(Sent(**counts), now_s)
+
+
+def test_a_message_that_was_not_stored_costs_its_devices_nothing() -> None:
+    rates = DeviceRates(1.0)
+    charge = rates.charge(Sent(meter=1_440), 0.0)
+    charge.refund()
+    charge.refund()
+    rates.charge(Sent(meter=60), 0.0)
+    with pytest.raises(LimitExceeded):
+        rates.charge(Sent(meter=1), 0.5)
+
+
 def test_without_a_rate_nothing_is_metered() -> None:
-    DeviceRates(None).admit(readings(10_000), 0.0)
+    DeviceRates(None).charge(Sent(meter=10_000), 0.0)
 
 
 def test_the_devices_metered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "DEVICES_METERED_MAX", 10)
     rates = DeviceRates(1.0)
     for number in range(100):
-        rates.admit(readings(1, f"m{number}"), 0.0)
+        rates.charge(Sent(**{f"m{number}": 1}), 0.0)
 
     assert len(rates._buckets) == 10

@@ -26,6 +26,7 @@ class FakeWriter:
         self.write_error = DatabaseUnavailable("57P01", "terminating connection")
         self.connect_error = DatabaseUnavailable("28P01", "password authentication failed")
         self.attempts_to_connect = 0
+        self.connected = asyncio.Event()
         self.outcome = Written()
 
     async def write(self, rows: Sequence[MeterRow], /) -> Written:
@@ -39,6 +40,7 @@ class FakeWriter:
         self.attempts_to_connect += 1
         if self.away:
             raise self.connect_error
+        self.connected.set()
 
     async def close(self) -> None:
         pass
