@@ -13,13 +13,17 @@ import structlog
 from energyfleet.v1.ingestion_service_pb2_grpc import add_IngestionServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from ingestion_svc.admission import Admission, DeviceRates
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.devices import Devices
 from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
+from ingestion_svc.intake import Intake
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.mappings_sql import MAPPING_OPTIONS
 from ingestion_svc.reading_metrics import IngestionMetrics
+from ingestion_svc.readings import TimeBounds
 from ingestion_svc.servicer import IngestionServicer
 from ingestion_svc.supervisor import WorkersFailed, supervise
 from ingestion_svc.writer import Writer
@@ -84,7 +88,20 @@ async def serving(
         partial(answers, url, APPLICATION_NAME, HEALTH_TIMEOUT_S),
         shared_port=shared_port,
     )
-    servicer = IngestionServicer(batcher, engine, service.draining, settings, metrics, evidence, maintenance, clock)
+    admission = Admission(settings, metrics)
+    service.on_drain.append(admission.drain)
+    rates = DeviceRates(settings.device_max_readings_per_s)
+
+    def bounds() -> TimeBounds:
+        return TimeBounds.at(clock(), settings.retention_days, maintenance.floor_us)
+
+    servicer = IngestionServicer(
+        admission,
+        Intake(batcher, evidence, rates, bounds),
+        Devices(engine),
+        bounds,
+        settings.inflight_max_readings_per_stream,
+    )
     add_IngestionServiceServicer_to_server(servicer, service.server)
     async with (
         exporting(settings.ingestion_metrics_address, registry, settings),

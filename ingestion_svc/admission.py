@@ -1,14 +1,16 @@
-"""Who may come in: how many streams there may be, how old one may get, and how fast a device may send."""
+"""Who may come in: how many streams and calls there may be, how old a stream may get, how fast a device may send."""
 
 import asyncio
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ingestion_svc.memory import trim_memory
+from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import Message
-from shared.errors import LimitExceeded
+from shared.config import IngestionSettings
+from shared.errors import LimitExceeded, ServiceStopping
 
 STREAMS_RETRY_AFTER_S = 5.0
 """Streams end all the time; a herd that comes back every five seconds is no load."""
@@ -29,29 +31,59 @@ BURST_S = 60.0
 """Seconds of its rate that a device may send at once: firmware buffers a minute without asking."""
 
 
-class Streams:
-    """Counts the open streams, turns away what is too many, and sees to the memory of many that have ended."""
+class Admission:
+    """Lets streams and unary calls in, up to the process's limits, and nobody any more once it drains.
 
-    def __init__(self, most: int, max_age_s: float) -> None:
-        self.open = 0
-        self._peak = 0  # since memory was last given back
-        self._most = most
-        self._max_age_s = max_age_s
+    Both ways in raise LimitExceeded or ServiceStopping.
+    """
+
+    def __init__(self, settings: IngestionSettings, metrics: IngestionMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._draining = False
+        self._streams: dict[object, Callable[[], None]] = {}
+        """What ends each open stream."""
+        self._peak_streams = 0  # since memory was last trimmed
 
     @contextmanager
-    def admit(self) -> Iterator[float]:
-        """Holds a place for a stream; gives the seconds after which it shall end. Raises LimitExceeded."""
-        if self.open >= self._most:
-            raise LimitExceeded(f"{self._most} streams are open and no more are taken", STREAMS_RETRY_AFTER_S)
-        self.open += 1
-        self._peak = max(self._peak, self.open)
+    def stream(self, rpc: str, end: Callable[[], None]) -> Iterator[None]:
+        """Holds a place for a stream. `end` is called when it shall end: at its age, or when the service drains."""
+        if self._draining:
+            raise ServiceStopping
+        most = self._settings.streams_max
+        if len(self._streams) >= most:
+            raise LimitExceeded(f"{most} streams are open and no more are taken", STREAMS_RETRY_AFTER_S)
+        place = object()
+        self._streams[place] = end
+        self._peak_streams = max(self._peak_streams, len(self._streams))
+        age = asyncio.get_running_loop().call_later(_stream_age_s(self._settings.stream_max_age_s), end)
         try:
-            yield self._max_age_s * (1 - STREAM_AGE_JITTER * random.random())  # noqa: S311 (jitter protects nothing)
+            with self._metrics.open_stream(rpc):
+                yield
         finally:
-            self.open -= 1
-            if self._peak >= STREAMS_WORTH_MEMORY and self.open <= self._peak // 2:
-                self._peak = self.open
-                asyncio.get_running_loop().call_later(MEMORY_BACK_AFTER_S, trim_memory)
+            age.cancel()
+            del self._streams[place]
+            self._trim_memory()
+
+    def require_open(self) -> None:
+        """Raises ServiceStopping once the service drains."""
+        if self._draining:
+            raise ServiceStopping
+
+    def drain(self) -> None:
+        """Ends the open streams, and lets nobody in any more."""
+        self._draining = True
+        for end in list(self._streams.values()):
+            end()
+
+    def _trim_memory(self) -> None:
+        if self._peak_streams >= STREAMS_WORTH_MEMORY and len(self._streams) <= self._peak_streams // 2:
+            self._peak_streams = len(self._streams)
+            asyncio.get_running_loop().call_later(MEMORY_BACK_AFTER_S, trim_memory)
+
+
+def _stream_age_s(max_age_s: float) -> float:
+    return max_age_s * (1 - STREAM_AGE_JITTER * random.random())  # noqa: S311 (jitter protects nothing)
 
 
 class Charge:

@@ -6,14 +6,17 @@ passes the event loop between two of them.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any
 
 from ingestion_svc.admission import DeviceRates
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, Decoded, Message, TimeBounds
-from ingestion_svc.receipt import Priority, Receipt
+from ingestion_svc.receipt import Priority, Receipt, Sender
+from ingestion_svc.taking import Taker
 from shared.errors import InvalidRequest, RetryLater, Violation
 
 
@@ -29,9 +32,38 @@ class Intake:
         self._bounds = bounds
         self._decoding_turn = asyncio.Lock()
 
-    def receipt(self) -> Receipt:
-        """For the readings of a call."""
-        return Receipt(on_resolved=self._evidence.resolved)
+    def receipt(self, sender: Sender | None = None, changed: asyncio.Event | None = None) -> Receipt:
+        """For readings of a sender, of one of its own unless given; sets `changed` at each change of theirs."""
+        return Receipt(
+            sender=sender or Sender(), on_resolved=self._evidence.resolved, _changed=changed or asyncio.Event()
+        )
+
+    async def take_call(self, message: Message) -> Receipt:
+        """Takes a message and waits until all of it is complete. Raises as `take` does."""
+        receipt = self.receipt()
+        await self.take(message, receipt)
+        await receipt.completed()
+        return receipt
+
+    async def take_stream(self, messages: AsyncGenerator[Message, Any], end: asyncio.Event) -> Receipt:
+        """Takes a stream's messages until it ends or `end` is set, and waits until all of them is complete.
+
+        Raises as `take` does, and what `messages` raises. Leaves no task behind.
+        """
+        receipt = self.receipt()
+        taker = Taker(messages, partial(self.take, receipt=receipt))
+        taking = taker.start()
+        others = [asyncio.create_task(end.wait()), asyncio.create_task(receipt.failed())]
+        try:
+            await asyncio.wait((taking, *others), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for other in others:
+                other.cancel()
+            await taker.stop()
+        if taking.done() and not taking.cancelled():
+            taking.result()
+        await receipt.completed()
+        return receipt
 
     async def take(self, message: Message, receipt: Receipt) -> None:
         """Submits a message's readings; their outcomes reach the receipt later.

@@ -1,11 +1,10 @@
 """Turns the mapping requests into questions, telling all of their violations at once."""
 
-from dataclasses import dataclass
-
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ingestion_svc.mappings import Mapping
+from ingestion_svc.devices import Opening
+from ingestion_svc.mappings import Mapping, MappingsQuestion, UnmappingOrder
 from ingestion_svc.readings import TimeBounds
 from shared.device_ids import is_device_id
 from shared.requests import Checks, place_of_page
@@ -16,33 +15,6 @@ PAGE_MAX = 1_000
 """Mappings in a page: some 100 KiB."""
 
 _TOKEN_TIME_END_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class UnmappingOrder:
-    """No meter shall feed the vehicle for `from_us < t <= until_us`, in microseconds; None: for good."""
-
-    vehicle_id: str
-    from_us: int
-    until_us: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class MappingsQuestion:
-    """Which mappings: those of a vehicle, of a meter (empty: of all), after a place, at most so many."""
-
-    vehicle_id: str
-    meter_id: str
-    after: tuple[str, int]
-    most: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """The devices behind an exchange; empty: none."""
-
-    meter_id: str
-    vehicle_id: str
 
 
 def parse_opening(opening: wire.ExchangeOpening, *, first: bool) -> Opening:
@@ -58,31 +30,31 @@ def parse_opening(opening: wire.ExchangeOpening, *, first: bool) -> Opening:
     return Opening(opening.meter_id, opening.vehicle_id)
 
 
-def parse_map_vehicle(request: wire.MapVehicleRequest, now_us: int, bounds: TimeBounds) -> Mapping:
+def parse_map_vehicle(request: wire.MapVehicleRequest, bounds: TimeBounds) -> Mapping:
     """The mapping that is wanted, from now on where no instant is given. Raises InvalidRequest."""
     checks = Checks()
     checks.device_id("vehicle_id", request.vehicle_id)
     checks.device_id("meter_id", request.meter_id)
-    from_us, until_us = _span(request, now_us, bounds, checks)
+    from_us, until_us = _span(request, bounds, checks)
     checks.raise_if_any()
     return Mapping(request.vehicle_id, request.meter_id, from_us, until_us)
 
 
-def parse_unmap_vehicle(request: wire.UnmapVehicleRequest, now_us: int, bounds: TimeBounds) -> UnmappingOrder:
+def parse_unmap_vehicle(request: wire.UnmapVehicleRequest, bounds: TimeBounds) -> UnmappingOrder:
     """The order, from now on where no instant is given. Raises InvalidRequest."""
     checks = Checks()
     checks.device_id("vehicle_id", request.vehicle_id)
-    from_us, until_us = _span(request, now_us, bounds, checks)
+    from_us, until_us = _span(request, bounds, checks)
     checks.raise_if_any()
     return UnmappingOrder(request.vehicle_id, from_us, until_us)
 
 
 def _span(
-    request: wire.MapVehicleRequest | wire.UnmapVehicleRequest, now_us: int, bounds: TimeBounds, checks: Checks
+    request: wire.MapVehicleRequest | wire.UnmapVehicleRequest, bounds: TimeBounds, checks: Checks
 ) -> tuple[int, int | None]:
     """The start, now where it is absent, and the end where there is one; anything where a violation was noted."""
     noted = len(checks.violations)
-    from_us, until_us = now_us, None
+    from_us, until_us = bounds.now_us, None
     if request.HasField("effective_from"):
         from_us = _instant("effective_from", request.effective_from, bounds, checks)
     if request.HasField("effective_until"):

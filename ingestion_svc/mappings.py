@@ -55,6 +55,26 @@ class Mapping:
         return f"{self.vehicle_id} is fed by {self.meter_id} from {iso_from_us(self.from_us)} {until}"
 
 
+@dataclass(frozen=True, slots=True)
+class UnmappingOrder:
+    """No meter shall feed the vehicle for `from_us < t <= until_us`, in microseconds; None: for good."""
+
+    vehicle_id: str
+    from_us: int
+    until_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MappingsQuestion:
+    """Which mappings: those of a vehicle, of a meter (empty: of all), after a place, at most so many."""
+
+    vehicle_id: str
+    meter_id: str
+    after: tuple[str, int]
+    """Vehicle id and start in microseconds."""
+    most: int
+
+
 async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, list[Mapping]]:
     """Registers that a meter feeds a vehicle; returns the mapping that holds from its start on, and those it closed.
 
@@ -86,37 +106,36 @@ async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, li
         return wanted, closed
 
 
-async def unmap_vehicle(engine: AsyncEngine, vehicle_id: str, from_us: int, until_us: int | None) -> list[Mapping]:
-    """Registers that no meter feeds a vehicle for `from_us < t <= until_us` (None: for good); returns what it took.
+async def unmap_vehicle(engine: AsyncEngine, order: UnmappingOrder) -> list[Mapping]:
+    """Registers that no meter feeds a vehicle for a time; returns what was mapped within it.
 
     Mappings keep what lies outside. Raises UnknownDevice, and MappingContradiction where without an end a mapping would
     be lost that begins after the start.
     """
-    asked = Mapping(vehicle_id, "", from_us, until_us)
+    asked = Mapping(order.vehicle_id, "", order.from_us, order.until_us)
     async with engine.begin() as connection:
         await connection.execute(LOCK)
         registered = await _overlapping(connection, asked)
-        if not registered and not (await connection.execute(IS_KNOWN, {"vehicle_id": vehicle_id})).scalar_one():
-            raise UnknownDevice("vehicle", vehicle_id)
-        later = [each for each in registered if each.from_us > from_us]
-        if later and until_us is None:
+        if not registered and not (await connection.execute(IS_KNOWN, {"vehicle_id": asked.vehicle_id})).scalar_one():
+            raise UnknownDevice("vehicle", asked.vehicle_id)
+        later = [each for each in registered if each.from_us > asked.from_us]
+        if later and asked.until_us is None:
             raise MappingContradiction(
-                f"{vehicle_id} without a meter from {iso_from_us(from_us)} on contradicts what is registered"
-                f" to begin later: {_told(later)}"
+                f"{asked.vehicle_id} without a meter from {iso_from_us(asked.from_us)} on contradicts what is"
+                f" registered to begin later: {_told(later)}"
             )
         return [await _take_away(connection, each, asked) for each in registered]
 
 
-async def list_mappings(
-    engine: AsyncEngine, vehicle_id: str, meter_id: str, after: tuple[str, int], most: int
-) -> list[Mapping]:
-    """At most so many mappings of a vehicle or a meter (empty: of all) that come after (vehicle id, start in us)."""
+async def list_mappings(engine: AsyncEngine, question: MappingsQuestion) -> list[Mapping]:
+    """The mappings that are asked for, and one more where there are more."""
+    after_vehicle_id, after_us = question.after
     asked = {
-        "vehicle_id": vehicle_id,
-        "meter_id": meter_id,
-        "after_vehicle_id": after[0],
-        "after": datetime_from_us(after[1]),
-        "most": most,
+        "vehicle_id": question.vehicle_id,
+        "meter_id": question.meter_id,
+        "after_vehicle_id": after_vehicle_id,
+        "after": datetime_from_us(after_us),
+        "most": question.most + 1,
     }
     async with engine.connect() as connection:
         return [Mapping.of(row) for row in await connection.execute(LIST, asked)]

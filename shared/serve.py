@@ -60,6 +60,8 @@ class Service:
     ) -> None:
         self.name = name
         self.draining = asyncio.Event()
+        self.on_drain: list[Callable[[], None]] = []
+        """Called when the service drains, once health has said so."""
         options = (*OPTIONS, ("grpc.so_reuseport", int(shared_port)))
         self.server = grpc.aio.server(interceptors=(Guard(),), options=options)
         self._settings = settings
@@ -110,6 +112,8 @@ class Service:
             self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         self.draining.set()
+        for drain in self.on_drain:
+            drain()
         await self.server.stop(self._settings.shutdown_grace_s)
         _log.info("stopped")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,7 +19,7 @@ from shared.db.embedded import EmbeddedServer
 from tests.acceptance.conftest import Running
 from tests.acceptance.test_durability import retry_delay_s
 from tests.acceptance.test_exchange import a_meter_reading_at, request, until_the_end
-from tests.builders import clock
+from tests.builders import a_meter_reading, clock
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
@@ -101,3 +101,78 @@ async def test_a_message_is_admitted_for_all_of_its_devices_or_for_none(serving:
 
     assert "busy" in (refused.details() or "")
     assert alone.summary.stored == 150, "and nothing of the refused message was stored"
+
+
+@pytest.mark.parametrize("ended_by", ["its failure", "its client", "draining"])
+async def test_no_task_is_left_of_exchanges_that_end_at_their_bound(
+    serving: Serving, locked: Serving, postgres: EmbeddedServer, ended_by: str
+) -> None:
+    bounds = {"inflight_max_readings_per_stream": 10, "outage_grace_s": 0.1, "write_timeout_s": 1.0}
+    async with serving(**bounds) as (running, ingest):
+        await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=readings(1)))
+        before = len(asyncio.all_tasks())
+        calls = [ingest.ExchangeTelemetry(None) for _ in range(20)]
+        for call in calls:
+            await call.write(wire.ExchangeTelemetryRequest(opening=wire.ExchangeOpening()))
+            assert (await call.read()).HasField("opened")
+        async with locked():
+            for at, call in enumerate(calls):
+                for sequence in (1, 2, 3):
+                    await call.write(request(sequence, *readings(10, 10 * sequence, f"m{at}")))
+            if ended_by == "its failure":
+                errors = await asyncio.gather(*(failed(until_the_end(call)) for call in calls))
+                assert {error.code() for error in errors} == {grpc.StatusCode.UNAVAILABLE}
+            elif ended_by == "its client":
+                for call in calls:
+                    call.cancel()
+            else:
+                draining = asyncio.ensure_future(running.service.drain())
+        if ended_by == "draining":
+            await asyncio.gather(*(until_the_end(call) for call in calls))
+            await draining
+        await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
+async def test_a_busy_stream_is_ended_by_its_age_with_everything_acknowledged(serving: Serving) -> None:
+    async with serving(stream_max_age_s=0.5) as (_, ingest):
+        message = wire.StreamTelemetryRequest(readings=readings(2_000))
+        call = ingest.StreamTelemetry(None)
+        sent = 0
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # what a write after the end comes to
+            async with asyncio.timeout(10):
+                while not call.done():
+                    await call.write(message)
+                    sent += 1
+        summary = (await asyncio.wait_for(call, 5)).summary
+
+    assert 0 < summary.received <= 2_000 * sent
+    assert (summary.stored, summary.duplicate) == (2_000, summary.received - 2_000)
+
+
+@pytest.mark.parametrize("rpc", ["StreamTelemetry", "ExchangeTelemetry"])
+async def test_a_stream_that_opens_just_after_draining_began_is_sent_elsewhere(
+    serving: Serving, rpc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as (running, ingest):
+        open_call = ingest.ExchangeTelemetry(None)
+        await open_call.write(request(1, a_meter_reading()))
+        assert (await open_call.read()).committed_sequence == 1
+        opened = asyncio.Event()
+        stop = running.service.server.stop
+
+        async def stop_later(grace: float | None) -> None:
+            await opened.wait()
+            await stop(grace)
+
+        monkeypatch.setattr(running.service.server, "stop", stop_later)
+        draining = asyncio.ensure_future(running.service.drain())
+        await running.service.draining.wait()
+        late = getattr(ingest, rpc)(None)
+        error = await failed(until_the_end(late) if rpc == "ExchangeTelemetry" else asyncio.wait_for(late, 5))
+        opened.set()
+        await draining
+        assert await until_the_end(open_call) == []
+
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert retry_delay_s(error) > 0
+    assert await open_call.code() == grpc.StatusCode.OK

@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_svc import admission
-from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, STREAMS_WORTH_MEMORY, DeviceRates, Streams
+from ingestion_svc import admission as admission_module
+from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, STREAMS_WORTH_MEMORY, Admission, DeviceRates
+from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import Decoded, MeterRow, TimeBounds
-from shared.errors import LimitExceeded
+from shared.config import IngestionSettings
+from shared.errors import LimitExceeded, ServiceStopping
+from shared.exporter import new_registry
+
+RPC = "ExchangeTelemetry"
+
+
+def nothing() -> None:
+    """Ends a stream that nobody asks to end."""
 
 
 class Sent:
@@ -33,23 +42,28 @@ class Sent:
         return Decoded(meters=rows, meter_indexes=list(range(first_index, first_index + len(rows))))
 
 
-def test_a_place_is_free_again_when_its_stream_ends() -> None:
-    streams = Streams(1, 100.0)
+def admitting(**limits: int) -> Admission:
+    return Admission(IngestionSettings.model_validate(limits), IngestionMetrics(new_registry()))
+
+
+async def test_a_place_is_free_again_when_its_stream_ends() -> None:
+    admission = admitting(streams_max=1)
     for _ in range(3):
-        with streams.admit(), pytest.raises(LimitExceeded, match="1 streams are open"), streams.admit():
-            pass
+        with admission.stream(RPC, nothing), pytest.raises(LimitExceeded, match="1 streams"):  # noqa: SIM117
+            with admission.stream(RPC, nothing):
+                pass
 
 
-async def test_memory_is_given_back_each_time_that_half_of_many_streams_have_ended(
+async def test_memory_is_trimmed_each_time_that_half_of_many_streams_have_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    streams, asked_at = Streams(4_000, 100.0), list[int]()
-    monkeypatch.setattr(admission, "trim_memory", lambda: asked_at.append(streams.open))
-    monkeypatch.setattr(admission, "MEMORY_BACK_AFTER_S", 0.0)
+    admission, asked_at = admitting(streams_max=4_000), list[int]()
+    monkeypatch.setattr(admission_module, "trim_memory", lambda: asked_at.append(len(admission._streams)))
+    monkeypatch.setattr(admission_module, "MEMORY_BACK_AFTER_S", 0.0)
     for many in (STREAMS_WORTH_MEMORY - 1, 4_000):
         places = [ExitStack() for _ in range(many)]
         for place in places:
-            place.enter_context(streams.admit())
+            place.enter_context(admission.stream(RPC, nothing))
         for place in places:
             place.close()
             for _ in range(2):
@@ -59,14 +73,19 @@ async def test_memory_is_given_back_each_time_that_half_of_many_streams_have_end
 
 
 def test_streams_of_one_start_do_not_end_together() -> None:
-    streams = Streams(1_000, 100.0)
-    ages = set()
-    for _ in range(100):
-        with streams.admit() as age_s:
-            ages.add(age_s)
+    ages = {admission_module._stream_age_s(100.0) for _ in range(100)}
 
     assert len(ages) > 90
     assert 100.0 * (1 - STREAM_AGE_JITTER) <= min(ages) <= max(ages) <= 100.0
+
+
+async def test_draining_ends_the_open_streams_and_lets_nobody_in() -> None:
+    admission, ended = admitting(), list[str]()
+    with admission.stream(RPC, lambda: ended.append("a")), admission.stream(RPC, lambda: ended.append("b")):
+        admission.drain()
+        assert ended == ["a", "b"]
+        with pytest.raises(ServiceStopping), admission.stream(RPC, nothing):
+            pass
 
 
 @given(sends=st.lists(st.tuples(st.floats(0, 30), st.integers(1, 500)), max_size=50), rate=st.floats(0.1, 100))
@@ -116,7 +135,7 @@ def test_without_a_rate_nothing_is_metered() -> None:
 
 
 def test_the_devices_metered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "DEVICES_METERED_MAX", 10)
+    monkeypatch.setattr(admission_module, "DEVICES_METERED_MAX", 10)
     rates = DeviceRates(1.0)
     for number in range(100):
         rates.charge(Sent(**{f"m{number}": 1}), 0.0)

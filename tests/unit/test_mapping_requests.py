@@ -4,8 +4,8 @@ import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ingestion_svc.mapping_requests import UnmappingOrder, parse_map_vehicle, parse_unmap_vehicle
-from ingestion_svc.mappings import Mapping
+from ingestion_svc.mapping_requests import parse_map_vehicle, parse_unmap_vehicle
+from ingestion_svc.mappings import Mapping, UnmappingOrder
 from ingestion_svc.readings import FUTURE_SKEW_US, TimeBounds
 from shared.errors import InvalidRequest
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, proto_from_us
@@ -23,8 +23,8 @@ Request = wire.MapVehicleRequest | wire.UnmapVehicleRequest
 
 def parsed(request: Request) -> Mapping | UnmappingOrder:
     if isinstance(request, wire.MapVehicleRequest):
-        return parse_map_vehicle(request, NOW_US, BOUNDS)
-    return parse_unmap_vehicle(request, NOW_US, BOUNDS)
+        return parse_map_vehicle(request, BOUNDS)
+    return parse_unmap_vehicle(request, BOUNDS)
 
 
 def asked(request: Request, start: Timestamp | None, end: Timestamp | None) -> Mapping | UnmappingOrder:
