@@ -11,15 +11,27 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import grpc
-from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest, ExchangeTelemetryResponse
+from energyfleet.v1.ingestion_service_pb2 import (
+    ExchangeTelemetryRequest,
+    ExchangeTelemetryResponse,
+    IngestionSummary,
+    IngestTelemetryRequest,
+)
+from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.readings import telemetry
+from fleetcli.channel import service_errors
+from fleetcli.errors import ServiceError
 from fleetcli.uplink import Uplink
 from shared.timestamps import US_PER_SECOND, proto_from_us, system_clock
+
+if TYPE_CHECKING:  # in the stubs' types only
+    from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 CONNECTIONS_PER_S = 150
 """So many streams are opened a second and process: all at once would measure the storm, and not the streams. Four
@@ -51,6 +63,8 @@ class Outcome:
     stored: int = 0
     duplicate: int = 0
     streams: int = 0
+    refused: int = 0
+    """Unary calls that were told to come back later."""
     latencies_s: list[float] = field(default_factory=list)
 
     def add(self, other: "Outcome") -> None:
@@ -59,6 +73,7 @@ class Outcome:
         self.stored += other.stored
         self.duplicate += other.duplicate
         self.streams += other.streams
+        self.refused += other.refused
         self.latencies_s += other.latencies_s
 
 
@@ -142,6 +157,45 @@ def push(
         _requests(f"{name}-{number}", per_message, of_the_past=readings_per_s is None) for number in range(streams)
     ]
     return asyncio.run(_push(address, makers, per_message, seconds, readings_per_s))
+
+
+def call(address: str, name: str, callers: int, per_message: int, seconds: float) -> Outcome:
+    """Callers that send backlog in one IngestTelemetry call after the other, over one connection, for so many seconds.
+
+    A call that is told to come back later is repeated until it is answered, as soon as it may be.
+    """
+    return asyncio.run(_call(address, name, callers, per_message, seconds))
+
+
+async def _call(address: str, name: str, callers: int, per_message: int, seconds: float) -> Outcome:
+    loop, outcome = asyncio.get_running_loop(), Outcome()
+
+    async def one(number: int, stub: "IngestionServiceAsyncStub") -> None:
+        make, end = _requests(f"{name}-{number}", per_message, of_the_past=True), loop.time() + seconds
+        while loop.time() < end:
+            request = IngestTelemetryRequest(readings=make().readings)
+            outcome.sent += per_message
+            summary = await _until_answered(stub, address, request, outcome)
+            outcome.stored += summary.stored
+            outcome.duplicate += summary.duplicate
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        await asyncio.gather(*(one(number, IngestionServiceStub(channel)) for number in range(callers)))
+    return outcome
+
+
+async def _until_answered(
+    stub: "IngestionServiceAsyncStub", address: str, request: IngestTelemetryRequest, outcome: Outcome
+) -> IngestionSummary:
+    while True:
+        try:
+            with service_errors(address):
+                return (await stub.IngestTelemetry(request)).summary
+        except ServiceError as error:
+            if error.retry_after_s is None:
+                raise
+            outcome.refused += 1
+            await asyncio.sleep(error.retry_after_s)
 
 
 def go_on(

@@ -18,6 +18,10 @@ SECONDS = 60.0
 STREAMS = 40
 """Each has the service's bound for one stream ready, together eight times what it takes of all streams."""
 
+CALLERS = 200
+CALL_READINGS = 5_000
+"""Readings in a unary call: together 48 MB of messages, three times what the service lets calls hold."""
+
 LOAD_BEFORE_S = 5.0
 LOAD_AFTER_S = 5.0
 
@@ -34,11 +38,12 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
         psycopg.connect(url) as locking,
         psycopg.connect(url, autocommit=True) as connection,
         harness.service("ingestion", "stall", ENERGYFLEET_WORKERS=str(workers)) as target,
-        harness.clients(1) as clients,
+        harness.clients(2) as clients,
     ):
         tell(f"stall: full load, the database stands still for {seconds:g} s")
         load_s = LOAD_BEFORE_S + seconds + LOAD_AFTER_S
         pushing = clients.start(load.push, target.address, "stall", STREAMS, PER_MESSAGE, load_s)
+        calling = clients.start(load.call, target.address, "stall-call", CALLERS, CALL_READINGS, load_s)
         begun = time.monotonic()
         stalled_at = released_at = 0.0
         seen: list[tuple[float, int]] = []
@@ -54,15 +59,18 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
                 locking.rollback()
                 released_at = now
 
-        [outcome] = clients.watch([pushing], load_s + GRACE_S, look)
-        if outcome.stored + outcome.duplicate != outcome.sent:
-            raise BenchmarkError(f"{outcome.sent:,} readings were sent, {outcome.stored:,} stored: {outcome.duplicate}")
-        require_stored(connection, outcome.sent)
+        pushed, called = clients.watch([pushing, calling], load_s + GRACE_S, look)
+        for each in (pushed, called):
+            if each.stored + each.duplicate != each.sent:
+                raise BenchmarkError(f"{each.sent:,} readings were sent, {each.stored:,} stored: {each.duplicate:,}")
+        require_stored(connection, pushed.sent + called.sent)
     filled = [memory for at, memory in seen if stalled_at + min(FILLING_S, seconds / 2) <= at <= released_at]
     subject = f"database stalled for {seconds:g} s"
     return [
-        Figure(subject, "readings acknowledged, each once", outcome.sent, ""),
-        Figure(subject, "streams opened", outcome.streams, ""),
+        Figure(subject, "readings acknowledged, each once", pushed.sent + called.sent, ""),
+        Figure(subject, "of them in unary calls", called.sent, ""),
+        Figure(subject, "unary calls told to come back later", called.refused, ""),
+        Figure(subject, "streams opened", pushed.streams, ""),
         Figure(
             subject,
             "memory of a process at most",
@@ -71,5 +79,5 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
             goal=Goal("below", 300),
         ),
         Figure(subject, "growth once it is full", (filled[-1] - filled[0]) / 2**20, "MiB", goal=Goal("below", 5)),
-        Figure(subject, "slowest acknowledgement", max(outcome.latencies_s), "s"),
+        Figure(subject, "slowest acknowledgement", max(pushed.latencies_s), "s"),
     ]

@@ -15,6 +15,9 @@ from shared.errors import LimitExceeded, ServiceStopping
 STREAMS_RETRY_AFTER_S = 5.0
 """Streams end all the time; a herd that comes back every five seconds is no load."""
 
+CALLS_RETRY_AFTER_S = 1.0
+"""A commit takes a fraction of it, and an outage's grace is longer."""
+
 STREAM_AGE_JITTER = 0.2
 """Up to a fifth less than the age that a stream may reach, so that streams of one start do not end together."""
 
@@ -44,6 +47,7 @@ class Admission:
         self._streams: dict[object, Callable[[], None]] = {}
         """What ends each open stream."""
         self._peak_streams = 0  # since memory was last trimmed
+        self._calls = self._call_bytes = 0
 
     @contextmanager
     def stream(self, rpc: str, end: Callable[[], None]) -> Iterator[None]:
@@ -65,10 +69,29 @@ class Admission:
             del self._streams[place]
             self._trim_memory()
 
-    def require_open(self) -> None:
-        """Raises ServiceStopping once the service drains."""
+    @contextmanager
+    def call(self, message_bytes: int) -> Iterator[None]:
+        """Holds a place for a unary call, and its message's bytes against the bound for all of them.
+
+        A message that is larger than that bound is taken while there is no other.
+        """
         if self._draining:
             raise ServiceStopping
+        calls, most_bytes = self._settings.unary_calls_max, self._settings.unary_bytes_max
+        if self._calls >= calls:
+            raise LimitExceeded(f"{calls} calls wait for their commit and no more are taken", CALLS_RETRY_AFTER_S)
+        if self._calls and self._call_bytes + message_bytes > most_bytes:
+            raise LimitExceeded(
+                f"the calls that wait for their commit hold {self._call_bytes} of {most_bytes} bytes",
+                CALLS_RETRY_AFTER_S,
+            )
+        self._calls += 1
+        self._call_bytes += message_bytes
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._call_bytes -= message_bytes
 
     def drain(self) -> None:
         """Ends the open streams, and lets nobody in any more."""

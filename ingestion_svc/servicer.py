@@ -64,8 +64,8 @@ class IngestionServicer(IngestionServiceServicer):
     async def IngestTelemetry(
         self, request: wire.IngestTelemetryRequest, context: Context
     ) -> wire.IngestTelemetryResponse:
-        self._admission.require_open()
-        receipt = await self._intake.take_call(WireMessage(request.readings))
+        with self._admission.call(request.ByteSize()):
+            receipt = await self._intake.take_call(WireMessage(request.readings))
         return wire.IngestTelemetryResponse(summary=summary_message(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:

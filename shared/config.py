@@ -96,6 +96,15 @@ class IngestionSettings(ServingSettings):
         12_000,
         description="open streams at most, of each worker, some 40 KiB each: a fleet of 10,000 and reconnects",
     )
+    unary_calls_max: PositiveInt = Field(
+        4_000,
+        description="unary calls that wait for their commit at most, of each worker, some 30 KiB each: a fleet of"
+        " 10,000 that reports every 30 seconds, through an outage's grace",
+    )
+    unary_bytes_max: PositiveInt = Field(
+        16 * 1024 * 1024,
+        description="bytes of these calls' messages at most, of each worker; in memory it is several times as many",
+    )
     stream_max_age_s: PositiveFloat = Field(
         3_600.0, description="seconds after which a stream is ended, all of it acknowledged, less up to a fifth"
     )

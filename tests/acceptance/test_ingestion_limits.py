@@ -176,3 +176,36 @@ async def test_a_stream_that_opens_just_after_draining_began_is_sent_elsewhere(
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert retry_delay_s(error) > 0
     assert await open_call.code() == grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("limits", [{"unary_calls_max": 3}, {"unary_bytes_max": 3 * 40 * 10}], ids=["calls", "bytes"])
+async def test_unary_calls_that_wait_are_bounded_and_those_beyond_are_told_when_to_come_back(
+    serving: Serving, locked: Serving, limits: dict[str, int]
+) -> None:
+    async with serving(**limits) as (_, ingest):
+        await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=readings(1)))
+        async with locked():
+            calls = [
+                asyncio.ensure_future(
+                    ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=readings(10, 10 * at + 10)))
+                )
+                for at in range(8)
+            ]
+            await until(lambda: sum(call.done() for call in calls) >= 5)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+        afterwards = await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=readings(10, 10)))
+
+    assert 5 <= len(refused) < 8
+    assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert all(retry_delay_s(each) > 0 for each in refused)
+    answered = [each for each in outcomes if isinstance(each, wire.IngestTelemetryResponse)]
+    assert [each.summary.stored for each in answered] == [10] * (8 - len(refused))
+    assert afterwards.summary.received == 10
+
+
+async def test_a_message_larger_than_the_bound_on_bytes_is_taken_alone(serving: Serving) -> None:
+    async with serving(unary_bytes_max=1) as (_, ingest):
+        answer = await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=readings(1_000)))
+
+    assert answer.summary.stored == 1_000

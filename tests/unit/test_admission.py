@@ -84,8 +84,36 @@ async def test_draining_ends_the_open_streams_and_lets_nobody_in() -> None:
     with admission.stream(RPC, lambda: ended.append("a")), admission.stream(RPC, lambda: ended.append("b")):
         admission.drain()
         assert ended == ["a", "b"]
-        with pytest.raises(ServiceStopping), admission.stream(RPC, nothing):
-            pass
+        for late in (admission.stream(RPC, nothing), admission.call(1)):
+            with pytest.raises(ServiceStopping), late:
+                pass
+
+
+@given(
+    calls=st.lists(st.tuples(st.booleans(), st.integers(1, 50)), max_size=60),
+    most=st.integers(1, 10),
+    most_bytes=st.integers(1, 100),
+)
+def test_calls_and_their_bytes_never_exceed_their_bounds_and_are_all_given_back(
+    calls: list[tuple[bool, int]], most: int, most_bytes: int
+) -> None:
+    admission = admitting(unary_calls_max=most, unary_bytes_max=most_bytes)
+    held: list[tuple[ExitStack, int]] = []
+    for comes, size in calls:
+        if comes:
+            place = ExitStack()
+            try:
+                place.enter_context(admission.call(size))
+                held.append((place, size))
+            except LimitExceeded:
+                assert len(held) == most or sum(each for _, each in held) + size > most_bytes
+        elif held:
+            held.pop(0)[0].close()
+        assert len(held) <= most
+        assert len(held) <= 1 or sum(each for _, each in held) <= most_bytes
+    for place, _ in held:
+        place.close()
+    assert (admission._calls, admission._call_bytes) == (0, 0)
 
 
 @given(sends=st.lists(st.tuples(st.floats(0, 30), st.integers(1, 500)), max_size=50), rate=st.floats(0.1, 100))

@@ -47,6 +47,6 @@ def test_the_devices_of_a_history_go_on_in_turn(per_message: int) -> None:
 def test_outcomes_of_processes_add_up() -> None:
     whole = Outcome()
     whole.add(Outcome(sent=3, stored=2, duplicate=1, streams=1, latencies_s=[0.1]))
-    whole.add(Outcome(sent=1, stored=1, streams=2, latencies_s=[0.2, 0.3]))
-    assert (whole.sent, whole.stored, whole.duplicate, whole.streams) == (4, 3, 1, 3)
+    whole.add(Outcome(sent=1, stored=1, streams=2, refused=5, latencies_s=[0.2, 0.3]))
+    assert (whole.sent, whole.stored, whole.duplicate, whole.streams, whole.refused) == (4, 3, 1, 3, 5)
     assert whole.latencies_s == [0.1, 0.2, 0.3]
