@@ -1,8 +1,7 @@
 """Commits the readings of all calls together: by count or by age, whichever is first.
 
-Readings wait in lanes. A lane belongs to one writer and to one kind of device, and a device always goes through the
-same lane, so that two writers never touch the same row and a device's readings are written in the order of their
-coming.
+Readings wait in lanes. A lane belongs to one writer and to one kind of device. A device always goes through the same
+lane, so that two writers never touch the same row and a device's readings are written in the order of arrival.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ RETRY_MAX_S = 1.0
 """An outage ends within a second of the database's return."""
 
 CLOSE_TIMEOUT_S = 5.0
-"""What a lane gets to commit the readings of calls that nobody waits for any more."""
+"""Seconds for a lane to commit what is left when the service stops."""
 
 _ALL_STORED = Written()
 
@@ -53,16 +52,16 @@ class BatchWriter(Protocol[WrittenRow]):
         ...
 
     async def connect(self) -> None:
-        """Sees to it that there is a connection; raises DatabaseUnavailable where none can be had."""
+        """Connects unless connected; raises DatabaseUnavailable."""
         ...
 
     async def close(self) -> None:
-        """Lets go of the connection."""
+        """Closes the connection."""
         ...
 
 
 class Batcher:
-    """Takes the decoded readings of every call and sees to it that each one's outcome reaches its receipt."""
+    """Takes the decoded readings of every call; the outcome of each reaches its receipt."""
 
     def __init__(
         self,
@@ -90,15 +89,15 @@ class Batcher:
             await lane.start()
 
     async def close(self) -> None:
-        """Commits what is still waiting, within CLOSE_TIMEOUT_S, and lets go of the connections."""
+        """Commits what still waits, within CLOSE_TIMEOUT_S, and closes the connections."""
         await asyncio.gather(*(lane.close() for lane in self._lanes()))
 
     def expect(self, sender: Sender, readings: int, age_us: int) -> None:
-        """Notes that a message of so many readings comes, the first of which is so old, before any is submitted."""
+        """Announces a message of so many readings, the first of which is so old, before any is submitted."""
         now_s = time.monotonic()
         update_priority(sender, readings, age_us, now_s)
         if sender.priority is Priority.LIVE and readings <= LIVE_MESSAGE_MAX_READINGS:
-            self._traffic.live_came(now_s)
+            self._traffic.note_live(now_s)
 
     async def submit(self, decoded: Decoded, receipt: Receipt) -> None:
         """Puts a message's rows into their lanes, waiting while the call or all calls have too much in flight.
@@ -116,7 +115,7 @@ class Batcher:
             self._budget.release(readings, priority)
             raise
         receipt.receive(decoded)
-        self._metrics.came(decoded)
+        self._metrics.decoded(decoded)
         self._spread(self._meter_lanes, decoded.meters, decoded.meter_indexes, receipt, decoded.arrived_us)
         self._spread(self._vehicle_lanes, decoded.vehicles, decoded.vehicle_indexes, receipt, decoded.arrived_us)
 
@@ -172,7 +171,7 @@ class Lane(Generic[AnyRow]):
         self._queue = FairQueue(traffic)
         self._filled = asyncio.Event()
         self._full = asyncio.Event()
-        self._urgent_came = asyncio.Event()
+        self._urgent_arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -197,7 +196,7 @@ class Lane(Generic[AnyRow]):
         self._idle.clear()
         self._filled.set()
         if submission.priority is not Priority.BACKLOG:
-            self._urgent_came.set()
+            self._urgent_arrived.set()
         if self._queue.readings >= self._batch_max_readings:
             self._full.set()
 
@@ -211,22 +210,21 @@ class Lane(Generic[AnyRow]):
             except DatabaseUnavailable as error:
                 await self._sit_out(batch, error)
             except Exception as error:
-                batch = batch or self._queue.take_all()
                 self._metrics.write_failed(error)
                 _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
-                self._refuse(batch, DefectiveBatch)
+                self._refuse(batch or self._queue.take_all(), DefectiveBatch)
             self._queue.written(time.monotonic())
             if not self._queue:
                 self._filled.clear()
                 self._idle.set()
 
     async def _next_batch(self) -> list[Submission[AnyRow]]:
-        """What is to be written next; waits for company while the batch is neither full nor old."""
+        """The next batch; waits for more readings while it is neither full nor old."""
         pause_s = self._queue.pause_s(time.monotonic())
         if pause_s:
-            self._urgent_came.clear()
+            self._urgent_arrived.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent_came.wait(), pause_s)
+                await asyncio.wait_for(self._urgent_arrived.wait(), pause_s)
         if self._queue.readings < self._batch_max_readings:
             patience_s = self._batch_max_age_s - self._queue.waiting_s(time.monotonic())
             if patience_s > 0:
@@ -287,17 +285,21 @@ class Lane(Generic[AnyRow]):
             except DatabaseUnavailable as failure:
                 if not logged:
                     _log.warning("connect_failed", sqlstate=failure.sqlstate, reason=failure.reason)
-                    logged = True
-                await asyncio.sleep(delay_s)
+            except Exception as defect:
+                if not logged:
+                    _log.error("connect_failed", exc_info=defect)
+            logged = True
+            await asyncio.sleep(delay_s)
         _log.warning("database_back")
         self.available = True
 
     def _refuse(self, batch: list[Submission[AnyRow]], error: Callable[[], Exception]) -> None:
-        """Fails submissions with an error each: one that several calls raise would keep the frames of all of them."""
+        """Fails what is not complete, each with an error of its own: a shared one would keep the frames of all."""
         for submission in batch:
-            submission.receipt.fail(submission, error())
-            self._budget.release(len(submission.rows), submission.priority)
-        self._metrics.gave_up(sum(len(submission.rows) for submission in batch))
+            if not submission.complete:
+                submission.receipt.fail(submission, error())
+                self._budget.release(len(submission.rows), submission.priority)
+                self._metrics.gave_up(len(submission.rows))
 
 
 def _retry_delays() -> Iterator[float]:

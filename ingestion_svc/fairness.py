@@ -1,11 +1,12 @@
-"""Live readings and backlog apart: a device that comes back with hours of readings must not slow the others.
+"""Backpressure and priorities: a device that catches up on hours of readings must not slow down the others.
 
-A sender is **live** while it has few readings in flight. From the moment that it has more, until all of them are
-resolved and it has been quiet for a moment, it is a **gateway** where its readings are of the present, and **backlog**
-where they are of the past. Live senders come first wherever there is a queue. Gateways take turns, a slice each, and so
-do those with backlog, also to be decoded. While live readings arrive, a batch takes a bounded number of the gateways'
-and little backlog, and after one that took any of that the next ones take none for some time; without them both fill
-whole batches, half of each where both wait.
+A sender is **live** while it has few readings in flight. Once it has more, and until all of them are resolved and a
+second has passed, it is a **gateway** where its readings are recent, and **backlog** where they are old. Live senders
+come first in every queue. Gateways take turns, a slice each; so do senders of backlog, also to be decoded.
+
+While live readings arrive, a batch takes a bounded number of gateways' readings and little backlog. After a batch with
+backlog its lane is throttled: the next batches take none during a cooldown. Without live readings, gateways and backlog
+fill whole batches, half each where both wait.
 """
 
 import asyncio
@@ -21,23 +22,23 @@ LIVE_MAX_READINGS = 200
 """In flight: what both sides of a charger send in an hour and a half at one-minute readings."""
 
 LIVE_MESSAGE_MAX_READINGS = 20
-"""More in a message are no sign that live devices are there, for whose sake others wait: gateways send like that."""
+"""Larger messages come from gateways: they are no sign of live devices, for which others have to wait."""
 
 NOT_LIVE_MEMORY_S = 1.0
-"""A sender that was not live a second ago still is not: between two of its batches it has nothing in flight."""
+"""A sender keeps its priority for a second: between two of its batches it has nothing in flight."""
 
 PRESENT_MAX_AGE_US = 10 * 60 * US_PER_SECOND
-"""Readings so old are of the present: what was kept while a stream or the database was away for some minutes."""
+"""Up to this age readings are recent: a stream or the database may have been away for some minutes."""
 
 LIVE_MEMORY_S = 1.0
-"""A fleet of 10,000 that reports once a minute sends every 6 ms; a second without is a lull."""
+"""A fleet of 10,000 that reports once a minute sends every 6 ms; after a second without, nobody is live."""
 
 LIVE_RESERVE = 5
-"""One part in so many of the memory for readings is for live senders alone."""
+"""A fifth of the in-flight budget is for live senders alone."""
 
 GATEWAYS_BESIDE_LIVE_MAX_READINGS = 5_000
-"""Gateways' readings in a batch while live ones arrive: some 60 ms of PostgreSQL. They are of the present as well, and
-in batches of a fifth of this they cost so much more that a machine at its limit took a third fewer."""
+"""Gateways' readings in a batch while live ones arrive: some 60 ms of PostgreSQL. They are recent, too, and in batches
+of a fifth of this each costs so much more that a machine at its limit took a third fewer."""
 
 GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 20_000
 """Gateways' readings in memory, above which they wait while live readings arrive: a second's."""
@@ -49,20 +50,19 @@ BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS = 5_000
 """Backlog in memory, above which it waits to be decoded while live readings arrive: some seconds' at that pace."""
 
 BACKLOG_BESIDE_LIVE_COOLDOWN = 6
-"""Times as long as a batch with backlog took, its lane takes no more while live readings arrive: a seventh of the time
-is backlog's, some 2,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer,
-backlog gives way by itself. With a fifth the 99th percentile of live readings was 36 to 49 ms from run to run, with
-this 31 to 41."""
+"""The cooldown is so many times as long as the batch with backlog took. So a seventh of the time is backlog's: some
+2,000 readings a second on two busy cores, and a device's day is 1,440. Where batches take longer, backlog takes fewer.
+With a fifth of the time, p99 of live readings was 36 to 49 ms from run to run, with this 31 to 41."""
 
 BACKLOG_BESIDE_LIVE_COOLDOWN_MAX_S = 1.0
 """After a batch that an outage or a lock held up."""
 
 SLICE_READINGS = 100
-"""Readings that are decoded at a stretch, some 0.3 ms: a live one passes the event loop a dozen times."""
+"""Readings that are decoded at a stretch, some 0.3 ms: then live readings get the event loop."""
 
 
 def update_priority(sender: Sender, readings: int, age_us: int, now_s: float) -> None:
-    """Notes the priority of a sender that wants to send some readings, the first of which is so old."""
+    """Sets the priority of a sender of a message with so many readings, the first of which is so old."""
     if sender.in_flight + readings > LIVE_MAX_READINGS:
         sender.not_live_until_s = now_s + NOT_LIVE_MEMORY_S
     elif sender.in_flight == 0 and now_s >= sender.not_live_until_s:
@@ -79,26 +79,26 @@ _BESIDE_LIVE_INFLIGHT_MAX_READINGS = {
 }
 
 _Turns = OrderedDict[Sender, deque[Submission[Any]]]
-"""Who waits, in the order of their turns, with what each has sent."""
+"""Senders in the order of their turns, each with its submissions."""
 
 
 class Traffic:
-    """Whether live readings arrive, as all queues see it."""
+    """Whether live readings arrive, for all queues."""
 
     def __init__(self) -> None:
         self._last_live_s = float("-inf")
 
-    def live_came(self, now_s: float) -> None:
-        """Notes a live reading."""
+    def note_live(self, now_s: float) -> None:
+        """A live reading has arrived."""
         self._last_live_s = now_s
 
     def has_live(self, now_s: float) -> bool:
-        """Whether there was one a moment ago."""
+        """Whether one arrived within the last second."""
         return now_s - self._last_live_s < LIVE_MEMORY_S
 
 
 class InflightBudget:
-    """The memory for readings in flight. Who finds none waits: by priority, and in the order of coming."""
+    """Bounds the readings in flight. Whoever exceeds it waits: by priority, then first come first served."""
 
     def __init__(self, capacity: int, traffic: Traffic) -> None:
         self._capacity = capacity
@@ -112,7 +112,7 @@ class InflightBudget:
         return sum(self._taken.values())
 
     async def acquire(self, readings: int, priority: Priority) -> None:
-        """Waits until there is room for so many more readings, and takes it. Raises what `refuse_waiting` gives."""
+        """Waits until so many more readings fit, and counts them. Raises what `refuse_waiting` gives."""
         waiting = self._waiting[priority]
         if not waiting and self._fits(readings, priority):
             self._taken[priority] += readings
@@ -127,7 +127,7 @@ class InflightBudget:
             raise
 
     def release(self, readings: int, priority: Priority) -> None:
-        """Gives budget back for readings that have left memory, which was taken with that priority."""
+        """Readings that were acquired with that priority are no longer in flight."""
         self._taken[priority] -= readings
         for each, waiting in self._waiting.items():
             while waiting and (waiting[0][1].done() or self._fits(waiting[0][0], each)):
@@ -189,17 +189,17 @@ class FairQueue:
         self.readings += len(submission.rows)
 
     def waiting_s(self, now_s: float) -> float:
-        """For how long what comes first has been waiting; live readings wait for company beside others, too."""
+        """For how long the first submission has waited; live ones fill up their batch, whatever else waits."""
         return now_s - (self._live[0].queued_at if self._live else self._waiting_since_s)
 
     def pause_s(self, now_s: float) -> float:
-        """How long to leave what is here for the sake of live readings: 0 where not only backlog is, or none arrive."""
+        """How long backlog has to wait for its cooldown: 0 where other readings wait as well, or none are live."""
         if self._live or self._gateways or not self._traffic.has_live(now_s):
             return 0.0
         return max(0.0, self._backlog_from_s - now_s)
 
     def take(self, most: int, now_s: float) -> list[Submission[Any]]:
-        """Whole submissions up to the one with which `most` readings are reached, in a fair order; not nothing."""
+        """At least one submission, by priority and in turn, until `most` readings are reached."""
         batch: list[Submission[Any]] = []
         readings = 0
         while self._live and readings < most:
@@ -221,7 +221,7 @@ class FairQueue:
         return batch
 
     def written(self, now_s: float) -> None:
-        """What was taken last is written: if there was backlog in it, that rests now."""
+        """What was taken last is written: if there was backlog in it, its cooldown begins."""
         if self._backlog_taken_s is not None:
             cooldown_s = BACKLOG_BESIDE_LIVE_COOLDOWN * (now_s - self._backlog_taken_s)
             self._backlog_from_s = now_s + min(cooldown_s, BACKLOG_BESIDE_LIVE_COOLDOWN_MAX_S)

@@ -93,8 +93,8 @@ class IngestionMetrics:
         )
         self._partitions_ahead: Gauge | None = None
 
-    def came(self, decoded: Decoded) -> None:
-        """A slice of a message was taken: counts what `decode` rejected of it."""
+    def decoded(self, decoded: Decoded) -> None:
+        """A slice of a message is in flight: counts what was rejected of it."""
         if decoded.rejections:
             self._rejected.inc(decoded.rejected)
             for rejection in decoded.rejections:

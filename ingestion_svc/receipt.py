@@ -1,4 +1,4 @@
-"""What became of one call's readings."""
+"""Who sends, what is submitted to a writer, and what became of one call's readings."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,29 +9,29 @@ from typing import Any, Generic
 from ingestion_svc.readings import REJECTIONS_MAX, AnyRow, Conflict, Decoded, Rejection, Summary, Written
 
 OnResolved = Callable[[Sequence[Any], Written, int], None]
-"""Called with rows, what became of them, and when they came in microseconds."""
+"""Called with rows, what became of them, and when they arrived in microseconds."""
 
 
 class Priority(IntEnum):
     """How urgent a sender's readings are, the most urgent first."""
 
     LIVE = 0
-    """It has few in flight."""
+    """Few readings in flight."""
     GATEWAY = 1
-    """It has many, and they are of the present."""
+    """Many, measured now."""
     BACKLOG = 2
-    """It has many, and they are of the past."""
+    """Many, measured in the past."""
 
 
 @dataclass(slots=True, eq=False)
 class Sender:
-    """A call or stream, as fairness sees it."""
+    """A unary call or a stream."""
 
     in_flight: int = 0
-    """Readings."""
+    """Readings whose outcome is not known yet."""
     priority: Priority = Priority.LIVE
     not_live_until_s: float = 0.0
-    """At least until then, on the event loop's clock."""
+    """It keeps its priority until then, by `time.monotonic`."""
 
 
 @dataclass(slots=True)
@@ -42,32 +42,33 @@ class Submission(Generic[AnyRow]):
     indexes: Sequence[int]
     receipt: "Receipt"
     priority: Priority = Priority.LIVE
-    """Its sender's when it came."""
+    """Its sender's when it was submitted."""
     arrived_us: int = 0
-    """When the readings came, on the service's clock."""
+    """When the readings arrived, on the service's clock."""
     queued_at: float = 0.0
-    """On the event loop's clock, in seconds."""
+    """Seconds, by `time.monotonic`."""
+    complete: bool = False
+    """Its receipt knows the outcome."""
 
 
 @dataclass(slots=True)
 class Receipt(Summary):
-    """Counts the outcomes of one call's readings and tells when all of them are known.
+    """Counts the outcomes of one call's readings and knows when all of them are known.
 
-    `received = stored + duplicate + conflicting + rejected + in_flight`. The lists hold the first ones that became
-    known, at most REJECTIONS_MAX by index.
+    `received = stored + duplicate + conflicting + rejected + in_flight`. The lists are ordered by index.
     """
 
     in_flight: int = 0
     failure: Exception | None = None
     sender: Sender = field(default_factory=Sender)
     on_resolved: OnResolved | None = None
-    """Told of every committed submission."""
+    """Called with every committed submission."""
     on_failure: Callable[[], None] | None = None
     """Called when it is known that some readings will not be committed."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, decoded: Decoded) -> None:
-        """Counts a message's readings in: the rejected ones are resolved, the others in flight."""
+        """Counts a slice of readings: the rejected ones are resolved, the others in flight."""
         rows = len(decoded.meters) + len(decoded.vehicles)
         self.received += rows + decoded.rejected
         self.in_flight += rows
@@ -122,6 +123,7 @@ class Receipt(Summary):
             self.rejections = sorted(self.rejections + rejections, key=lambda each: each.index)[:REJECTIONS_MAX]
 
     def _release(self, submission: Submission[Any]) -> None:
+        submission.complete = True
         self.in_flight -= len(submission.rows)
         self.sender.in_flight -= len(submission.rows)
         self._changed.set()

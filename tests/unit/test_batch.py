@@ -290,6 +290,23 @@ async def test_a_defect_in_a_lane_is_logged_and_answered_and_the_lane_goes_on(
     assert (after.stored, batcher.inflight_readings) == (2, 0)
 
 
+async def test_a_defect_while_outcomes_are_handed_out_costs_no_call_its_answer_and_no_memory() -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    writer = FakeWriter()
+    async with batching(writer, batch_max_readings=6, batch_max_age_s=1) as batcher:
+        first, broken, last = Receipt(), Receipt(on_resolved=defect), Receipt()
+        for receipt in (first, broken, last):
+            await batcher.submit(some(2), receipt)
+        await first.completed()
+        for receipt in (broken, last):
+            with pytest.raises(DefectiveBatch):
+                await asyncio.wait_for(receipt.completed(), 5)
+
+        assert (first.stored, batcher.inflight_readings) == (2, 0)
+
+
 async def test_a_device_always_goes_through_the_same_writer() -> None:
     writers = [FakeWriter(), FakeWriter(), FakeWriter()]
     async with batching(*writers, batch_max_age_s=0) as batcher:

@@ -35,7 +35,7 @@ def a_submission(sender: Sender, count: int) -> Submission[MeterRow]:
 
 def live_traffic(now_s: float = 0.0) -> Traffic:
     traffic = Traffic()
-    traffic.live_came(now_s)
+    traffic.note_live(now_s)
     return traffic
 
 
@@ -101,7 +101,7 @@ def test_backlog_rests_for_several_times_as_long_as_it_kept_live_readings_waitin
     queue.put(a_submission(live, 1), rested_s)
     assert {each.receipt.sender for each in queue.take(20_000, rested_s)} == {live, backlog}
     queue.written(60.0)
-    traffic.live_came(60.0)
+    traffic.note_live(60.0)
     queue.put(a_submission(live, 1), 60.0)
     queue.take(1, 60.0)
     assert queue.pause_s(60.0) == BACKLOG_BESIDE_LIVE_COOLDOWN_MAX_S

@@ -211,5 +211,5 @@ async def test_nothing_is_served_where_no_address_is_named(registry: CollectorRe
 def test_the_readings_of_a_message_without_rejections_cost_no_counting(
     registry: CollectorRegistry, metrics: IngestionMetrics
 ) -> None:
-    metrics.came(Decoded())
+    metrics.decoded(Decoded())
     assert value(registry, "energyfleet_ingestion_readings_total", outcome="rejected") == 0
