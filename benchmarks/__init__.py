@@ -1,7 +1,7 @@
 """Where the README's figures come from: `make bench`.
 
     __main__ -> stream, unary, ... -> figures                  (what is measured, and the table)
-    ack, streams, stall, fairness, soak -> load -> fleetcli.uplink   (ExchangeTelemetry under load; all but ack by name)
+    ack, streams, stall, fairness, soak -> load -> fleetcli.client.uplink   (ExchangeTelemetry; all but ack by name)
     exact: what is stored and answered, not how fast           (a million readings against a model, by name)
     performance, growth -> reads -> ask, plans                  (analytics: how long it takes, and PostgreSQL's plans)
     harness -> the database, the services and the clients, each a process of its own

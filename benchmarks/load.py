@@ -25,9 +25,9 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.readings import telemetry
-from fleetcli.channel import service_errors
-from fleetcli.errors import ServiceError
-from fleetcli.uplink import Uplink
+from fleetcli.client.channel import service_errors
+from fleetcli.client.errors import ServiceError
+from fleetcli.client.uplink import Uplink
 from shared.timestamps import US_PER_SECOND, proto_from_us, system_clock
 
 if TYPE_CHECKING:  # in the stubs' types only

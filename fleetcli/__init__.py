@@ -1,6 +1,9 @@
-"""The operator's command `energyfleet`: a client of both services, and what starts them on one machine.
+"""The operator's command `energyfleet`, in three rooms.
 
-efficiency -> simulator -> messages -> client    (a simulated fleet, towards the services)
-readings_file           -> messages -> client    (a recorded one)
-stack                                            (database, migration, both services as child processes)
+    client/       what firmware and back ends would copy: channels, both services' clients, the uplink of readings;
+                  it stands alone and imports neither of the other rooms
+    simulation/   a fleet of chargers with its ground truth, and comparing the services' answers with that
+    commands/     a file for each command or two, and what they share: options, output, starting everything
+
+`__main__` puts the commands together and imports only the one that runs.
 """

@@ -7,8 +7,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fleetcli.console import complain
-from fleetcli.errors import CommandError
+from fleetcli.client.errors import ClientError, NotReachable
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import complain
 from shared.errors import StartRefused
 
 FUNCTIONS = {
@@ -31,7 +32,7 @@ FUNCTIONS = {
 
 
 class Commands(TyperGroup):
-    """Imports a command when it is asked for: those that talk to a service need none of PostgreSQL's modules."""
+    """Imports a command when it runs: those that call a service need none of PostgreSQL's modules."""
 
     def __init__(self, **settings: Any) -> None:
         unknown: Any = None
@@ -42,7 +43,7 @@ class Commands(TyperGroup):
         if not module:
             return None
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(cmd_name)(getattr(import_module(f"fleetcli.{module}"), function))
+        alone.command(cmd_name)(getattr(import_module(f"fleetcli.commands.{module}"), function))
         return typer.main.get_command(alone)
 
 
@@ -59,15 +60,16 @@ app = typer.Typer(
 
 @app.callback()
 def _group() -> None:
-    """Has typer make a group, although the group knows its commands itself."""
+    """Makes typer build a group, although `Commands` finds its commands itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command line, this process's unless given. Where it cannot be done: one line, and exit code 1."""
+    """Runs a command line, this process's unless given. What cannot be done ends in one line and exit code 1."""
     try:
         app(args=arguments)
-    except (CommandError, StartRefused) as error:
-        for line in str(error).splitlines():
+    except (ClientError, CommandError, StartRefused) as error:
+        hint = "; is the service running? `energyfleet up` starts everything" if isinstance(error, NotReachable) else ""
+        for line in f"{error}{hint}".splitlines():
             complain(line)
         raise SystemExit(1) from None
 

@@ -16,9 +16,9 @@ from benchmarks.exact.fleet import Mapping, Message, Plan, Reading
 from benchmarks.exact.model import Counts
 from benchmarks.load import OWN_CONNECTION
 from benchmarks.readings import meter_id, vehicle_id
-from fleetcli.errors import CommandError
-from fleetcli.messages import mapping_request
-from fleetcli.uplink import Uplink
+from fleetcli.client.errors import ClientError
+from fleetcli.client.messages import mapping_request
+from fleetcli.client.uplink import Uplink
 from shared.timestamps import US_PER_SECOND
 
 if TYPE_CHECKING:  # in the stubs' types only
@@ -45,7 +45,7 @@ def send(target: Target, plan: Plan) -> Sent:
         return asyncio.run(_send(target, plan))
     except grpc.aio.AioRpcError as error:
         raise BenchmarkError(described(error)) from None
-    except CommandError as error:
+    except ClientError as error:
         raise BenchmarkError(str(error)) from None
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fleetcli import client
-from fleetcli.client import AnalyticsClient
-from fleetcli.messages import fleet_request
+from fleetcli.client import services
+from fleetcli.client.messages import fleet_request
+from fleetcli.client.services import AnalyticsClient
 from tests.acceptance.test_cli_up import an_environment, energyfleet, up
 
 SEED = "21"
@@ -87,7 +87,7 @@ async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: 
     question = fleet_request(None, None, (), (), "RATIO")
     async with AnalyticsClient(environment["ENERGYFLEET_ANALYTICS_ADDRESS"]) as asking:
         whole = await asking.fleet(question)
-        monkeypatch.setattr(client, "PAGE_MAX_VEHICLES", 2)
+        monkeypatch.setattr(services, "PAGE_MAX_VEHICLES", 2)
         pages = await asking.fleet(question)
         five = await asking.fleet(question, 5)
     assert list(pages.vehicles) == list(whole.vehicles)

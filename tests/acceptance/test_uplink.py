@@ -21,9 +21,9 @@ from energyfleet.v1.ingestion_service_pb2_grpc import (
 )
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
-from fleetcli.channel import open_channel
-from fleetcli.errors import ServiceError
-from fleetcli.uplink import Failure, Uplink, backoff_s
+from fleetcli.client.channel import open_channel
+from fleetcli.client.errors import ClientError, ServiceError
+from fleetcli.client.uplink import Uplink, backoff_s
 from shared.db.embedded import EmbeddedServer
 from shared.errors import DatabaseUnavailable, FleetError, InvalidRequest, LimitExceeded, Violation
 from shared.status import abort
@@ -65,9 +65,9 @@ async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_tw
     postgres: EmbeddedServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Both are back as soon as the service is: doubled waits would last as long again as its start, twenty times.
-    monkeypatch.setattr("fleetcli.uplink.BACKOFF_MAX_S", 0.05)
+    monkeypatch.setattr("fleetcli.client.uplink.BACKOFF_MAX_S", 0.05)
     often = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100))
-    monkeypatch.setattr("fleetcli.channel._OPTIONS", often)
+    monkeypatch.setattr("fleetcli.client.channel._OPTIONS", often)
     variables = {
         "ENERGYFLEET_DATABASE_URL": postgres.url(database, role="energyfleet_ingestion"),
         "ENERGYFLEET_INGESTION_ADDRESS": f"127.0.0.1:{a_free_port()}",  # the same after each kill
@@ -241,7 +241,7 @@ async def test_acknowledgements_that_are_withheld_fill_the_buffer_and_then_send_
     ("error", "waits_s"), [(DatabaseUnavailable(), None), (LimitExceeded("too many streams", 0.2), 0.2)]
 )
 async def test_a_wait_that_the_service_asks_for_is_obeyed(error: FleetError, waits_s: float | None) -> None:
-    waited: list[tuple[Failure, float]] = []
+    waited: list[tuple[ClientError, float]] = []
 
     async def refuses(stream: Stream) -> None:
         await stream.end(error)
@@ -290,7 +290,7 @@ async def test_the_reason_is_learnt_also_while_writing_as_fast_as_possible() -> 
                 await send_all(Uplink(channel, "", backoff_first_s=FAST_S, buffer_max_readings=10**6), requests)
 
 
-async def test_ok_without_an_answer_is_not_asked_in_a_circle() -> None:
+async def test_ok_without_an_answer_is_not_asked_in_a_tight_loop() -> None:
     waited: list[float] = []
 
     async def ends_at_once(stream: Stream) -> None:

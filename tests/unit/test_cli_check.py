@@ -3,11 +3,11 @@
 import pytest
 from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceResponse, Verdict
 
-from fleetcli.check import differences
-from fleetcli.client import Summary, verdict_of
-from fleetcli.sending import unexpected
-from fleetcli.simulator import Fleet, FleetPlan
-from fleetcli.truth import VehicleTruth
+from fleetcli.client.services import Summary, verdict_of
+from fleetcli.simulation.check import differences
+from fleetcli.simulation.sending import unexpected
+from fleetcli.simulation.simulator import Fleet, FleetPlan
+from fleetcli.simulation.truth import VehicleTruth
 from shared.timestamps import US_PER_HOUR
 
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from fleetcli.signals import run_until_asked_to_stop
+from fleetcli.commands.signals import run_until_asked_to_stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

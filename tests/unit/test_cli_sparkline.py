@@ -3,7 +3,7 @@
 import pytest
 from energyfleet.v1.analytics_service_pb2 import PerformanceBucket, PerformanceThresholds
 
-from fleetcli.sparkline import sparkline
+from fleetcli.commands.sparkline import sparkline
 
 LIMITS = PerformanceThresholds(low_efficiency_below=0.85, implausible_above=1.02)
 

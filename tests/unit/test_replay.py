@@ -10,9 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetcli import replay
-from fleetcli.errors import BadInput
-from fleetcli.readings_file import COLUMNS, LINE_MAX_BYTES, Format, Line, format_of, move, read_lines, time_us
+from fleetcli.commands import replay
+from fleetcli.commands.command_errors import BadInput
+from fleetcli.commands.readings_file import COLUMNS, LINE_MAX_BYTES, Format, Line, format_of, move, read_lines, time_us
 
 DATA = Path(__file__).parents[1] / "data"
 HEADER = ",".join(COLUMNS)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcli.charger import MeterReading, VehicleReading
-from fleetcli.efficiency import EfficiencyCurve, measured_curves
-from fleetcli.simulator import Faults, Fleet, FleetPlan
-from fleetcli.truth import VehicleTruth, hour_of
+from fleetcli.simulation.charger import MeterReading, VehicleReading
+from fleetcli.simulation.efficiency import EfficiencyCurve, measured_curves
+from fleetcli.simulation.simulator import Faults, Fleet, FleetPlan
+from fleetcli.simulation.truth import VehicleTruth, hour_of
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 
 END_US = 1_770_631_200_123_456

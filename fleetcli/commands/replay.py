@@ -13,14 +13,15 @@ from shutil import copyfileobj
 from typing import IO, Annotated, BinaryIO, cast
 
 import typer
+from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
-from fleetcli.client import Answer, ExchangeRequest, IngestionClient, Refused, Summary, reason_of
-from fleetcli.console import complain, note, progress_bar, say
-from fleetcli.errors import BadInput, CommandError
-from fleetcli.messages import READINGS_PER_MESSAGE, request_of
-from fleetcli.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
-from fleetcli.readings_file import Format, Line, format_of, move, read_lines, time_us
+from fleetcli.client.services import Answer, IngestionClient, Refused, Summary, reason_of
+from fleetcli.client.uplink import READINGS_PER_MESSAGE
+from fleetcli.commands.command_errors import BadInput, CommandError
+from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
+from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
+from fleetcli.commands.readings_file import Format, Line, format_of, move, read_lines, time_us
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.timestamps import iso_from_us, system_clock
 
@@ -198,7 +199,7 @@ def _recognised(name: str, form: Format | None, source: IO[bytes]) -> Recording:
     return Recording(name, buffered, form or format_of(Path(name).suffix, buffered.peek(_SNIFFED_BYTES)))
 
 
-async def _replay(address: str, ca: Path | None, recording: Recording, pairs: list[tuple[str, str]]) -> Tally:
+async def _replay(address: str, ca: bytes | None, recording: Recording, pairs: list[tuple[str, str]]) -> Tally:
     # asyncio would only note a Ctrl-C, and the next read from a terminal or a pipe would wait for a line nevertheless.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tally = Tally()
@@ -208,7 +209,7 @@ async def _replay(address: str, ca: Path | None, recording: Recording, pairs: li
         report = Report(recording.name)
         with progress_bar() as progress:
             task = progress.add_task("readings", total=None)
-            async with client.uplink(report.answered) as uplink:
+            async with client.uplink(report.answered, note_wait) as uplink:
                 for request, numbers in _requests(recording, tally):
                     report.expect(await uplink.send(request), numbers)
                     progress.advance(task, len(numbers))
@@ -227,7 +228,7 @@ async def _map(client: IngestionClient, recording: Recording, vehicle_id: str, m
     note(f"{meter_id} feeds {vehicle_id} from {iso_from_us(from_us)}")
 
 
-def _requests(recording: Recording, tally: Tally) -> Iterator[tuple[ExchangeRequest, Sequence[int]]]:
+def _requests(recording: Recording, tally: Tally) -> Iterator[tuple[ExchangeTelemetryRequest, Sequence[int]]]:
     """The requests, each with the numbers of its lines; reports and counts bad lines as it meets them."""
     readings: list[Telemetry] = []
     numbers = array("Q")
@@ -239,7 +240,7 @@ def _requests(recording: Recording, tally: Tally) -> Iterator[tuple[ExchangeRequ
         readings.append(line.reading)
         numbers.append(line.number)
         if len(readings) == READINGS_PER_MESSAGE:
-            yield request_of(readings), numbers
+            yield ExchangeTelemetryRequest(readings=readings), numbers
             readings, numbers = [], array("Q")
     if readings:
-        yield request_of(readings), numbers
+        yield ExchangeTelemetryRequest(readings=readings), numbers

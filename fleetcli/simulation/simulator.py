@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from random import Random
 
-from fleetcli.charger import INTERVALS_JOIN, Burst, Charger, Faulty, Mapping
-from fleetcli.truth import VehicleTruth
+from fleetcli.simulation.charger import INTERVALS_JOIN, Burst, Charger, Faulty, Mapping
+from fleetcli.simulation.truth import VehicleTruth
 from shared.timestamps import US_PER_SECOND
 
 BUFFER_S = 900

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 import typer
 from energyfleet.v1.analytics_service_pb2 import PerformanceThresholds
 
-from fleetcli.client import AnalyticsClient, Series, SeriesQuestion
-from fleetcli.console import say
-from fleetcli.errors import BadInput, CommandError
-from fleetcli.messages import series_request
-from fleetcli.options import ANALYTICS_DEFAULT, HOURS_MAX, Analytics, Ca, moment_us, run, window_start_us
+from fleetcli.client.messages import series_request
+from fleetcli.client.services import AnalyticsClient, Series, SeriesQuestion
+from fleetcli.commands.command_errors import BadInput, CommandError
+from fleetcli.commands.console import say
+from fleetcli.commands.options import ANALYTICS_DEFAULT, HOURS_MAX, Analytics, Ca, moment_us, run, window_start_us
 from shared.timestamps import system_clock
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -59,7 +59,7 @@ def plot(
     say(f"{to} shows {vehicle} by the {by}: {len(series.buckets):,} {by}s.")
 
 
-async def _ask(address: str, ca: Path | None, question: SeriesQuestion) -> Series:
+async def _ask(address: str, ca: bytes | None, question: SeriesQuestion) -> Series:
     async with AnalyticsClient(address, ca) as client:
         return await client.series(question)
 

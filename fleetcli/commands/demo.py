@@ -10,16 +10,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fleetcli.check import Checked, check_fleet
-from fleetcli.client import AnalyticsClient, IngestionClient, verdict_of
-from fleetcli.console import complain, note, out, say, verdict_text
-from fleetcli.errors import CommandError
-from fleetcli.options import run, window_start_us
-from fleetcli.sending import complain_of_refused, send_fleet, unexpected
-from fleetcli.signals import INTERRUPTED, run_until_asked_to_stop
-from fleetcli.simulate import Chargers, Every, Hours
-from fleetcli.simulator import Fleet, FleetPlan
-from fleetcli.stack import Stack, running
+from fleetcli.client.errors import ClientError
+from fleetcli.client.services import AnalyticsClient, verdict_of
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import complain, note, out, say, verdict_text
+from fleetcli.commands.options import run, window_start_us
+from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
+from fleetcli.commands.simulate import Chargers, Every, Hours, complain_of_refused, send
+from fleetcli.commands.stack import Stack, running
+from fleetcli.simulation.check import Checked, check_fleet
+from fleetcli.simulation.sending import unexpected
+from fleetcli.simulation.simulator import Fleet, FleetPlan
 from shared.config import Settings
 from shared.timestamps import iso_from_us, system_clock
 
@@ -60,7 +61,7 @@ async def _demo(chargers: int, hours: float, every: int, seed: int) -> None:
                     end_us = system_clock()
                     plan = FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed)
                     await _stream_and_check(stack, Fleet(plan))
-        except CommandError:
+        except (ClientError, CommandError):
             for line in log_file.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]:
                 note(line)
             raise
@@ -73,8 +74,7 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
         f" {iso_from_us(plan.end_us)}, seed {plan.seed}"
     )
     say(f"Broken on purpose: {fleet.faults}")
-    async with IngestionClient(stack.ingestion_address) as ingestion:
-        outcome = await send_fleet(ingestion, fleet)
+    outcome = await send(stack.ingestion_address, None, fleet)
     summary = outcome.summary
     say(
         f"{summary.received:,} readings committed in {outcome.elapsed_s:.1f} s: {outcome.readings_per_s:,.0f} a second."

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from fleetcli.console import note, say
-from fleetcli.errors import StackError
-from fleetcli.options import INGESTION_DEFAULT, run
-from fleetcli.signals import run_until_asked_to_stop
-from fleetcli.stack import Stack, database, running
+from fleetcli.commands.command_errors import StackError
+from fleetcli.commands.console import note, say
+from fleetcli.commands.options import INGESTION_DEFAULT, run
+from fleetcli.commands.signals import run_until_asked_to_stop
+from fleetcli.commands.stack import Stack, database, running
 from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
 from shared.db.migrate import migrate as migrate_schema
 

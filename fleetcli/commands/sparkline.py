@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from energyfleet.v1.analytics_service_pb2 import PerformanceBucket, PerformanceThresholds
 from rich.text import Text
 
-from fleetcli.console import VERDICT_STYLES, out
+from fleetcli.commands.console import VERDICT_STYLES, out
 
 _BARS = "▁▂▃▄▅▆▇█"
 _BARS_IN_ASCII = "12345678"

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from psycopg import AsyncConnection, Error, errors
 
-from fleetcli.console import note, progress_bar, say
-from fleetcli.errors import CommandError
-from fleetcli.options import HOURS_MAX, moment_us, run
-from fleetcli.signals import INTERRUPTED, run_until_asked_to_stop
-from fleetcli.stack import database
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import note, progress_bar, say
+from fleetcli.commands.options import HOURS_MAX, moment_us, run
+from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
+from fleetcli.commands.stack import database
 from shared.config import Settings, read_settings
 from shared.db.engine import connection_parameters
 from shared.db.migrate import DatabaseUnreachable, require_usable_database

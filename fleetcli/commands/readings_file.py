@@ -12,7 +12,7 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fleetcli.errors import BadInput
+from fleetcli.commands.command_errors import BadInput
 from shared.timestamps import US_PER_SECOND
 
 LINE_MAX_BYTES = 64 * 1024

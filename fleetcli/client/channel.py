@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
 import grpc
@@ -11,54 +10,45 @@ from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fleetcli.errors import BadInput, CommandError, NotReachable, ServiceError, StreamCutShort
+from fleetcli.client.errors import ClientError, NotReachable, ServiceError, StreamCutShort
 from shared.status import STATUS_DETAILS_KEY
 
 CALL_TIMEOUT_S = 30.0
-"""Three times what the services allow their own questions to the database."""
+"""Three times what the services allow their own queries of the database."""
 
 HEALTH_TIMEOUT_S = 5.0
 
 _CONNECT_FAILED = re.compile(r"failed to connect to all addresses; last error: [A-Z]+: ")
 
 _WRITE_FAILED = "Internal error from Core"
-"""What grpc.aio makes of a write after the service's last word; it forgets that word (grpc #36066)."""
+"""What grpc.aio says of a write after the service has ended the stream; the status itself is lost (grpc #36066)."""
 
 _OPTIONS = (
-    # Who calls has a back-off of its own, and a channel's would come on top of it: shorter than ours, and never longer.
+    # A channel's own back-off adds to the caller's: shorter than that, and without growth.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 60_000),  # as the services' own: a stream whose other end is gone must not wait for ever
+    ("grpc.keepalive_time_ms", 60_000),  # as the services' own: a stream must not wait for a peer that is gone
     ("grpc.enable_http_proxy", 0),  # a proxy in the environment is meant for the web
 )
 
 
-def open_channel(address: str, ca_file: Path | None) -> grpc.aio.Channel:
-    """A channel, over TLS where a CA certificate (PEM) is given. Connects when it is first used.
-
-    Raises BadInput where the file cannot be read.
-    """
-    if ca_file is None:
+def open_channel(address: str, ca_certificate: bytes | None) -> grpc.aio.Channel:
+    """A channel, over TLS where a CA's certificate (PEM) is given. Connects when it is first used."""
+    if ca_certificate is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
-    try:
-        certificate = ca_file.read_bytes()
-    except OSError as error:
-        raise BadInput(f"--ca {ca_file}: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in certificate:
-        raise BadInput(f"--ca {ca_file}: not a certificate in PEM form")
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=_OPTIONS)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_certificate), options=_OPTIONS)
 
 
 @contextmanager
 def service_errors(address: str) -> Iterator[None]:
-    """Turns what a call to that address failed with into a ServiceError or StreamCutShort."""
+    """Turns gRPC's error of a call to that address into a ClientError."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise _explained(address, error) from None
 
 
-def _explained(address: str, error: grpc.aio.AioRpcError) -> CommandError:
+def _explained(address: str, error: grpc.aio.AioRpcError) -> ClientError:
     violations: list[str] = []
     retry_after_s: float | None = None
     for packed in _details(error):
@@ -82,9 +72,9 @@ def _details(error: grpc.aio.AioRpcError) -> Sequence[Any]:
     return status_pb2.Status.FromString(packed).details if packed else ()
 
 
-async def is_serving(address: str, ca_file: Path | None, service: str) -> tuple[bool, str]:
+async def is_serving(address: str, ca_certificate: bytes | None, service: str) -> tuple[bool, str]:
     """Asks grpc.health.v1 of a service name ("" for the whole server): whether it serves, and the state's name."""
-    async with open_channel(address, ca_file) as channel:
+    async with open_channel(address, ca_certificate) as channel:
         with service_errors(address):
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=HEALTH_TIMEOUT_S

@@ -1,21 +1,23 @@
 """`energyfleet simulate`: a fleet over a span of time, through the real API."""
 
 import random
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fleetcli.client import IngestionClient
-from fleetcli.console import note, say
-from fleetcli.errors import CommandError
-from fleetcli.options import HOURS_MAX, INGESTION_DEFAULT, Ca, Ingestion, moment_us, run, window_start_us
-from fleetcli.sending import Outcome, complain_of_refused, send_fleet
-from fleetcli.simulator import Faults, Fleet, FleetPlan
+from fleetcli.client.services import IngestionClient, Summary, reason_of
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
+from fleetcli.commands.options import HOURS_MAX, INGESTION_DEFAULT, Ca, Ingestion, moment_us, run, window_start_us
+from fleetcli.simulation.sending import Outcome, send_fleet
+from fleetcli.simulation.simulator import Faults, Fleet, FleetPlan
 from shared.timestamps import iso_from_us, system_clock
 
 SEEDS = 1_000_000
 """Seeds that are drawn where none is given: short enough to be typed again."""
+
+REJECTIONS_SHOWN = 10
+"""A simulated fleet has no reason to be refused; ten lines show any pattern."""
 
 _FAULTS = Faults()
 
@@ -54,7 +56,7 @@ def simulate(
     fleet = Fleet(FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed, faults))
     say(f"{chargers:,} chargers, a reading every {every} s, {hours:g} hours up to {iso_from_us(end_us)}, seed {seed}")
     say(f"Broken on purpose: {fleet.faults}")
-    outcome = run(_send(ingestion, ca, fleet))
+    outcome = run(send(ingestion, ca, fleet))
     summary = outcome.summary
     say(
         f"{summary.received:,} readings in {outcome.elapsed_s:.1f} s, {outcome.readings_per_s:,.0f}/s:"
@@ -69,6 +71,24 @@ def simulate(
         raise CommandError(f"{summary.rejected + summary.conflicting:,} readings were not taken")
 
 
-async def _send(address: str, ca: Path | None, fleet: Fleet) -> Outcome:
+async def send(address: str, ca: bytes | None, fleet: Fleet) -> Outcome:
+    """Sends a fleet, with a progress bar on a terminal. Raises ClientError."""
     async with IngestionClient(address, ca) as client:
-        return await send_fleet(client, fleet)
+        with progress_bar() as progress:
+            mappings = progress.add_task("mappings", total=len(fleet.mappings))
+            readings = progress.add_task("readings", total=fleet.readings_expected)
+            return await send_fleet(
+                client,
+                fleet,
+                on_mapped=lambda: progress.advance(mappings),
+                on_committed=lambda committed: progress.advance(readings, committed),
+                on_wait=note_wait,
+            )
+
+
+def complain_of_refused(summary: Summary) -> None:
+    """Prints the first readings that were rejected or conflicting."""
+    for rejection in summary.rejections[:REJECTIONS_SHOWN]:
+        complain(f"rejected: {rejection.field} {reason_of(rejection.reason)}: {rejection.description}")
+    for conflict in summary.conflicts[:REJECTIONS_SHOWN]:
+        complain(f"conflicting: {conflict.device_id} at {conflict.timestamp.ToJsonString()} has other values already")

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,8 @@ from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 from rich.text import Text
 
-from fleetcli.client import (
+from fleetcli.client.messages import fleet_request, series_request
+from fleetcli.client.services import (
     AnalyticsClient,
     FleetPerformance,
     FleetQuestion,
@@ -22,10 +22,9 @@ from fleetcli.client import (
     Series,
     verdict_of,
 )
-from fleetcli.console import out, progress_bar, say, verdict_text
-from fleetcli.errors import CommandError
-from fleetcli.messages import fleet_request, series_request
-from fleetcli.options import (
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import out, progress_bar, say, verdict_text
+from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
     AsJson,
@@ -34,7 +33,7 @@ from fleetcli.options import (
     run,
     window_start_us,
 )
-from fleetcli.sparkline import LEGEND, sparkline
+from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, system_clock, us_from_proto
 
 WINDOW_HOURS = 24.0
@@ -133,7 +132,7 @@ def fleet(
 
 
 async def _ask(
-    address: str, ca: Path | None, question: FleetQuestion, most: int | None, *, with_hours: bool
+    address: str, ca: bytes | None, question: FleetQuestion, most: int | None, *, with_hours: bool
 ) -> tuple[FleetPerformance, list[Series]]:
     """The answer and, for each of its vehicles, the last hours of the window."""
     free = asyncio.Semaphore(_SERIES_AT_ONCE)

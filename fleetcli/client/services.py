@@ -1,6 +1,5 @@
-"""Both services as an operator's command sees them."""
+"""A client for each service: a method for each rpc, which raises ClientError."""
 
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +21,6 @@ from energyfleet.v1.analytics_service_pb2 import (
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from energyfleet.v1.ingestion_service_pb2 import (
     ConflictingReading,
-    ExchangeTelemetryRequest,
     ExchangeTelemetryResponse,
     IngestionSummary,
     RejectedReading,
@@ -31,11 +29,10 @@ from energyfleet.v1.ingestion_service_pb2 import (
 from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
-from fleetcli.channel import CALL_TIMEOUT_S, open_channel, service_errors
-from fleetcli.console import note
-from fleetcli.errors import ServiceError
-from fleetcli.messages import mapping_request, performance_request, unmapping_request
-from fleetcli.uplink import Failure, OnAnswer, Uplink
+from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
+from fleetcli.client.errors import ServiceError
+from fleetcli.client.messages import mapping_request, performance_request, unmapping_request
+from fleetcli.client.uplink import OnAnswer, OnWait, Uplink
 
 Performance = GetVehiclePerformanceResponse
 FleetPerformance = ListVehiclePerformanceResponse
@@ -48,12 +45,10 @@ MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
 Summary = IngestionSummary
 Answer = ExchangeTelemetryResponse
-ExchangeRequest = ExchangeTelemetryRequest
 Refused = RejectedReading | ConflictingReading
 
 PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""
-
 
 PAGE_MAX_VEHICLES = 1_000
 """What the service takes."""
@@ -84,9 +79,9 @@ def reason_of(reason: RejectionReason.ValueType) -> str:
 
 
 class _Client:
-    def __init__(self, address: str, ca_file: Path | None) -> None:
+    def __init__(self, address: str, ca_certificate: bytes | None) -> None:
         self.address = address
-        self._channel = open_channel(address, ca_file)
+        self._channel = open_channel(address, ca_certificate)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,16 +93,16 @@ class _Client:
 
 
 class IngestionClient(_Client):
-    """Towards `ingestion_svc`. Every method raises ServiceError."""
+    """Of `ingestion_svc`; with the certificate of a CA (PEM), over TLS."""
 
-    def __init__(self, address: str, ca_file: Path | None = None) -> None:
-        super().__init__(address, ca_file)
+    def __init__(self, address: str, ca_certificate: bytes | None = None) -> None:
+        super().__init__(address, ca_certificate)
         self._stub = IngestionServiceStub(self._channel)
 
     async def map_vehicle(
         self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None
     ) -> tuple[Mapping, list[Mapping]]:
-        """Registers which meter feeds a vehicle from an instant (None: now) on or until another; and what it closed."""
+        """Maps a vehicle to a meter from an instant (None: now) until another (None: no end); also what that closed."""
         with service_errors(self.address):
             answer = await self._stub.MapVehicle(
                 mapping_request(vehicle_id, meter_id, from_us, until_us), timeout=CALL_TIMEOUT_S
@@ -115,34 +110,27 @@ class IngestionClient(_Client):
         return answer.mapping, list(answer.closed)
 
     async def unmap_vehicle(self, vehicle_id: str, from_us: int | None, until_us: int | None) -> list[Mapping]:
-        """Registers that no meter feeds a vehicle from an instant (None: now) on or until another; what that took."""
+        """Unmaps a vehicle from an instant (None: now) until another (None: no end); the mappings that this removed."""
         with service_errors(self.address):
             answer = await self._stub.UnmapVehicle(
                 unmapping_request(vehicle_id, from_us, until_us), timeout=CALL_TIMEOUT_S
             )
         return list(answer.removed)
 
-    def uplink(self, on_answer: OnAnswer | None = None) -> Uplink:
-        """A way for readings that outlasts a short absence of the service, and says on standard error that it waits.
-
-        Raises ServiceError or StreamCutShort when the service has been away for PATIENCE_S.
-        """
-        return Uplink(self._channel, self.address, on_answer=on_answer, on_wait=_tell_of_wait, patience_s=PATIENCE_S)
-
-
-def _tell_of_wait(failure: Failure, wait_s: float) -> None:
-    note(f"{failure}. Trying again in {wait_s:.1f} s; nothing is lost and nothing is counted twice.", "yellow")
+    def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
+        """An uplink that gives up, with ClientError, when the service has been away for PATIENCE_S."""
+        return Uplink(self._channel, self.address, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S)
 
 
 class AnalyticsClient(_Client):
-    """Towards `analytics_svc`. Every method raises ServiceError."""
+    """Of `analytics_svc`; with the certificate of a CA (PEM), over TLS."""
 
-    def __init__(self, address: str, ca_file: Path | None = None) -> None:
-        super().__init__(address, ca_file)
+    def __init__(self, address: str, ca_certificate: bytes | None = None) -> None:
+        super().__init__(address, ca_certificate)
         self._stub = AnalyticsServiceStub(self._channel)
 
     async def performance(self, vehicle_id: str, start_us: int | None = None, end_us: int | None = None) -> Performance:
-        """How efficiently a vehicle charged within `(start_us, end_us]`; the service says which window where None."""
+        """How efficiently a vehicle charged within `(start_us, end_us]`; the service chooses an end that is None."""
         with service_errors(self.address):
             return await self._stub.GetVehiclePerformance(
                 performance_request(vehicle_id, start_us, end_us), timeout=CALL_TIMEOUT_S

@@ -6,9 +6,9 @@ from enum import Enum
 from random import Random
 from typing import NamedTuple
 
-from fleetcli.charging import Charging, Step
-from fleetcli.efficiency import measured_curves
-from fleetcli.truth import VehicleTruth
+from fleetcli.simulation.charging import Charging, Step
+from fleetcli.simulation.efficiency import measured_curves
+from fleetcli.simulation.truth import VehicleTruth
 from shared.timestamps import US_PER_SECOND, datetime_from_us
 
 UNEVEN_INTERVALS = ((1, 5), (5, 1), (1, 15), (15, 1))

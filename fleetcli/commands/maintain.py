@@ -2,9 +2,9 @@
 
 from psycopg import AsyncConnection, Error
 
-from fleetcli.console import note, say
-from fleetcli.options import run
-from fleetcli.stack import database
+from fleetcli.commands.console import note, say
+from fleetcli.commands.options import run
+from fleetcli.commands.stack import database
 from shared.config import IngestionSettings, read_settings
 from shared.db.engine import connection_parameters
 from shared.db.migrate import DatabaseUnreachable, require_usable_database

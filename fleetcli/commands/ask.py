@@ -2,7 +2,6 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +11,11 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
-from fleetcli.channel import is_serving
-from fleetcli.client import AnalyticsClient, MeterStatus, Performance, VehicleStatus, freshness_of, verdict_of
-from fleetcli.console import facts_table, out, say, verdict_text
-from fleetcli.errors import CommandError
-from fleetcli.options import (
+from fleetcli.client.channel import is_serving
+from fleetcli.client.services import AnalyticsClient, MeterStatus, Performance, VehicleStatus, freshness_of, verdict_of
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import facts_table, out, say, verdict_text
+from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     HOURS_MAX,
     Analytics,
@@ -87,13 +86,13 @@ def health(
 
 
 async def _performance(
-    address: str, ca: Path | None, vehicle_id: str, start_us: int | None, end_us: int | None
+    address: str, ca: bytes | None, vehicle_id: str, start_us: int | None, end_us: int | None
 ) -> Performance:
     async with AnalyticsClient(address, ca) as client:
         return await client.performance(vehicle_id, start_us, end_us)
 
 
-async def _status(address: str, ca: Path | None, device_id: str) -> tuple[VehicleStatus | None, MeterStatus | None]:
+async def _status(address: str, ca: bytes | None, device_id: str) -> tuple[VehicleStatus | None, MeterStatus | None]:
     async with AnalyticsClient(address, ca) as client:
         return await client.vehicle_status(device_id), await client.meter_status(device_id)
 

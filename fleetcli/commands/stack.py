@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fleetcli.errors import StackError
+from fleetcli.commands.command_errors import StackError
 from shared.child import Child, ChildFailed
 from shared.config import Settings
 from shared.db.embedded import EmbeddedServer

@@ -7,6 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from fleetcli.client.errors import ClientError
+
 _WIDTH_WITHOUT_TERMINAL = 120
 """Columns of a table in a file or a pipe."""
 
@@ -35,6 +37,11 @@ def note(line: str, style: str = "") -> None:
 def complain(line: str) -> None:
     """A line about what went wrong."""
     note(line, "red")
+
+
+def note_wait(failure: ClientError, wait_s: float) -> None:
+    """What an uplink is waiting for."""
+    note(f"{failure}. Trying again in {wait_s:.1f} s; nothing is lost and nothing is counted twice.", "yellow")
 
 
 def verdict_text(verdict: str) -> Text:

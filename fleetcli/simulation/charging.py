@@ -3,7 +3,7 @@
 from random import Random
 from typing import NamedTuple
 
-from fleetcli.efficiency import EfficiencyCurve
+from fleetcli.simulation.efficiency import EfficiencyCurve
 
 LEAST_WATTS = 1_380.0
 """6 A at 230 V, the least that IEC 61851 lets a charging point offer."""

@@ -7,8 +7,8 @@ from math import isclose
 
 from google.protobuf.message import Message
 
-from fleetcli.client import AnalyticsClient, Performance, verdict_of
-from fleetcli.truth import VehicleTruth
+from fleetcli.client.services import AnalyticsClient, Performance, verdict_of
+from fleetcli.simulation.truth import VehicleTruth
 
 SUMS_AGREE_WITHIN = 1e-9
 """Relative. A day's sum of doubles differs by 1e-13 or so with the order of its terms; a reading too many by 1e-4."""
@@ -28,7 +28,7 @@ class Checked:
 async def check_fleet(
     client: AnalyticsClient, truths: Sequence[VehicleTruth], start_us: int, end_us: int
 ) -> list[Checked]:
-    """Asks about every vehicle over `(start_us, end_us]`. Raises ServiceError."""
+    """Asks about every vehicle over `(start_us, end_us]`. Raises ClientError."""
     free = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
     async def check(truth: VehicleTruth) -> Checked:

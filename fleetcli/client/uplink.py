@@ -10,7 +10,7 @@ Four rules, in the order of their importance; firmware in C follows the same one
 1. A request is kept until a `committed_sequence` reaches its `sequence`, and no longer.
 2. A stream that ends, however it ends, is followed by a new one that begins with the oldest request still kept.
 3. Before that it waits as the service says, or else longer each time; not at all after OK.
-4. A status that sending again cannot change is told instead of retried.
+4. A status that a retry cannot change is raised, not retried.
 """
 
 import asyncio
@@ -31,8 +31,11 @@ from energyfleet.v1.ingestion_service_pb2 import (
 )
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
-from fleetcli.channel import service_errors
-from fleetcli.errors import ServiceError, StreamCutShort
+from fleetcli.client.channel import service_errors
+from fleetcli.client.errors import ClientError, ServiceError, StreamCutShort
+
+READINGS_PER_MESSAGE = 500
+"""About 25 KiB: a hundred would cost a third more time, a thousand gain nothing."""
 
 BUFFER_MAX_READINGS = 20_000
 """What the service takes of a stream before it acknowledges: a larger buffer would only wait elsewhere."""
@@ -45,31 +48,30 @@ BACKOFF_MAX_S = 60.0
 """A minute: a fleet of 10,000 that comes back over a minute is 170 streams a second, which the service takes."""
 
 CLOSE_TIMEOUT_S = 5.0
-"""What the service gets to end a stream of which everything is resolved."""
+"""How long the service may take to end a stream after everything is resolved."""
 
 NEVER_SUCCEEDS = frozenset(
     {"INVALID_ARGUMENT", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
 )
-"""Statuses that sending again does not change, unless they come with `google.rpc.RetryInfo`."""
+"""Statuses that a retry does not change, unless they come with `google.rpc.RetryInfo`."""
 
-# The stubs know neither a stream without an iterator nor what `read` gives at the end.
+# The stubs know neither a stream without an iterator nor what `read` returns at the end.
 _FROM_WRITES: Any = None
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
-Failure = ServiceError | StreamCutShort
 OnAnswer = Callable[[ExchangeTelemetryResponse], None]
-OnWait = Callable[[Failure, float], None]
+OnWait = Callable[[ClientError, float], None]
 
 
 def backoff_s(failures: int, retry_after_s: float | None, first_s: float = BACKOFF_FIRST_S) -> float:
-    """Seconds to wait after so many failures in a row, the last of which said when to retry, or not (None)."""
+    """Seconds to wait after so many failures in a row; `retry_after_s` is what the last one asked for, if it did."""
     if retry_after_s is not None:
         return retry_after_s * random.uniform(1.0, 1.5)  # never sooner than the service asked for
     return min(first_s * 2.0 ** min(failures - 1, 30), BACKOFF_MAX_S) * random.uniform(0.5, 1.0)
 
 
 class Uplink:
-    """A device's way to the service, as an asynchronous context manager; sends from its start, ends after `flush`."""
+    """A device's stream to the service, opened again whenever it ends. An async context manager, which flushes."""
 
     def __init__(
         self,
@@ -83,11 +85,11 @@ class Uplink:
         backoff_first_s: float = BACKOFF_FIRST_S,
         patience_s: float | None = None,
     ) -> None:
-        """`address` is for messages only, the channel is the caller's to close.
+        """`address` is for error messages only; the caller closes the channel.
 
-        `on_answer` sees every answer: which requests are resolved, which readings were rejected or conflicting.
-        `on_wait` learns why the last stream failed and how many seconds pass before the next. `patience_s` is how long
-        failures may go on before the last one is raised; None: for ever, as a device does.
+        `on_answer` is called with every answer: which requests are resolved, which readings were rejected or
+        conflicting. `on_wait` is called with what ended the last stream and the seconds until the next. `patience_s` is
+        how long failures may go on before the last one is raised; None: for ever, as a device does.
         """
         self.totals = IngestionSummary()
         """Counts of all that is resolved, and the first rejections and conflicts as the answers listed them."""
@@ -106,7 +108,7 @@ class Uplink:
         self._patience_s = patience_s
         self._kept: deque[ExchangeTelemetryRequest] = deque()
         self._kept_readings = 0
-        self._written = 0  # so many of `_kept`, from the left, are on their way over the present stream
+        self._written = 0  # how many of `_kept`, from the left, the present stream has sent
         self._last_sequence = 0
         self._closing = False
         self._answered = False  # by the present stream
@@ -130,10 +132,10 @@ class Uplink:
             await self._stop()
 
     async def send(self, request: ExchangeTelemetryRequest) -> int:
-        """Keeps a request until it is resolved, and gives it its sequence, which is returned. It is ours from now on.
+        """Numbers a request, keeps it until it is resolved, and returns its sequence. The caller must not change it.
 
-        Waits while the buffer has no room; a request larger than the buffer waits until it is alone. Raises
-        ServiceError or StreamCutShort once the service's answer, or the end of patience, is final.
+        Waits while the buffer is full; a request larger than the buffer waits until it is alone. Raises ClientError
+        where a retry cannot help, or `patience_s` has passed.
         """
         readings = len(request.readings)
         await self._until(lambda: not self._kept or self._has_room(readings))
@@ -150,14 +152,14 @@ class Uplink:
         await self._until(lambda: self.completed_sequence >= last)
 
     async def opened(self) -> ExchangeOpened:
-        """What the service knew of the devices in `opening`: where to resume after a power cut. Raises like `send`."""
-        assert self._opening is not None, "nothing was asked"
+        """The newest reading of each device in `opening`: where to resume after a power cut. Raises like `send`."""
+        assert self._opening is not None, "the uplink has no opening"
         await self._until(lambda: self._opened is not None)
         assert self._opened is not None
         return self._opened
 
     async def close(self) -> None:
-        """Flushes, and lets the service end the stream. Raises like `send`."""
+        """Flushes, and waits for the service to end the stream. Raises like `send`."""
         await self.flush()
         self._closing = True
         self._to_write.set()
@@ -183,22 +185,22 @@ class Uplink:
             await self._progress.wait()
 
     async def _run(self) -> None:
-        """One stream after the other until closed. Raises what cannot be repaired."""
+        """One stream after the other until closed. Raises what a retry cannot change."""
         loop = asyncio.get_running_loop()
         failures, failing_since = 0, 0.0
         while not (self._closing and not self._kept):
-            failure: Failure | None = None
+            failure: ClientError | None = None
             try:
                 with service_errors(self._address):
                     await self._exchange()
-            except (ServiceError, StreamCutShort) as error:
+            except ClientError as error:
                 failure = error
                 self._one_by_one = isinstance(error, StreamCutShort)
             if self._answered:
                 failures = 0
             if self._closing or (failure is None and self._answered):
                 continue
-            # OK before any answer counts as a failure: a service that stops must not be asked in a circle.
+            # OK before any answer counts as a failure: a stopping service must not be called in a tight loop.
             failure = failure or StreamCutShort(self._address)
             retry_after_s = failure.retry_after_s if isinstance(failure, ServiceError) else None
             if isinstance(failure, ServiceError) and failure.code in NEVER_SUCCEEDS and retry_after_s is None:
@@ -213,10 +215,10 @@ class Uplink:
             await asyncio.sleep(wait_s)
 
     async def _exchange(self) -> None:
-        """One stream to its end, whatever that is.
+        """One stream until it ends.
 
-        grpc.aio forgets the status where a write is under way when it comes (grpc #36066). The stream after such a one
-        therefore begins with a single request: if that is what the service refuses, its reason is learnt.
+        grpc.aio loses the status that arrives during a write (grpc #36066). The next stream therefore begins with a
+        single request: if that is the one that the service refuses, nothing is being written when the reason arrives.
         """
         self._written, self._answered = 0, False
         self.streams += 1
@@ -226,7 +228,7 @@ class Uplink:
             while (answer := await call.read()) is not _END:
                 self._take(answer)
         finally:
-            writing.cancel()  # not before the end: a write that is cancelled ends the call
+            writing.cancel()  # only now: to cancel a write ends the call
             await asyncio.wait([writing])
             call.cancel()
 
@@ -236,7 +238,7 @@ class Uplink:
                 await call.write(ExchangeTelemetryRequest(opening=self._opening))
             while True:
                 while self._written < (min(1, len(self._kept)) if self._one_by_one else len(self._kept)):
-                    self._written += 1  # first: the answer may come before `write` returns
+                    self._written += 1  # before the write: the answer may arrive before it returns
                     await call.write(self._kept[self._written - 1])
                 if self._closing:
                     break
@@ -268,6 +270,6 @@ def _add(totals: IngestionSummary, summary: IngestionSummary) -> None:
     totals.duplicate += summary.duplicate
     totals.conflicting += summary.conflicting
     totals.rejected += summary.rejected
-    # As many as one answer may list: `on_answer` has them all.
+    # At most as many as one answer may list; `on_answer` gets all of them.
     totals.rejections.extend(summary.rejections[: max(0, 100 - len(totals.rejections))])
     totals.conflicts.extend(summary.conflicts[: max(0, 100 - len(totals.conflicts))])

@@ -1,13 +1,12 @@
 """`energyfleet map` and `energyfleet unmap`: which meter feeds which vehicle, and when."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fleetcli.client import IngestionClient, Mapping
-from fleetcli.console import say
-from fleetcli.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
+from fleetcli.client.services import IngestionClient, Mapping
+from fleetcli.commands.console import say
+from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
 from shared.timestamps import system_clock
 
 Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")]
@@ -70,14 +69,14 @@ def _told(mapping: Mapping) -> str:
 
 
 async def _map(
-    address: str, ca: Path | None, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None
+    address: str, ca: bytes | None, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None
 ) -> tuple[Mapping, list[Mapping]]:
     async with IngestionClient(address, ca) as client:
         return await client.map_vehicle(vehicle_id, meter_id, from_us, until_us)
 
 
 async def _unmap(
-    address: str, ca: Path | None, vehicle_id: str, from_us: int | None, until_us: int | None
+    address: str, ca: bytes | None, vehicle_id: str, from_us: int | None, until_us: int | None
 ) -> list[Mapping]:
     async with IngestionClient(address, ca) as client:
         return await client.unmap_vehicle(vehicle_id, from_us, until_us)

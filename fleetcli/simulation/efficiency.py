@@ -37,7 +37,7 @@ class EfficiencyCurve:
 def measured_curves() -> Mapping[str, EfficiencyCurve]:
     """The curve of every car that was measured, by the car's name."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with (files("fleetcli") / "data" / "onboard-charger-efficiency.csv").open(encoding="utf-8") as table:
+    with (files("fleetcli.simulation") / "data" / "onboard-charger-efficiency.csv").open(encoding="utf-8") as table:
         for row in csv.DictReader(table):
             points[row["vehicle"].replace("_", " ")].append((float(row["p_grid_w"]), float(row["eta_acdc"])))
     return {

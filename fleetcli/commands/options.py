@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from fleetcli.commands.command_errors import BadInput
 from shared.config import AnalyticsSettings, IngestionSettings
 from shared.timestamps import US_PER_HOUR, us_from_datetime
 
@@ -51,9 +52,26 @@ Analytics = Annotated[
         callback=checked_address,
     ),
 ]
+
+
+def _certificate(file: str) -> bytes:
+    try:
+        certificate = Path(file).read_bytes()
+    except OSError as error:
+        raise BadInput(f"--ca {file}: {error.strerror}") from None
+    if b"-----BEGIN CERTIFICATE-----" not in certificate:
+        raise BadInput(f"--ca {file}: not a certificate in PEM form")
+    return certificate
+
+
 Ca = Annotated[
-    Path | None,
-    typer.Option("--ca", metavar="FILE", help="Talk TLS and trust this PEM certificate. Without it: plaintext."),
+    bytes | None,
+    typer.Option(
+        "--ca",
+        metavar="FILE",
+        help="Talk TLS and trust this PEM certificate. Without it: plaintext.",
+        parser=_certificate,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
