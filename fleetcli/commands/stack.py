@@ -2,20 +2,25 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from fleetcli.commands.command_errors import StackError
 from shared.child import Child, ChildFailed
 from shared.config import Settings
-from shared.db.embedded import EmbeddedServer
-from shared.db.migrate import migrate
+from shared.db.embedded import POLL_S, DirectoryInUse, EmbeddedServer, answers, shared_socket_dir, socket_url
+from shared.db.migrate import DatabaseUnreachable, migrate
 
 DATABASE = "energyfleet"
 """The database's name on an embedded server."""
+
+IN_USE_TIMEOUT_S = 60.0
+"""Longer than `up` takes to start, even after a crash, and to stop, unless its grace period was configured."""
 
 _WATCH_S = 0.5
 
@@ -30,25 +35,60 @@ class Database:
     whereabouts: str
     """For people."""
     server: EmbeddedServer | None
-    """None where the database is somebody else's."""
+    """None where another process started it."""
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[Database]:
-    """The database that the settings name, or an embedded one in their data directory. Raises StartRefused."""
+def own_database(settings: Settings) -> Iterator[Database]:
+    """The database that the settings name, or an embedded one that is started in their data directory.
+
+    Raises StartRefused, and DirectoryInUse among them where another process has started one there.
+    """
     if settings.database_url:
         url = settings.database_url
         yield Database(url, url, url, "the one that ENERGYFLEET_DATABASE_URL names", None)
         return
     with EmbeddedServer(settings.data_dir) as server:
         server.ensure_database(DATABASE)
-        yield Database(
-            server.url(DATABASE),
-            server.url(DATABASE, role="energyfleet_ingestion"),
-            server.url(DATABASE, role="energyfleet_analytics"),
-            f"embedded PostgreSQL in {settings.data_dir}",
-            server,
-        )
+        yield _embedded(settings, server.url, server)
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[Database]:
+    """Like `own_database`, but beside a running `energyfleet up` it is the database that `up` started.
+
+    Waits while `up` starts or stops. Raises StackError where `up` stops before the caller is done.
+    """
+    deadline = time.monotonic() + IN_USE_TIMEOUT_S
+    socket_dir: Path | None = None
+    while socket_dir is None or not answers(socket_dir):
+        try:
+            with own_database(settings) as used:
+                yield used
+            return
+        except DirectoryInUse:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+        socket_dir = shared_socket_dir(settings.data_dir)
+    try:
+        yield _embedded(settings, partial(socket_url, socket_dir), None)
+    except DatabaseUnreachable:
+        if answers(socket_dir):
+            raise
+        raise StackError(
+            f"The `energyfleet up` in {settings.data_dir} has stopped, and its database with it; run the command again."
+        ) from None
+
+
+def _embedded(settings: Settings, url: Callable[..., str], server: EmbeddedServer | None) -> Database:
+    return Database(
+        url(DATABASE),
+        url(DATABASE, role="energyfleet_ingestion"),
+        url(DATABASE, role="energyfleet_analytics"),
+        f"embedded PostgreSQL in {settings.data_dir}",
+        server,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +118,15 @@ class Stack:
 async def running(
     settings: Settings, environment: Mapping[str, str], log: IO[bytes] | None = None
 ) -> AsyncIterator[Stack]:
-    """The database, migrated, and both services, ready. Stops the services and then the database at the end.
+    """The database, migrated and shared, and both services, ready. Stops the services and then the database.
 
     The services see `environment` and their database's URL; what they log goes to `log`, or to our standard error.
     Raises StackError or StartRefused where something does not start, and StackError where it does not stop well.
     """
-    with database(settings) as used, tempfile.TemporaryDirectory(prefix="energyfleet-up-") as directory:
+    with own_database(settings) as used, tempfile.TemporaryDirectory(prefix="energyfleet-up-") as directory:
         migrate(used.owner_url)
+        if used.server is not None:
+            used.server.share()
         children: list[Child] = []
         try:
             for module, url in (("ingestion_svc", used.ingestion_url), ("analytics_svc", used.analytics_url)):

