@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from stat import S_ISDIR
 
 import psutil
 import psycopg
@@ -23,9 +24,14 @@ POSTGRES_15_BIN_DIR = Path("/usr/lib/postgresql/15/bin")
 
 TEST_SETTINGS = {"shared_buffers": "64MB", "max_connections": "80"}
 
+MARKER = ".energyfleet-tests"
+"""The file that says of a folder that the suite has made it."""
+
 MEMORY = Path("/dev/shm")
 MEMORY_MIN_BYTES = 6 * 1024**3
 """Several times what a run takes of it."""
+
+_FOLDER = pytest.StashKey[Path]()
 
 _COPY = "CREATE DATABASE {} TEMPLATE template STRATEGY file_copy"
 """In memory a seventh of what it takes to write each page to the log, too."""
@@ -37,16 +43,39 @@ _database_numbers = itertools.count()
 def pytest_configure(config: pytest.Config) -> None:
     """All temporary files, and so the servers' too, lie in memory where that has room: no commit waits for a disk.
 
-    The directory's name is short because its sockets' may have no more than 107 bytes. What a run that failed has left
-    there is removed by the next one; `--basetemp` names another place.
+    The folder's name is short because a socket's path may have no more than 107 bytes. What a run that failed has left
+    is removed by the next one; `--basetemp` names another place.
     """
     if config.option.basetemp is not None:  # asked for, or given to one of several processes
         return
-    memory, disk = MEMORY, Path(tempfile.gettempdir())
-    for left in [*memory.glob("ef-*"), *disk.glob("ef-*")]:
-        if not psutil.pid_exists(int(left.name.removeprefix("ef-"))):
+    parents = [parent for parent in (MEMORY, Path(tempfile.gettempdir())) if parent.is_dir()]
+    for parent in parents:
+        remove_left(parent)
+    folder = (MEMORY if _has_room(MEMORY) else parents[-1]) / f"ef-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    (folder / MARKER).touch()
+    config.stash[_FOLDER] = folder
+    config.option.basetemp = folder / "t"  # pytest empties it first
+
+
+def remove_left(parent: Path) -> None:
+    """Removes the folders of runs that have ended, and nothing that is not certainly one of them."""
+    for left in parent.iterdir():
+        named = re.fullmatch(r"ef-([0-9]+)", left.name)
+        if named and _has_ended(int(named[1])) and _is_ours(left):
             shutil.rmtree(left, ignore_errors=True)
-    config.option.basetemp = (memory if _has_room(memory) else disk) / f"ef-{os.getpid()}"
+
+
+def _has_ended(pid: int) -> bool:
+    return pid == os.getpid() or not psutil.pid_exists(pid)  # what has our id was before us
+
+
+def _is_ours(left: Path) -> bool:
+    try:
+        found = left.lstat()
+        return S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and (left / MARKER).is_file()
+    except OSError:
+        return False
 
 
 def _has_room(memory: Path) -> bool:
@@ -55,8 +84,8 @@ def _has_room(memory: Path) -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == pytest.ExitCode.OK and session.config.option.basetemp.name == f"ef-{os.getpid()}":
-        shutil.rmtree(session.config.option.basetemp, ignore_errors=True)
+    if exitstatus == pytest.ExitCode.OK and _FOLDER in session.config.stash:
+        shutil.rmtree(session.config.stash[_FOLDER], ignore_errors=True)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
