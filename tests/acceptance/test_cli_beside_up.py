@@ -119,7 +119,7 @@ def test_a_command_whose_database_up_takes_away_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_after_a_crash_of_up_and_its_database_a_command_starts_the_database_itself(tmp_path: Path) -> None:
+def test_after_a_crash_of_up_and_its_database_commands_start_it_themselves_one_after_the_other(tmp_path: Path) -> None:
     with up(tmp_path) as crashing:
         family = crashing.family()
         postgres = next(each for each, words in crashing.commands() if words[0].endswith("/postgres"))
@@ -127,5 +127,9 @@ def test_after_a_crash_of_up_and_its_database_a_command_starts_the_database_itse
             each.kill()
         wait_until(lambda: gone(family), "all children have ended", STOP_TIMEOUT_S)
         assert (tmp_path / "data" / "pgdata" / "postmaster.pid").exists()
-    verified = energyfleet("verify", environment=an_environment(tmp_path))
-    assert (verified.returncode, verified.stdout, verified.stderr) == (0, NOTHING_DIFFERS, "")
+    environment = an_environment(tmp_path)
+    with started(tmp_path, "verify", environment=environment) as first:
+        second = energyfleet("verify", environment=environment)
+        assert first.process.wait(STOP_TIMEOUT_S) == 0, first.stderr.read_text()
+    assert first.stdout.read_text() == NOTHING_DIFFERS
+    assert (second.returncode, second.stdout, second.stderr) == (0, NOTHING_DIFFERS, "")
