@@ -8,10 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from alembic import command
 from psycopg import AsyncConnection
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.readings import MeterRow, Written
@@ -19,9 +16,8 @@ from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
-from shared.db.migrate import _config, head, migrate
 from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
-from shared.db.retention import Maintained, maintain, retention_floor_us, us_from_day
+from shared.db.retention import Maintained, maintain, retention_floor_us
 from shared.errors import DatabaseUnavailable
 from shared.timestamps import US_PER_DAY, system_clock
 
@@ -198,28 +194,3 @@ async def test_the_service_s_maintenance_tells_the_days_ahead_and_the_floor_and_
     now_us += 3 * US_PER_DAY
     assert not await maintenance.round()
     assert told == [DAYS_AHEAD, DAYS_AHEAD - 3]
-
-
-def test_a_database_at_0001_is_upgraded_with_its_readings(postgres: EmbeddedServer, database: str) -> None:
-    older = f"{database}_older"
-    with psycopg.connect(postgres.url(), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {older}")
-        try:
-            url = postgres.url(older)
-            engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool)
-            with engine.connect() as connection:
-                config = _config()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "0001")
-                connection.commit()
-            with psycopg.connect(url) as owner:
-                owner.execute("SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')")
-                owner.execute("INSERT INTO meter_telemetry_history VALUES (1, '2025-06-01 12:00Z', 1.5, NULL)")
-            assert migrate(url) == head()
-            with psycopg.connect(url) as owner:
-                assert owner.execute("SELECT count(*) FROM meter_telemetry_history").fetchone() == (1,)
-                row = owner.execute("SELECT floor_day FROM retention").fetchone()
-                assert row is not None
-                assert us_from_day(row[0]) < 0
-        finally:
-            admin.execute(f"DROP DATABASE {older} WITH (FORCE)")

@@ -3,29 +3,19 @@
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.command import downgrade, upgrade
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ingestion_svc.readings import MeterRow, VehicleRow
-from ingestion_svc.writer import Writer
-from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.db.embedded import EmbeddedServer
-from shared.db.engine import connection_parameters
 from shared.db.migrate import MIGRATIONS, SchemaOutdated, head, migrate, require_usable_database, revisions
 from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
 from shared.db.tables import metadata
-from shared.timestamps import US_PER_HOUR
-from tests.builders import NOW_US
-from tests.verified import differences
 
 
 def test_the_tables_are_what_the_migrations_make(database_url: str) -> None:
@@ -84,40 +74,6 @@ async def test_a_service_refuses_an_older_schema_and_takes_a_newer_one(
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     await require_usable_database(database_url, "test")
-
-
-async def test_rollups_stay_what_they_are_through_the_migration_that_opens_hours_and_back(
-    postgres: EmbeddedServer, database: str, database_url: str
-) -> None:
-    writing = connection_parameters(postgres.url(database, role="energyfleet_ingestion"), "test")
-    times = [NOW_US - at * US_PER_HOUR // 3 for at in range(8)]
-    for target, rows in (
-        (METERS, [MeterRow(f"m{at % 3}", ts_us, 0.1 * at, None) for at, ts_us in enumerate(times)]),
-        (VEHICLES, [VehicleRow(f"v{at % 3}", ts_us, 0.1 * at, None, 20.0) for at, ts_us in enumerate(times)]),
-    ):
-        writer: Writer[Any] = Writer(target, writing, 30, lambda place: None)
-        await writer.write(rows)
-        await writer.close()
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url), poolclass=NullPool)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-
-        def rollups() -> list[list[tuple[Any, ...]]]:
-            connection.commit()
-            return [
-                sorted(tuple(row) for row in connection.execute(text(f"SELECT * FROM {side}_energy_hourly")))
-                for side in ("meter", "vehicle")
-            ]
-
-        before = rollups()
-        downgrade(config, "0006")
-        assert rollups() == before
-        upgrade(config, "head")
-        assert rollups() == before
-    assert [sum(row[3] for row in rows) for rows in before] == [8, 8]
-    assert await differences(database_url) == []
 
 
 def test_two_sessions_that_need_the_same_partition_get_one(database_url: str) -> None:

@@ -124,7 +124,7 @@ def test_the_services_accept_what_compose_sets(
 
 
 def test_the_roles_of_the_deployment_are_those_that_the_migrations_grant_to() -> None:
-    migration = (ROOT / "shared/db/migrations/versions/0001_spine.py").read_text()
+    migration = (ROOT / "shared/db/migrations/versions/0001_schema.py").read_text()
     roles = re.findall(r"CREATE ROLE (\w+) NOLOGIN", (DEPLOY / "postgres-roles.sql").read_text())
     assert roles == ["energyfleet_ingestion", "energyfleet_analytics"]
     assert all(f"'{role}'" in migration for role in roles)

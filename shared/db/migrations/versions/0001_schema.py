@@ -1,0 +1,351 @@
+"""The schema: devices, mappings, readings, rollups, retention, and the roles that may touch them."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+_DEVICES = (
+    """
+    CREATE TABLE meters (
+        meter_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        meter_id text COLLATE "C" NOT NULL UNIQUE
+    )
+    """,
+    """
+    CREATE TABLE vehicles (
+        vehicle_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        vehicle_id text COLLATE "C" NOT NULL UNIQUE
+    )
+    """,
+    # GiST by itself has no operators for integers.
+    "CREATE EXTENSION IF NOT EXISTS btree_gist",
+    """
+    CREATE TABLE vehicle_meter_map (
+        vehicle_key integer NOT NULL REFERENCES vehicles,
+        meter_key integer NOT NULL REFERENCES meters,
+        effective_from timestamptz NOT NULL,
+        effective_until timestamptz,
+        PRIMARY KEY (vehicle_key, effective_from),
+        CONSTRAINT vehicle_meter_map_not_empty CHECK (effective_from < effective_until),
+        CONSTRAINT vehicle_meter_map_one_meter_per_vehicle EXCLUDE USING gist
+            (vehicle_key WITH =, tstzrange(effective_from, effective_until, '(]') WITH &&),
+        CONSTRAINT vehicle_meter_map_one_vehicle_per_meter EXCLUDE USING gist
+            (meter_key WITH =, tstzrange(effective_from, effective_until, '(]') WITH &&)
+    )
+    """,
+)
+
+_READINGS = (
+    """
+    CREATE TABLE meter_telemetry_history (
+        meter_key integer NOT NULL,
+        ts timestamptz NOT NULL,
+        kwh_consumed_ac double precision NOT NULL,
+        voltage double precision,
+        PRIMARY KEY (meter_key, ts) INCLUDE (kwh_consumed_ac)
+    ) PARTITION BY RANGE (ts)
+    """,
+    """
+    CREATE TABLE vehicle_telemetry_history (
+        vehicle_key integer NOT NULL,
+        ts timestamptz NOT NULL,
+        kwh_delivered_dc double precision NOT NULL,
+        soc double precision,
+        battery_temp double precision,
+        PRIMARY KEY (vehicle_key, ts) INCLUDE (kwh_delivered_dc, battery_temp)
+    ) PARTITION BY RANGE (ts)
+    """,
+    """
+    CREATE TABLE meter_current_status (
+        meter_key integer PRIMARY KEY,
+        ts timestamptz NOT NULL,
+        kwh_consumed_ac double precision NOT NULL,
+        voltage double precision,
+        hour_start timestamptz NOT NULL,
+        hour_kwh double precision NOT NULL DEFAULT 0,
+        hour_readings integer NOT NULL DEFAULT 0,
+        closed_hour_start timestamptz,
+        closed_kwh double precision,
+        closed_readings integer
+    ) WITH (fillfactor = 70)
+    """,
+    """
+    CREATE TABLE vehicle_current_status (
+        vehicle_key integer PRIMARY KEY,
+        ts timestamptz NOT NULL,
+        kwh_delivered_dc double precision NOT NULL,
+        soc double precision,
+        battery_temp double precision,
+        hour_start timestamptz NOT NULL,
+        hour_kwh double precision NOT NULL DEFAULT 0,
+        hour_readings integer NOT NULL DEFAULT 0,
+        hour_battery_temp_sum double precision NOT NULL DEFAULT 0,
+        hour_battery_temp_readings integer NOT NULL DEFAULT 0,
+        closed_hour_start timestamptz,
+        closed_kwh double precision,
+        closed_readings integer,
+        closed_battery_temp_sum double precision,
+        closed_battery_temp_readings integer
+    ) WITH (fillfactor = 70)
+    """,
+)
+
+# The hour of a row never changes, so updates stay HOT: the index by hour is touched once for each. Without it the hours
+# of a whole fleet would cost more with every hour that is stored.
+_ROLLUPS = (
+    """
+    CREATE TABLE meter_closed_hours (
+        meter_key integer NOT NULL,
+        hour_start timestamptz NOT NULL,
+        kwh_consumed_ac double precision NOT NULL,
+        readings integer NOT NULL,
+        PRIMARY KEY (meter_key, hour_start)
+    ) WITH (fillfactor = 70)
+    """,
+    """
+    CREATE TABLE vehicle_closed_hours (
+        vehicle_key integer NOT NULL,
+        hour_start timestamptz NOT NULL,
+        kwh_delivered_dc double precision NOT NULL,
+        readings integer NOT NULL,
+        battery_temp_sum double precision NOT NULL,
+        battery_temp_readings integer NOT NULL,
+        PRIMARY KEY (vehicle_key, hour_start)
+    ) WITH (fillfactor = 70)
+    """,
+    "CREATE INDEX meter_closed_hours_hour_start ON meter_closed_hours (hour_start)",
+    "CREATE INDEX vehicle_closed_hours_hour_start ON vehicle_closed_hours (hour_start)",
+    """
+    CREATE VIEW meter_energy_hourly AS
+        SELECT meter_key, hour_start, kwh_consumed_ac, readings FROM meter_closed_hours
+        UNION ALL
+        SELECT meter_key, hour_start, hour_kwh, hour_readings FROM meter_current_status WHERE hour_readings > 0
+    """,
+    """
+    CREATE VIEW vehicle_energy_hourly AS
+        SELECT vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings
+        FROM vehicle_closed_hours
+        UNION ALL
+        SELECT vehicle_key, hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
+        FROM vehicle_current_status WHERE hour_readings > 0
+    """,
+    """
+    COMMENT ON VIEW meter_energy_hourly IS
+        'The hourly rollups: closed hours, and each meter''s open one from its status.'
+    """,
+    """
+    COMMENT ON VIEW vehicle_energy_hourly IS
+        'The hourly rollups: closed hours, and each vehicle''s open one from its status.'
+    """,
+    """
+    CREATE TABLE meter_hour_changes (
+        hour_start timestamptz NOT NULL,
+        writer integer NOT NULL,
+        mark uuid NOT NULL,
+        PRIMARY KEY (hour_start, writer)
+    ) WITH (fillfactor = 70)
+    """,
+    """
+    CREATE TABLE vehicle_hour_changes (
+        hour_start timestamptz NOT NULL,
+        writer integer NOT NULL,
+        mark uuid NOT NULL,
+        PRIMARY KEY (hour_start, writer)
+    ) WITH (fillfactor = 70)
+    """,
+)
+
+_UPKEEP = (
+    """
+    CREATE TABLE meter_clock_evidence (
+        meter_key integer PRIMARY KEY,
+        newest_ts timestamptz,
+        newest_age_us bigint,
+        late_readings bigint NOT NULL,
+        future_readings bigint NOT NULL,
+        conflicting_readings bigint NOT NULL
+    ) WITH (fillfactor = 70)
+    """,
+    """
+    CREATE TABLE vehicle_clock_evidence (
+        vehicle_key integer PRIMARY KEY,
+        newest_ts timestamptz,
+        newest_age_us bigint,
+        late_readings bigint NOT NULL,
+        future_readings bigint NOT NULL,
+        conflicting_readings bigint NOT NULL
+    ) WITH (fillfactor = 70)
+    """,
+    """
+    CREATE TABLE heartbeat (
+        one_row boolean PRIMARY KEY DEFAULT true CONSTRAINT heartbeat_one_row CHECK (one_row),
+        beat_at timestamptz NOT NULL
+    ) WITH (fillfactor = 70)
+    """,
+    "INSERT INTO heartbeat (beat_at) VALUES (clock_timestamp())",
+    """
+    CREATE TABLE retention (
+        one_row boolean PRIMARY KEY DEFAULT true CONSTRAINT retention_one_row CHECK (one_row),
+        floor_day date NOT NULL
+    )
+    """,
+    "INSERT INTO retention (floor_day) VALUES ('0001-01-01')",
+)
+
+_PARTITIONS = (
+    # LIKE and ATTACH rather than PARTITION OF: attaching lets readers and writers of the other days go on. The floor is
+    # compared under the lock that moving it takes as well: whoever creates a day's partition is through before the
+    # floor passes that day, or finds it passed.
+    """
+    CREATE FUNCTION ensure_history_partition(parent text, day date) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    DECLARE
+        partition text := parent || '_' || to_char(day, 'YYYYMMDD');
+    BEGIN
+        IF parent NOT IN ('meter_telemetry_history', 'vehicle_telemetry_history') THEN
+            RAISE EXCEPTION '% is not a history table', parent USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        IF to_regclass(partition) IS NOT NULL AND day >= (SELECT floor_day FROM retention) THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions', 0));
+        IF day < (SELECT floor_day FROM retention) THEN
+            RAISE EXCEPTION '% is before the retention floor %', day, (SELECT floor_day FROM retention)
+                USING ERRCODE = 'datetime_field_overflow';
+        END IF;
+        -- to_regclass may still remember that there was none; a query looks.
+        IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'public'::regnamespace) THEN
+            RETURN false;
+        END IF;
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', partition, parent);
+        EXECUTE format(
+            'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition,
+            day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC'
+        );
+        RETURN true;
+    END
+    $$
+    """,
+    """
+    COMMENT ON FUNCTION ensure_history_partition IS
+        'Creates the partition of one UTC day where there is none; true if it did. Safe from several sessions at once.'
+        ' SQLSTATE 22008 for a day before the retention floor: what was a duplicate there is forgotten.'
+    """,
+    # A clock that is wrong must not drop what is kept, so two have to agree: the service's and the server's. A setting
+    # that is wrong may cost late readings, but not the last month.
+    """
+    CREATE FUNCTION move_retention_floor(service_now timestamptz, retention_days integer) RETURNS date
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    DECLARE
+        wanted date := (least(service_now, now()) AT TIME ZONE 'UTC')::date - greatest(retention_days, 30);
+    BEGIN
+        IF wanted > (SELECT floor_day FROM retention) THEN
+            PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions', 0));
+            UPDATE retention SET floor_day = wanted WHERE floor_day < wanted;
+        END IF;
+        RETURN (SELECT floor_day FROM retention);
+    END
+    $$
+    """,
+    """
+    COMMENT ON FUNCTION move_retention_floor IS
+        'Moves the floor forward to so many days, at least 30, before the earlier of two clocks;'
+        ' returns where it is then.'
+    """,
+    # Dropping locks the parent against everybody, and whoever comes while it waits for that lock waits behind it: hence
+    # its limit. It takes the parent first, then the partition, in the order of every reader and writer: no deadlock.
+    # The floor that counts is a committed one, or a writer that does not see it yet could bring the dropped day back.
+    """
+    CREATE FUNCTION drop_oldest_history_partition(parent text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET datestyle = 'ISO, YMD'
+    SET lock_timeout = '500ms' AS $$
+    DECLARE
+        oldest text;
+    BEGIN
+        IF parent NOT IN ('meter_telemetry_history', 'vehicle_telemetry_history') THEN
+            RAISE EXCEPTION '% is not a history table', parent USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.retention', 0));
+        IF EXISTS (SELECT FROM retention WHERE xmin = pg_current_xact_id_if_assigned()::xid) THEN
+            RAISE EXCEPTION 'commit the retention floor first' USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+        SELECT child.relname INTO oldest
+        FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+            CROSS JOIN LATERAL substring(
+                pg_get_expr(child.relpartbound, child.oid) FROM 'TO [(]''([^'']+)''[)]'
+            ) AS bound
+        WHERE inhparent = parent::regclass AND child.relnamespace = 'public'::regnamespace
+            AND bound::timestamptz <= (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
+        ORDER BY bound::timestamptz
+        LIMIT 1;
+        IF oldest IS NOT NULL THEN
+            EXECUTE format('DROP TABLE %I', oldest);
+        END IF;
+        RETURN oldest;
+    END
+    $$
+    """,
+    """
+    COMMENT ON FUNCTION drop_oldest_history_partition IS
+        'Drops the oldest partition that lies wholly before the retention floor; its name, or null where there is none.'
+        ' SQLSTATE 55P03 where it is in use for longer than half a second.'
+    """,
+)
+
+_RIGHTS = (
+    # Roles belong to the server, not to the database: another database may have created them, perhaps at this instant.
+    """
+    DO $$
+    DECLARE
+        role_name text;
+    BEGIN
+        FOREACH role_name IN ARRAY ARRAY['energyfleet_ingestion', 'energyfleet_analytics'] LOOP
+            IF to_regrole(role_name) IS NULL THEN
+                BEGIN
+                    EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+                EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                    NULL;
+                END;
+            END IF;
+        END LOOP;
+    END
+    $$
+    """,
+    """
+    GRANT SELECT ON alembic_version, heartbeat, retention, meters, vehicles, vehicle_meter_map,
+        meter_telemetry_history, meter_current_status, meter_closed_hours, meter_energy_hourly,
+        meter_hour_changes, meter_clock_evidence,
+        vehicle_telemetry_history, vehicle_current_status, vehicle_closed_hours, vehicle_energy_hourly,
+        vehicle_hour_changes, vehicle_clock_evidence
+        TO energyfleet_ingestion, energyfleet_analytics
+    """,
+    "GRANT INSERT ON meters, vehicles, meter_telemetry_history, vehicle_telemetry_history TO energyfleet_ingestion",
+    """
+    GRANT INSERT, UPDATE ON meter_current_status, vehicle_current_status, meter_closed_hours, vehicle_closed_hours,
+        meter_clock_evidence, vehicle_clock_evidence TO energyfleet_ingestion
+    """,
+    """
+    GRANT INSERT, UPDATE, DELETE ON vehicle_meter_map, meter_hour_changes, vehicle_hour_changes
+        TO energyfleet_ingestion
+    """,
+    "GRANT UPDATE (beat_at) ON heartbeat TO energyfleet_ingestion",
+    """
+    REVOKE ALL ON FUNCTION ensure_history_partition, move_retention_floor, drop_oldest_history_partition FROM PUBLIC
+    """,
+    """
+    GRANT EXECUTE ON FUNCTION ensure_history_partition, move_retention_floor, drop_oldest_history_partition
+        TO energyfleet_ingestion
+    """,
+)
+
+
+def upgrade() -> None:
+    for statement in (*_DEVICES, *_READINGS, *_ROLLUPS, *_UPKEEP, *_PARTITIONS, *_RIGHTS):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    raise NotImplementedError("this revision holds the readings; drop the schema instead")
