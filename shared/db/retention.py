@@ -6,23 +6,14 @@ not bring back a day whose duplicates are forgotten. Current status and hourly r
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 from psycopg import AsyncConnection, errors
 
 from shared.db.hour_changes import FORGET_METER_HOURS, FORGET_VEHICLE_HOURS
-from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
+from shared.db.partitions import ENSURE, HISTORY_TABLES, days_to_cover
 from shared.timestamps import datetime_from_us, us_from_datetime
-
-# The names of what was created.
-_CREATE_AHEAD = """
-    SELECT parent || '_' || to_char(day, 'YYYYMMDD')
-    FROM unnest(%(parents)s::text[]) AS parent,
-        generate_series(%(first)s::date, %(last)s::date, interval '1 day') AS day
-    WHERE CASE WHEN day >= (SELECT floor_day FROM retention) THEN ensure_history_partition(parent, day::date) END
-    ORDER BY day, parent
-"""
 
 _MOVE_FLOOR = "SELECT move_retention_floor(%(now)s, %(retention_days)s)"
 
@@ -30,10 +21,10 @@ _DROP_OLDEST = "SELECT drop_oldest_history_partition(%(parent)s)"
 
 _FLOOR = "SELECT floor_day FROM retention"
 
-# Which days from the first to the last one have partitions in every history table.
+# Which days have partitions in every history table.
 _COVERED = """
-    SELECT day::date
-    FROM generate_series(%(first)s::date, %(last)s::date, interval '1 day') AS day
+    SELECT day
+    FROM unnest(%(days)s::date[]) AS day
     WHERE NOT EXISTS (
         SELECT FROM unnest(%(parents)s::text[]) AS parent
         WHERE to_regclass(parent || '_' || to_char(day, 'YYYYMMDD')) IS NULL
@@ -81,18 +72,21 @@ async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days
 
 async def create_ahead(connection: AsyncConnection[Any], now_us: int) -> list[str]:
     """Creates the partitions from yesterday to a week ahead where they are missing; the names of those it created."""
-    cursor = await connection.execute(_CREATE_AHEAD, _days(now_us, -1))
-    return [name for (name,) in await cursor.fetchall()]
+    floor_day = await _one(connection, _FLOOR)
+    return [
+        f"{parent}_{day:%Y%m%d}"
+        for day in days_to_cover(datetime_from_us(now_us).date())
+        for parent in HISTORY_TABLES
+        if day >= floor_day and await _one(connection, ENSURE, parent=parent, day=day)
+    ]
 
 
 async def days_ahead(connection: AsyncConnection[Any], now_us: int) -> int:
     """How many days after today have their partitions, without a gap, a week at most; -1 where today's is missing."""
-    days = _days(now_us, 0)
-    covered = {day for (day,) in await (await connection.execute(_COVERED, days)).fetchall()}
-    ahead = -1
-    while days["first"] + timedelta(days=ahead + 1) in covered:
-        ahead += 1
-    return ahead
+    _, *days = days_to_cover(datetime_from_us(now_us).date())
+    parameters = {"days": days, "parents": list(HISTORY_TABLES)}
+    covered = {day for (day,) in await (await connection.execute(_COVERED, parameters)).fetchall()}
+    return next((ahead for ahead, day in enumerate(days) if day not in covered), len(days)) - 1
 
 
 async def retention_floor_us(connection: AsyncConnection[Any]) -> int:
@@ -103,12 +97,6 @@ async def retention_floor_us(connection: AsyncConnection[Any]) -> int:
 def us_from_day(day: date) -> int:
     """The microsecond at which a UTC day begins."""
     return us_from_datetime(datetime(day.year, day.month, day.day, tzinfo=UTC))
-
-
-def _days(now_us: int, first: int) -> dict[str, Any]:
-    today = datetime_from_us(now_us).date()
-    last = today + timedelta(days=DAYS_AHEAD)
-    return {"parents": list(HISTORY_TABLES), "first": today + timedelta(days=first), "last": last}
 
 
 async def _one(connection: AsyncConnection[Any], query: str, **parameters: Any) -> Any:
