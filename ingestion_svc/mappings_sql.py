@@ -3,7 +3,7 @@
 from sqlalchemy import text
 
 # Mappings are rare: one at a time is fast enough, and nobody has to think about two that cross.
-LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('energyfleet.mappings', 0))")
+LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('energyfleet.mappings.' || current_schema(), 0))")
 
 REGISTER_VEHICLE = text("INSERT INTO vehicles (vehicle_id) VALUES (:vehicle_id) ON CONFLICT DO NOTHING")
 REGISTER_METER = text("INSERT INTO meters (meter_id) VALUES (:meter_id) ON CONFLICT DO NOTHING")

@@ -3,8 +3,17 @@
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import quote, unquote
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import StartRefused
@@ -25,11 +34,30 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ENERGYFLEET_", frozen=True)
 
+    database_schema: str = Field(
+        "public",
+        validation_alias="ENERGYFLEET_SCHEMA",  # a field named `schema` would hide a method of pydantic's
+        pattern="^[a-z_][a-z0-9_]{0,62}$",
+        description="the PostgreSQL schema of the fleet: up to 63 lower-case letters, digits and underscores",
+    )
     database_url: str | None = Field(None, description="postgresql://user@host/name of a PostgreSQL >= 15")
     data_dir: Path = Field(
         Path(".energyfleet"), description="where the embedded PostgreSQL lives when there is no database URL"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="the least that is logged")
+
+    def in_schema(self, url: str) -> str:
+        """A database URL whose sessions find the fleet's schema and nothing else.
+
+        The URLs of the settings are of this kind already, so that whoever connects by one cannot miss the schema.
+        """
+        return _in_schema(url, self.database_schema)
+
+    @field_validator("database_url", "analytics_database_url", check_fields=False)
+    @classmethod
+    def _of_the_fleet(cls, url: str | None, info: ValidationInfo) -> str | None:
+        schema = info.data.get("database_schema")  # none where it is refused
+        return _in_schema(url, schema) if url and schema else url
 
 
 class ServingSettings(Settings):
@@ -194,9 +222,21 @@ def _explained(kind: type[Settings], problem: dict[str, object]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not isinstance(location, tuple) or not location:
         return message
-    name = str(location[0])
-    meaning = kind.model_fields[name].description
-    return f"ENERGYFLEET_{name.upper()}: {message}, got {problem['input']!r} ({meaning})"
+    for name, field in kind.model_fields.items():
+        if location[0] in (name, field.validation_alias):
+            variable = field.validation_alias or f"ENERGYFLEET_{name.upper()}"
+            return f"{variable}: {message}, got {problem['input']!r} ({field.description})"
+    return message
+
+
+def _in_schema(url: str, schema: str) -> str:
+    """libpq takes a session's settings from a URL's `options`; the last one wins."""
+    address, _, query = url.partition("?")
+    parameters = [each for each in query.split("&") if each]
+    others = [each for each in parameters if not each.startswith("options=")]
+    options = [unquote(each.removeprefix("options=")) for each in parameters if each not in others]
+    options.append(f"-c search_path={schema},pg_temp")
+    return f"{address}?{'&'.join([*others, 'options=' + quote(' '.join(options))])}"
 
 
 def _is_loopback(host: str) -> bool:

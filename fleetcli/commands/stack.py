@@ -83,9 +83,9 @@ def database(settings: Settings) -> Iterator[Database]:
 
 def _embedded(settings: Settings, url: Callable[..., str], server: EmbeddedServer | None) -> Database:
     return Database(
-        url(DATABASE),
-        url(DATABASE, role="energyfleet_ingestion"),
-        url(DATABASE, role="energyfleet_analytics"),
+        settings.in_schema(url(DATABASE)),
+        settings.in_schema(url(DATABASE, role="energyfleet_ingestion")),
+        settings.in_schema(url(DATABASE, role="energyfleet_analytics")),
         f"embedded PostgreSQL in {settings.data_dir}",
         server,
     )

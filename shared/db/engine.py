@@ -32,6 +32,7 @@ _NETWORK = {
 }
 
 _OPTIONS = {
+    "search_path": "public,pg_temp",  # where the URL names no schema; those of `Settings` do
     "timezone": "UTC",
     "jit": "off",  # compiling costs more than any question here takes
     "synchronous_commit": "on",  # what is acked is on disk
@@ -52,7 +53,8 @@ def connection_parameters(
 ) -> dict[str, Any]:
     """psycopg's parameters for a `postgresql://` URL, with server settings (`statement_timeout="5s"`) added to ours.
 
-    What the URL says of the network wins. ConfigError, naming the variable, when it is no URL of PostgreSQL.
+    What the URL says wins: of the network, and of the schema. ConfigError, naming the variable, when it is no URL of
+    PostgreSQL.
     """
     plain = url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:

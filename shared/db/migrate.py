@@ -8,6 +8,7 @@ from psycopg import AsyncConnection, Connection, errors
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
 
 from shared.db.engine import connection_parameters, require_safe_server
 from shared.db.partitions import create_partitions_ahead
@@ -21,7 +22,10 @@ START_CHECK_TIMEOUT = "10s"
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate', 0))"
+_LOCK = "SELECT pg_advisory_lock(hashtextextended('energyfleet.migrate.' || current_setting('search_path'), 0))"
+_MISSING_SCHEMA = """
+    SELECT name FROM split_part(current_setting('search_path'), ',', 1) AS name WHERE to_regnamespace(name) IS NULL
+"""
 _INSTALLED = "SELECT version_num FROM alembic_version"
 _ON_REPLICA = "SELECT pg_is_in_recovery()"
 
@@ -58,9 +62,10 @@ def head() -> str:
 
 
 def migrate(url: str) -> str:
-    """Brings the schema to this version's revision and creates the coming days' partitions; returns the revision.
+    """Brings the URL's schema to this version's revision and creates the coming days' partitions; returns the revision.
 
-    Safe to repeat, and from several processes at once: the others wait for the first. Raises DatabaseUnreachable where
+    Creates the schema itself only where there is none: the right to do so may be missing. Safe to repeat, and from
+    several processes at once: the others wait for the first. Raises DatabaseUnreachable where
     there is no connection or the database refuses, for want of a right say.
     """
     try:
@@ -80,6 +85,8 @@ def _migrate(url: str) -> str:
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text(_LOCK))  # of the session: held until the connection closes
+        if missing := connection.execute(text(_MISSING_SCHEMA)).scalar():
+            connection.execute(CreateSchema(missing))
         connection.commit()
         config = _config()
         config.attributes["connection"] = connection

@@ -1,7 +1,8 @@
 """The schema: what the migrations make, and who may do what with it."""
 
+import multiprocessing
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -12,10 +13,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from ingestion_svc.mappings_sql import LOCK
+from shared.config import Settings
 from shared.db.embedded import EmbeddedServer
+from shared.db.engine import connection_parameters
 from shared.db.migrate import MIGRATIONS, SchemaOutdated, head, migrate, require_usable_database, revisions
 from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
 from shared.db.tables import metadata
+
+
+def in_schema(url: str, schema: str) -> str:
+    return Settings(ENERGYFLEET_SCHEMA=schema).in_schema(url)
 
 
 def test_the_tables_are_what_the_migrations_make(database_url: str) -> None:
@@ -32,17 +40,61 @@ def test_files_are_named_for_their_revisions_in_the_order_in_which_these_follow_
     assert head() == scripts[0]
 
 
-def test_five_migrations_at_once_make_one_schema(postgres: EmbeddedServer, database: str) -> None:
+@pytest.mark.parametrize("schemas", [["public"] * 3, ["north", "user", "public"]], ids=["one", "three"])
+def test_migrations_at_once_make_each_schema_once(postgres: EmbeddedServer, database: str, schemas: list[str]) -> None:
     fresh = f"{database}_fresh"
+    urls = [in_schema(postgres.url(fresh), schema) for schema in schemas]
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {fresh}")
         try:
-            with ThreadPoolExecutor(5) as pool:
-                reached = list(pool.map(migrate, [postgres.url(fresh)] * 5))
+            with ProcessPoolExecutor(len(urls), multiprocessing.get_context("spawn")) as pool:
+                reached = list(pool.map(migrate, urls))
         finally:
             connection.execute(f"DROP DATABASE {fresh} WITH (FORCE)")
 
-    assert reached == [head()] * 5
+    assert reached == [head()] * 3
+
+
+def test_fleets_of_two_schemas_do_not_wait_for_each_other(database_url: str) -> None:
+    urls = [in_schema(database_url, schema) for schema in ("north", "south")]
+    held = ("SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')", str(LOCK))
+    for url in urls:
+        migrate(url)
+    north, south = (connection_parameters(url, "test", lock_timeout="100ms") for url in urls)
+    with psycopg.connect(**north) as first, psycopg.connect(**south) as second:
+        for connection in (first, second):
+            for statement in held:
+                connection.execute(statement)
+
+
+def test_functions_with_their_owners_rights_look_nowhere_but_in_their_schema(database_url: str) -> None:
+    migrate(in_schema(database_url, "north"))
+    with psycopg.connect(database_url) as connection:
+        paths = connection.execute(
+            "SELECT pronamespace::regnamespace::text, setting"
+            " FROM pg_proc CROSS JOIN unnest(proconfig) AS setting WHERE prosecdef AND setting ~ '^search_path='"
+        ).fetchall()
+    expected = [(schema, f"search_path={schema},pg_temp") for schema in ("north", "public")]
+    assert sorted(paths) == [each for each in expected for _ in range(3)]
+
+
+def test_mappings_are_exclusive_wherever_the_extension_is(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("DROP EXTENSION btree_gist CASCADE")
+        owner.execute("CREATE SCHEMA elsewhere")
+        owner.execute("CREATE EXTENSION btree_gist SCHEMA elsewhere")
+    url = in_schema(database_url, "north")
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("INSERT INTO meters (meter_id) VALUES ('m')")
+        owner.execute("INSERT INTO vehicles (vehicle_id) VALUES ('v'), ('w')")
+        mapping = (
+            "INSERT INTO vehicle_meter_map SELECT vehicle_key, meter_key, now() FROM vehicles, meters"
+            " WHERE vehicle_id = %s"
+        )
+        owner.execute(mapping, ("v",))
+        with pytest.raises(psycopg.errors.ExclusionViolation):
+            owner.execute(mapping, ("w",))
 
 
 def test_migrating_creates_the_coming_weeks_partitions_and_may_be_repeated(database_url: str) -> None:

@@ -31,8 +31,11 @@ async def test_a_database_that_does_not_answer_is_not_fit_to_serve_and_has_no_la
 def test_analytics_answers_from_its_own_database_where_one_is_named() -> None:
     both = AnalyticsSettings(database_url="postgresql://a/b", analytics_database_url="postgresql://c/d")
     assert (both.require_database_url(), both.database_variable) == (
-        "postgresql://c/d",
+        both.in_schema("postgresql://c/d"),
         "ENERGYFLEET_ANALYTICS_DATABASE_URL",
     )
     one = AnalyticsSettings(database_url="postgresql://a/b")
-    assert (one.require_database_url(), one.database_variable) == ("postgresql://a/b", "ENERGYFLEET_DATABASE_URL")
+    assert (one.require_database_url(), one.database_variable) == (
+        one.in_schema("postgresql://a/b"),
+        "ENERGYFLEET_DATABASE_URL",
+    )

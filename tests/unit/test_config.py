@@ -1,6 +1,7 @@
 """A wrong variable stops the start and is named."""
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
 
@@ -18,6 +19,9 @@ from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Set
         (IngestionSettings, "TLS_CERT_FILE", "cert.pem", "go together"),
         (IngestionSettings, "INGESTION_METRICS_ADDRESS", "0.0.0.0:9090", "ENERGYFLEET_INGESTION_METRICS_ADDRESS: "),
         (IngestionSettings, "WORKERS", "0", "ENERGYFLEET_WORKERS: "),
+        (IngestionSettings, "SCHEMA", "North", "ENERGYFLEET_SCHEMA: "),
+        (IngestionSettings, "SCHEMA", "north,public", "ENERGYFLEET_SCHEMA: "),
+        (Settings, "SCHEMA", "n" * 64, "ENERGYFLEET_SCHEMA: "),
         (AnalyticsSettings, "ANALYTICS_METRICS_ADDRESS", "9090", "not HOST:PORT"),
         (AnalyticsSettings, "LOW_EFFICIENCY_BELOW", "85", "ENERGYFLEET_LOW_EFFICIENCY_BELOW: "),
         (AnalyticsSettings, "STALE_AFTER_S", "0", "ENERGYFLEET_STALE_AFTER_S: "),
@@ -59,3 +63,25 @@ def test_every_interface_is_served_with_tls(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ENERGYFLEET_TLS_KEY_FILE", "key.pem")
 
     assert read_settings(IngestionSettings).ingestion_address == "0.0.0.0:50051"
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("postgresql://user@host/name", ""),
+        ("postgresql://user@host/name?sslmode=require&options=-c%20role%3Dreader", "-c role=reader "),
+        ("postgresql:///name?options=-c%20search_path%3Delsewhere&host=/run", "-c search_path=elsewhere "),
+    ],
+)
+def test_every_url_of_the_settings_names_the_schema_last(
+    monkeypatch: pytest.MonkeyPatch, url: str, options: str
+) -> None:
+    monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", url)
+    monkeypatch.setenv("ENERGYFLEET_ANALYTICS_DATABASE_URL", url)
+    monkeypatch.setenv("ENERGYFLEET_SCHEMA", "north")
+
+    settings = read_settings(AnalyticsSettings)
+
+    for found in (settings.database_url, settings.analytics_database_url, settings.in_schema(url)):
+        given = conninfo_to_dict(url) | {"options": f"{options}-c search_path=north,pg_temp"}
+        assert conninfo_to_dict(str(found)) == given

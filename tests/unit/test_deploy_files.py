@@ -119,7 +119,7 @@ def test_the_services_accept_what_compose_sets(
     for name, value in variables:
         monkeypatch.setenv(name, value)
     settings = kind()
-    assert settings.require_database_url() == f"postgresql://{service}_svc@postgres/energyfleet"
+    assert settings.require_database_url() == settings.in_schema(f"postgresql://{service}_svc@postgres/energyfleet")
     assert getattr(settings, f"{service}_address").startswith("0.0.0.0:")
 
 

@@ -1,4 +1,8 @@
-"""The schema: devices, mappings, readings, rollups, retention, and the roles that may touch them."""
+"""The schema: devices, mappings, readings, rollups, retention, and the roles that may touch them.
+
+Everything is made where the session's search path begins. Functions keep that path, which ends with pg_temp: temporary
+tables of whoever calls them stand in for none of ours.
+"""
 
 from alembic import op
 
@@ -20,8 +24,17 @@ _DEVICES = (
         vehicle_id text COLLATE "C" NOT NULL UNIQUE
     )
     """,
-    # GiST by itself has no operators for integers.
-    "CREATE EXTENSION IF NOT EXISTS btree_gist",
+    # GiST by itself has no operators for integers. An extension belongs to the database: another schema's migration may
+    # be creating it at this instant. Nor must it go with the schema of a fleet that is dropped, hence its place.
+    """
+    DO $$
+    BEGIN
+        CREATE EXTENSION IF NOT EXISTS btree_gist SCHEMA pg_catalog;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN
+        NULL;
+    END
+    $$
+    """,
     """
     CREATE TABLE vehicle_meter_map (
         vehicle_key integer NOT NULL REFERENCES vehicles,
@@ -201,7 +214,7 @@ _PARTITIONS = (
     # floor passes that day, or finds it passed.
     """
     CREATE FUNCTION ensure_history_partition(parent text, day date) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     DECLARE
         partition text := parent || '_' || to_char(day, 'YYYYMMDD');
     BEGIN
@@ -211,13 +224,15 @@ _PARTITIONS = (
         IF to_regclass(partition) IS NOT NULL AND day >= (SELECT floor_day FROM retention) THEN
             RETURN false;
         END IF;
-        PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions', 0));
+        PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions.' || current_schema(), 0));
         IF day < (SELECT floor_day FROM retention) THEN
             RAISE EXCEPTION '% is before the retention floor %', day, (SELECT floor_day FROM retention)
                 USING ERRCODE = 'datetime_field_overflow';
         END IF;
         -- to_regclass may still remember that there was none; a query looks.
-        IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'public'::regnamespace) THEN
+        IF EXISTS (
+            SELECT FROM pg_class WHERE relname = partition AND relnamespace = current_schema()::regnamespace
+        ) THEN
             RETURN false;
         END IF;
         EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', partition, parent);
@@ -238,12 +253,12 @@ _PARTITIONS = (
     # that is wrong may cost late readings, but not the last month.
     """
     CREATE FUNCTION move_retention_floor(service_now timestamptz, retention_days integer) RETURNS date
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     DECLARE
         wanted date := (least(service_now, now()) AT TIME ZONE 'UTC')::date - greatest(retention_days, 30);
     BEGIN
         IF wanted > (SELECT floor_day FROM retention) THEN
-            PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions', 0));
+            PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.partitions.' || current_schema(), 0));
             UPDATE retention SET floor_day = wanted WHERE floor_day < wanted;
         END IF;
         RETURN (SELECT floor_day FROM retention);
@@ -260,7 +275,7 @@ _PARTITIONS = (
     # The floor that counts is a committed one, or a writer that does not see it yet could bring the dropped day back.
     """
     CREATE FUNCTION drop_oldest_history_partition(parent text) RETURNS text
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET datestyle = 'ISO, YMD'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET datestyle = 'ISO, YMD'
     SET lock_timeout = '500ms' AS $$
     DECLARE
         oldest text;
@@ -268,7 +283,7 @@ _PARTITIONS = (
         IF parent NOT IN ('meter_telemetry_history', 'vehicle_telemetry_history') THEN
             RAISE EXCEPTION '% is not a history table', parent USING ERRCODE = 'invalid_parameter_value';
         END IF;
-        PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.retention', 0));
+        PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.retention.' || current_schema(), 0));
         IF EXISTS (SELECT FROM retention WHERE xmin = pg_current_xact_id_if_assigned()::xid) THEN
             RAISE EXCEPTION 'commit the retention floor first' USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
@@ -277,7 +292,7 @@ _PARTITIONS = (
             CROSS JOIN LATERAL substring(
                 pg_get_expr(child.relpartbound, child.oid) FROM 'TO [(]''([^'']+)''[)]'
             ) AS bound
-        WHERE inhparent = parent::regclass AND child.relnamespace = 'public'::regnamespace
+        WHERE inhparent = parent::regclass AND child.relnamespace = current_schema()::regnamespace
             AND bound::timestamptz <= (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
         ORDER BY bound::timestamptz
         LIMIT 1;
@@ -311,6 +326,13 @@ _RIGHTS = (
                 END;
             END IF;
         END LOOP;
+    END
+    $$
+    """,
+    """
+    DO $$
+    BEGIN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO energyfleet_ingestion, energyfleet_analytics', current_schema());
     END
     $$
     """,
