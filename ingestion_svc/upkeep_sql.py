@@ -47,7 +47,11 @@ ADD_VEHICLE_EVIDENCE = """
         conflicting_readings = evidence.conflicting_readings + excluded.conflicting_readings
 """
 
-BEAT = "UPDATE heartbeat SET beat_at = clock_timestamp()"
+# A volatile function is no part of an UPDATE's SET: a distributed PostgreSQL would refuse it.
+BEAT = """
+    INSERT INTO heartbeat (beat_at) VALUES (clock_timestamp())
+    ON CONFLICT (one_row) DO UPDATE SET beat_at = excluded.beat_at
+"""
 
 # One row; null where the device is not known or has sent nothing.
 NEWEST_TIMESTAMPS = text("""

@@ -353,7 +353,7 @@ _RIGHTS = (
     GRANT INSERT, UPDATE, DELETE ON vehicle_meter_map, meter_hour_changes, vehicle_hour_changes
         TO energyfleet_ingestion
     """,
-    "GRANT UPDATE (beat_at) ON heartbeat TO energyfleet_ingestion",
+    "GRANT INSERT (beat_at), UPDATE (beat_at) ON heartbeat TO energyfleet_ingestion",
     """
     REVOKE ALL ON FUNCTION ensure_history_partition, move_retention_floor, drop_oldest_history_partition FROM PUBLIC
     """,
