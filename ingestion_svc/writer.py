@@ -24,7 +24,7 @@ from ingestion_svc.copy_format import Columns, Keys, Positions, appended_reading
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
 from ingestion_svc.readings import AnyRow, Written
-from ingestion_svc.writer_sql import SESSION, Target
+from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.errors import DatabaseUnavailable
@@ -185,8 +185,8 @@ class Writer(Generic[AnyRow]):
         if self._connection is None or self._connection.closed:
             self._connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
             await require_safe_server(self._connection)
-            await self._connection.execute(SESSION)
-            await self._connection.execute(self._target.create_staging)
+            for statement in self._target.open_session:
+                await self._connection.execute(statement)
         return self._connection
 
     async def _ensure_partitions(self, connection: AsyncConnection[Any], rows: Columns) -> None:

@@ -51,7 +51,8 @@ class Target(Generic[AnyRow]):
     history_table: str
     find_devices: str
     add_devices: str
-    create_staging: str
+    open_session: Sequence[str]
+    """What a writer's session begins with, one after another."""
     copy_to_staging: str
     insert: str
     find_stored: str
@@ -64,7 +65,7 @@ class Target(Generic[AnyRow]):
 
 
 # What is left are nested loops: they keep the order of the keys, and are no bad plan for any number of rows.
-SESSION = "SET enable_hashjoin = off; SET enable_mergejoin = off"
+_NESTED_LOOPS = ("SET enable_hashjoin = off", "SET enable_mergejoin = off")
 
 _METER_STATUS = ", ".join(
     [_newest("kwh_consumed_ac"), _newest("voltage"), "ts = greatest(status.ts, excluded.ts)", _HOURS]
@@ -124,16 +125,21 @@ METERS: Target[MeterRow] = Target(
         INSERT INTO meters (meter_id) SELECT id FROM unnest(%(ids)s::text[]) AS id ORDER BY id
         ON CONFLICT DO NOTHING
     """,
-    create_staging="""
+    open_session=(
+        *_NESTED_LOOPS,
+        """
         CREATE TEMPORARY TABLE staged_meter_readings (
             ordinal integer, meter_key integer, ts timestamptz, kwh_consumed_ac double precision,
             voltage double precision
-        ) ON COMMIT DELETE ROWS;
+        ) ON COMMIT DELETE ROWS
+        """,
+        """
         CREATE TEMPORARY TABLE staged_meter_hours (
             newest boolean, hour_start timestamptz, hour_kwh double precision, hour_readings integer,
             meter_key integer, ts timestamptz, kwh_consumed_ac double precision, voltage double precision
         ) ON COMMIT DELETE ROWS
-    """,
+        """,
+    ),
     copy_to_staging="""
         COPY staged_meter_readings (ordinal, meter_key, ts, kwh_consumed_ac, voltage) FROM STDIN (FORMAT BINARY)
     """,
@@ -209,18 +215,23 @@ VEHICLES: Target[VehicleRow] = Target(
         INSERT INTO vehicles (vehicle_id) SELECT id FROM unnest(%(ids)s::text[]) AS id ORDER BY id
         ON CONFLICT DO NOTHING
     """,
-    create_staging="""
+    open_session=(
+        *_NESTED_LOOPS,
+        """
         CREATE TEMPORARY TABLE staged_vehicle_readings (
             ordinal integer, vehicle_key integer, ts timestamptz, kwh_delivered_dc double precision,
             soc double precision, battery_temp double precision
-        ) ON COMMIT DELETE ROWS;
+        ) ON COMMIT DELETE ROWS
+        """,
+        """
         CREATE TEMPORARY TABLE staged_vehicle_hours (
             newest boolean, hour_start timestamptz, hour_kwh double precision, hour_readings integer,
             hour_battery_temp_sum double precision, hour_battery_temp_readings integer,
             vehicle_key integer, ts timestamptz, kwh_delivered_dc double precision,
             soc double precision, battery_temp double precision
         ) ON COMMIT DELETE ROWS
-    """,
+        """,
+    ),
     copy_to_staging="""
         COPY staged_vehicle_readings (ordinal, vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
         FROM STDIN (FORMAT BINARY)

@@ -200,7 +200,8 @@ async def test_mending_does_not_wait_for_a_writer_that_has_yet_to_add_to_rollups
     keys = np.array([key], np.int32)
     rows = Columns.of([MeterRow("m0", a_reading(1).ts_us, 0.25, None)], np.zeros(1, np.intp))
     async with connected(database_url) as connection, connected(ingestion_url) as writer:
-        await writer.execute(METERS.create_staging)
+        for statement in METERS.open_session:
+            await writer.execute(statement)
         check, found = await only_hour(connection)
         async with writer.transaction(), writer.cursor() as cursor:
             async with cursor.copy(METERS.copy_to_history) as copy:
