@@ -62,6 +62,10 @@ class Checks:
             raise InvalidRequest(self.violations)
 
 
+PAGE_TOKEN_MAX_LENGTH = 256
+"""Characters. Ours have 150 at most: a place has an id of 64 characters."""
+
+
 def page_token(*place: str | int) -> str:
     """An opaque token for the place where the next page begins."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
@@ -69,9 +73,11 @@ def page_token(*place: str | int) -> str:
 
 def place_of_page(token: str, *kinds: type) -> list[str | int] | None:
     """The place that a token names, or None where the token holds no values of these kinds; the caller checks them."""
+    if len(token) > PAGE_TOKEN_MAX_LENGTH:
+        return None
     try:
         place = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return None
     if isinstance(place, list) and [type(value) for value in place] == list(kinds):
         return place
