@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from analytics_svc.queries import Queries
 from analytics_svc.replica import ReplicaWatch
 from analytics_svc.request_metrics import AnalyticsMetrics
-from analytics_svc.servicer import AnalyticsServicer
+from analytics_svc.servicer import LIST_LIMITS, AnalyticsServicer
 from shared.config import AnalyticsSettings, read_settings
 from shared.db.migrate import require_usable_database
 from shared.exporter import exporting, own_registry, watching_event_loop
@@ -40,7 +40,7 @@ async def serving(
     # A connection of its own: a service that is merely busy is not one whose database is away.
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
-    service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve)
+    service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS)
     servicer = AnalyticsServicer(queries, settings, clock)
     metrics.observe(servicer)
     add_AnalyticsServiceServicer_to_server(servicer, service.server)

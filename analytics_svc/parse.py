@@ -32,6 +32,9 @@ FLEET_WINDOW_MAX_DAYS = 32
 DAYS_DEFAULT_US = 30 * US_PER_DAY
 """A month, for a series of days: 24 hours are two of them."""
 
+VERDICTS_MAX = 20
+"""Verdicts that a filter can name: four times as many as there are, so that naming one twice is no mistake."""
+
 VEHICLE_IDS_MAX = 1_000
 """Vehicles that one question can name: as many as a page has."""
 
@@ -126,7 +129,9 @@ def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, 
     """The page that is asked for. Raises InvalidRequest."""
     checks = Checks()
     window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
-    if strange := {*request.verdicts}.difference(wire.Verdict.Value(verdict) for verdict in Verdict):
+    if len(request.verdicts) > VERDICTS_MAX:
+        checks.add("verdicts", f"{len(request.verdicts):,} verdicts; at most {VERDICTS_MAX}")
+    elif strange := {*request.verdicts}.difference(wire.Verdict.Value(verdict) for verdict in Verdict):
         checks.add("verdicts", f"{min(strange)} is none of {', '.join(Verdict)}")
     if len(request.vehicle_ids) > VEHICLE_IDS_MAX:
         checks.add("vehicle_ids", f"{len(request.vehicle_ids):,} ids; at most {VEHICLE_IDS_MAX:,}")

@@ -17,6 +17,9 @@ from analytics_svc.answers import (
 from analytics_svc.fleet_performance import judge_fleet
 from analytics_svc.page_cache import PageCache
 from analytics_svc.parse import (
+    STATUS_MAX_DEVICES,
+    VEHICLE_IDS_MAX,
+    VERDICTS_MAX,
     parse_batch_get_status,
     parse_get_meter_status,
     parse_get_performance_series,
@@ -27,9 +30,19 @@ from analytics_svc.parse import (
 from analytics_svc.performance import judge
 from analytics_svc.queries import Queries
 from shared.config import AnalyticsSettings
-from shared.interceptor import Context
+from shared.interceptor import Context, ListLimits
+from shared.list_limits import list_limits
 from shared.requests import page_token
 from shared.timestamps import US_PER_SECOND, Clock, proto_from_us
+
+LIST_LIMITS: ListLimits = {
+    "ListVehiclePerformance": list_limits(
+        wire.ListVehiclePerformanceRequest, verdicts=VERDICTS_MAX, vehicle_ids=VEHICLE_IDS_MAX
+    ),
+    "BatchGetStatus": list_limits(
+        wire.BatchGetStatusRequest, vehicle_ids=STATUS_MAX_DEVICES, meter_ids=STATUS_MAX_DEVICES
+    ),
+}
 
 
 class AnalyticsServicer(AnalyticsServiceServicer):

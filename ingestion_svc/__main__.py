@@ -24,7 +24,7 @@ from ingestion_svc.maintenance import Maintenance
 from ingestion_svc.mappings_sql import MAPPING_OPTIONS
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import TimeBounds
-from ingestion_svc.servicer import IngestionServicer
+from ingestion_svc.servicer import LIST_LIMITS, IngestionServicer
 from ingestion_svc.supervisor import WorkersFailed, supervise
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
@@ -86,6 +86,7 @@ async def serving(
         settings,
         settings.ingestion_address,
         partial(answers, url, APPLICATION_NAME, HEALTH_TIMEOUT_S),
+        LIST_LIMITS,
         shared_port=shared_port,
     )
     admission = Admission(settings, metrics)

@@ -14,10 +14,10 @@ from ingestion_svc.admission import DeviceRates
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
-from ingestion_svc.readings import MESSAGE_MAX_READINGS, Decoded, Message, TimeBounds
+from ingestion_svc.readings import Decoded, Message, TimeBounds
 from ingestion_svc.receipt import Priority, Receipt, Sender
 from ingestion_svc.taking import Taker
-from shared.errors import InvalidRequest, RetryLater, Violation
+from shared.errors import RetryLater
 
 
 class Intake:
@@ -68,13 +68,9 @@ class Intake:
     async def take(self, message: Message, receipt: Receipt) -> None:
         """Submits a message's readings; their outcomes reach the receipt later.
 
-        Waits while the call or all calls have too much in flight. Raises InvalidRequest; LimitExceeded, with nothing
-        of the message submitted; DatabaseUnavailable; and what the call's earlier readings failed with.
+        Waits while the call or all calls have too much in flight. Raises LimitExceeded, with nothing of the message
+        submitted; DatabaseUnavailable; and what the call's earlier readings failed with.
         """
-        if len(message) > MESSAGE_MAX_READINGS:
-            raise InvalidRequest(
-                [Violation("readings", f"{len(message)} readings in a message; at most {MESSAGE_MAX_READINGS}")]
-            )
         if not len(message):
             return
         charge = self._rates.charge(message, time.monotonic())

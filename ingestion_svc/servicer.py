@@ -19,14 +19,22 @@ from ingestion_svc.mapping_requests import (
     parse_opening,
     parse_unmap_vehicle,
 )
-from ingestion_svc.readings import TimeBounds
+from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
 from ingestion_svc.replies import mapping_message, opened_message, summary_message
 from shared.errors import SlowConsumer
-from shared.interceptor import Context
+from shared.interceptor import Context, ListLimits
+from shared.list_limits import list_limits
 from shared.requests import page_token
 
 ANSWER_MAX_WAIT_S = 30.0
 """What a client gets to take an answer: longer than a radio's bad minute, shorter than anybody's patience."""
+
+
+LIST_LIMITS: ListLimits = {
+    "StreamTelemetry": list_limits(wire.StreamTelemetryRequest, readings=MESSAGE_MAX_READINGS),
+    "ExchangeTelemetry": list_limits(wire.ExchangeTelemetryRequest, readings=MESSAGE_MAX_READINGS),
+    "IngestTelemetry": list_limits(wire.IngestTelemetryRequest, readings=MESSAGE_MAX_READINGS),
+}
 
 
 class IngestionServicer(IngestionServiceServicer):

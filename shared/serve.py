@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
 from shared.errors import StartRefused
-from shared.interceptor import Guard
+from shared.interceptor import Interceptor, ListLimits
 
 _log = structlog.get_logger()
 
@@ -55,6 +55,7 @@ class Service:
         settings: ServingSettings,
         address: str,
         database_answers: DatabaseCheck,
+        limits: ListLimits,
         *,
         shared_port: bool = False,
     ) -> None:
@@ -63,7 +64,7 @@ class Service:
         self.on_drain: list[Callable[[], None]] = []
         """Called when the service drains, once health has said so."""
         options = (*OPTIONS, ("grpc.so_reuseport", int(shared_port)))
-        self.server = grpc.aio.server(interceptors=(Guard(),), options=options)
+        self.server = grpc.aio.server(interceptors=(Interceptor(limits),), options=options)
         self._settings = settings
         self._address = address
         self._database_answers = database_answers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations  # gRPC's classes are generic in the stubs only
 
+from typing import NamedTuple
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -42,8 +44,19 @@ def _details(error: errors.FleetError) -> list[Message]:
             return []
 
 
-async def abort(context: grpc.aio.ServicerContext[Message, Message], error: errors.FleetError) -> None:
-    """Ends the call with the error's status code, its message, and its details where it has any. Raises always."""
+class Termination(NamedTuple):
+    """How a call ends: what gRPC's `abort` takes."""
+
+    code: grpc.StatusCode
+    message: str
+    trailing_metadata: tuple[tuple[str, bytes], ...] = ()
+
+
+DEFECT = Termination(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def termination(error: errors.FleetError) -> Termination:
+    """The error's status code, its message, and its details where it has any."""
     code = _CODES[type(error)]
     status = status_pb2.Status(code=code.value[0], message=str(error))
     for detail in _details(error):
@@ -51,4 +64,4 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: erro
         packed.Pack(detail)
         status.details.append(packed)
     trailing = ((STATUS_DETAILS_KEY, status.SerializeToString()),) if status.details else ()
-    await context.abort(code, str(error), trailing)
+    return Termination(code, str(error), trailing)

@@ -26,7 +26,7 @@ from fleetcli.client.errors import ClientError, ServiceError
 from fleetcli.client.uplink import Uplink, backoff_s
 from shared.db.embedded import EmbeddedServer
 from shared.errors import DatabaseUnavailable, FleetError, InvalidRequest, LimitExceeded, Violation
-from shared.status import abort
+from shared.status import termination
 from tests.acceptance.conftest import Running
 from tests.acceptance.processes import service_process, until
 from tests.acceptance.test_durability import check_stored_once, some_readings
@@ -162,7 +162,7 @@ class Stream:
         await self.context.write(wire.ExchangeTelemetryResponse(committed_sequence=sequence, summary=summary))
 
     async def end(self, error: FleetError) -> None:
-        await abort(self.context, error)
+        await self.context.abort(*termination(error))
 
 
 Script = Callable[[Stream], Awaitable[None]]

@@ -31,7 +31,7 @@ class IngestionServiceStub:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 4 MiB; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
     then send again what was not answered (sending twice is safe);
     - INTERNAL: a defect of the service; its log has the cause.
@@ -81,7 +81,7 @@ class IngestionServiceServicer:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 4 MiB; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
     then send again what was not answered (sending twice is safe);
     - INTERNAL: a defect of the service; its log has the cause.
@@ -121,7 +121,7 @@ class IngestionServiceServicer:
         (then the server stops reading from it), 30 seconds to take an answer.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
         there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-        not taken in time or a message is over 4 MiB.
+        not taken in time or a message is over 1.2 MB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +222,7 @@ class IngestionService:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 4 MiB; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
     then send again what was not answered (sending twice is safe);
     - INTERNAL: a defect of the service; its log has the cause.

@@ -32,7 +32,7 @@ class IngestionServiceStub:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 4 MiB; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe);
     - INTERNAL: a defect of the service; its log has the cause.
@@ -72,7 +72,7 @@ class IngestionServiceStub:
     (then the server stops reading from it), 30 seconds to take an answer.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
     there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-    not taken in time or a message is over 4 MiB.
+    not taken in time or a message is over 1.2 MB.
     """
     IngestTelemetry: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]
     """Takes 0 to 10,000 readings in one call and answers when they are committed.
@@ -114,7 +114,7 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 4 MiB; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe);
     - INTERNAL: a defect of the service; its log has the cause.
@@ -151,7 +151,7 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     (then the server stops reading from it), 30 seconds to take an answer.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
     there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-    not taken in time or a message is over 4 MiB.
+    not taken in time or a message is over 1.2 MB.
     """
     IngestTelemetry: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]  # type: ignore[assignment]
     """Takes 0 to 10,000 readings in one call and answers when they are committed.
@@ -192,7 +192,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 4 MiB; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe);
     - INTERNAL: a defect of the service; its log has the cause.
@@ -239,7 +239,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         (then the server stops reading from it), 30 seconds to take an answer.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
         there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-        not taken in time or a message is over 4 MiB.
+        not taken in time or a message is over 1.2 MB.
         """
 
     @_abc_1.abstractmethod
