@@ -10,9 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import Freshness, freshness
-from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
-from analytics_svc.performance import Performance, Totals, Verdict, efficiency_ratio, explain, kwh_lost
+from analytics_svc.performance import Performance, Totals, efficiency_ratio, explain, kwh_lost
 from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
+from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
 from shared.config import AnalyticsSettings
 from shared.timestamps import proto_from_us

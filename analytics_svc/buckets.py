@@ -2,23 +2,16 @@
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from itertools import islice
 from zoneinfo import ZoneInfo
 
+from analytics_svc.questions import Granularity
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 BUCKETS_MAX = 1_000
 """In a series: six weeks of hours, or all days that are kept. More than a plot has columns."""
 
 _MICROSECOND = timedelta(microseconds=1)
-
-
-class Granularity(StrEnum):
-    """How long a bucket is; the values are the contract's names."""
-
-    HOUR = "SERIES_GRANULARITY_HOUR"
-    DAY = "SERIES_GRANULARITY_DAY"
 
 
 def bucket_edges(start_us: int, end_us: int, granularity: Granularity, zone: ZoneInfo) -> list[int]:

@@ -8,8 +8,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from analytics_svc.fleet_queries import SLICE_VEHICLES
-from analytics_svc.parse import FleetQuestion, Order, Window
-from analytics_svc.performance import FleetTotals, Performance, Totals, Verdict, efficiency_ratio, judge, kwh_lost
+from analytics_svc.performance import FleetTotals, Performance, Totals, efficiency_ratio, judge, kwh_lost
+from analytics_svc.questions import FleetQuestion, Order, Verdict, Window
 from analytics_svc.reader import QueryResult
 from shared.config import AnalyticsSettings
 

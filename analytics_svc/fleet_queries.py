@@ -15,8 +15,8 @@ from sqlalchemy import TextClause
 
 from analytics_svc.fleet_sql import FLEET_CONSUMED, FLEET_DELIVERED, FLEET_MAPPED, METER_HOURS, VEHICLE_HOURS
 from analytics_svc.hour_cache import HOUR_BITS, Counts, Hour, HourCache, Keys, Sums, unpack_keys
-from analytics_svc.parse import Window
 from analytics_svc.performance import FleetTotals, Totals
+from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 

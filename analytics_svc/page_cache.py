@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from analytics_svc.fleet_performance import FleetResult
-from analytics_svc.parse import FleetQuestion
+from analytics_svc.questions import FleetQuestion
 from shared.errors import InvalidRequest, PageTokenExpired, Violation
 
 RESULT_MAX_AGE_S = 600.0

@@ -1,14 +1,22 @@
 """Turns requests into questions, telling all of a request's violations at once. Pure: the time is a parameter."""
 
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
-from analytics_svc.buckets import BUCKETS_MAX, Granularity, bucket_edges
-from analytics_svc.performance import Verdict
+from analytics_svc.buckets import BUCKETS_MAX, bucket_edges
+from analytics_svc.questions import (
+    FleetPage,
+    FleetQuestion,
+    Granularity,
+    Order,
+    PerformanceQuestion,
+    SeriesQuestion,
+    StatusQuestion,
+    Verdict,
+    Window,
+)
 from shared.requests import Checks, place_of_page
 from shared.timestamps import (
     TIMESTAMP_MAX_SECONDS,
@@ -47,73 +55,6 @@ STATUS_MAX_DEVICES = 1_000
 
 _EARLIEST_US = TIMESTAMP_MIN_SECONDS * US_PER_SECOND
 _LATEST_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND + US_PER_SECOND - 1
-
-
-class Order(StrEnum):
-    """What comes first in a list of vehicles; the values are the contract's names."""
-
-    RATIO = "PERFORMANCE_ORDER_RATIO"
-    KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A span of time in microseconds, `start_us < ts_us <= end_us`, never empty."""
-
-    start_us: int
-    end_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class PerformanceQuestion:
-    """How efficiently did this vehicle charge within this window?"""
-
-    vehicle_id: str
-    window: Window
-
-
-@dataclass(frozen=True, slots=True)
-class FleetQuestion:
-    """How efficiently did these vehicles charge, and which come first? One question for all pages of a result."""
-
-    asked_start_us: int | None
-    asked_end_us: int | None
-    verdicts: frozenset[Verdict]
-    """Empty: any."""
-    vehicle_ids: frozenset[str]
-    """Empty: every vehicle."""
-    order: Order
-
-
-@dataclass(frozen=True, slots=True)
-class FleetPage:
-    """A page of the answer to a question about a fleet."""
-
-    question: FleetQuestion
-    window: Window
-    """From hour to hour. It is that of a first page; the pages after it keep theirs."""
-    size: int
-    place: tuple[str, int] | None
-    """The name of the result and how many of its vehicles come before. None: the first page."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesQuestion:
-    """How did this vehicle charge within each of these buckets?"""
-
-    vehicle_id: str
-    granularity: Granularity
-    time_zone: str
-    buckets: list[Window]
-    """One after the other, without a gap."""
-
-
-@dataclass(frozen=True, slots=True)
-class StatusQuestion:
-    """What did these devices report last? In their order, named twice or not."""
-
-    vehicle_ids: list[str]
-    meter_ids: list[str]
 
 
 def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, now_us: int) -> PerformanceQuestion:

@@ -6,9 +6,10 @@ Efficiency is direct current into the battery over alternating current from the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any, NamedTuple
 
+from analytics_svc.questions import Verdict
 from shared.config import AnalyticsSettings
 
 RELATIVE_TOLERANCE = 1e-9
@@ -20,16 +21,6 @@ _PERCENT_DIGITS_MAX = 7
 
 _ROUNDED_DIGITS = 9
 """Digits after the point that the order in which a sum is added up leaves alone, up to some 10,000 kWh."""
-
-
-class Verdict(StrEnum):
-    """What the numbers allow to say; the values are the contract's names, in the order of their numbers."""
-
-    OK = "VERDICT_OK"
-    LOW_EFFICIENCY = "VERDICT_LOW_EFFICIENCY"
-    IMPLAUSIBLE = "VERDICT_IMPLAUSIBLE"
-    INSUFFICIENT_DATA = "VERDICT_INSUFFICIENT_DATA"
-    NO_METER = "VERDICT_NO_METER"
 
 
 class VerdictReason(Enum):

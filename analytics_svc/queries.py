@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
-from analytics_svc.parse import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries_sql import (
     METER_STATUSES,
@@ -22,6 +21,7 @@ from analytics_svc.queries_sql import (
     REPLICA_LAG,
     VEHICLE_STATUSES,
 )
+from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta

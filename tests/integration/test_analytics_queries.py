@@ -12,9 +12,9 @@ import pytest_asyncio
 from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
-from analytics_svc.parse import PerformanceQuestion, Window
 from analytics_svc.performance import Totals
 from analytics_svc.queries import ClockEvidence, MeterStatus, Queries, VehicleStatus
+from analytics_svc.questions import PerformanceQuestion, Window
 from analytics_svc.reader import Prepared
 from shared.db.embedded import EmbeddedServer
 from shared.errors import UnknownDevice

@@ -5,7 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from analytics_svc.buckets import BUCKETS_MAX, Granularity, bucket_edges
+from analytics_svc.buckets import BUCKETS_MAX, bucket_edges
+from analytics_svc.questions import Granularity
 from shared.timestamps import US_PER_DAY, US_PER_HOUR
 from tests.builders import us
 

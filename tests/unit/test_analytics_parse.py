@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_svc import parse
-from analytics_svc.parse import FleetQuestion, Order, Window
+from analytics_svc.questions import FleetPage, FleetQuestion, Order, SeriesQuestion, StatusQuestion, Window
 from shared.device_ids import DEVICE_ID_ACCEPTED
 from shared.errors import InvalidRequest
 from shared.requests import IDS_TOLD_MAX
@@ -150,7 +150,7 @@ def violations_of(request: wire.BatchGetStatusRequest) -> dict[str, str]:
 def test_a_batch_is_asked_for_in_its_order_and_as_often_as_it_names_a_device() -> None:
     question = parse.parse_batch_get_status(a_batch(["b", "a", "b"], ["m"]))
     assert (question.vehicle_ids, question.meter_ids) == (["b", "a", "b"], ["m"])
-    assert parse.parse_batch_get_status(a_batch([], [])) == parse.StatusQuestion([], [])
+    assert parse.parse_batch_get_status(a_batch([], [])) == StatusQuestion([], [])
 
 
 def test_a_batch_has_1000_devices_at_most_vehicles_and_meters_together() -> None:
@@ -195,7 +195,7 @@ def test_any_window_is_either_refused_or_one_that_the_database_can_be_asked_for(
         assert proto_from_us(window.end_us) == end
 
 
-def page_of(**fields: Any) -> parse.FleetPage:
+def page_of(**fields: Any) -> FleetPage:
     return parse.parse_list_vehicle_performance(wire.ListVehiclePerformanceRequest(**fields), NOW_US)
 
 
@@ -252,7 +252,7 @@ def test_all_violations_of_a_list_are_told_at_once() -> None:
     assert len(list_violations(vehicle_ids=["?"] * 1_000)) == IDS_TOLD_MAX + 1
 
 
-def series_of(**fields: Any) -> parse.SeriesQuestion:
+def series_of(**fields: Any) -> SeriesQuestion:
     request = wire.GetPerformanceSeriesRequest(**({"vehicle_id": "car-1"} | fields))
     return parse.parse_get_performance_series(request, NOW_US)
 

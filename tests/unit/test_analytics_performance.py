@@ -9,7 +9,8 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_svc.performance import Performance, Totals, Verdict, VerdictReason, explain, judge
+from analytics_svc.performance import Performance, Totals, VerdictReason, explain, judge
+from analytics_svc.questions import Verdict
 from shared.config import AnalyticsSettings
 
 LIMITS = AnalyticsSettings()

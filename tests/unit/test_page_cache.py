@@ -5,8 +5,8 @@ import pytest
 from analytics_svc import page_cache
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
 from analytics_svc.page_cache import PageCache
-from analytics_svc.parse import FleetQuestion, Order, Window
 from analytics_svc.performance import FleetTotals, Totals
+from analytics_svc.questions import FleetQuestion, Order, Window
 from shared.errors import InvalidRequest, PageTokenExpired
 
 QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
