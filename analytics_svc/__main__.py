@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from energyfleet.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
 from analytics_svc.replica import ReplicaWatch
 from analytics_svc.request_metrics import AnalyticsMetrics
@@ -15,7 +16,7 @@ from shared.db.migrate import require_usable_database
 from shared.exporter import exporting, own_registry, watching_event_loop
 from shared.logs import configure_logs
 from shared.serve import Service, run, tune_gc
-from shared.timestamps import Clock, system_clock
+from shared.timestamps import US_PER_SECOND, Clock, system_clock
 
 NAME = "energyfleet.v1.AnalyticsService"
 APPLICATION_NAME = "energyfleet analytics"
@@ -41,7 +42,7 @@ async def serving(
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
     service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS)
-    servicer = AnalyticsServicer(queries, settings, clock)
+    servicer = AnalyticsServicer(queries, thresholds(settings), round(settings.stale_after_s * US_PER_SECOND), clock)
     metrics.observe(servicer)
     add_AnalyticsServiceServicer_to_server(servicer, service.server)
     async with (
@@ -54,6 +55,16 @@ async def serving(
             await service.drain()
             await health.close()
             await queries.close()
+
+
+def thresholds(settings: AnalyticsSettings) -> Thresholds:
+    """What verdicts are found with, as configured."""
+    return Thresholds(
+        low_efficiency_below=settings.low_efficiency_below,
+        implausible_above=settings.implausible_above,
+        evidence_min_kwh=settings.evidence_min_kwh,
+        evidence_min_coverage=settings.evidence_min_coverage,
+    )
 
 
 async def main() -> None:

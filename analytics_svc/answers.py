@@ -10,11 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import Freshness, freshness
-from analytics_svc.performance import Performance, Totals, efficiency_ratio, explain, kwh_lost
+from analytics_svc.performance import Performance, Thresholds, Totals, efficiency_ratio, explain, kwh_lost
 from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
-from shared.config import AnalyticsSettings
 from shared.timestamps import proto_from_us
 
 
@@ -22,12 +21,12 @@ def performance_answer(
     question: PerformanceQuestion,
     answer: QueryResult[tuple[Totals, Evidence]],
     performance: Performance,
-    limits: AnalyticsSettings,
+    thresholds: Thresholds,
 ) -> wire.GetVehiclePerformanceResponse:
     """How one vehicle charged, and what that rests on."""
     totals, evidence = answer.value
     return wire.GetVehiclePerformanceResponse(
-        **_performance_fields(question.vehicle_id, totals, performance, limits),
+        **_performance_fields(question.vehicle_id, totals, performance, thresholds),
         window=window_message(question.window),
         evidence=wire.PerformanceEvidence(
             first_vehicle_reading=_timestamp(evidence.first_vehicle_us),
@@ -47,19 +46,19 @@ def performance_answer(
                 for each in evidence.feedings
             ],
         ),
-        thresholds=thresholds_message(limits),
+        thresholds=_thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
     )
 
 
 def page_answer(
-    result: FleetResult, page: Sequence[JudgedVehicle], next_page_token: str, limits: AnalyticsSettings
+    result: FleetResult, page: Sequence[JudgedVehicle], next_page_token: str, thresholds: Thresholds
 ) -> wire.ListVehiclePerformanceResponse:
     """A page of a fleet."""
     totals = result.totals
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
-        vehicles=[wire.VehiclePerformance(**_performance_fields(*each, limits)) for each in page],
+        vehicles=[wire.VehiclePerformance(**_performance_fields(*each, thresholds)) for each in page],
         matched=len(result.positions),
         totals=wire.FleetTotals(
             vehicles=totals.vehicles,
@@ -72,14 +71,14 @@ def page_answer(
             by_verdict=[_verdict_message(verdict, group) for verdict, group in result.by_verdict.items()],
         ),
         unknown_vehicle_ids=result.unknown_vehicle_ids,
-        thresholds=thresholds_message(limits),
+        thresholds=_thresholds_message(thresholds),
         next_page_token=next_page_token,
         as_of=proto_from_us(result.as_of_us),
     )
 
 
 def series_answer(
-    question: SeriesQuestion, answer: QueryResult[list[Bucket]], limits: AnalyticsSettings
+    question: SeriesQuestion, answer: QueryResult[list[Bucket]], thresholds: Thresholds
 ) -> wire.GetPerformanceSeriesResponse:
     """How one vehicle charged, bucket by bucket."""
     window = Window(question.buckets[0].start_us, question.buckets[-1].end_us)
@@ -103,18 +102,18 @@ def series_answer(
             )
             for each in answer.value
         ],
-        thresholds=thresholds_message(limits),
+        thresholds=_thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
     )
 
 
-def thresholds_message(limits: AnalyticsSettings) -> wire.PerformanceThresholds:
+def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
     """The limits that verdicts are found with."""
     return wire.PerformanceThresholds(
-        low_efficiency_below=limits.low_efficiency_below,
-        implausible_above=limits.implausible_above,
-        evidence_min_kwh=limits.evidence_min_kwh,
-        evidence_min_coverage=limits.evidence_min_coverage,
+        low_efficiency_below=thresholds.low_efficiency_below,
+        implausible_above=thresholds.implausible_above,
+        evidence_min_kwh=thresholds.evidence_min_kwh,
+        evidence_min_coverage=thresholds.evidence_min_coverage,
     )
 
 
@@ -187,10 +186,10 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
 
 
 def _performance_fields(
-    vehicle_id: str, totals: Totals, performance: Performance, limits: AnalyticsSettings
+    vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds
 ) -> dict[str, Any]:
     """What every message tells that has a vehicle's performance."""
-    explanation = explain(vehicle_id, totals, performance, limits)
+    explanation = explain(vehicle_id, totals, performance, thresholds)
     return {
         "vehicle_id": vehicle_id,
         "kwh_delivered_dc": totals.kwh_delivered_dc,

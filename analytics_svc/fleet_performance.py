@@ -8,10 +8,9 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from analytics_svc.fleet_queries import SLICE_VEHICLES
-from analytics_svc.performance import FleetTotals, Performance, Totals, efficiency_ratio, judge, kwh_lost
+from analytics_svc.performance import FleetTotals, Performance, Thresholds, Totals, efficiency_ratio, judge, kwh_lost
 from analytics_svc.questions import FleetQuestion, Order, Verdict, Window
 from analytics_svc.reader import QueryResult
-from shared.config import AnalyticsSettings
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 """The verdicts whose vehicles have both sides whole."""
@@ -78,14 +77,14 @@ class FleetResult:
     as_of_us: int
     """Up to when it is complete."""
 
-    def page(self, start: int, end: int, limits: AnalyticsSettings) -> list[JudgedVehicle]:
+    def page(self, start: int, end: int, thresholds: Thresholds) -> list[JudgedVehicle]:
         """A part of the vehicles that were asked for."""
         told = [(self.found.vehicle_ids[position], self.found.at(position)) for position in self.positions[start:end]]
-        return [JudgedVehicle(vehicle_id, totals, judge(totals, limits)) for vehicle_id, totals in told]
+        return [JudgedVehicle(vehicle_id, totals, judge(totals, thresholds)) for vehicle_id, totals in told]
 
 
 async def judge_fleet(
-    question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], limits: AnalyticsSettings
+    question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], thresholds: Thresholds
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls have their turn in between."""
     found, by_loss = answer.value, question.order is Order.KWH_LOST
@@ -93,7 +92,7 @@ async def judge_fleet(
     numbers: list[float | None] = []
     for start in range(0, len(found), SLICE_VEHICLES):
         for totals in found.within(start, start + SLICE_VEHICLES):
-            performance = judge(totals, limits)
+            performance = judge(totals, thresholds)
             positions[performance.verdict].append(len(numbers))
             numbers.append(performance.kwh_lost if by_loss else performance.efficiency_ratio)
         await asyncio.sleep(0)

@@ -10,7 +10,6 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from analytics_svc.questions import Verdict
-from shared.config import AnalyticsSettings
 
 RELATIVE_TOLERANCE = 1e-9
 """Relative error that sums of doubles may carry. What is this close to a limit counts as on it, and on it is fine: the
@@ -21,6 +20,20 @@ _PERCENT_DIGITS_MAX = 7
 
 _ROUNDED_DIGITS = 9
 """Digits after the point that the order in which a sum is added up leaves alone, up to some 10,000 kWh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What verdicts are found with."""
+
+    low_efficiency_below: float
+    """A ratio."""
+    implausible_above: float
+    """A ratio."""
+    evidence_min_kwh: float
+    """Energy drawn, below which there is no verdict."""
+    evidence_min_coverage: float
+    """A share of hours, below which there is no verdict."""
 
 
 class VerdictReason(Enum):
@@ -112,16 +125,16 @@ def kwh_lost(dc: float | None, ac: float | None) -> float | None:
     return ac - dc if dc is not None and ac is not None else None
 
 
-def judge(totals: Totals, limits: AnalyticsSettings) -> Performance:
+def judge(totals: Totals, thresholds: Thresholds) -> Performance:
     """The verdict of a vehicle, with its numbers."""
     ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     lost = kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     coverage = totals.hours_both / totals.hours_either if totals.hours_either else None
-    reason = _reason(totals, ratio, coverage, limits)
+    reason = _reason(totals, ratio, coverage, thresholds)
     return Performance(ratio, lost, coverage, reason.verdict, reason)
 
 
-def _reason(totals: Totals, ratio: float | None, coverage: float | None, limits: AnalyticsSettings) -> VerdictReason:
+def _reason(totals: Totals, ratio: float | None, coverage: float | None, thresholds: Thresholds) -> VerdictReason:
     if totals.mappings == 0:
         return VerdictReason.NO_MAPPING
     if totals.vehicle_readings == 0:
@@ -129,20 +142,20 @@ def _reason(totals: Totals, ratio: float | None, coverage: float | None, limits:
     if totals.meter_readings == 0:
         return VerdictReason.METERS_SILENT
     drawn = totals.kwh_consumed_ac
-    if drawn is not None and drawn < limits.evidence_min_kwh * (1 - RELATIVE_TOLERANCE):
+    if drawn is not None and drawn < thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE):
         return VerdictReason.TOO_LITTLE_ENERGY
-    if coverage is not None and coverage < limits.evidence_min_coverage:
+    if coverage is not None and coverage < thresholds.evidence_min_coverage:
         return VerdictReason.TOO_LITTLE_COVERAGE
     if ratio is None:
         return VerdictReason.NOTHING_DRAWN
-    if ratio > limits.implausible_above * (1 + RELATIVE_TOLERANCE):
+    if ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE):
         return VerdictReason.ABOVE_LIMIT
-    if ratio < limits.low_efficiency_below * (1 - RELATIVE_TOLERANCE):
+    if ratio < thresholds.low_efficiency_below * (1 - RELATIVE_TOLERANCE):
         return VerdictReason.BELOW_LIMIT
     return VerdictReason.HEALTHY
 
 
-def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: AnalyticsSettings) -> Explanation:
+def explain(vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds) -> Explanation:
     """Why the verdict is what it is and, where somebody should look, at what."""
     alert = ""
     if performance.verdict is Verdict.LOW_EFFICIENCY:
@@ -151,23 +164,23 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, limits: A
             " charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
     by_ratio = performance.reason in (VerdictReason.HEALTHY, VerdictReason.BELOW_LIMIT, VerdictReason.ABOVE_LIMIT)
-    return Explanation((_compared if by_ratio else _missing)(totals, performance, limits), alert)
+    return Explanation((_compared if by_ratio else _missing)(totals, performance, thresholds), alert)
 
 
-def _compared(totals: Totals, performance: Performance, limits: AnalyticsSettings) -> str:
+def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
     """The reason of a verdict that the ratio decided."""
     assert performance.efficiency_ratio is not None
     numbers = f"{_kwh(totals.kwh_delivered_dc)} were delivered of {_kwh(totals.kwh_consumed_ac)} drawn"
     if performance.reason is VerdictReason.ABOVE_LIMIT:
-        percent, limit = _percents(performance.efficiency_ratio, limits.implausible_above)
+        percent, limit = _percents(performance.efficiency_ratio, thresholds.implausible_above)
         return f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
-    percent, limit = _percents(performance.efficiency_ratio, limits.low_efficiency_below)
+    percent, limit = _percents(performance.efficiency_ratio, thresholds.low_efficiency_below)
     if performance.reason is VerdictReason.BELOW_LIMIT:
         return f"{numbers}, {percent}: a healthy charger delivers at least {limit}."
     return f"{numbers}, {percent}: at least the {limit} of a healthy charger."
 
 
-def _missing(totals: Totals, performance: Performance, limits: AnalyticsSettings) -> str:
+def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
     """The reason why the ratio decided nothing."""
     match performance.reason:
         case VerdictReason.NO_MAPPING:
@@ -181,11 +194,11 @@ def _missing(totals: Totals, performance: Performance, limits: AnalyticsSettings
             sent = f"it sent {totals.vehicle_readings:,}"
             return f"No meter that fed the vehicle sent a reading within the window; {sent}."
         case VerdictReason.TOO_LITTLE_ENERGY:
-            needed = f"{limits.evidence_min_kwh:g} kWh are needed for a verdict"
+            needed = f"{thresholds.evidence_min_kwh:g} kWh are needed for a verdict"
             return f"{_kwh(totals.kwh_consumed_ac)} were drawn; {needed}."
         case VerdictReason.TOO_LITTLE_COVERAGE:
             assert performance.coverage is not None
-            percent, limit = _percents(performance.coverage, limits.evidence_min_coverage)
+            percent, limit = _percents(performance.coverage, thresholds.evidence_min_coverage)
             return (
                 f"Both sides reported in {totals.hours_both:,} of {totals.hours_either:,} hours, {percent};"
                 f" {limit} are needed for a verdict."

@@ -27,13 +27,12 @@ from analytics_svc.parse import (
     parse_get_vehicle_status,
     parse_list_vehicle_performance,
 )
-from analytics_svc.performance import judge
+from analytics_svc.performance import Thresholds, judge
 from analytics_svc.queries import Queries
-from shared.config import AnalyticsSettings
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
 from shared.requests import page_token
-from shared.timestamps import US_PER_SECOND, Clock, proto_from_us
+from shared.timestamps import Clock, proto_from_us
 
 LIST_LIMITS: ListLimits = {
     "ListVehiclePerformance": list_limits(
@@ -48,13 +47,13 @@ LIST_LIMITS: ListLimits = {
 class AnalyticsServicer(AnalyticsServiceServicer):
     """The rpcs of `energyfleet.v1.AnalyticsService`; the contract is in its proto file."""
 
-    def __init__(self, queries: Queries, limits: AnalyticsSettings, clock: Clock) -> None:
+    def __init__(self, queries: Queries, thresholds: Thresholds, stale_after_us: int, clock: Clock) -> None:
         self._queries = queries
-        self._limits = limits
+        self._thresholds = thresholds
         self._clock = clock
         self._results = PageCache(time.monotonic)
-        self._stale_after_us = round(limits.stale_after_s * US_PER_SECOND)
-        self._stale_after = duration_message(self._stale_after_us)
+        self._stale_after_us = stale_after_us
+        self._stale_after = duration_message(stale_after_us)
 
     async def GetVehiclePerformance(
         self, request: wire.GetVehiclePerformanceRequest, context: Context
@@ -62,7 +61,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         question = parse_get_vehicle_performance(request, self._clock())
         answer = await self._queries.performance(question)
         totals, _ = answer.value
-        return performance_answer(question, answer, judge(totals, self._limits), self._limits)
+        return performance_answer(question, answer, judge(totals, self._thresholds), self._thresholds)
 
     async def ListVehiclePerformance(
         self, request: wire.ListVehiclePerformanceRequest, context: Context
@@ -73,19 +72,19 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             result = self._results.find(name, asked.question, start)
         else:
             found = await self._queries.fleet.totals(asked.window, asked.question.vehicle_ids)
-            result = await judge_fleet(asked.question, asked.window, found, self._limits)
+            result = await judge_fleet(asked.question, asked.window, found, self._thresholds)
         end = start + asked.size
         more = end < len(result.positions)
         if more and not asked.place:
             name = self._results.keep(asked.question, result)
-        page = result.page(start, end, self._limits)
-        return page_answer(result, page, page_token(name, end) if more else "", self._limits)
+        page = result.page(start, end, self._thresholds)
+        return page_answer(result, page, page_token(name, end) if more else "", self._thresholds)
 
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context
     ) -> wire.GetPerformanceSeriesResponse:
         question = parse_get_performance_series(request, self._clock())
-        return series_answer(question, await self._queries.performance_series(question), self._limits)
+        return series_answer(question, await self._queries.performance_series(question), self._thresholds)
 
     async def GetVehicleStatus(
         self, request: wire.GetVehicleStatusRequest, context: Context

@@ -12,6 +12,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analytics_svc.__main__ import thresholds
 from analytics_svc.servicer import AnalyticsServicer
 from shared.config import AnalyticsSettings
 from shared.db.embedded import EmbeddedServer
@@ -114,7 +115,7 @@ async def test_performance_is_what_the_readings_say(postgres: EmbeddedServer, da
         vehicle_id=vehicle_id, window=wire.TimeWindow(start=proto_from_us(start), end=proto_from_us(end))
     )
     async with asking(postgres.url(database, role="energyfleet_analytics"), pool_size=1) as queries:
-        servicer = AnalyticsServicer(queries, AnalyticsSettings(), lambda: 0)
+        servicer = AnalyticsServicer(queries, thresholds(AnalyticsSettings()), US_PER_HOUR, lambda: 0)
         answer = await servicer.GetVehiclePerformance(request, cast(Context, None))
 
     model = expected(history, vehicle_id)

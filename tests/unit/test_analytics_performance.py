@@ -1,7 +1,7 @@
 """What totals allow to say of a vehicle, and what they do not."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -9,11 +9,12 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_svc.performance import Performance, Totals, VerdictReason, explain, judge
+from analytics_svc.performance import Performance, Thresholds, Totals, VerdictReason, explain, judge
 from analytics_svc.questions import Verdict
-from shared.config import AnalyticsSettings
 
-LIMITS = AnalyticsSettings()
+THRESHOLDS = Thresholds(
+    low_efficiency_below=0.85, implausible_above=1.02, evidence_min_kwh=0.5, evidence_min_coverage=0.9
+)
 
 
 def some_totals(**differing: Any) -> Totals:
@@ -51,10 +52,10 @@ class Judged:
         return getattr(self.performance, name)
 
 
-def judged(limits: AnalyticsSettings = LIMITS, **differing: Any) -> Judged:
+def judged(thresholds: Thresholds = THRESHOLDS, **differing: Any) -> Judged:
     totals = some_totals(**differing)
-    performance = judge(totals, limits)
-    explanation = explain("car-1", totals, performance, limits)
+    performance = judge(totals, thresholds)
+    explanation = explain("car-1", totals, performance, thresholds)
     return Judged(performance, explanation.reason, explanation.alert)
 
 
@@ -145,7 +146,7 @@ def test_no_direct_current_data_is_not_an_efficiency_of_0() -> None:
 
 
 def test_a_ratio_over_nothing_drawn_is_absent_and_its_loss_is_not() -> None:
-    anything_goes = AnalyticsSettings(evidence_min_kwh=0.0)
+    anything_goes = replace(THRESHOLDS, evidence_min_kwh=0.0)
     performance = judged(anything_goes, kwh_consumed_ac=0.0, kwh_delivered_dc=0.0)
     assert performance.verdict is Verdict.INSUFFICIENT_DATA
     assert performance.efficiency_ratio is None
@@ -207,17 +208,17 @@ def test_every_reason_has_a_verdict_and_words_of_its_own() -> None:
         judged(**(silent | {"vehicle_readings": 1})),
         judged(kwh_consumed_ac=0.1),
         judged(hours_both=1),
-        judged(AnalyticsSettings(evidence_min_kwh=0.0), kwh_consumed_ac=0.0),
+        judged(replace(THRESHOLDS, evidence_min_kwh=0.0), kwh_consumed_ac=0.0),
     ]
     assert {each.performance.reason for each in cases} == set(VerdictReason)
     assert len({each.reason for each in cases}) == len(VerdictReason)
 
 
 def test_the_limits_are_those_that_are_configured() -> None:
-    strict = AnalyticsSettings(low_efficiency_below=0.95)
+    strict = replace(THRESHOLDS, low_efficiency_below=0.95)
     assert judged(strict).verdict is Verdict.LOW_EFFICIENCY
     assert "95 %" in judged(strict).reason
-    lenient = AnalyticsSettings(implausible_above=1.1, evidence_min_kwh=0.0, evidence_min_coverage=0.0)
+    lenient = replace(THRESHOLDS, implausible_above=1.1, evidence_min_kwh=0.0, evidence_min_coverage=0.0)
     assert judged(lenient, kwh_delivered_dc=10.5, hours_both=0).verdict is Verdict.OK
 
 
