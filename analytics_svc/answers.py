@@ -9,11 +9,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
-from analytics_svc.freshness import Freshness, freshness
-from analytics_svc.performance import Performance, Thresholds, Totals, efficiency_ratio, explain, kwh_lost
-from analytics_svc.queries import Bucket, ClockEvidence, Evidence, FoundMeter, FoundVehicle
+from analytics_svc.freshness import ClockEvidence, FoundMeter, FoundVehicle, Freshness, freshness
+from analytics_svc.performance import Performance, Thresholds, efficiency_ratio, explain, kwh_lost
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
+from analytics_svc.totals import Bucket, Evidence, Totals
 from shared.timestamps import proto_from_us
 
 
@@ -81,15 +81,14 @@ def series_answer(
     question: SeriesQuestion, answer: QueryResult[list[Bucket]], thresholds: Thresholds
 ) -> wire.GetPerformanceSeriesResponse:
     """How one vehicle charged, bucket by bucket."""
-    window = Window(question.buckets[0].start_us, question.buckets[-1].end_us)
     return wire.GetPerformanceSeriesResponse(
         vehicle_id=question.vehicle_id,
-        window=window_message(window),
+        window=window_message(Window(question.buckets[0].start_us, question.buckets[-1].end_us)),
         granularity=wire.SeriesGranularity.Value(question.granularity),
         time_zone=question.time_zone,
         buckets=[
             wire.PerformanceBucket(
-                window=window_message(each.window),
+                window=window_message(window),
                 empty=each.vehicle_readings == 0 and each.meter_readings == 0,
                 mapped=each.mapped,
                 kwh_delivered_dc=each.kwh_delivered_dc,
@@ -100,7 +99,7 @@ def series_answer(
                 vehicle_readings=each.vehicle_readings,
                 meter_readings=each.meter_readings,
             )
-            for each in answer.value
+            for window, each in zip(question.buckets, answer.value, strict=True)
         ],
         thresholds=_thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),

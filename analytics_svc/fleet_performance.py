@@ -7,10 +7,10 @@ from math import fsum
 from operator import itemgetter
 from typing import NamedTuple
 
-from analytics_svc.fleet_queries import SLICE_VEHICLES
-from analytics_svc.performance import FleetTotals, Performance, Thresholds, Totals, efficiency_ratio, judge, kwh_lost
+from analytics_svc.performance import Performance, Thresholds, efficiency_ratio, judge, kwh_lost
 from analytics_svc.questions import FleetQuestion, Order, Verdict, Window
 from analytics_svc.reader import QueryResult
+from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, Totals
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 """The verdicts whose vehicles have both sides whole."""
@@ -37,13 +37,12 @@ class GroupTotals:
     @classmethod
     def of(cls, found: FleetTotals, positions: Sequence[int]) -> "GroupTotals":
         """Of the vehicles at some positions, the same in any order."""
-        _, dc, ac, _, vehicle_readings, meter_readings, *_ = found.columns
         return cls(
             len(positions),
-            _sum(dc[position] for position in positions),
-            _sum(ac[position] for position in positions),
-            sum(vehicle_readings[position] for position in positions),
-            sum(meter_readings[position] for position in positions),
+            _sum(map(found.kwh_delivered_dc.__getitem__, positions)),
+            _sum(map(found.kwh_consumed_ac.__getitem__, positions)),
+            sum(map(found.vehicle_readings.__getitem__, positions)),
+            sum(map(found.meter_readings.__getitem__, positions)),
         )
 
     @classmethod

@@ -8,20 +8,17 @@ that reach behind the retention floor, and questions about some vehicles are put
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_sql import FLEET_CONSUMED, FLEET_DELIVERED, FLEET_MAPPED, METER_HOURS, VEHICLE_HOURS
 from analytics_svc.hour_cache import HOUR_BITS, Counts, Hour, HourCache, Keys, Sums, unpack_keys
-from analytics_svc.performance import FleetTotals, Totals
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
+from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, Totals
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
-
-SLICE_VEHICLES = 1_000
-"""Vehicles of a fleet that are gone through before other calls have their turn: some 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,19 @@ class _Vehicles:
 
     keys: Keys
     ids: Sequence[str]
+
+
+class _Consumed(NamedTuple):
+    """What is read of a row of FLEET_CONSUMED: energy in kWh, and a bit for each hour."""
+
+    mappings: int
+    kwh: float | None
+    readings: int
+    hours: str
+
+
+_UNMAPPED = _Consumed(mappings=0, kwh=None, readings=0, hours="0")
+"""For a vehicle that has no row there."""
 
 
 class FleetQueries:
@@ -51,21 +61,28 @@ class FleetQueries:
             self._reader.ask(FLEET_DELIVERED, _parameters(window, vehicle_ids)),
             self._reader.ask(FLEET_CONSUMED, _parameters(window, vehicle_ids)),
         )
-        of_meters = {row[0]: row for row in consumed.value}
-        unmapped = (0, 0, None, 0, "0")
+        of_meters = {row.vehicle_key: row for row in consumed.value}
         found: list[str] = []
         rows: list[Totals] = []
-        for vehicle_key, vehicle_id, dc, temperature, vehicle_readings, vehicle_bits in delivered.value:
-            _, mappings, ac, meter_readings, meter_bits = of_meters.get(vehicle_key, unmapped)
-            vehicle_hours, meter_hours = int(vehicle_bits, 2), int(meter_bits, 2)
-            either, both = vehicle_hours | meter_hours, vehicle_hours & meter_hours
-            hours_reported = either.bit_count(), both.bit_count()
-            found.append(vehicle_id)
-            rows.append(Totals(mappings, dc, ac, temperature, vehicle_readings, meter_readings, *hours_reported))
+        for vehicle in delivered.value:
+            meters = of_meters.get(vehicle.vehicle_key, _UNMAPPED)
+            vehicle_hours, meter_hours = int(vehicle.hours, 2), int(meters.hours, 2)
+            found.append(vehicle.vehicle_id)
+            rows.append(
+                Totals(
+                    mappings=meters.mappings,
+                    kwh_delivered_dc=vehicle.kwh,
+                    kwh_consumed_ac=meters.kwh,
+                    average_battery_temp=vehicle.average_battery_temp,
+                    vehicle_readings=vehicle.readings,
+                    meter_readings=meters.readings,
+                    hours_either=(vehicle_hours | meter_hours).bit_count(),
+                    hours_both=(vehicle_hours & meter_hours).bit_count(),
+                )
+            )
             if len(rows) % SLICE_VEHICLES == 0:
                 await asyncio.sleep(0)
-        columns = tuple(zip(*rows, strict=True)) or ((),) * len(Totals._fields)
-        return QueryResult(FleetTotals(found, columns), min(delivered.as_of_us, consumed.as_of_us))
+        return QueryResult(FleetTotals.of(found, rows), min(delivered.as_of_us, consumed.as_of_us))
 
     async def _from_hours(self, window: Window) -> QueryResult[FleetTotals] | None:
         """Of every vehicle; None where rollups are not the truth of all hours."""
@@ -89,7 +106,7 @@ class FleetQueries:
             moved = await self._reader.ask(FLEET_CONSUMED, _parameters(window, frozenset(row.moved)))
             as_of_us = min(as_of_us, moved.as_of_us)
             _put_moved(consumed, mappings, moved.value)
-        return QueryResult(FleetTotals(known.ids, _columns(mappings, delivered, consumed)), as_of_us)
+        return QueryResult(_fleet_totals(known.ids, mappings, delivered, consumed), as_of_us)
 
     async def _hours(
         self, statement: TextClause, kept: HourCache, read: Callable[[Any], Hour], window: Window
@@ -134,19 +151,19 @@ def _put_moved(consumed: Sums, mappings: Counts, rows: Sequence[Any]) -> None:
         mappings[place] = row.mappings
 
 
-def _columns(mappings: Counts, delivered: Sums, consumed: Sums) -> tuple[list[Any], ...]:
-    """The fields of Totals."""
+def _fleet_totals(vehicle_ids: Sequence[str], mappings: Counts, delivered: Sums, consumed: Sums) -> FleetTotals:
     vehicle_readings, meter_readings = delivered.readings.tolist(), consumed.readings.tolist()
     temperatures = zip(delivered.battery_temp_sums.tolist(), delivered.battery_temp_readings.tolist(), strict=True)
-    return (
-        mappings.tolist(),
-        _where_reported(delivered.kwh.tolist(), vehicle_readings),
-        _where_reported(consumed.kwh.tolist(), meter_readings),
-        [total / count if count else None for total, count in temperatures],
-        vehicle_readings,
-        meter_readings,
-        np.bitwise_count(delivered.hours | consumed.hours).tolist(),
-        np.bitwise_count(delivered.hours & consumed.hours).tolist(),
+    return FleetTotals(
+        vehicle_ids=vehicle_ids,
+        mappings=mappings.tolist(),
+        kwh_delivered_dc=_where_reported(delivered.kwh.tolist(), vehicle_readings),
+        kwh_consumed_ac=_where_reported(consumed.kwh.tolist(), meter_readings),
+        average_battery_temp=[total / count if count else None for total, count in temperatures],
+        vehicle_readings=vehicle_readings,
+        meter_readings=meter_readings,
+        hours_either=np.bitwise_count(delivered.hours | consumed.hours).tolist(),
+        hours_both=np.bitwise_count(delivered.hours & consumed.hours).tolist(),
     )
 
 

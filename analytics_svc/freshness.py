@@ -1,5 +1,6 @@
-"""Whether a device still reports. Pure: no clock, no database."""
+"""What a device reported last, and whether it still reports. Pure: no clock, no database."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -10,6 +11,49 @@ class Freshness(StrEnum):
     STALE = "FRESHNESS_STALE"
     NO_READING = "FRESHNESS_NO_READING"
     UNKNOWN_DEVICE = "FRESHNESS_NEVER_HEARD_OF"
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleStatus:
+    """A vehicle's newest reading: kWh, percent, degrees Celsius. None: not measured."""
+
+    ts_us: int
+    kwh_delivered_dc: float
+    soc: float | None
+    battery_temp: float | None
+
+    def age_us(self, now_us: int) -> int:
+        """Microseconds since the reading; negative when the device's clock is ahead."""
+        return now_us - self.ts_us
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStatus:
+    """A meter's newest reading: kWh, volts. None: not measured."""
+
+    ts_us: int
+    kwh_consumed_ac: float
+    voltage: float | None
+
+    def age_us(self, now_us: int) -> int:
+        """Microseconds since the reading; negative when the device's clock is ahead."""
+        return now_us - self.ts_us
+
+
+@dataclass(frozen=True, slots=True)
+class ClockEvidence:
+    """What a device's readings say of its clock: counts of readings, and how old the newest was when it arrived."""
+
+    newest_age_us: int | None
+    """Microseconds; negative when the device's clock is ahead, None where only rejected readings came."""
+    late_readings: int
+    future_readings: int
+    conflicting_readings: int
+
+
+FoundVehicle = tuple[VehicleStatus | None, ClockEvidence | None]
+FoundMeter = tuple[MeterStatus | None, ClockEvidence | None]
+"""A known device's newest reading and its clock's evidence, None where there is none."""
 
 
 def freshness(age_us: int | None, stale_after_us: int) -> Freshness:

@@ -4,12 +4,12 @@ Efficiency is direct current into the battery over alternating current from the 
 `judge` decides, for a whole fleet if need be; `explain` finds the words for those that somebody looks at.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from analytics_svc.questions import Verdict
+from analytics_svc.totals import Totals
 
 RELATIVE_TOLERANCE = 1e-9
 """Relative error that sums of doubles may carry. What is this close to a limit counts as on it, and on it is fine: the
@@ -52,48 +52,6 @@ class VerdictReason(Enum):
 
     def __init__(self, number: int, verdict: Verdict) -> None:
         self.verdict = verdict
-
-
-class Totals(NamedTuple):
-    """What one vehicle and the meters that fed it, while they fed it, reported within a window.
-
-    Energy in kWh, None without a reading; temperature in degrees Celsius, None where none was measured. A tuple, as is
-    Performance: a fleet's list makes ten thousand of them at a time.
-    """
-
-    mappings: int
-    kwh_delivered_dc: float | None
-    kwh_consumed_ac: float | None
-    average_battery_temp: float | None
-    vehicle_readings: int
-    meter_readings: int
-    hours_either: int
-    """Hours, `(h, h + 1 h]` in UTC, in which at least one side reported."""
-    hours_both: int
-    """Those of them in which both did."""
-
-
-@dataclass(frozen=True, slots=True)
-class FleetTotals:
-    """The totals of many vehicles, column by column.
-
-    Ten thousand tuples that stay would be ten thousand objects for the garbage collector to visit again and again.
-    """
-
-    vehicle_ids: Sequence[str]
-    columns: tuple[Sequence[Any], ...]
-    """One for each field of Totals, with a value for each vehicle."""
-
-    def __len__(self) -> int:
-        return len(self.vehicle_ids)
-
-    def at(self, position: int) -> Totals:
-        """Those of one vehicle."""
-        return Totals._make([column[position] for column in self.columns])
-
-    def within(self, start: int, end: int) -> Iterator[Totals]:
-        """Those of the vehicles from one position up to another."""
-        return map(Totals._make, zip(*(column[start:end] for column in self.columns), strict=True))
 
 
 class Performance(NamedTuple):

@@ -5,15 +5,14 @@ more than the question. Of a short window it sees nothing else, so that the plan
 same days. What every question has in common, `as_of` first of all, is in `analytics_svc.reader`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
-from analytics_svc.performance import Totals
+from analytics_svc.freshness import ClockEvidence, FoundMeter, FoundVehicle, MeterStatus, VehicleStatus
 from analytics_svc.queries_sql import (
     METER_STATUSES,
     PERFORMANCE,
@@ -23,91 +22,13 @@ from analytics_svc.queries_sql import (
 )
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
+from analytics_svc.totals import Bucket, Evidence, Feeding, Totals
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
 PLANNED_ONCE_MAX_US = 8 * US_PER_DAY
 """Windows up to this length share a plan by their days. In longer ones planning matters less than memory: a plan grows
 with its days."""
-
-
-@dataclass(frozen=True, slots=True)
-class Feeding:
-    """A meter fed the vehicle within `since_us < t <= until_us`: energy in kWh, None without a reading."""
-
-    meter_id: str
-    since_us: int
-    until_us: int
-    kwh_consumed_ac: float | None
-    meter_readings: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a vehicle's totals rest on: timestamps in microseconds, None where a side sent no reading."""
-
-    first_vehicle_us: int | None
-    last_vehicle_us: int | None
-    first_meter_us: int | None
-    last_meter_us: int | None
-    feedings: Sequence[Feeding]
-    """By start; the last MAPPINGS_MAX."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """What was reported within a bucket of a series. Units and absence are those of Totals."""
-
-    window: Window
-    mapped: bool
-    kwh_delivered_dc: float | None
-    kwh_consumed_ac: float | None
-    average_battery_temp: float | None
-    vehicle_readings: int
-    meter_readings: int
-
-
-@dataclass(frozen=True, slots=True)
-class VehicleStatus:
-    """A vehicle's newest reading: kWh, percent, degrees Celsius. None: not measured."""
-
-    ts_us: int
-    kwh_delivered_dc: float
-    soc: float | None
-    battery_temp: float | None
-
-    def age_us(self, now_us: int) -> int:
-        """Microseconds since the reading; negative when the device's clock is ahead."""
-        return now_us - self.ts_us
-
-
-@dataclass(frozen=True, slots=True)
-class MeterStatus:
-    """A meter's newest reading: kWh, volts. None: not measured."""
-
-    ts_us: int
-    kwh_consumed_ac: float
-    voltage: float | None
-
-    def age_us(self, now_us: int) -> int:
-        """Microseconds since the reading; negative when the device's clock is ahead."""
-        return now_us - self.ts_us
-
-
-@dataclass(frozen=True, slots=True)
-class ClockEvidence:
-    """What a device's readings say of its clock: counts of readings, and how old the newest was when it arrived."""
-
-    newest_age_us: int | None
-    """Microseconds; negative when the device's clock is ahead, None where only rejected readings came."""
-    late_readings: int
-    future_readings: int
-    conflicting_readings: int
-
-
-FoundVehicle = tuple[VehicleStatus | None, ClockEvidence | None]
-FoundMeter = tuple[MeterStatus | None, ClockEvidence | None]
-"""A known device's newest reading and its clock's evidence, None where there is none."""
 
 
 class Queries:
@@ -135,7 +56,7 @@ class Queries:
             last_meter_us=_us_or_none(row.last_meter_ts),
             feedings=feedings,
         )
-        return answer.replace((Totals._make(row[: len(Totals._fields)]), evidence))
+        return answer.replace((Totals.of(row), evidence))
 
     async def performance_series(self, question: SeriesQuestion) -> QueryResult[list[Bucket]]:
         """What the vehicle and its meters reported in each bucket. Raises UnknownDevice."""
@@ -148,7 +69,7 @@ class Queries:
         answer = await self._ask_history(PERFORMANCE_SERIES, parameters, window)
         if not answer.value:
             raise UnknownDevice("vehicle", question.vehicle_id)
-        return answer.replace([Bucket(bucket, *row) for bucket, row in zip(buckets, answer.value, strict=True)])
+        return answer.replace([_bucket(row) for row in answer.value])
 
     async def vehicle_status(self, vehicle_id: str) -> QueryResult[FoundVehicle]:
         """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
@@ -202,6 +123,17 @@ class Queries:
 
 def _us_or_none(moment: datetime | None) -> int | None:
     return None if moment is None else us_from_datetime(moment)
+
+
+def _bucket(row: Any) -> Bucket:
+    return Bucket(
+        mapped=row.mapped,
+        kwh_delivered_dc=row.kwh_delivered_dc,
+        kwh_consumed_ac=row.kwh_consumed_ac,
+        average_battery_temp=row.average_battery_temp,
+        vehicle_readings=row.vehicle_readings,
+        meter_readings=row.meter_readings,
+    )
 
 
 def _vehicle_status(row: Any) -> VehicleStatus | None:

@@ -12,10 +12,11 @@ import pytest_asyncio
 from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
-from analytics_svc.performance import Totals
-from analytics_svc.queries import ClockEvidence, MeterStatus, Queries, VehicleStatus
+from analytics_svc.freshness import ClockEvidence, MeterStatus, VehicleStatus
+from analytics_svc.queries import Queries
 from analytics_svc.questions import PerformanceQuestion, Window
 from analytics_svc.reader import Prepared
+from analytics_svc.totals import Totals
 from shared.db.embedded import EmbeddedServer
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime

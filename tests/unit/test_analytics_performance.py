@@ -9,8 +9,9 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_svc.performance import Performance, Thresholds, Totals, VerdictReason, explain, judge
+from analytics_svc.performance import Performance, Thresholds, VerdictReason, explain, judge
 from analytics_svc.questions import Verdict
+from analytics_svc.totals import Totals
 
 THRESHOLDS = Thresholds(
     low_efficiency_below=0.85, implausible_above=1.02, evidence_min_kwh=0.5, evidence_min_coverage=0.9

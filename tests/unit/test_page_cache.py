@@ -5,8 +5,8 @@ import pytest
 from analytics_svc import page_cache
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
 from analytics_svc.page_cache import PageCache
-from analytics_svc.performance import FleetTotals, Totals
 from analytics_svc.questions import FleetQuestion, Order, Window
+from analytics_svc.totals import FleetTotals, Totals
 from shared.errors import InvalidRequest, PageTokenExpired
 
 QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
@@ -27,7 +27,7 @@ def watch() -> Watch:
 
 
 def a_result(vehicles: int = 3) -> FleetResult:
-    found = FleetTotals(["v"] * vehicles, ([0] * vehicles,) * len(Totals._fields))
+    found = FleetTotals.of(["v"] * vehicles, [Totals(0, None, None, None, 0, 0, 0, 0)] * vehicles)
     return FleetResult(Window(0, 1), found, range(vehicles), GroupTotals.of(found, ()), {}, None, None, (), 0)
 
 
