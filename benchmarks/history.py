@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import LiteralString
 
 import psycopg
 
 from benchmarks.client import BenchmarkError
 from benchmarks.readings import INTERVAL_US
+from shared.db.device_kind import KINDS, METER, VEHICLE
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
 ROWS_MIN = 2 * US_PER_DAY // INTERVAL_US
 """The day of one pair that reports once a minute."""
 
-_DEVICES: Sequence[LiteralString] = (
+_DEVICES = (
     """
     INSERT INTO meters (meter_id)
     SELECT 'meter-' || to_char(pair, 'FM00000') FROM generate_series(0, %(pairs)s - 1) AS pair
@@ -31,59 +31,41 @@ _DEVICES: Sequence[LiteralString] = (
     """,
     "ANALYZE",
 )
-_PARTITIONS: LiteralString = """
+_PARTITIONS = """
 SELECT ensure_history_partition(parent, CAST(day AS date))
 FROM unnest(ARRAY['meter_telemetry_history', 'vehicle_telemetry_history']) AS parent,
     generate_series(date_trunc('day', %(start)s), %(end)s, interval '1 day') AS day
 """
 
 # Instant by instant through all devices, as readings arrive: the index grows, and splits its pages, as it would.
-_METERS: LiteralString = """
+_METERS = """
 INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac, voltage)
 SELECT meter_key, ts, %(minutes)s * (0.115 + meter_key %% 97 * 1e-4), 225.0 + meter_key %% 101 * 0.1
 FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, meters
 """
-_VEHICLES: LiteralString = """
+_VEHICLES = """
 INSERT INTO vehicle_telemetry_history (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
 SELECT vehicle_key, ts, 0.9 * %(minutes)s * (0.115 + vehicle_key %% 97 * 1e-4), 50.0,
        18.0 + vehicle_key %% 150 * 0.1
 FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, vehicles
 """
 # Hour by hour through all devices, as they are filled; the newest one is still open, and in their status.
-_METER_HOURS: LiteralString = """
-INSERT INTO meter_closed_hours (meter_key, hour_start, kwh_consumed_ac, readings)
-SELECT meter_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
-       sum(kwh_consumed_ac), count(*)
-FROM meter_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
-GROUP BY meter_key, hour_start ORDER BY hour_start, meter_key
+_HOURS = """
+INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
+SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+       sum({energy}), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
+FROM {device}_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
+GROUP BY {device}_key, hour_start ORDER BY hour_start, {device}_key
 """
-_VEHICLE_HOURS: LiteralString = """
-INSERT INTO vehicle_closed_hours
-    (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings)
-SELECT vehicle_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
-       sum(kwh_delivered_dc), count(*), coalesce(sum(battery_temp), 0), count(battery_temp)
-FROM vehicle_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
-GROUP BY vehicle_key, hour_start ORDER BY hour_start, vehicle_key
+_STATUS = """
+INSERT INTO {device}_current_status ({device}_key, ts, {measurements}, hour_start, {totals:hour_#})
+SELECT DISTINCT ON ({device}_key) {device}_key, ts, {measurements}, %(open_hour)s,
+       sum({energy}) OVER device, count(*) OVER device
+       {averaged:, coalesce(sum(#) OVER device, 0), count(#) OVER device}
+FROM {device}_telemetry_history WHERE ts > %(open_hour)s
+WINDOW device AS (PARTITION BY {device}_key) ORDER BY {device}_key, ts DESC
 """
-_METER_STATUS: LiteralString = """
-INSERT INTO meter_current_status (meter_key, ts, kwh_consumed_ac, voltage, hour_start, hour_kwh, hour_readings)
-SELECT DISTINCT ON (meter_key) meter_key, ts, kwh_consumed_ac, voltage, %(open_hour)s,
-       sum(kwh_consumed_ac) OVER device, count(*) OVER device
-FROM meter_telemetry_history WHERE ts > %(open_hour)s
-WINDOW device AS (PARTITION BY meter_key) ORDER BY meter_key, ts DESC
-"""
-_VEHICLE_STATUS: LiteralString = """
-INSERT INTO vehicle_current_status (
-    vehicle_key, ts, kwh_delivered_dc, soc, battery_temp,
-    hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
-)
-SELECT DISTINCT ON (vehicle_key) vehicle_key, ts, kwh_delivered_dc, soc, battery_temp,
-       %(open_hour)s, sum(kwh_delivered_dc) OVER device, count(*) OVER device,
-       coalesce(sum(battery_temp) OVER device, 0), count(battery_temp) OVER device
-FROM vehicle_telemetry_history WHERE ts > %(open_hour)s
-WINDOW device AS (PARTITION BY vehicle_key) ORDER BY vehicle_key, ts DESC
-"""
-_SETTLED: Sequence[LiteralString] = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
+_SETTLED = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
 
 
 @dataclass(frozen=True)
@@ -142,22 +124,25 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
         for day in range(stored.days, days)
     ]
 
-    def load(statements: Sequence[LiteralString]) -> None:
+    def load(statements: Sequence[str]) -> None:
         for span in spans:
             _run(url, statements, span)
 
     for span in spans:
         _run(url, (_PARTITIONS,), span)
     with ThreadPoolExecutor(2) as both:
-        for done in [both.submit(load, each) for each in ((_METERS, _METER_HOURS), (_VEHICLES, _VEHICLE_HOURS))]:
+        for done in [
+            both.submit(load, (readings, kind.render(_HOURS)))
+            for kind, readings in ((METER, _METERS), (VEHICLE, _VEHICLES))
+        ]:
             done.result()
     if not stored.days:
-        _run(url, (_METER_STATUS, _VEHICLE_STATUS), parameters)
+        _run(url, [kind.render(_STATUS) for kind in KINDS], parameters)
     _run(url, _SETTLED)
     return replace(stored, days=max(days, stored.days))
 
 
-def _run(url: str, statements: Sequence[LiteralString], parameters: dict[str, object] | None = None) -> None:
+def _run(url: str, statements: Sequence[str], parameters: dict[str, object] | None = None) -> None:
     # Commits wait for the disk: VACUUM marks no page all-visible whose rows' commit is not there yet.
     options = "-c timezone=UTC -c work_mem=256MB"
     with psycopg.connect(url, autocommit=True, options=options) as connection:

@@ -94,8 +94,8 @@ damages = st.one_of(
 )
 
 DAMAGES = {
-    "scale": "UPDATE {s}_closed_hours SET {energy} = {energy} * %(by)s WHERE ctid = %(row)s",
-    "sum": "UPDATE {s}_closed_hours SET {energy} = %(by)s WHERE ctid = %(row)s",
+    "scale": "UPDATE {s}_closed_hours SET kwh = kwh * %(by)s WHERE ctid = %(row)s",
+    "sum": "UPDATE {s}_closed_hours SET kwh = %(by)s WHERE ctid = %(row)s",
     "temperatures": "UPDATE {s}_closed_hours SET battery_temp_sum = %(by)s WHERE ctid = %(row)s",
     "count": "UPDATE {s}_closed_hours SET readings = readings + %(by)s WHERE ctid = %(row)s",
     "temperature count": (
@@ -104,7 +104,7 @@ DAMAGES = {
     "move": ("UPDATE {s}_closed_hours SET hour_start = hour_start + %(by)s * interval '1 us' WHERE ctid = %(row)s"),
     "delete hour": "DELETE FROM {s}_closed_hours WHERE ctid = %(row)s",
     "surplus hour": (
-        "INSERT INTO {s}_closed_hours ({s}_key, hour_start, {summed})"
+        "INSERT INTO {s}_closed_hours (device_key, hour_start, {totals})"
         " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', {ones}) ON CONFLICT DO NOTHING"
     ),
     "open scale": "UPDATE {s}_current_status SET hour_kwh = hour_kwh * %(by)s WHERE ctid = %(row)s",
@@ -128,14 +128,16 @@ DAMAGES = {
 def damage(owner: psycopg.Connection[Any], what: str, side: str, at: int, by: float | None) -> None:
     """Does what a person with psql might; nothing where there is no row to do it to, or one where it would go."""
     of_status = "status" in what or "open" in what
-    table, time = (f"{side}_current_status", "ts") if of_status else (f"{side}_closed_hours", "hour_start")
-    rows = owner.execute(f"SELECT ctid FROM {table} ORDER BY {side}_key, {time}").fetchall()
+    table, key, time = f"{side}_closed_hours", "device_key", "hour_start"
+    if of_status:
+        table, key, time = f"{side}_current_status", f"{side}_key", "ts"
+    rows = owner.execute(f"SELECT ctid FROM {table} ORDER BY {key}, {time}").fetchall()
     if rows or "surplus" in what:
         statement = DAMAGES[what].format(
             s=side,
             energy=ENERGY[side],
             first=MEASURED[side][1],
-            summed=", ".join(SUMMED[side]),
+            totals=", ".join(("kwh", *SUMMED[side][1:])),
             ones=", ".join("1" for _ in SUMMED[side]),
         )
         row = rows[at % len(rows)][0] if rows else None

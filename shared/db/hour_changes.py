@@ -5,25 +5,14 @@ its own session: no two wait for each other. All marks of an hour together are i
 the rollups it says: while the version is the same, so are they. An hour without a mark has a version as well.
 """
 
-MARK_METER_HOURS = """
-    INSERT INTO meter_hour_changes (hour_start, writer, mark)
-    SELECT hour_start, pg_backend_pid(), gen_random_uuid() FROM unnest(%(hours)s::timestamptz[]) AS hour_start
-    ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
-"""
-
-MARK_VEHICLE_HOURS = """
-    INSERT INTO vehicle_hour_changes (hour_start, writer, mark)
+MARK_HOURS = """
+    INSERT INTO {device}_hour_changes (hour_start, writer, mark)
     SELECT hour_start, pg_backend_pid(), gen_random_uuid() FROM unnest(%(hours)s::timestamptz[]) AS hour_start
     ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
 """
 
 # Rollups before the retention floor are not asked for any more, hence nor are their versions.
-FORGET_METER_HOURS = """
-    DELETE FROM meter_hour_changes
-    WHERE hour_start < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
-"""
-
-FORGET_VEHICLE_HOURS = """
-    DELETE FROM vehicle_hour_changes
+FORGET_HOURS = """
+    DELETE FROM {device}_hour_changes
     WHERE hour_start < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
 """

@@ -7,9 +7,10 @@ from typing import Any
 from psycopg import AsyncConnection
 from sqlalchemy import Connection
 
+from shared.db.device_kind import KINDS
 from shared.timestamps import US_PER_DAY, datetime_from_us
 
-HISTORY_TABLES = ("meter_telemetry_history", "vehicle_telemetry_history")
+HISTORY_TABLES = tuple(kind.history for kind in KINDS)
 
 DAYS_AHEAD = 7
 """A week: a service that nobody looks after over the holidays still has its partitions."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
-from shared.db.hour_changes import FORGET_METER_HOURS, FORGET_VEHICLE_HOURS
+from shared.db.device_kind import KINDS
+from shared.db.hour_changes import FORGET_HOURS
 from shared.db.partitions import ENSURE, HISTORY_TABLES, days_to_cover
 from shared.timestamps import datetime_from_us, us_from_datetime
 
@@ -58,8 +59,8 @@ async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days
     assert connection.autocommit
     created = await create_ahead(connection, now_us)
     floor_day = await _one(connection, _MOVE_FLOOR, now=datetime_from_us(now_us), retention_days=retention_days)
-    for forget in (FORGET_METER_HOURS, FORGET_VEHICLE_HOURS):
-        await connection.execute(forget)
+    for kind in KINDS:
+        await connection.execute(kind.render(FORGET_HOURS))
     done = Maintained(floor_day, created)
     for parent in HISTORY_TABLES:
         try:

@@ -6,6 +6,7 @@ table waiting while it recomputes the rows that differ. History is the truth; it
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from psycopg import AsyncConnection, errors
 
 from shared.db.retention import retention_floor_us, us_from_day
-from shared.db.verification_sql import DAYS, METERS, VEHICLES, Derived, Side
+from shared.db.verification_sql import DAYS, SIDES, Derived, Side
 from shared.timestamps import (
     TIMESTAMP_MAX_SECONDS,
     TIMESTAMP_MIN_SECONDS,
@@ -64,12 +65,12 @@ class Difference:
 async def checks(connection: AsyncConnection[Any], start_us: int, end_us: int) -> list[Check]:
     """What there is to look at: current status, and the hours that begin within `[start_us, end_us)`.
 
-    Hours in which nothing is stored are left out, and those before the retention floor. A device or an hour that is
-    first heard of later is not among them. Raises the driver's errors.
+    Hours in which nothing is stored are left out, and those before the retention floor. A device or an hour that
+    appears later is not among them. Raises the driver's errors.
     """
     found = []
     start_us = max(start_us, await retention_floor_us(connection))
-    for side in (METERS, VEHICLES):
+    for side in SIDES:
         keys = [key for (key,) in await _rows(connection, side.keys, {})]
         hours = await _hours(connection, side, start_us, end_us)
         found.append(Check(side.status, keys, None))
@@ -151,5 +152,5 @@ def _difference(check: Check, row: tuple[Any, ...]) -> Difference:
     )
 
 
-def _by_column(columns: tuple[str, ...], values: list[Any]) -> dict[str, Any] | None:
+def _by_column(columns: Sequence[str], values: list[Any]) -> dict[str, Any] | None:
     return None if values[0] is None else dict(zip(columns, values, strict=True))

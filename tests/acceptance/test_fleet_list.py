@@ -137,7 +137,7 @@ async def test_a_list_follows_late_readings_repairs_and_mappings_at_once(
 
     assert await listed() == [(f"car-{number}", 1, 1, 1.0) for number in range(VEHICLES)]
     with psycopg.connect(database_url, autocommit=True) as owner:
-        owner.execute("UPDATE meter_closed_hours SET kwh_consumed_ac = 7")
+        owner.execute("UPDATE meter_closed_hours SET kwh = 7")
         owner.execute("UPDATE meter_current_status SET hour_kwh = 7")
     await send(ingest, NOW_US - 5 * US_PER_HOUR, [0.9] * (VEHICLES + 1))
     await send(ingest, NOW_US - US_PER_HOUR - 1, [0.9])

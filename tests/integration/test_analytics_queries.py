@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 import psycopg.conninfo
@@ -17,6 +17,7 @@ from analytics_svc.queries import Queries
 from analytics_svc.questions import PerformanceQuestion, Window
 from analytics_svc.reader import Prepared
 from analytics_svc.totals import Totals
+from shared.db.device_kind import KINDS, METER, VEHICLE
 from shared.db.embedded import EmbeddedServer
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
@@ -24,22 +25,12 @@ from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from
 MIDNIGHT_US = us_from_datetime(datetime(2026, 2, 9, tzinfo=UTC))
 MINUTE_US = US_PER_HOUR // 60
 
-_ROLL_UP_VEHICLE: LiteralString = """
-INSERT INTO vehicle_closed_hours
-SELECT vehicle_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
-       sum(kwh_delivered_dc), count(*), coalesce(sum(battery_temp), 0), count(battery_temp)
-FROM vehicle_telemetry_history WHERE vehicle_key = %(key)s GROUP BY vehicle_key, hour_start
-ON CONFLICT (vehicle_key, hour_start) DO UPDATE
-SET kwh_delivered_dc = excluded.kwh_delivered_dc, readings = excluded.readings,
-    battery_temp_sum = excluded.battery_temp_sum, battery_temp_readings = excluded.battery_temp_readings
-"""
-_ROLL_UP_METER: LiteralString = """
-INSERT INTO meter_closed_hours
-SELECT meter_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
-       sum(kwh_consumed_ac), count(*)
-FROM meter_telemetry_history WHERE meter_key = %(key)s GROUP BY meter_key, hour_start
-ON CONFLICT (meter_key, hour_start) DO UPDATE
-SET kwh_consumed_ac = excluded.kwh_consumed_ac, readings = excluded.readings
+_ROLL_UP = """
+INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
+SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+       sum({energy}), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
+FROM {device}_telemetry_history WHERE {device}_key = %(key)s GROUP BY {device}_key, hour_start
+ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = excluded.#}
 """
 
 
@@ -75,7 +66,7 @@ class Rows:
                     for reading in readings
                 ],
             )
-        self.connection.execute(_ROLL_UP_VEHICLE, {"key": vehicle_key})
+        self.connection.execute(VEHICLE.render(_ROLL_UP), {"key": vehicle_key})
 
     def consumed(self, meter_key: int, *readings: tuple[int, float]) -> None:
         """Readings of a meter: time and energy."""
@@ -85,7 +76,7 @@ class Rows:
                 "INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac) VALUES (%s, %s, %s)",
                 [(meter_key, datetime_from_us(ts_us), kwh) for ts_us, kwh in readings],
             )
-        self.connection.execute(_ROLL_UP_METER, {"key": meter_key})
+        self.connection.execute(METER.render(_ROLL_UP), {"key": meter_key})
 
     def _partitions(self, parent: str, times_us: Iterable[int]) -> None:
         for day in {datetime_from_us(ts_us).date() for ts_us in times_us}:
@@ -289,8 +280,8 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     for number in range(1, 21):
         rows.mapping(rows.vehicle(f"car-{number}"), rows.meter(f"meter-{number}"), MIDNIGHT_US - 100 * US_PER_DAY)
     for columns in (
-        "meter_closed_hours (meter_key, hour_start, kwh_consumed_ac, readings) SELECT device, hour, 1, 1",
-        "vehicle_closed_hours (vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum,"
+        "meter_closed_hours (device_key, hour_start, kwh, readings) SELECT device, hour, 1, 1",
+        "vehicle_closed_hours (device_key, hour_start, kwh, readings, battery_temp_sum,"
         " battery_temp_readings) SELECT device, hour, 0.9, 1, 20, 1",
     ):
         rows.connection.execute(
@@ -325,8 +316,8 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
 @pytest.mark.parametrize("once", [True, False], ids=["planned for the days", "planned for the window"])
 async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows, queries: Queries, once: bool) -> None:
     first = date(2026, 2, 1)
-    for parent, device in (("vehicle_telemetry_history", "vehicle"), ("meter_telemetry_history", "meter")):
-        energy = "kwh_delivered_dc" if device == "vehicle" else "kwh_consumed_ac"
+    for kind in KINDS:
+        parent, device, energy = kind.history, kind.name, kind.energy
         rows.connection.execute(
             "SELECT ensure_history_partition(%s, CAST(%s AS date) + i) FROM generate_series(0, 29) AS i",
             (parent, first),
@@ -336,7 +327,7 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
             " SELECT device, ts, 0.1 FROM generate_series(1, 20) AS device,"
             " generate_series(timestamptz '2026-02-07 00:01Z', '2026-02-10 00:00Z', '1 minute') AS ts".encode()
         )
-        rows.connection.execute(_ROLL_UP_VEHICLE if device == "vehicle" else _ROLL_UP_METER, {"key": 1})
+        rows.connection.execute(kind.render(_ROLL_UP), {"key": 1})
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US - 100 * US_PER_DAY)
     rows.connection.execute("VACUUM (ANALYZE) vehicle_telemetry_history")
     rows.connection.execute("VACUUM (ANALYZE) meter_telemetry_history")

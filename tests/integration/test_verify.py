@@ -128,8 +128,8 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
     assert not any(truth.differs(owner).values())
     for side in SIDES:
         in_both = (
-            f"SELECT {side}_key, hour_start FROM {side}_closed_hours JOIN {side}_current_status"
-            f" USING ({side}_key, hour_start) WHERE hour_start >= (SELECT floor_day FROM retention)"
+            f"SELECT device_key, hour_start FROM {side}_closed_hours JOIN {side}_current_status USING (hour_start)"
+            f" WHERE device_key = {side}_key AND hour_start >= (SELECT floor_day FROM retention)"
         )
         assert owner.execute(in_both).fetchall() == []
 
@@ -236,7 +236,7 @@ async def test_damage_is_mended_while_writers_go_on(
 
     await write(ingestion_url, [a_reading(-60 * hour, device) for hour in range(4) for device in range(40)])
     damaging = {
-        "meter_closed_hours": "DELETE FROM meter_closed_hours WHERE meter_key % 3 = 0",
+        "meter_closed_hours": "DELETE FROM meter_closed_hours WHERE device_key % 3 = 0",
         "meter_current_status": "UPDATE meter_current_status SET ts = ts - interval '1 day' WHERE meter_key % 3 = 1",
     }
     async with connected(database_url) as vandal, asyncio.TaskGroup() as group:

@@ -111,35 +111,36 @@ _READINGS = (
 _ROLLUPS = (
     """
     CREATE TABLE meter_closed_hours (
-        meter_key integer NOT NULL,
+        device_key integer NOT NULL,
         hour_start timestamptz NOT NULL,
-        kwh_consumed_ac double precision NOT NULL,
+        kwh double precision NOT NULL,
         readings integer NOT NULL,
-        PRIMARY KEY (meter_key, hour_start)
+        PRIMARY KEY (device_key, hour_start)
     ) WITH (fillfactor = 70)
     """,
     """
     CREATE TABLE vehicle_closed_hours (
-        vehicle_key integer NOT NULL,
+        device_key integer NOT NULL,
         hour_start timestamptz NOT NULL,
-        kwh_delivered_dc double precision NOT NULL,
+        kwh double precision NOT NULL,
         readings integer NOT NULL,
         battery_temp_sum double precision NOT NULL,
         battery_temp_readings integer NOT NULL,
-        PRIMARY KEY (vehicle_key, hour_start)
+        PRIMARY KEY (device_key, hour_start)
     ) WITH (fillfactor = 70)
     """,
     "CREATE INDEX meter_closed_hours_hour_start ON meter_closed_hours (hour_start)",
     "CREATE INDEX vehicle_closed_hours_hour_start ON vehicle_closed_hours (hour_start)",
     """
     CREATE VIEW meter_energy_hourly AS
-        SELECT meter_key, hour_start, kwh_consumed_ac, readings FROM meter_closed_hours
+        SELECT device_key AS meter_key, hour_start, kwh AS kwh_consumed_ac, readings FROM meter_closed_hours
         UNION ALL
         SELECT meter_key, hour_start, hour_kwh, hour_readings FROM meter_current_status WHERE hour_readings > 0
     """,
     """
     CREATE VIEW vehicle_energy_hourly AS
-        SELECT vehicle_key, hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings
+        SELECT device_key AS vehicle_key, hour_start, kwh AS kwh_delivered_dc, readings,
+            battery_temp_sum, battery_temp_readings
         FROM vehicle_closed_hours
         UNION ALL
         SELECT vehicle_key, hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings

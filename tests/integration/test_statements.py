@@ -1,0 +1,89 @@
+"""PostgreSQL plans every statement that is rendered for a kind of device, under the role that says it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from ingestion_svc.writer_sql import METERS, VEHICLES, Target
+from shared.db.device_kind import KINDS, DeviceKind
+from shared.db.embedded import EmbeddedServer
+from shared.db.engine import connection_parameters
+from shared.db.hour_changes import FORGET_HOURS
+from shared.db.verification_sql import SIDES, Side
+
+HOUR = datetime(2026, 2, 9, tzinfo=UTC)
+PARAMETERS = {
+    **dict.fromkeys(("hour", "first", "start", "day"), HOUR),
+    **dict.fromkeys(("next_hour", "last", "end", "next_day"), HOUR + timedelta(hours=1)),
+    "hours": [HOUR],
+    "ids": ["a"],
+    "keys": [1],
+    "ordinals": [0],
+}
+NO_ROWS = b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
+"""A binary COPY of none."""
+
+
+@pytest.fixture
+def ingestion(postgres: EmbeddedServer, database: str) -> Iterator[psycopg.Connection[Any]]:
+    with connected(postgres.url(database, role="energyfleet_ingestion")) as connection:
+        yield connection
+
+
+@pytest.fixture
+def owner(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with connected(database_url) as connection:
+        yield connection
+
+
+@contextmanager
+def connected(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(**connection_parameters(url, "test"), autocommit=True) as connection:
+        yield connection
+
+
+def plan(connection: psycopg.Connection[Any], statement: str) -> None:
+    """Has a statement planned; commands without a plan run, without a row or to be rolled back."""
+    if statement.split()[0] == "COPY":
+        with connection.cursor().copy(statement) as copy:
+            copy.write(NO_ROWS)
+    elif statement.split()[0] == "LOCK":
+        with connection.transaction(force_rollback=True):
+            connection.execute(statement)
+    else:
+        assert psycopg.ClientCursor(connection).execute(f"EXPLAIN {statement}", PARAMETERS).fetchall()
+
+
+def statements(owner: Any) -> list[str]:
+    """All statements that a dataclass holds, itself or in others."""
+    found = []
+    for value in asdict(owner).values():
+        values = value.values() if isinstance(value, dict) else [value]
+        found += [each for each in values if isinstance(each, str) and " " in each]
+    return found
+
+
+@pytest.mark.parametrize("target", [METERS, VEHICLES], ids=["meters", "vehicles"])
+def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psycopg.Connection[Any]) -> None:
+    for statement in target.open_session:
+        ingestion.execute(statement)
+    assert len(statements(target)) == 9
+    for statement in statements(target):
+        plan(ingestion, statement)
+
+
+@pytest.mark.parametrize("side", SIDES, ids=["meters", "vehicles"])
+def test_statements_of_verify_are_planned(side: Side, owner: psycopg.Connection[Any]) -> None:
+    assert len(statements(side)) == 12
+    for statement in statements(side):
+        plan(owner, statement)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["meters", "vehicles"])
+def test_statements_of_maintenance_are_planned(kind: DeviceKind, ingestion: psycopg.Connection[Any]) -> None:
+    plan(ingestion, kind.render(FORGET_HOURS))
