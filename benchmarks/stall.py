@@ -20,7 +20,7 @@ STREAMS = 40
 
 CALLERS = 200
 CALL_READINGS = 5_000
-"""Readings in a unary call: together 48 MB of messages, three times what the service lets calls hold."""
+"""Readings in a unary call: together 48 MB of messages, six times what the service lets calls hold."""
 
 LOAD_BEFORE_S = 5.0
 LOAD_AFTER_S = 5.0

@@ -130,7 +130,7 @@ class IngestionSettings(ServingSettings):
         " 10,000 that reports every 30 seconds, through an outage's grace",
     )
     unary_bytes_max: PositiveInt = Field(
-        16 * 1024 * 1024,
+        8 * 1024 * 1024,
         description="bytes of these calls' messages at most, of each worker; in memory it is several times as many",
     )
     stream_max_age_s: PositiveFloat = Field(
