@@ -8,11 +8,9 @@ lower bound, the newest reading's age is exact. Device time itself is never rewr
 """
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from psycopg import AsyncConnection
 
 from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.upkeep_sql import ADD_METER_EVIDENCE, ADD_VEHICLE_EVIDENCE
+from shared.background import BackgroundLoop
 
 _log = structlog.get_logger()
 
@@ -157,22 +156,17 @@ class ClockEvidence:
 
     def __init__(self, parameters: Mapping[str, Any], *, interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._parameters = dict(parameters)
-        self._interval_s = interval_s
         self._meters = DeviceClocks()
         self._vehicles = DeviceClocks()
-        self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = BackgroundLoop("clock_evidence", self.flush, interval_s, jittered=True, last_round=True)
 
     def start(self) -> None:
         """Begins to write down, in the running event loop."""
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def close(self) -> None:
         """Writes down what is left, where the database lets us."""
-        self._closing.set()
-        if self._task is not None:
-            await self._task
-        await self.flush()
+        await self._loop.close()
 
     def rejected(self, decoded: Decoded) -> None:
         """Takes in what a message had of readings in the future."""
@@ -191,44 +185,29 @@ class ClockEvidence:
         clocks.stored(rows, arrived_us)
 
     async def flush(self) -> None:
-        """Writes down what was collected, throttled between statements unless it closes; never raises.
+        """Writes down what was collected, throttled between statements unless it closes.
 
-        What surely failed stays for the next time. Where the connection broke in the middle nobody knows, and that
-        chunk is not repeated: evidence may be missing, but is never counted twice.
+        Raises the driver's errors. What surely failed stays for the next time. Where the connection broke in the middle
+        nobody knows, and that chunk is not repeated: evidence may be missing, but is never counted twice.
         """
         self._log_not_kept()
         if not self._meters and not self._vehicles:
             return
-        try:
-            async with asyncio.timeout(CHUNK_TIMEOUT_S):
-                connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
-            async with connection:
-                for clocks, add in ((self._meters, add_meter_evidence), (self._vehicles, add_vehicle_evidence)):
-                    for rows in clocks.take(CHUNK_DEVICES):
-                        began = time.monotonic()
-                        await _write(connection, clocks, rows, add)
-                        await self._closes_within(
-                            min(FLUSH_COOLDOWN * (time.monotonic() - began), FLUSH_COOLDOWN_MAX_S)
-                        )
-        except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
-            _log.warning("clock_evidence_not_written", error=str(error) or type(error).__name__)
+        async with asyncio.timeout(CHUNK_TIMEOUT_S):
+            connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
+        async with connection:
+            for clocks, add in ((self._meters, add_meter_evidence), (self._vehicles, add_vehicle_evidence)):
+                for rows in clocks.take(CHUNK_DEVICES):
+                    began = time.monotonic()
+                    await _write(connection, clocks, rows, add)
+                    cooldown_s = FLUSH_COOLDOWN * (time.monotonic() - began)
+                    await self._loop.closes_within(min(cooldown_s, FLUSH_COOLDOWN_MAX_S))
 
     def _log_not_kept(self) -> None:
         not_kept = self._meters.not_kept + self._vehicles.not_kept
         if not_kept:
             _log.warning("clock_evidence_not_kept", readings=not_kept)
             self._meters.not_kept = self._vehicles.not_kept = 0
-
-    async def _run(self) -> None:
-        jitter = random.uniform(0.9, 1.1)  # noqa: S311 (jitter protects nothing)
-        while not await self._closes_within(self._interval_s * jitter):
-            await self.flush()
-
-    async def _closes_within(self, seconds: float) -> bool:
-        """Waits for so long, or until it is time to close."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        return self._closing.is_set()
 
 
 async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: list[EvidenceRow], add: AddRows) -> None:

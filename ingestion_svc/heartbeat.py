@@ -13,22 +13,18 @@ primary would seem to lag.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
-import psycopg
-import structlog
 from psycopg import AsyncConnection
 
 from ingestion_svc.upkeep_sql import BEAT
-
-_log = structlog.get_logger()
+from shared.background import BackgroundLoop
 
 INTERVAL_S = 1.0
 """How far behind a replica that keeps up may seem to be: little beside what it may lag, and cheap at a commit each."""
 
 BEAT_TIMEOUT_S = 3.0
-"""A beat takes a millisecond. One that takes longer would only be late."""
+"""A beat takes a millisecond, and so does a connection. What takes longer would only be late."""
 
 
 class Heartbeat:
@@ -36,47 +32,30 @@ class Heartbeat:
 
     def __init__(self, parameters: Mapping[str, Any], *, interval_s: float = INTERVAL_S) -> None:
         self._parameters = dict(parameters)
-        self._interval_s = interval_s
-        self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._connection: AsyncConnection[Any] | None = None
+        self._loop = BackgroundLoop("heartbeat", self._beat, interval_s, at_once=True, last_round=True)
 
     def start(self) -> None:
         """Begins, in the running event loop."""
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def close(self) -> None:
         """Beats a last time, where the database lets us."""
-        self._closing.set()
-        if self._task is not None:
-            await self._task
+        await self._loop.close()
+        await self._disconnect()
 
-    async def _run(self) -> None:
-        told = False
-        while True:
-            try:
+    async def _beat(self) -> None:
+        try:
+            if self._connection is None:
                 async with asyncio.timeout(BEAT_TIMEOUT_S):
-                    connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
-                async with connection:
-                    told = False
-                    await self._beat_over(connection)
-            except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
-                if not told:
-                    _log.warning("heartbeat_failed", error=str(error) or type(error).__name__)
-                told = True
-            if self._closing.is_set():
-                return
-            await self._pause()
-
-    async def _beat_over(self, connection: AsyncConnection[Any]) -> None:
-        """Beats until the service closes, or until the connection fails."""
-        while True:
-            last = self._closing.is_set()
+                    self._connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
             async with asyncio.timeout(BEAT_TIMEOUT_S):
-                await connection.execute(BEAT)
-            if last:
-                return
-            await self._pause()
+                await self._connection.execute(BEAT)
+        except BaseException:
+            await self._disconnect()
+            raise
 
-    async def _pause(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), self._interval_s)
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None

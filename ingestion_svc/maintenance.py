@@ -4,15 +4,13 @@ Every worker may do so: the database lets one at a time. What `energyfleet maint
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
-import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from shared.background import BackgroundLoop
 from shared.db.retention import days_ahead, maintain
 from shared.timestamps import US_PER_DAY, Clock
 
@@ -29,7 +27,7 @@ ROUND_TIMEOUT_S = 60.0
 
 
 class Maintenance:
-    """Runs rounds in the background, the first one at once. A failed round is logged and tried again."""
+    """Runs rounds in the background, the first one at once."""
 
     def __init__(
         self,
@@ -37,9 +35,6 @@ class Maintenance:
         retention_days: int,
         clock: Clock,
         on_partitions_ahead: Callable[[int], None] = lambda days: None,
-        *,
-        interval_s: float = INTERVAL_S,
-        retry_s: float = RETRY_S,
     ) -> None:
         self.floor_us: int | None = None
         """The earliest timestamp that the database takes, in microseconds; None until it was asked."""
@@ -47,26 +42,19 @@ class Maintenance:
         self._retention_days = retention_days
         self._clock = clock
         self._on_partitions_ahead = on_partitions_ahead
-        self._interval_s = interval_s
-        self._retry_s = retry_s
         self._covered_day: int | None = None
-        self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = BackgroundLoop("maintenance", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
 
     def start(self) -> None:
         """Begins, in the running event loop."""
-        self._task = asyncio.create_task(self._run())
+        self._loop.start()
 
     async def close(self) -> None:
         """Ends; a round that is under way is broken off, which loses nothing."""
-        self._closing.set()
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._loop.close()
 
-    async def round(self) -> bool:
-        """One round; whether it succeeded. Tells how many days ahead have partitions, also where it failed."""
+    async def round(self) -> None:
+        """One round. Tells how many days ahead have partitions, also where it fails: with the driver's errors."""
         now_us = self._clock()
         try:
             async with (
@@ -74,27 +62,10 @@ class Maintenance:
                 await AsyncConnection.connect(**self._parameters, autocommit=True) as connection,
             ):
                 done = await maintain(connection, now_us, self._retention_days)
+                self.floor_us = done.floor_us
                 self._covered_day = now_us // US_PER_DAY + await days_ahead(connection, now_us)
-        except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
-            _log.warning("maintenance_failed", error=str(error) or type(error).__name__)
-            self._tell(now_us)
-            return False
-        self.floor_us = done.floor_us
-        self._tell(now_us)
+        finally:
+            if self._covered_day is not None:
+                self._on_partitions_ahead(max(self._covered_day - now_us // US_PER_DAY, -1))
         if done.created or done.dropped or done.in_use:
             _log.info("partitions_maintained", created=done.created, dropped=done.dropped, in_use=done.in_use)
-        return True
-
-    def _tell(self, now_us: int) -> None:
-        if self._covered_day is not None:
-            self._on_partitions_ahead(max(self._covered_day - now_us // US_PER_DAY, -1))
-
-    async def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                succeeded = await self.round()
-            except Exception as error:  # a defect here must not end what keeps the service able to store
-                _log.error("maintenance_failed", exc_info=error)
-                succeeded = False
-            pause_s = self._interval_s if succeeded else min(self._retry_s, self._interval_s)
-            await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))  # noqa: S311 (jitter protects nothing)

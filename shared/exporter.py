@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Histogram, disable_created_metr
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
+from shared.background import BackgroundLoop
 from shared.config import ServingSettings
 from shared.errors import StartRefused
 
@@ -89,21 +90,20 @@ def event_loop_lag(registry: CollectorRegistry) -> Histogram:
 @asynccontextmanager
 async def watching_event_loop(lag: Histogram, look: Callable[[], None]) -> AsyncIterator[None]:
     """Meanwhile observes the event loop's lag, and calls `look`, every WATCH_INTERVAL_S."""
-    task = asyncio.create_task(_watch_event_loop(lag, look))
+    due = time.monotonic() + WATCH_INTERVAL_S
+
+    async def watch() -> None:
+        nonlocal due
+        lag.observe(max(0.0, time.monotonic() - due))
+        look()
+        due = time.monotonic() + WATCH_INTERVAL_S
+
+    loop = BackgroundLoop("event_loop_watch", watch, WATCH_INTERVAL_S)
+    loop.start()
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _watch_event_loop(lag: Histogram, look: Callable[[], None]) -> None:
-    while True:
-        due = time.monotonic() + WATCH_INTERVAL_S
-        await asyncio.sleep(WATCH_INTERVAL_S)
-        lag.observe(max(0.0, time.monotonic() - due))
-        look()
+        await loop.close()
 
 
 @asynccontextmanager

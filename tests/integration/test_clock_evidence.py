@@ -77,7 +77,7 @@ async def test_the_evidence_equals_a_plain_model(
         evidence.rejected(Decoded(future_meter_ids=future))
         if rng.random() < 0.2:
             await evidence.flush()
-    await evidence.close()
+    await evidence.flush()
 
     assert written_down(database_url) == {
         meter_id: (
@@ -120,11 +120,13 @@ async def test_what_could_not_be_written_down_is_written_the_next_time_and_once(
     evidence.resolved([meter_row("m", NOW_US), meter_row("m", NOW_US - 1)], Written(), NOW_US + 5)
     host = evidence._parameters["host"]
     evidence._parameters["host"] = "/nonexistent"
-    await evidence.flush()
+    with pytest.raises(psycopg.OperationalError):
+        await evidence.flush()
     evidence._parameters["host"] = host
     with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute("REVOKE INSERT ON meter_clock_evidence FROM energyfleet_ingestion")
-        await evidence.flush()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await evidence.flush()
         assert written_down(database_url) == {}
         owner.execute("GRANT INSERT ON meter_clock_evidence TO energyfleet_ingestion")
     await evidence.flush()
@@ -160,8 +162,8 @@ async def test_two_processes_add_up_and_the_newest_reading_s_age_stays(
     one, other = ClockEvidence(parameters), ClockEvidence(parameters)
     one.resolved([meter_row("m", NOW_US), meter_row("m", NOW_US - 9)], Written(), NOW_US + 1)
     other.resolved([meter_row("m", NOW_US - 5), meter_row("m", NOW_US - 6)], Written(), NOW_US + 2)
-    await one.close()
-    await other.close()
+    await one.flush()
+    await other.flush()
 
     assert written_down(database_url) == {"m": (NOW_US, 1, 2, 0, 0)}
 
