@@ -14,6 +14,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from shared.background import BackgroundLoop
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
 from shared.errors import StartRefused
 from shared.interceptor import Interceptor, ListLimits
@@ -35,7 +36,7 @@ OPTIONS: Sequence[tuple[str, int]] = (
 )
 
 DatabaseCheck = Callable[[], Awaitable[bool]]
-"""Tells within bounded time whether the database is fit to serve from."""
+"""Returns within bounded time whether the database is fit to serve from. To raise means that it is not."""
 
 
 class ListenError(StartRefused):
@@ -68,8 +69,9 @@ class Service:
         self._settings = settings
         self._address = address
         self._database_answers = database_answers
+        self._answered = True
         self._started = False
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = BackgroundLoop("health_check", self._check_health, settings.health_interval_s)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # grpc-stubs does not have it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
@@ -77,8 +79,7 @@ class Service:
     async def start(self) -> str:
         """Listens, and returns HOST:PORT with the port that it got; ListenError where that cannot be had."""
         # Before the port is opened: on a shared one its clients would wait for us while others could serve them.
-        answers = await self._database_answers()
-        await self._tell_health(answers)
+        await self._check_health()
         try:
             if self._settings.tls_cert_file and self._settings.tls_key_file:
                 pair = (self._settings.tls_key_file.read_bytes(), self._settings.tls_cert_file.read_bytes())
@@ -91,7 +92,7 @@ class Service:
             ) from error
         await self.server.start()
         self._started = True
-        self._watch = asyncio.create_task(self._watch_database(answers))
+        self._watch.start()
         return f"{self._address.rpartition(':')[0]}:{port}"
 
     async def until_signal(self, address: str) -> None:
@@ -109,26 +110,25 @@ class Service:
         if not self._started:
             return
         _log.info("draining", grace_s=self._settings.shutdown_grace_s)
-        if self._watch is not None:
-            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         self.draining.set()
         for drain in self.on_drain:
             drain()
-        await self.server.stop(self._settings.shutdown_grace_s)
+        await asyncio.gather(self.server.stop(self._settings.shutdown_grace_s), self._watch.close())
         _log.info("stopped")
 
-    async def _watch_database(self, answers: bool) -> None:
-        was_answering = answers
-        while True:
-            await asyncio.sleep(self._settings.health_interval_s)
+    async def _check_health(self) -> None:
+        try:
             answers = await self._database_answers()
-            if answers != was_answering:
-                _log.warning("serving_again" if answers else "not_serving")
-                was_answering = answers
-            await self._tell_health(answers)
+        except Exception:
+            await self._set_health(answers=False)
+            raise
+        await self._set_health(answers)
 
-    async def _tell_health(self, answers: bool) -> None:
+    async def _set_health(self, answers: bool) -> None:
+        if answers != self._answered:
+            _log.warning("serving_again" if answers else "not_serving")
+            self._answered = answers
         state = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", self.name):
             await self._health.set(name, state)

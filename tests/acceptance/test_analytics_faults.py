@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import grpc
 import psycopg
@@ -41,12 +41,13 @@ def stub(channel: grpc.aio.Channel) -> "AnalyticsServiceAsyncStub":
 
 async def health_becomes(channel: grpc.aio.Channel, state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
     """Waits until both the service and the whole process are in that state."""
-    for service in ("", NAME):
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
-        async for answer in watch:
-            if answer.status == state:
-                break
-        watch.cancel()
+    async with asyncio.timeout(20):
+        for service in ("", NAME):
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+            async for answer in watch:
+                if answer.status == state:
+                    break
+            watch.cancel()
 
 
 async def test_a_database_away_is_unavailable_with_a_time_to_retry_and_comes_back(
@@ -73,6 +74,24 @@ async def test_a_database_away_is_unavailable_with_a_time_to_retry_and_comes_bac
         admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true".encode())
     await health_becomes(channel, health_pb2.HealthCheckResponse.SERVING)
     assert (await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))).vehicle_id == "car"
+
+
+@pytest.mark.parametrize(
+    ("broken", "repaired"),
+    [
+        ("REVOKE SELECT ON heartbeat FROM energyfleet_analytics", "GRANT SELECT ON heartbeat TO energyfleet_analytics"),
+        ("ALTER TABLE heartbeat RENAME TO gone", "ALTER TABLE gone RENAME TO heartbeat"),
+    ],
+    ids=["no right", "no table"],
+)
+async def test_a_look_at_the_database_that_fails_in_an_unforeseen_way_is_not_serving_and_the_next_one_comes(
+    rows: Rows, channel: grpc.aio.Channel, broken: LiteralString, repaired: LiteralString
+) -> None:
+    await health_becomes(channel, health_pb2.HealthCheckResponse.SERVING)
+    rows.connection.execute(broken)
+    await health_becomes(channel, health_pb2.HealthCheckResponse.NOT_SERVING)
+    rows.connection.execute(repaired)
+    await health_becomes(channel, health_pb2.HealthCheckResponse.SERVING)
 
 
 async def test_a_service_that_is_merely_busy_stays_serving(
