@@ -1,11 +1,18 @@
-"""Answers how efficiently vehicles charge. The path of a question is the list of files:
+"""Answers how efficiently vehicles charge. A request passes these files, in this order:
 
-    servicer -> parse -> queries -> performance -> answers
+    servicer -> parse -> queries -> reader -> performance -> answers
 
-`servicer` is the door, `parse` turns requests into questions, `queries` asks the database in the words of
-`queries_sql`, in one round trip each, `performance` says what the numbers mean, and `answers` puts that into messages.
+`servicer` has the rpcs, and `parse` turns their requests into `questions`. `queries` runs a statement of `queries_sql`
+for each, in one round trip, through `reader`, which bounds its time and dates its result. What comes back are `totals`.
+`performance` finds the verdict, and `answers` builds the messages.
 
-`fleet_queries` asks about a fleet in the words of `fleet_sql`, and `hours` keeps the hours that it was told. `fleet`
-orders and adds up what `performance` says of many vehicles, and `results` keeps it for the pages to come.
-`buckets` cuts a series into hours or days.
+A list of the fleet passes others:
+
+    servicer -> parse -> fleet_queries -> hour_cache -> fleet_performance -> page_cache -> answers
+
+`fleet_queries` runs the statements of `fleet_sql`, and fetches only the hours that `hour_cache` does not have.
+`fleet_performance` finds, orders and adds up the verdicts, and `page_cache` keeps the result for later pages.
+
+`buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
+replication lag.
 """

@@ -22,23 +22,23 @@ NAME = "energyfleet.v1.AnalyticsService"
 APPLICATION_NAME = "energyfleet analytics"
 
 HEALTH_TIMEOUT_S = 3.0
-"""A database that takes longer to say how it is, is away, for whoever waits for an answer."""
+"""Seconds after which a database that does not answer counts as unavailable."""
 
 
 @asynccontextmanager
 async def serving(
     settings: AnalyticsSettings, clock: Clock = system_clock, registry: CollectorRegistry | None = None
 ) -> AsyncIterator[tuple[Service, str]]:
-    """The running service and its HOST:PORT; drains and lets go of everything at the end. Raises StartRefused.
+    """The running service and its HOST:PORT; drains and closes everything at the end. Raises StartRefused.
 
-    What it tells of itself goes into `registry`, which is served where the settings say.
+    Its metrics go into `registry`, which is served at the address in the settings.
     """
     registry = registry or own_registry()
     metrics = AnalyticsMetrics(registry)
     url = settings.require_database_url()
     await require_usable_database(url, APPLICATION_NAME, settings.database_variable)
     queries = Queries(url, APPLICATION_NAME, pool_size=settings.pool_size, timeout_s=settings.query_timeout_s)
-    # A connection of its own: a service that is merely busy is not one whose database is away.
+    # A connection of its own: that all others are busy does not mean that the database is unavailable.
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
     service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS)
@@ -58,7 +58,7 @@ async def serving(
 
 
 def thresholds(settings: AnalyticsSettings) -> Thresholds:
-    """What verdicts are found with, as configured."""
+    """The configured ones."""
     return Thresholds(
         low_efficiency_below=settings.low_efficiency_below,
         implausible_above=settings.implausible_above,

@@ -1,4 +1,4 @@
-"""Puts what was found into the messages of the contract."""
+"""Builds the messages of the contract that analytics answers with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def performance_answer(
     performance: Performance,
     thresholds: Thresholds,
 ) -> wire.GetVehiclePerformanceResponse:
-    """How one vehicle charged, and what that rests on."""
+    """How one vehicle charged, with the evidence."""
     totals, evidence = answer.value
     return wire.GetVehiclePerformanceResponse(
         **_performance_fields(question.vehicle_id, totals, performance, thresholds),
@@ -80,7 +80,7 @@ def page_answer(
 def series_answer(
     question: SeriesQuestion, answer: QueryResult[list[Bucket]], thresholds: Thresholds
 ) -> wire.GetPerformanceSeriesResponse:
-    """How one vehicle charged, bucket by bucket."""
+    """How one vehicle charged in each bucket."""
     return wire.GetPerformanceSeriesResponse(
         vehicle_id=question.vehicle_id,
         window=window_message(Window(question.buckets[0].start_us, question.buckets[-1].end_us)),
@@ -107,7 +107,7 @@ def series_answer(
 
 
 def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
-    """The limits that verdicts are found with."""
+    """What the numbers were compared with."""
     return wire.PerformanceThresholds(
         low_efficiency_below=thresholds.low_efficiency_below,
         implausible_above=thresholds.implausible_above,
@@ -119,7 +119,7 @@ def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
 def vehicle_status_fields(
     vehicle_id: str, found: FoundVehicle | None, now_us: int, stale_after_us: int
 ) -> dict[str, Any]:
-    """What every message tells that has a vehicle's status; None for an unknown vehicle."""
+    """The fields of every message that has a vehicle's status; `found` is None for an unknown vehicle."""
     status = found[0] if found else None
     fields = {"vehicle_id": vehicle_id, **_common_status_fields(found, now_us, stale_after_us)}
     if status is not None:
@@ -134,7 +134,7 @@ def vehicle_status_fields(
 
 
 def meter_status_fields(meter_id: str, found: FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
-    """What every message tells that has a meter's status; None for an unknown meter."""
+    """The fields of every message that has a meter's status; `found` is None for an unknown meter."""
     status = found[0] if found else None
     fields = {"meter_id": meter_id, **_common_status_fields(found, now_us, stale_after_us)}
     if status is not None:
@@ -172,7 +172,7 @@ def _common_status_fields(found: FoundVehicle | FoundMeter | None, now_us: int, 
 
 
 def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
-    """What a device's readings say of its clock."""
+    """The evidence of a device's clock."""
     if evidence is None:
         return None
     age_us = evidence.newest_age_us
@@ -187,7 +187,7 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
 def _performance_fields(
     vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """What every message tells that has a vehicle's performance."""
+    """The fields of every message that has a vehicle's performance."""
     explanation = explain(vehicle_id, totals, performance, thresholds)
     return {
         "vehicle_id": vehicle_id,

@@ -15,9 +15,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def bucket_edges(start_us: int, end_us: int, granularity: Granularity, zone: ZoneInfo) -> list[int]:
-    """The edges of the buckets that make up `(start_us, end_us]`, in microseconds: both ends and what begins between.
+    """The edges of the buckets of `(start_us, end_us]`, in microseconds: both ends, and the beginnings between them.
 
-    One edge more than there are buckets, and at most BUCKETS_MAX + 2: then there are too many buckets.
+    There is one edge more than there are buckets. Of too many buckets there are BUCKETS_MAX + 2, the last one long.
     OverflowError where the window is within a day of the years 1 or 9999.
     """
     begins = _hours(start_us, zone) if granularity is Granularity.HOUR else _days(start_us, zone)
@@ -25,13 +25,13 @@ def bucket_edges(start_us: int, end_us: int, granularity: Granularity, zone: Zon
     for edge_us in islice(begins, BUCKETS_MAX + 1):
         if edge_us >= end_us:
             break
-        if edge_us > edges[-1]:  # a day that a zone left out begins when the next one does
+        if edge_us > edges[-1]:  # a day that a zone skipped begins when the next one does
             edges.append(edge_us)
     return [*edges, end_us]
 
 
 def _hours(after_us: int, zone: ZoneInfo) -> Iterator[int]:
-    """When the hours after an instant begin. Each is as long as the clock that is in force at its beginning says."""
+    """When the hours after an instant begin, by the zone's offset at the instant before each."""
     while True:
         offset = datetime_from_us(after_us).astimezone(zone).utcoffset()
         assert offset is not None
@@ -40,7 +40,7 @@ def _hours(after_us: int, zone: ZoneInfo) -> Iterator[int]:
 
 
 def _days(after_us: int, zone: ZoneInfo) -> Iterator[int]:
-    """When the days after the one of an instant begin. A midnight that is there twice begins the day the first time."""
+    """When the days after the one of an instant begin. Of a midnight that occurs twice the first one counts."""
     day: date = datetime_from_us(after_us).astimezone(zone).date()
     while True:
         day += timedelta(days=1)

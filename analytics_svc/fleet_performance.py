@@ -1,4 +1,4 @@
-"""Judges a fleet: which vehicles answer a question, in which order, and what they come to together. Pure."""
+"""Finds, filters, orders and adds up the verdicts of a fleet. Pure."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from analytics_svc.reader import QueryResult
 from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, Totals
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
-"""The verdicts whose vehicles have both sides whole."""
+"""The verdicts of vehicles with enough evidence on both sides, and plausible numbers."""
 
 
 class JudgedVehicle(NamedTuple):
@@ -26,7 +26,7 @@ class JudgedVehicle(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupTotals:
-    """What some vehicles come to together. Energy in kWh, None where no reading came."""
+    """The sums of some vehicles. Energy in kWh, None without a reading."""
 
     vehicles: int
     kwh_delivered_dc: float | None
@@ -36,7 +36,7 @@ class GroupTotals:
 
     @classmethod
     def of(cls, found: FleetTotals, positions: Sequence[int]) -> "GroupTotals":
-        """Of the vehicles at some positions, the same in any order."""
+        """Of the vehicles at these positions, the same in any order."""
         return cls(
             len(positions),
             _sum(map(found.kwh_delivered_dc.__getitem__, positions)),
@@ -46,7 +46,7 @@ class GroupTotals:
         )
 
     @classmethod
-    def together(cls, groups: Sequence["GroupTotals"]) -> "GroupTotals":
+    def combined(cls, groups: Sequence["GroupTotals"]) -> "GroupTotals":
         """Of groups that have no vehicle in common."""
         return cls(
             sum(each.vehicles for each in groups),
@@ -59,33 +59,33 @@ class GroupTotals:
 
 @dataclass(frozen=True, slots=True)
 class FleetResult:
-    """The answer to a question about a fleet, of which pages are parts."""
+    """The answer to a FleetQuestion, of which pages are parts."""
 
     window: Window
     found: FleetTotals
     """All vehicles that the question is about, whatever their verdict."""
     positions: Sequence[int]
-    """Where the vehicles are that were asked for, in the order that was asked for."""
+    """Of the vehicles in `found` that have one of the question's verdicts, in its order."""
     totals: GroupTotals
-    """Of all that were found."""
+    """Of all that are in `found`."""
     by_verdict: dict[Verdict, GroupTotals]
     efficiency_ratio: float | None
-    """Of the vehicles that have both sides whole, and so is the next."""
+    """This and the next of the vehicles whose verdicts are OK or LOW_EFFICIENCY."""
     kwh_lost: float | None
     unknown_vehicle_ids: Sequence[str]
     as_of_us: int
     """Up to when it is complete."""
 
     def page(self, start: int, end: int, thresholds: Thresholds) -> list[JudgedVehicle]:
-        """A part of the vehicles that were asked for."""
-        told = [(self.found.vehicle_ids[position], self.found.at(position)) for position in self.positions[start:end]]
-        return [JudgedVehicle(vehicle_id, totals, judge(totals, thresholds)) for vehicle_id, totals in told]
+        """The vehicles from one of `positions` up to another."""
+        page = [(self.found.vehicle_ids[position], self.found.at(position)) for position in self.positions[start:end]]
+        return [JudgedVehicle(vehicle_id, totals, judge(totals, thresholds)) for vehicle_id, totals in page]
 
 
 async def judge_fleet(
     question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], thresholds: Thresholds
 ) -> FleetResult:
-    """The verdicts, order and totals of the vehicles that were found. Lets other calls have their turn in between."""
+    """The verdicts, order and totals of the vehicles that were found. Lets other calls run in between."""
     found, by_loss = answer.value, question.order is Order.KWH_LOST
     positions: dict[Verdict, list[int]] = {verdict: [] for verdict in Verdict}
     numbers: list[float | None] = []
@@ -96,7 +96,7 @@ async def judge_fleet(
             numbers.append(performance.kwh_lost if by_loss else performance.efficiency_ratio)
         await asyncio.sleep(0)
     by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in positions.items()}
-    comparable = GroupTotals.together([by_verdict[verdict] for verdict in _COMPARABLE])
+    comparable = GroupTotals.combined([by_verdict[verdict] for verdict in _COMPARABLE])
     await asyncio.sleep(0)
     wanted = [position for verdict in question.verdicts or Verdict for position in positions[verdict]]
     wanted.sort(key=found.vehicle_ids.__getitem__)
@@ -104,7 +104,7 @@ async def judge_fleet(
         window,
         found,
         worst_first(wanted, numbers, by_loss=by_loss),
-        GroupTotals.together(list(by_verdict.values())),
+        GroupTotals.combined(list(by_verdict.values())),
         by_verdict,
         efficiency_ratio(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
         kwh_lost(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
@@ -114,7 +114,7 @@ async def judge_fleet(
 
 
 def worst_first(positions: Sequence[int], numbers: Sequence[float | None], *, by_loss: bool) -> list[int]:
-    """The smallest ratio or the greatest loss first, those without the number last; alike ones stay in their order."""
+    """The smallest ratio or the greatest loss first, those without the number last; equal ones stay in their order."""
     numbered = [(number, position) for position in positions if (number := numbers[position]) is not None]
     numbered.sort(key=itemgetter(0), reverse=by_loss)
     return [position for _, position in numbered] + [position for position in positions if numbers[position] is None]

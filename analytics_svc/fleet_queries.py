@@ -1,8 +1,8 @@
 """The questions about a fleet: what every vehicle, or some, reported within a window from hour to hour.
 
-Every vehicle in a window of a few days comes from the hours kept in memory, of which the database sends what changed;
-it is asked vehicle by vehicle only about those that were moved from meter to meter meanwhile. Longer windows, those
-that reach behind the retention floor, and questions about some vehicles are put together by the database alone.
+For every vehicle in a window of a few days the hours come from memory, and the database sends those that changed since.
+Vehicles whose mappings changed within the window are queried one by one. For longer windows, for those that reach back
+beyond the retention floor, and for some vehicles the database adds everything up.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 @dataclass(frozen=True, slots=True)
 class _Vehicles:
-    """Every vehicle that there is, by ascending key."""
+    """All vehicles, by ascending key."""
 
     keys: Keys
     ids: Sequence[str]
 
 
 class _Consumed(NamedTuple):
-    """What is read of a row of FLEET_CONSUMED: energy in kWh, and a bit for each hour."""
+    """The columns of FLEET_CONSUMED that are used: energy in kWh, and a bit for each hour."""
 
     mappings: int
     kwh: float | None
@@ -39,11 +39,11 @@ class _Consumed(NamedTuple):
 
 
 _UNMAPPED = _Consumed(mappings=0, kwh=None, readings=0, hours="0")
-"""For a vehicle that has no row there."""
+"""Of a vehicle that has no row there."""
 
 
 class FleetQueries:
-    """Asks through a reader. May raise DatabaseUnavailable, within about the reader's limit, and DeadlinePassed."""
+    """May raise DatabaseUnavailable, within about the reader's timeout, and DeadlinePassed."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -52,7 +52,7 @@ class FleetQueries:
         self._meter_hours = HourCache()
 
     async def totals(self, window: Window, vehicle_ids: frozenset[str]) -> QueryResult[FleetTotals]:
-        """What vehicles, every one where none is named, and their meters reported from hour to hour; in no order."""
+        """What these vehicles and their meters reported; empty: every vehicle. The window is from hour to hour."""
         if not vehicle_ids and window.end_us - window.start_us <= HOUR_BITS * US_PER_HOUR:
             answer = await self._from_hours(window)
             if answer is not None:
@@ -85,7 +85,7 @@ class FleetQueries:
         return QueryResult(FleetTotals.of(found, rows), min(delivered.as_of_us, consumed.as_of_us))
 
     async def _from_hours(self, window: Window) -> QueryResult[FleetTotals] | None:
-        """Of every vehicle; None where rollups are not the truth of all hours."""
+        """Of every vehicle; None where the rollups do not hold all of the window."""
         known = self._vehicles
         mapped, of_vehicles, of_meters = await asyncio.gather(
             self._reader.ask(FLEET_MAPPED, window_ends(window) | {"known_vehicles": len(known.keys)}),
@@ -101,7 +101,7 @@ class FleetQueries:
         delivered, consumed = Sums(known.keys), Sums(known.keys)
         delivered.add(of_vehicles.value)
         await asyncio.sleep(0)
-        mappings = _add_mapped_all_through(consumed, row, of_meters.value)
+        mappings = _add_mapped_throughout(consumed, row, of_meters.value)
         if row.moved:
             moved = await self._reader.ask(FLEET_CONSUMED, _parameters(window, frozenset(row.moved)))
             as_of_us = min(as_of_us, moved.as_of_us)
@@ -111,7 +111,7 @@ class FleetQueries:
     async def _hours(
         self, statement: TextClause, kept: HourCache, read: Callable[[Any], Hour], window: Window
     ) -> QueryResult[list[Hour]]:
-        """All hours of a window, of one snapshot."""
+        """All hours of a window, in one snapshot."""
         starts_us = range(window.start_us, window.end_us, US_PER_HOUR)
         hours = kept.of(starts_us)
         answer = await self._reader.ask(
@@ -128,8 +128,8 @@ class FleetQueries:
         return answer.replace([hours[start_us] for start_us in starts_us])
 
 
-def _add_mapped_all_through(consumed: Sums, mapped: Any, hours: Sequence[Hour]) -> Counts:
-    """Adds the hours of each meter to the vehicle that it fed all through; the number of mappings of each vehicle."""
+def _add_mapped_throughout(consumed: Sums, mapped: Any, hours: Sequence[Hour]) -> Counts:
+    """Adds the hours of each meter to the vehicle that it fed throughout; returns each vehicle's number of mappings."""
     vehicle_keys, meter_keys = unpack_keys(mapped.through_vehicle_keys), unpack_keys(mapped.through_meter_keys)
     order = np.argsort(meter_keys)
     of_meters = Sums(meter_keys[order])
@@ -142,7 +142,7 @@ def _add_mapped_all_through(consumed: Sums, mapped: Any, hours: Sequence[Hour]) 
 
 
 def _put_moved(consumed: Sums, mappings: Counts, rows: Sequence[Any]) -> None:
-    """Puts in what the database told of vehicles that were not mapped to one meter all through."""
+    """Puts in the rows of FLEET_CONSUMED of vehicles whose mappings changed within the window."""
     for row in rows:
         place = np.searchsorted(consumed.keys, row.vehicle_key)
         consumed.kwh[place] = row.kwh or 0.0

@@ -42,7 +42,7 @@ class MeterStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClockEvidence:
-    """What a device's readings say of its clock: counts of readings, and how old the newest was when it arrived."""
+    """Evidence of a device's clock: counts of readings, and the age of the newest one at its arrival."""
 
     newest_age_us: int | None
     """Microseconds; negative when the device's clock is ahead, None where only rejected readings came."""
@@ -57,7 +57,7 @@ FoundMeter = tuple[MeterStatus | None, ClockEvidence | None]
 
 
 def freshness(age_us: int | None, stale_after_us: int) -> Freshness:
-    """Of a known device, by the age of its newest reading; None: it has none. Just `stale_after_us` old is online."""
+    """Of a known device, by the age of its newest reading; None: it has none. An age of `stale_after_us` is online."""
     if age_us is None:
         return Freshness.NO_READING
     return Freshness.ONLINE if age_us <= stale_after_us else Freshness.STALE

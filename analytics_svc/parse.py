@@ -1,4 +1,6 @@
-"""Turns requests into questions, telling all of a request's violations at once. Pure: the time is a parameter."""
+"""Turns requests into questions. Pure: the time is a parameter.
+
+InvalidRequest has all of a request's violations."""
 
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -29,7 +31,7 @@ from shared.timestamps import (
 )
 
 WINDOW_DEFAULT_US = US_PER_DAY
-"""The trailing 24 hours: a night's charge is whole in them, whatever time of day somebody asks."""
+"""The trailing 24 hours: they hold a whole night's charge at any time of day."""
 
 WINDOW_MAX_DAYS = 400
 """As far as history goes back by default. A year with its leap day and the month before it fit."""
@@ -44,7 +46,7 @@ VERDICTS_MAX = 20
 """Verdicts that a filter can name: four times as many as there are, so that naming one twice is no mistake."""
 
 VEHICLE_IDS_MAX = 1_000
-"""Vehicles that one question can name: as many as a page has."""
+"""Vehicles that a request can name: as many as a page has."""
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
@@ -67,7 +69,7 @@ def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, no
 
 
 def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, now_us: int) -> FleetPage:
-    """The page that is asked for. Raises InvalidRequest."""
+    """The page. Raises InvalidRequest."""
     checks = Checks()
     window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
     if len(request.verdicts) > VERDICTS_MAX:
@@ -129,12 +131,12 @@ def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_
 
 
 def parse_get_vehicle_status(request: wire.GetVehicleStatusRequest) -> str:
-    """The id of the vehicle that is asked about. Raises InvalidRequest."""
+    """The id of the vehicle. Raises InvalidRequest."""
     return _only_id("vehicle_id", request.vehicle_id)
 
 
 def parse_get_meter_status(request: wire.GetMeterStatusRequest) -> str:
-    """The id of the meter that is asked about. Raises InvalidRequest."""
+    """The id of the meter. Raises InvalidRequest."""
     return _only_id("meter_id", request.meter_id)
 
 
@@ -162,7 +164,7 @@ def _time_zone(key: str, checks: Checks) -> ZoneInfo:
     """The time zone, or UTC where a violation was noted."""
     try:
         return ZoneInfo(key)
-    except (KeyError, ValueError, OSError):  # what no file, no name of one and a folder's name come to
+    except (KeyError, ValueError, OSError):  # for no such file, a malformed name, and the name of a folder
         checks.add("time_zone", f"{key[:80]!r} is no IANA time zone such as 'Europe/Berlin'")
         return ZoneInfo("UTC")
 
@@ -176,7 +178,7 @@ def _window(
     to_hours: bool = False,
     max_days: int = WINDOW_MAX_DAYS,
 ) -> Window:
-    """The window, or any window at all where a violation was noted. An absent window reads as one with no ends.
+    """The window, or any window at all where a violation was noted. An absent window is like one without ends.
 
     `default_us` long where its start is absent; `to_hours` widens it to whole hours in UTC.
     """

@@ -1,7 +1,7 @@
-"""What a vehicle's totals allow to say of how it charged. Pure: no clock, no database.
+"""How efficiently a vehicle charged, by its totals. Pure: no clock, no database.
 
 Efficiency is direct current into the battery over alternating current from the grid; 10 to 15 % of losses are expected.
-`judge` decides, for a whole fleet if need be; `explain` finds the words for those that somebody looks at.
+`judge` finds the verdict, cheaply enough for a whole fleet; `explain` writes the sentences, for the vehicles of a page.
 """
 
 from dataclasses import dataclass
@@ -12,28 +12,27 @@ from analytics_svc.questions import Verdict
 from analytics_svc.totals import Totals
 
 RELATIVE_TOLERANCE = 1e-9
-"""Relative error that sums of doubles may carry. What is this close to a limit counts as on it, and on it is fine: the
-sums of readings and those of rollups must not disagree about a verdict."""
+"""Relative error of sums of doubles. What is this close to a threshold counts as equal to it, and equal is OK: sums of
+readings and sums of rollups must give the same verdict."""
 
 _PERCENT_DIGITS_MAX = 7
-"""Enough to tell apart what RELATIVE_TOLERANCE tells apart."""
+"""Enough to show any difference that exceeds RELATIVE_TOLERANCE."""
 
 _ROUNDED_DIGITS = 9
-"""Digits after the point that the order in which a sum is added up leaves alone, up to some 10,000 kWh."""
+"""Digits after the point that do not depend on the order of addition, up to some 10,000 kWh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What verdicts are found with."""
+    """What the numbers of a vehicle are compared with."""
 
     low_efficiency_below: float
-    """A ratio."""
     implausible_above: float
-    """A ratio."""
+    """Both are efficiency ratios."""
     evidence_min_kwh: float
-    """Energy drawn, below which there is no verdict."""
+    """Energy drawn."""
     evidence_min_coverage: float
-    """A share of hours, below which there is no verdict."""
+    """Share of hours, 0 to 1. Below either of the two there is no verdict by the ratio."""
 
 
 class VerdictReason(Enum):
@@ -55,7 +54,7 @@ class VerdictReason(Enum):
 
 
 class Performance(NamedTuple):
-    """What follows from the totals. None is absent, and never stands for 0."""
+    """What follows from the totals. None means absent, never 0."""
 
     efficiency_ratio: float | None
     kwh_lost: float | None
@@ -70,7 +69,7 @@ class Explanation:
 
     reason: str
     alert: str
-    """Empty unless somebody should look."""
+    """Empty unless somebody should inspect the charger."""
 
 
 def efficiency_ratio(dc: float | None, ac: float | None) -> float | None:
@@ -114,7 +113,7 @@ def _reason(totals: Totals, ratio: float | None, coverage: float | None, thresho
 
 
 def explain(vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds) -> Explanation:
-    """Why the verdict is what it is and, where somebody should look, at what."""
+    """The reason of the verdict and, where somebody should inspect the charger, the alert."""
     alert = ""
     if performance.verdict is Verdict.LOW_EFFICIENCY:
         alert = (
@@ -126,7 +125,7 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, threshold
 
 
 def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    """The reason of a verdict that the ratio decided."""
+    """The reason of a verdict by the ratio."""
     assert performance.efficiency_ratio is not None
     numbers = f"{_kwh(totals.kwh_delivered_dc)} were delivered of {_kwh(totals.kwh_consumed_ac)} drawn"
     if performance.reason is VerdictReason.ABOVE_LIMIT:
@@ -139,7 +138,7 @@ def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) 
 
 
 def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    """The reason why the ratio decided nothing."""
+    """The reason why there is no verdict by the ratio."""
     match performance.reason:
         case VerdictReason.NO_MAPPING:
             return "No meter was mapped to the vehicle within the window."
@@ -166,13 +165,13 @@ def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -
 
 
 def _kwh(energy: float | None) -> str:
-    """Energy in words; the same for sums of the same readings that differ by rounding, also half way between two."""
+    """Energy with its unit; the same text for sums that differ by rounding alone, also half way between two texts."""
     assert energy is not None
     return f"{round(energy, _ROUNDED_DIGITS):,.3f} kWh"
 
 
 def _percents(share: float, limit: float) -> tuple[str, str]:
-    """A share and the limit that it is held against, in percent, with the digits that it takes to tell them apart."""
+    """A share and the threshold it is compared with, in percent, with as many digits as make them differ."""
     limit_text = f"{limit * 100:g} %"
     for digits in range(1, _PERCENT_DIGITS_MAX):
         text = f"{round(share * 100, _ROUNDED_DIGITS):.{digits}f}"

@@ -1,8 +1,8 @@
 """The questions to the database, in one round trip each.
 
-The planner has to see the days of the window: a plan for any window locks every partition, and 400 days of them cost
-more than the question. Of a short window it sees nothing else, so that the plan serves for all that are asked about the
-same days. What every question has in common, `as_of` first of all, is in `analytics_svc.reader`.
+The planner sees the days of a window as constants: a plan for any window locks every partition, and to lock 400 days
+costs more than the question. Of a short window the days are the only constants, so that one plan serves all windows of
+the same days. What all questions have in common, such as `as_of`, is in `analytics_svc.reader`.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
 PLANNED_ONCE_MAX_US = 8 * US_PER_DAY
-"""Windows up to this length share a plan by their days. In longer ones planning matters less than memory: a plan grows
-with its days."""
+"""Windows up to this length share the plan of their days. Longer ones are planned each time: a plan that is kept takes
+memory for each of its days, and planning is little of what they cost."""
 
 
 class Queries:
-    """Asks a database. Every method may raise DatabaseUnavailable, within about `timeout_s`, and DeadlinePassed."""
+    """Queries a database. Every method may raise DatabaseUnavailable, within about `timeout_s`, and DeadlinePassed."""
 
     def __init__(self, url: str, application_name: str, *, pool_size: int, timeout_s: float) -> None:
         self.reader = Reader(url, application_name, pool_size=pool_size, timeout_s=timeout_s)
@@ -40,7 +40,7 @@ class Queries:
 
     async def performance(self, question: PerformanceQuestion) -> QueryResult[tuple[Totals, Evidence]]:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
-        answer = await self._ask_history(PERFORMANCE, {"vehicle_id": question.vehicle_id}, question.window)
+        answer = await self._query_history(PERFORMANCE, {"vehicle_id": question.vehicle_id}, question.window)
         if not answer.value:
             raise UnknownDevice("vehicle", question.vehicle_id)
         row = answer.value[0]
@@ -66,7 +66,7 @@ class Queries:
             "starts": [datetime_from_us(bucket.start_us) for bucket in buckets],
         }
         window = Window(buckets[0].start_us, buckets[-1].end_us)
-        answer = await self._ask_history(PERFORMANCE_SERIES, parameters, window)
+        answer = await self._query_history(PERFORMANCE_SERIES, parameters, window)
         if not answer.value:
             raise UnknownDevice("vehicle", question.vehicle_id)
         return answer.replace([_bucket(row) for row in answer.value])
@@ -102,7 +102,7 @@ class Queries:
         )
 
     async def replica_lag_us(self) -> int:
-        """How many microseconds of the primary's writes are not in the answers yet; 0 from a primary itself."""
+        """The replication lag in microseconds; 0 of a primary."""
         answer = await self.reader.ask(REPLICA_LAG, {})
         return us_from_timedelta(answer.value[0].lag)
 
@@ -110,7 +110,7 @@ class Queries:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
         await self.reader.close()
 
-    async def _ask_history(
+    async def _query_history(
         self, statement: TextClause, parameters: Mapping[str, object], window: Window
     ) -> QueryResult[list[Any]]:
         days: dict[str, date] = {

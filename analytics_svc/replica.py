@@ -1,4 +1,4 @@
-"""Whether the database that answers are taken from is there and close enough to its primary."""
+"""Watches the replication lag of the database that analytics reads, for the health service."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,14 +11,14 @@ _log = structlog.get_logger()
 
 
 LagCheck = Callable[[], Awaitable[int]]
-"""Gives the microseconds that the database lags behind its primary, 0 for a primary. Raises DatabaseUnavailable."""
+"""Returns the replication lag in microseconds, 0 of a primary. Raises DatabaseUnavailable."""
 
 
 class ReplicaWatch:
-    """Looks at the database for health, and tells metrics what the lag was. A primary is a replica that never lags.
+    """Checks that the database answers and that its replication lag is small enough, and reports the lag to metrics.
 
-    Questions are answered whatever it says, each with its `as_of`: a caller that did not ask for our health is better
-    served with an old answer that is dated than with none, and others are sent to a better replica by theirs.
+    Queries still work when the check fails; `as_of`, the watermark of each answer, shows how stale they are. Clients
+    that watch health go to another replica.
     """
 
     def __init__(self, lag_us: LagCheck, lag_max_s: float, on_lag: Callable[[float], None]) -> None:
@@ -28,7 +28,7 @@ class ReplicaWatch:
         self._behind = False
 
     async def fit_to_serve(self) -> bool:
-        """Whether the database answers and lags no further behind than it may."""
+        """Whether the database answers and its lag is at most `lag_max_s`."""
         try:
             lag_s = await self._lag_us() / US_PER_SECOND
         except DatabaseUnavailable:

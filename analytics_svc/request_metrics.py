@@ -1,4 +1,4 @@
-"""What analytics tells of itself; `docs/METRICS.md` is the table for operators."""
+"""The metrics of analytics; `docs/METRICS.md` is the table for operators."""
 
 import inspect
 import re
@@ -20,38 +20,37 @@ class AnalyticsMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
-        self._questions = Counter(
+        self._requests = Counter(
             "energyfleet_analytics_requests_total",
-            "Questions by how they ended",
+            "Requests by outcome",
             ["rpc", "outcome"],
             registry=registry,
         )
         self._seconds = Histogram(
             "energyfleet_analytics_request_duration_seconds",
-            "From a question's arrival to its answer or failure",
+            "From a request's arrival to its answer or failure",
             ["rpc"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
-
         self._replica_lag = Gauge(
             "energyfleet_analytics_replica_lag_seconds",
-            "How far the database that answers are taken from lags behind its primary",
+            "Replication lag of the database that analytics reads",
             registry=registry,
         )
 
     def set_replica_lag(self, seconds: float) -> None:
-        """The database lags so far; 0 for a primary."""
+        """The replication lag; 0 of a primary."""
         self._replica_lag.set(seconds)
 
     def observe(self, servicer: object) -> None:
-        """Makes every rpc of a servicer's own class count and time its questions from now on."""
+        """Makes every rpc of a servicer's own class count and time its requests from now on."""
         for rpc, method in inspect.getmembers(servicer, inspect.iscoroutinefunction):
             if not rpc.startswith("_"):
                 setattr(servicer, rpc, self._observed(rpc, method))
 
     def _observed(self, rpc: str, answer: Answering) -> Answering:
-        answered = self._questions.labels(rpc, "ok")
+        answered = self._requests.labels(rpc, "ok")
         seconds = self._seconds.labels(rpc)
 
         async def observed(request: Any, context: Any) -> Any:
@@ -61,7 +60,7 @@ class AnalyticsMetrics:
                 answered.inc()
                 return response
             except BaseException as error:
-                self._questions.labels(rpc, _outcome(error)).inc()
+                self._requests.labels(rpc, _outcome(error)).inc()
                 raise
             finally:
                 seconds.observe(time.perf_counter() - began)

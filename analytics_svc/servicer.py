@@ -1,4 +1,4 @@
-"""The door: parses, asks, builds the answer."""
+"""The rpcs: each parses its request, runs its queries and builds the answer."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self._queries = queries
         self._thresholds = thresholds
         self._clock = clock
-        self._results = PageCache(time.monotonic)
+        self._page_cache = PageCache(time.monotonic)
         self._stale_after_us = stale_after_us
         self._stale_after = duration_message(stale_after_us)
 
@@ -66,19 +66,19 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def ListVehiclePerformance(
         self, request: wire.ListVehiclePerformanceRequest, context: Context
     ) -> wire.ListVehiclePerformanceResponse:
-        asked = parse_list_vehicle_performance(request, self._clock())
-        name, start = asked.place or ("", 0)
-        if asked.place:
-            result = self._results.find(name, asked.question, start)
+        page = parse_list_vehicle_performance(request, self._clock())
+        name, start = page.place or ("", 0)
+        if page.place:
+            result = self._page_cache.find(name, page.question, start)
         else:
-            found = await self._queries.fleet.totals(asked.window, asked.question.vehicle_ids)
-            result = await judge_fleet(asked.question, asked.window, found, self._thresholds)
-        end = start + asked.size
+            found = await self._queries.fleet.totals(page.window, page.question.vehicle_ids)
+            result = await judge_fleet(page.question, page.window, found, self._thresholds)
+        end = start + page.size
         more = end < len(result.positions)
-        if more and not asked.place:
-            name = self._results.keep(asked.question, result)
-        page = result.page(start, end, self._thresholds)
-        return page_answer(result, page, page_token(name, end) if more else "", self._thresholds)
+        if more and not page.place:
+            name = self._page_cache.keep(page.question, result)
+        vehicles = result.page(start, end, self._thresholds)
+        return page_answer(result, vehicles, page_token(name, end) if more else "", self._thresholds)
 
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context
