@@ -1,7 +1,15 @@
-"""Takes telemetry in. The path of a reading is the list of files:
+"""Takes telemetry in. A message of readings passes these files, in this order:
 
-    servicer -> decode -> batch -> writer
+    servicer -> decode -> intake -> batch -> writer -> receipt -> replies
 
-`servicer` is the door, `decode` turns messages into rows and rejections, `batch` commits the rows of all calls
-together, `writer` writes a batch in one transaction. `receipt` collects what became of one call's readings.
+`servicer` has the rpcs, and `decode` turns messages into rows and rejections. `intake` admits a message to its devices'
+rates (`admission`) and has it decoded slice by slice. `batch` collects the rows of all calls, live ones first
+(`fairness`), and `writer` commits each batch in one transaction, with the statements of `writer_sql`. `receipt` counts
+the outcomes of a call's readings, and `replies` builds the messages. `readings` defines rows, rejections and outcomes.
+`exchange` is a stream that is acknowledged as it goes.
+
+Mappings pass `servicer -> mapping_requests -> devices -> mappings -> replies`.
+
+In the background `clock_evidence` and `heartbeat` write what is known of clocks and of the time, with the statements of
+`upkeep_sql`, and `maintenance` creates and drops partitions. `supervisor` runs several such processes behind one port.
 """
