@@ -1,4 +1,4 @@
-"""The metrics of analytics; `docs/METRICS.md` is the table for operators."""
+"""The metrics of analytics; `docs/metrics.md` is the table for operators."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""What ingestion tells of itself; `docs/METRICS.md` is the table for operators.
+"""What ingestion tells of itself; `docs/metrics.md` is the table for operators.
 
 Observed once for a message or a batch, never for a reading.
 """

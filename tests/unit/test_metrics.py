@@ -1,4 +1,4 @@
-"""What the services tell Prometheus: names, types and labels as `docs/METRICS.md` says, and right numbers."""
+"""What the services tell Prometheus: names, types and labels as `docs/metrics.md` says, and right numbers."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from shared.errors import DatabaseUnavailable, UnknownDevice
 from shared.exporter import MetricsAddressTaken, exporting, new_registry, watching_event_loop
 from tests.unit.test_batch import FakeWriter, NoWriter, some
 
-TABLE = Path(__file__).parents[2] / "docs" / "METRICS.md"
+TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(energyfleet_\w+)` \| (\w+) \| ([^|]*)\| (\w+) \|", re.MULTILINE)
 UNIT = re.compile(r"_(seconds|days|readings|streams|workers)$")
 

@@ -489,7 +489,7 @@ class ListVehiclePerformanceRequest(_message.Message):
 
     @_builtins.property
     def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these vehicles, at most 1,000; one that is repeated counts once. Empty: every vehicle that was ever heard of."""
+        """Only these vehicles, at most 1,000; one that is repeated counts once. Empty: every known vehicle."""
 
     def __init__(
         self,
@@ -576,7 +576,7 @@ Global___ListVehiclePerformanceResponse: _TypeAlias = ListVehiclePerformanceResp
 
 @_typing.final
 class VehiclePerformance(_message.Message):
-    """How efficiently a vehicle charged, as in GetVehiclePerformanceResponse. What it rests on is told there."""
+    """How efficiently a vehicle charged, as in GetVehiclePerformanceResponse. The evidence is in that answer only."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

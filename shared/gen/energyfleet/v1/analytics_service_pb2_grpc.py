@@ -27,12 +27,13 @@ if _version_not_supported:
 
 class AnalyticsServiceStub:
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
-    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
+    lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
     Every rpc may also end with
-    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
+    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -77,12 +78,13 @@ class AnalyticsServiceStub:
 
 class AnalyticsServiceServicer:
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
-    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
+    lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
     Every rpc may also end with
-    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
+    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -99,9 +101,9 @@ class AnalyticsServiceServicer:
         """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
         equals what GetVehiclePerformance answers for the window that was used.
 
-        The first page decides what the other pages say: they are parts of the same result, whatever arrives meanwhile. The
-        process that gave the first page keeps the result for ten minutes after a page of it was asked for last. Where many
-        are asked for at once, it forgets earlier those that nobody has asked for the longest.
+        All pages are parts of the result that the first page was cut from, whatever arrives meanwhile. The process that
+        gave the first page keeps the result until none of its pages was asked for in ten minutes. It forgets a result
+        earlier where it would keep too many: the one whose pages were asked for least recently goes first.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
         forgotten, or kept by another process: ask for the first page again.
         """
@@ -187,12 +189,13 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AnalyticsService:
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
-    lags too far behind, its health is NOT_SERVING; who asks all the same is answered, and `as_of` says from when.
+    lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
     Every rpc may also end with
-    - DEADLINE_EXCEEDED: the caller's deadline passed; the question has left nothing running;
+    - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
+    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """

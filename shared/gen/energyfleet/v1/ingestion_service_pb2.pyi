@@ -185,7 +185,9 @@ class ExchangeTelemetryResponse(_message.Message):
     COMMITTED_SEQUENCE_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     committed_sequence: _builtins.int
-    """Every request of this stream with a `sequence` up to this one is resolved. 0: none yet."""
+    """Every request of this stream with a `sequence` up to this one is resolved: each of its readings is committed or
+    rejected for good. 0: none yet.
+    """
     @_builtins.property
     def opened(self) -> Global___ExchangeOpened:
         """The answer to `opening`, in the first response. Absent: none was asked for, or it was given before."""

@@ -31,10 +31,15 @@ class IngestionServiceStub:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
+    need; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
-    then send again what was not answered (sending twice is safe);
+    then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
+    with each failure;
     - INTERNAL: a defect of the service; its log has the cause.
+
+    Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
+    then ends with RESOURCE_EXHAUSTED and `google.rpc.RetryInfo`, and after that time the same message is admitted.
     """
 
     def __init__(self, channel):
@@ -81,20 +86,30 @@ class IngestionServiceServicer:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
+    need; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
-    then send again what was not answered (sending twice is safe);
+    then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
+    with each failure;
     - INTERNAL: a defect of the service; its log has the cause.
+
+    Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
+    then ends with RESOURCE_EXHAUSTED and `google.rpc.RetryInfo`, and after that time the same message is admitted.
     """
 
     def StreamTelemetry(self, request_iterator, context):
         """Takes a stream of readings and answers once, when the client has closed its side and every reading is committed.
-        If the service is stopped meanwhile it answers early: `received` then says how many readings, counted from the
-        stream's first one, the answer covers; send the others again.
+
+        The server ends a stream early, also with OK and also with everything committed that it took, when the stream is old
+        (an hour unless configured otherwise, less up to a fifth) or the service is stopping: `received` then says how many
+        readings, counted from the stream's first one, the answer covers; send the others in a new stream. After any other
+        status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
         A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-        in a message; the server stops reading from a stream that is too far ahead of the database.
-        Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+        in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+        there are too many streams or a device sends faster than it may, the message says which; without it when a message
+        is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +125,8 @@ class IngestionServiceServicer:
         be deleted;
         - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
         sequences or with new ones; what had been committed after all is counted as duplicate;
-        - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
-        is stopping: reconnect at once;
+        - the server ends a stream with OK, everything that it took acknowledged, when the stream is old (an hour unless
+        configured otherwise, less up to a fifth) or the service is stopping: reconnect at once;
         - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
         random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
         - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
@@ -121,15 +136,18 @@ class IngestionServiceServicer:
         (then the server stops reading from it), 30 seconds to take an answer.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
         there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-        not taken in time or a message is over 1.2 MB.
+        not taken in time or a message is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def IngestTelemetry(self, request, context):
-        """Takes 0 to 10,000 readings in one call and answers when they are committed.
-        Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+        """Takes 0 to 10,000 readings in one call and answers when they are committed. After any status but OK some of them may
+        be committed and some not: send all of them again, which counts nothing twice.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+        too many calls, or too many bytes of them, wait for their commit or a device sends faster than it may, the message
+        says which; without it when the call's message is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,10 +240,15 @@ class IngestionService:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
+    need; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
-    then send again what was not answered (sending twice is safe);
+    then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
+    with each failure;
     - INTERNAL: a defect of the service; its log has the cause.
+
+    Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
+    then ends with RESOURCE_EXHAUSTED and `google.rpc.RetryInfo`, and after that time the same message is admitted.
     """
 
     @staticmethod

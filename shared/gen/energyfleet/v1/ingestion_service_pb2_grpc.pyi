@@ -32,10 +32,15 @@ class IngestionServiceStub:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
+      need; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
-      then send again what was not answered (sending twice is safe);
+      then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
+      with each failure;
     - INTERNAL: a defect of the service; its log has the cause.
+
+    Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
+    then ends with RESOURCE_EXHAUSTED and `google.rpc.RetryInfo`, and after that time the same message is admitted.
     """
 
     @_typing.overload
@@ -44,12 +49,17 @@ class IngestionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> IngestionServiceAsyncStub: ...
     StreamTelemetry: _grpc.StreamUnaryMultiCallable[_ingestion_service_pb2.StreamTelemetryRequest, _ingestion_service_pb2.StreamTelemetryResponse]
     """Takes a stream of readings and answers once, when the client has closed its side and every reading is committed.
-    If the service is stopped meanwhile it answers early: `received` then says how many readings, counted from the
-    stream's first one, the answer covers; send the others again.
+
+    The server ends a stream early, also with OK and also with everything committed that it took, when the stream is old
+    (an hour unless configured otherwise, less up to a fifth) or the service is stopping: `received` then says how many
+    readings, counted from the stream's first one, the answer covers; send the others in a new stream. After any other
+    status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
     A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-    in a message; the server stops reading from a stream that is too far ahead of the database.
-    Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+    in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+    there are too many streams or a device sends faster than it may, the message says which; without it when a message
+    is too large.
     """
     ExchangeTelemetry: _grpc.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]
     """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
@@ -61,8 +71,8 @@ class IngestionServiceStub:
       be deleted;
     - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
       sequences or with new ones; what had been committed after all is counted as duplicate;
-    - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
-      is stopping: reconnect at once;
+    - the server ends a stream with OK, everything that it took acknowledged, when the stream is old (an hour unless
+      configured otherwise, less up to a fifth) or the service is stopping: reconnect at once;
     - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
       random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
     - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
@@ -72,11 +82,14 @@ class IngestionServiceStub:
     (then the server stops reading from it), 30 seconds to take an answer.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
     there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-    not taken in time or a message is over 1.2 MB.
+    not taken in time or a message is too large.
     """
     IngestTelemetry: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]
-    """Takes 0 to 10,000 readings in one call and answers when they are committed.
-    Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+    """Takes 0 to 10,000 readings in one call and answers when they are committed. After any status but OK some of them may
+    be committed and some not: send all of them again, which counts nothing twice.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+    too many calls, or too many bytes of them, wait for their commit or a device sends faster than it may, the message
+    says which; without it when the call's message is too large.
     """
     MapVehicle: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.MapVehicleRequest, _ingestion_service_pb2.MapVehicleResponse]
     """Says which meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
@@ -114,21 +127,31 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
+      need; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
-      then send again what was not answered (sending twice is safe);
+      then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
+      with each failure;
     - INTERNAL: a defect of the service; its log has the cause.
+
+    Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
+    then ends with RESOURCE_EXHAUSTED and `google.rpc.RetryInfo`, and after that time the same message is admitted.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamTelemetry: _aio.StreamUnaryMultiCallable[_ingestion_service_pb2.StreamTelemetryRequest, _ingestion_service_pb2.StreamTelemetryResponse]  # type: ignore[assignment]
     """Takes a stream of readings and answers once, when the client has closed its side and every reading is committed.
-    If the service is stopped meanwhile it answers early: `received` then says how many readings, counted from the
-    stream's first one, the answer covers; send the others again.
+
+    The server ends a stream early, also with OK and also with everything committed that it took, when the stream is old
+    (an hour unless configured otherwise, less up to a fifth) or the service is stopping: `received` then says how many
+    readings, counted from the stream's first one, the answer covers; send the others in a new stream. After any other
+    status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
     A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-    in a message; the server stops reading from a stream that is too far ahead of the database.
-    Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+    in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+    there are too many streams or a device sends faster than it may, the message says which; without it when a message
+    is too large.
     """
     ExchangeTelemetry: _aio.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]  # type: ignore[assignment]
     """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
@@ -140,8 +163,8 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
       be deleted;
     - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
       sequences or with new ones; what had been committed after all is counted as duplicate;
-    - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
-      is stopping: reconnect at once;
+    - the server ends a stream with OK, everything that it took acknowledged, when the stream is old (an hour unless
+      configured otherwise, less up to a fifth) or the service is stopping: reconnect at once;
     - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
       random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
     - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
@@ -151,11 +174,14 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     (then the server stops reading from it), 30 seconds to take an answer.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
     there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-    not taken in time or a message is over 1.2 MB.
+    not taken in time or a message is too large.
     """
     IngestTelemetry: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]  # type: ignore[assignment]
-    """Takes 0 to 10,000 readings in one call and answers when they are committed.
-    Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+    """Takes 0 to 10,000 readings in one call and answers when they are committed. After any status but OK some of them may
+    be committed and some not: send all of them again, which counts nothing twice.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+    too many calls, or too many bytes of them, wait for their commit or a device sends faster than it may, the message
+    says which; without it when the call's message is too large.
     """
     MapVehicle: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.MapVehicleRequest, _ingestion_service_pb2.MapVehicleResponse]  # type: ignore[assignment]
     """Says which meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
@@ -192,10 +218,15 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
+      need; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
-      then send again what was not answered (sending twice is safe);
+      then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
+      with each failure;
     - INTERNAL: a defect of the service; its log has the cause.
+
+    Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
+    then ends with RESOURCE_EXHAUSTED and `google.rpc.RetryInfo`, and after that time the same message is admitted.
     """
 
     @_abc_1.abstractmethod
@@ -205,12 +236,17 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.StreamTelemetryResponse, _abc.Awaitable[_ingestion_service_pb2.StreamTelemetryResponse]]:
         """Takes a stream of readings and answers once, when the client has closed its side and every reading is committed.
-        If the service is stopped meanwhile it answers early: `received` then says how many readings, counted from the
-        stream's first one, the answer covers; send the others again.
+
+        The server ends a stream early, also with OK and also with everything committed that it took, when the stream is old
+        (an hour unless configured otherwise, less up to a fifth) or the service is stopping: `received` then says how many
+        readings, counted from the stream's first one, the answer covers; send the others in a new stream. After any other
+        status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
         A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-        in a message; the server stops reading from a stream that is too far ahead of the database.
-        Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+        in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+        there are too many streams or a device sends faster than it may, the message says which; without it when a message
+        is too large.
         """
 
     @_abc_1.abstractmethod
@@ -228,8 +264,8 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
           be deleted;
         - when the stream ends, with whatever status, open a new one and send again what was not acknowledged, with the same
           sequences or with new ones; what had been committed after all is counted as duplicate;
-        - the server ends a stream with OK, everything acknowledged, when the stream is old (an hour or so) or the service
-          is stopping: reconnect at once;
+        - the server ends a stream with OK, everything that it took acknowledged, when the stream is old (an hour unless
+          configured otherwise, less up to a fifth) or the service is stopping: reconnect at once;
         - before reconnecting after any other status wait: where there is a `google.rpc.RetryInfo` as long as it says and a
           random part of up to a half more, else 1 s, doubling with each failure up to 60 s, less such a part;
         - name the device in the first request: after a power cut the answer tells what of it is newest here, so that only
@@ -239,7 +275,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         (then the server stops reading from it), 30 seconds to take an answer.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
         there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-        not taken in time or a message is over 1.2 MB.
+        not taken in time or a message is too large.
         """
 
     @_abc_1.abstractmethod
@@ -248,8 +284,11 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.IngestTelemetryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.IngestTelemetryResponse, _abc.Awaitable[_ingestion_service_pb2.IngestTelemetryResponse]]:
-        """Takes 0 to 10,000 readings in one call and answers when they are committed.
-        Status codes: OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
+        """Takes 0 to 10,000 readings in one call and answers when they are committed. After any status but OK some of them may
+        be committed and some not: send all of them again, which counts nothing twice.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
+        too many calls, or too many bytes of them, wait for their commit or a device sends faster than it may, the message
+        says which; without it when the call's message is too large.
         """
 
     @_abc_1.abstractmethod
