@@ -1,13 +1,11 @@
-"""The README's grpcurl lines, pasted as they are, print what the README says."""
+"""The grpcurl lines of the documents, pasted as they are, print what the documents say."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,27 +13,45 @@ from shared.db.embedded import EmbeddedServer
 from tests.acceptance.processes import service_process
 
 ROOT = Path(__file__).parents[2]
+README, WALKTHROUGH = "README.md", "docs/walkthrough.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 END_OF_OUTPUT = "--- end of output"
+LEFT_OUT = "..."
+README_LINES_MAX = 150
+DOCUMENTS = [
+    README,
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(f"docs/{each.name}" for each in sorted(ROOT.glob("docs/*.md"))),
+]
 
 
-def steps() -> Iterator[tuple[str, str | None]]:
-    """Each block of commands with the output that the README shows below it."""
-    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+def steps(document: str) -> Iterator[tuple[str, str | None]]:
+    """Each block of commands with the output that the document shows below it."""
+    blocks = BLOCK.findall((ROOT / document).read_text())
     for (kind, commands), (next_kind, output) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
         if kind == "bash":
             yield commands, output if next_kind == "json" else None
 
 
-def steady(output: str) -> Any:
-    """JSON messages with times and ages, which differ from run to run, made equal."""
+def steady(output: str) -> str:
+    """JSON messages without white space, and with times and ages, which differ from run to run, made equal."""
     output = re.sub(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"', '"<time>"', output)
     output = re.sub(r'"-?\d+(\.\d+)?s"', '"<age>"', output)
-    return json.loads("[" + re.sub(r"}\s*{", "},{", output) + "]")
+    return re.sub(r'("(?:\\.|[^"\\])*")|\s+', lambda match: match[1] or "", output)
 
 
-async def test_the_readmes_grpcurl_lines_print_what_it_says(
-    postgres: EmbeddedServer, database: str, tmp_path: Path
+def shows(shown: str, printed: str) -> bool:
+    """Whether an output is what is shown, in which a line of `...` stands for anything."""
+    parts = re.split(rf"^{re.escape(LEFT_OUT)}\n", shown, flags=re.MULTILINE)
+    pattern = ".*".join(re.escape(steady(part)) for part in parts)
+    return re.fullmatch(pattern, steady(printed), re.DOTALL) is not None
+
+
+@pytest.mark.parametrize("document", [README, WALKTHROUGH])
+async def test_a_documents_grpcurl_lines_print_what_it_shows(
+    postgres: EmbeddedServer, database: str, tmp_path: Path, document: str
 ) -> None:
     async with (
         service_process(
@@ -49,7 +65,7 @@ async def test_the_readmes_grpcurl_lines_print_what_it_says(
             ENERGYFLEET_DATABASE_URL=postgres.url(database, role="energyfleet_analytics"),
         ) as analytics,
     ):
-        script = f"\necho '{END_OF_OUTPUT}'\n".join(["set -e", *(commands for commands, _ in steps()), ""])
+        script = f"\necho '{END_OF_OUTPUT}'\n".join(["set -e", *(commands for commands, _ in steps(document)), ""])
         script = script.replace("127.0.0.1:50051", ingestion.address).replace("127.0.0.1:50052", analytics.address)
         script = script.replace('export PATH="$PWD/.venv/bin:$PATH"', "")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -58,17 +74,38 @@ async def test_the_readmes_grpcurl_lines_print_what_it_says(
         )
     assert ran.returncode == 0, ran.stderr
     printed = ran.stdout.split(f"{END_OF_OUTPUT}\n")[1:]
-    shown = [output for _, output in steps()]
+    shown = [output for _, output in steps(document)]
 
-    assert [steady(output) for output, promised in zip(printed, shown, strict=False) if promised is not None] == [
-        steady(promised) for promised in shown if promised is not None
-    ]
+    assert any(output is not None for output in shown)
+    for output, promised in zip(printed, shown, strict=False):
+        assert promised is None or shows(promised, output), (
+            f"{document} shows\n{promised}and this was printed\n{output}"
+        )
 
 
 @pytest.mark.parametrize("service", ["ingestion", "analytics"])
-def test_the_readme_has_a_line_for_every_rpc(service: str) -> None:
+def test_the_walkthrough_has_a_line_for_every_rpc(service: str) -> None:
     proto = (ROOT / f"protos/energyfleet/v1/{service}_service.proto").read_text()
-    commands = "".join(each for each, _ in steps())
+    commands = "".join(each for each, _ in steps(WALKTHROUGH))
 
     for rpc in re.findall(r"^  rpc (\w+)", proto, re.MULTILINE):
         assert f"energyfleet.v1.{service.capitalize()}Service/{rpc}" in commands
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / README).read_text().splitlines()) <= README_LINES_MAX
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_to_a_file_leads_somewhere(document: str) -> None:
+    for target in LINK.findall((ROOT / document).read_text()):
+        assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_a_shortened_output_leaves_out_whole_parts_only() -> None:
+    printed = '{\n  "a": "x y",\n  "b": "2026-11-24T11:34:29Z",\n  "c": 3\n}\n'
+
+    assert shows('{ "a": "x y",\n...\n  "c": 3 }\n', printed)
+    assert shows('...\n  "b": "2027-01-01T00:00:00Z",\n...\n', printed)
+    assert not shows('{ "a": "xy",\n...\n', printed)
+    assert not shows('{ "a": "x y",\n  "c": 3 }\n', printed)
