@@ -49,7 +49,7 @@ format: setup ## put everything into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write
 
-bench: setup ## print the figures of the README; HISTORY_ROWS=28800000 for the large one, with a month of history
+bench: setup ## print most figures of docs/performance.md; HISTORY_ROWS=28800000 for the large one, with a month of history
 	@$(BIN)/python -m benchmarks $(if $(HISTORY_ROWS),--history-rows $(HISTORY_ROWS) --days 1 --days 7 --days 30)
 
 proto: setup ## generate the stubs anew
