@@ -3,8 +3,10 @@
 Observed once for a message or a batch, never for a reading.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -29,67 +31,32 @@ class IngestionMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
-        self._registry = registry
-        readings = Counter(
-            "energyfleet_ingestion_readings_total",
-            "Readings whose outcome is known",
-            ["outcome"],
-            registry=registry,
-        )
+        named: dict[str, Any] = {"namespace": "energyfleet", "subsystem": "ingestion", "registry": registry}
+        counter: Callable[..., Counter] = partial(Counter, **named)
+        seconds: Callable[..., Histogram] = partial(Histogram, **named, buckets=LATENCY_BUCKETS_S)
+        self._gauge: Callable[..., Gauge] = partial(Gauge, **named)
+        summed: Callable[..., Gauge] = partial(self._gauge, multiprocess_mode="livesum")
+        readings = counter("readings_total", "Readings whose outcome is known", ["outcome"])
         self._stored = readings.labels("stored")
         self._duplicate = readings.labels("duplicate")
         self._conflicting = readings.labels("conflicting")
         self._rejected = readings.labels("rejected")
         self._failed = readings.labels("failed")
-        self._rejections = Counter(
-            "energyfleet_ingestion_rejections_total", "Rejected readings by reason", ["reason"], registry=registry
-        )
+        self._rejections = counter("rejections_total", "Rejected readings by reason", ["reason"])
         for reason in RejectionReason:
             self._rejections.labels(_label(reason))
         self._batch_readings = Histogram(
-            "energyfleet_ingestion_batch_readings",
-            "Readings of a batch",
-            buckets=BATCH_BUCKETS_READINGS,
-            registry=registry,
+            "batch_readings", "Readings of a batch", **named, buckets=BATCH_BUCKETS_READINGS
         )
-        self._batch_age = Histogram(
-            "energyfleet_ingestion_batch_age_seconds",
-            "How long the oldest reading of a batch had waited when the batch was closed",
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self._commit = Histogram(
-            "energyfleet_ingestion_commit_seconds",
-            "From a batch's way to the database to its COMMIT; failed attempts are not in it",
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self._ack = Histogram(
-            "energyfleet_ingestion_ack_seconds",
-            "From the queueing of a part of a message, at most 100 readings, to its outcome, retries included",
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self._inflight = Gauge(
-            "energyfleet_ingestion_inflight_readings",
-            "Readings in memory whose outcome is not known yet",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self._open_streams = Gauge(
-            "energyfleet_ingestion_open_streams",
-            "Streams that clients hold open",
-            ["rpc"],
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
+        self._batch_age = seconds("batch_age_seconds", "How long a batch's oldest reading waited until it was closed")
+        self._commit = seconds("commit_seconds", "From a batch's last attempt to its COMMIT")
+        self._ack = seconds("ack_seconds", "From the queueing of a part of a message to its outcome, retries included")
+        self._inflight = summed("inflight_readings", "Readings in memory whose outcome is not known yet")
+        self._open_streams = summed("open_streams", "Streams that clients hold open", ["rpc"])
         for rpc in STREAMING_RPCS:
             self._open_streams.labels(rpc)
-        self._write_failures = Counter(
-            "energyfleet_ingestion_write_failures_total",
-            "Failed attempts to commit a batch, by the SQLSTATE class of what the database said",
-            ["sqlstate_class"],
-            registry=registry,
+        self._write_failures = counter(
+            "write_failures_total", "Failed attempts to commit a batch, by SQLSTATE class", ["sqlstate_class"]
         )
         self._partitions_ahead: Gauge | None = None
 
@@ -144,11 +111,10 @@ class IngestionMetrics:
     def set_partitions_ahead(self, days: float) -> None:
         """So many whole days after today have a history partition. Created on first use: absent, not 0, until then."""
         if self._partitions_ahead is None:
-            self._partitions_ahead = Gauge(
-                "energyfleet_ingestion_partitions_ahead_days",
+            self._partitions_ahead = self._gauge(
+                "partitions_ahead_days",
                 "Whole days after today that have a history partition, on both sides",
                 multiprocess_mode="livemostrecent",
-                registry=self._registry,
             )
         self._partitions_ahead.set(days)
 
