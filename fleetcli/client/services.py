@@ -1,7 +1,7 @@
 """A client for each service: a method for each rpc, which raises ClientError."""
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
     Freshness,
@@ -28,6 +28,7 @@ from energyfleet.v1.ingestion_service_pb2 import (
 )
 from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from google.protobuf.message import Message
 
 from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
 from fleetcli.client.errors import ServiceError
@@ -56,26 +57,21 @@ PAGE_MAX_VEHICLES = 1_000
 
 def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals) -> str:
     """The verdict's name without its prefix, `LOW_EFFICIENCY`; its number where this version does not know it."""
-    try:
-        return Verdict.Name(answer.verdict).removeprefix("VERDICT_")
-    except ValueError:
-        return str(answer.verdict)
+    return _name(Verdict, answer.verdict, "VERDICT_")
 
 
 def freshness_of(answer: VehicleStatus | MeterStatus) -> str:
     """A freshness' name without its prefix, `ONLINE`; its number where this version does not know it."""
-    try:
-        return Freshness.Name(answer.freshness).removeprefix("FRESHNESS_")
-    except ValueError:
-        return str(answer.freshness)
+    return _name(Freshness, answer.freshness, "FRESHNESS_")
 
 
 def reason_of(reason: RejectionReason.ValueType) -> str:
     """A rejection reason's name without its prefix, `OUT_OF_RANGE`; its number where this version does not know it."""
-    try:
-        return RejectionReason.Name(reason).removeprefix("REJECTION_REASON_")
-    except ValueError:
-        return str(reason)
+    return _name(RejectionReason, reason, "REJECTION_REASON_")
+
+
+def _name(enum: Any, number: int, prefix: str) -> str:
+    return enum.Name(number).removeprefix(prefix) if number in enum.values() else str(number)
 
 
 class _Client:
@@ -91,6 +87,10 @@ class _Client:
     ) -> None:
         await self._channel.close(None)
 
+    async def _call(self, method: Any, request: Message) -> Any:
+        with service_errors(self.address):
+            return await method(request, timeout=CALL_TIMEOUT_S)
+
 
 class IngestionClient(_Client):
     """Of `ingestion_svc`; with the certificate of a CA (PEM), over TLS."""
@@ -103,18 +103,13 @@ class IngestionClient(_Client):
         self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None
     ) -> tuple[Mapping, list[Mapping]]:
         """Maps a vehicle to a meter from an instant (None: now) until another (None: no end); also what that closed."""
-        with service_errors(self.address):
-            answer = await self._stub.MapVehicle(
-                mapping_request(vehicle_id, meter_id, from_us, until_us), timeout=CALL_TIMEOUT_S
-            )
+        request = mapping_request(vehicle_id, meter_id, from_us, until_us)
+        answer = await self._call(self._stub.MapVehicle, request)
         return answer.mapping, list(answer.closed)
 
     async def unmap_vehicle(self, vehicle_id: str, from_us: int | None, until_us: int | None) -> list[Mapping]:
         """Unmaps a vehicle from an instant (None: now) until another (None: no end); the mappings that this removed."""
-        with service_errors(self.address):
-            answer = await self._stub.UnmapVehicle(
-                unmapping_request(vehicle_id, from_us, until_us), timeout=CALL_TIMEOUT_S
-            )
+        answer = await self._call(self._stub.UnmapVehicle, unmapping_request(vehicle_id, from_us, until_us))
         return list(answer.removed)
 
     def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
@@ -131,10 +126,9 @@ class AnalyticsClient(_Client):
 
     async def performance(self, vehicle_id: str, start_us: int | None = None, end_us: int | None = None) -> Performance:
         """How efficiently a vehicle charged within `(start_us, end_us]`; the service chooses an end that is None."""
-        with service_errors(self.address):
-            return await self._stub.GetVehiclePerformance(
-                performance_request(vehicle_id, start_us, end_us), timeout=CALL_TIMEOUT_S
-            )
+        request = performance_request(vehicle_id, start_us, end_us)
+        answer: Performance = await self._call(self._stub.GetVehiclePerformance, request)
+        return answer
 
     async def fleet(self, question: FleetQuestion, most: int | None = None) -> FleetPerformance:
         """How the fleet charged, its pages put together: the first `most` vehicles, or all of them."""
@@ -144,8 +138,7 @@ class AnalyticsClient(_Client):
         while True:
             left = PAGE_MAX_VEHICLES if most is None else most - len(whole.vehicles)
             page.page_size = min(left, PAGE_MAX_VEHICLES)
-            with service_errors(self.address):
-                answer = await self._stub.ListVehiclePerformance(page, timeout=CALL_TIMEOUT_S)
+            answer: FleetPerformance = await self._call(self._stub.ListVehiclePerformance, page)
             if not page.page_token:
                 whole.MergeFrom(answer)
             else:
@@ -157,26 +150,23 @@ class AnalyticsClient(_Client):
 
     async def series(self, question: SeriesQuestion) -> Series:
         """How one vehicle charged over time."""
-        with service_errors(self.address):
-            return await self._stub.GetPerformanceSeries(question, timeout=CALL_TIMEOUT_S)
+        answer: Series = await self._call(self._stub.GetPerformanceSeries, question)
+        return answer
 
     async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
         """A vehicle's newest reading; None for an unknown one."""
-        try:
-            with service_errors(self.address):
-                return await self._stub.GetVehicleStatus(
-                    GetVehicleStatusRequest(vehicle_id=vehicle_id), timeout=CALL_TIMEOUT_S
-                )
-        except ServiceError as error:
-            if error.code == "NOT_FOUND":
-                return None
-            raise
+        request = GetVehicleStatusRequest(vehicle_id=vehicle_id)
+        return cast(VehicleStatus | None, await self._found(self._stub.GetVehicleStatus, request))
 
     async def meter_status(self, meter_id: str) -> MeterStatus | None:
         """A meter's newest reading; None for an unknown one."""
+        request = GetMeterStatusRequest(meter_id=meter_id)
+        return cast(MeterStatus | None, await self._found(self._stub.GetMeterStatus, request))
+
+    async def _found(self, method: Any, request: Message) -> Any:
+        """The answer, or None where the device is unknown."""
         try:
-            with service_errors(self.address):
-                return await self._stub.GetMeterStatus(GetMeterStatusRequest(meter_id=meter_id), timeout=CALL_TIMEOUT_S)
+            return await self._call(method, request)
         except ServiceError as error:
             if error.code == "NOT_FOUND":
                 return None

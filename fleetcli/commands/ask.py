@@ -1,7 +1,9 @@
 """`energyfleet performance`, `status` and `health`: questions and how their answers look."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -21,14 +23,21 @@ from fleetcli.commands.options import (
     Analytics,
     AsJson,
     Ca,
+    ask,
     checked_address,
-    moment_us,
     run,
-    window_start_us,
+    window_us,
 )
-from shared.timestamps import system_clock
 
 WINDOW_HOURS = 24.0
+
+# What a reading measures: a name for people, the field, and how it looks.
+_OF_VEHICLE = (
+    ("delivered (DC)", "kwh_delivered_dc", "{:,.4f} kWh"),
+    ("state of charge", "soc", "{:.1f} %"),
+    ("battery", "battery_temp", "{:.1f} °C"),
+)
+_OF_METER = (("drawn (AC)", "kwh_consumed_ac", "{:,.4f} kWh"), ("voltage", "voltage", "{:.1f} V"))
 
 
 def performance(
@@ -42,11 +51,8 @@ def performance(
     as_json: AsJson = False,
 ) -> None:
     """How efficiently a vehicle charged: over the last 24 hours, or any window."""
-    start_us = end_us = None
-    if hours is not None or ending is not None:
-        end_us = moment_us("--ending", ending or "now", system_clock())
-        start_us = window_start_us(end_us, hours or WINDOW_HOURS)
-    answer = run(_performance(analytics, ca, vehicle, start_us, end_us))
+    start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
+    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.performance(vehicle, start_us, end_us))
     if as_json:
         typer.echo(json.dumps(_plain(answer), indent=2))
     else:
@@ -60,7 +66,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What a vehicle or a meter reported last."""
-    vehicle, meter = run(_status(analytics, ca, device))
+    vehicle, meter = ask(AnalyticsClient, analytics, ca, partial(_status, device))
     if vehicle is None and meter is None:
         raise CommandError(f"{device} is unknown, neither a vehicle nor a meter")
     if as_json:
@@ -68,9 +74,9 @@ def status(
         typer.echo(json.dumps({kind: _plain(each) for kind, each in found.items() if each is not None}, indent=2))
         return
     if vehicle is not None:
-        _show_vehicle(vehicle)
+        _show_status("vehicle", device, vehicle, _OF_VEHICLE)
     if meter is not None:
-        _show_meter(meter)
+        _show_status("meter", device, meter, _OF_METER)
 
 
 def health(
@@ -85,16 +91,8 @@ def health(
     say(f"{address} is {state}")
 
 
-async def _performance(
-    address: str, ca: bytes | None, vehicle_id: str, start_us: int | None, end_us: int | None
-) -> Performance:
-    async with AnalyticsClient(address, ca) as client:
-        return await client.performance(vehicle_id, start_us, end_us)
-
-
-async def _status(address: str, ca: bytes | None, device_id: str) -> tuple[VehicleStatus | None, MeterStatus | None]:
-    async with AnalyticsClient(address, ca) as client:
-        return await client.vehicle_status(device_id), await client.meter_status(device_id)
+async def _status(device_id: str, client: AnalyticsClient) -> tuple[VehicleStatus | None, MeterStatus | None]:
+    return await client.vehicle_status(device_id), await client.meter_status(device_id)
 
 
 def _plain(answer: Message) -> dict[str, Any]:
@@ -120,28 +118,14 @@ def _show_performance(answer: Performance) -> None:
     out.print(table)
 
 
-def _show_vehicle(answer: VehicleStatus) -> None:
-    table = facts_table(f"vehicle {answer.vehicle_id}")
+def _show_status(
+    kind: str, device_id: str, answer: VehicleStatus | MeterStatus, measured: Sequence[tuple[str, str, str]]
+) -> None:
+    table = facts_table(f"{kind} {device_id}")
     if answer.HasField("reading"):
-        reading = answer.reading
         table.add_row("newest reading", _newest(answer))
-        table.add_row("delivered (DC)", _measured(reading, "kwh_delivered_dc", "{:,.4f} kWh"))
-        table.add_row("state of charge", _measured(reading, "soc", "{:.1f} %"))
-        table.add_row("battery", _measured(reading, "battery_temp", "{:.1f} °C"))
-    else:
-        table.add_row("newest reading", "none yet; known from a mapping")
-    if answer.HasField("clock"):
-        table.add_row("clock", _clock_evidence(answer))
-    out.print(table)
-
-
-def _show_meter(answer: MeterStatus) -> None:
-    table = facts_table(f"meter {answer.meter_id}")
-    if answer.HasField("reading"):
-        reading = answer.reading
-        table.add_row("newest reading", _newest(answer))
-        table.add_row("drawn (AC)", _measured(reading, "kwh_consumed_ac", "{:,.4f} kWh"))
-        table.add_row("voltage", _measured(reading, "voltage", "{:.1f} V"))
+        for name, field, form in measured:
+            table.add_row(name, _measured(answer.reading, field, form))
     else:
         table.add_row("newest reading", "none yet; known from a mapping")
     if answer.HasField("clock"):

@@ -29,12 +29,11 @@ from fleetcli.commands.options import (
     Analytics,
     AsJson,
     Ca,
-    moment_us,
     run,
-    window_start_us,
+    window_us,
 )
 from fleetcli.commands.sparkline import LEGEND, sparkline
-from shared.timestamps import US_PER_DAY, system_clock, us_from_proto
+from shared.timestamps import US_PER_DAY, us_from_proto
 
 WINDOW_HOURS = 24.0
 
@@ -116,10 +115,7 @@ def fleet(
     """
     if as_json and as_csv:
         raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
-    start_us = end_us = None
-    if hours is not None or ending is not None:
-        end_us = moment_us("--ending", ending or "now", system_clock())
-        start_us = window_start_us(end_us, hours or WINDOW_HOURS)
+    start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
     question = fleet_request(start_us, end_us, verdict or (), vehicle or (), _ORDERS[order])
     if as_json or as_csv:
         answer, _ = run(_ask(analytics, ca, question, rows, with_hours=False))

@@ -6,7 +6,7 @@ import typer
 
 from fleetcli.client.services import IngestionClient, Mapping
 from fleetcli.commands.console import say
-from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
+from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, ask, moment_us
 from shared.timestamps import system_clock
 
 Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")]
@@ -30,7 +30,9 @@ def map_(
     Either may lie in the past, and answers about the past follow at once.
     """
     from_us, until_us = _span_us(from_, until)
-    mapping, closed = run(_map(ingestion, ca, vehicle, meter, from_us, until_us))
+    mapping, closed = ask(
+        IngestionClient, ingestion, ca, lambda client: client.map_vehicle(vehicle, meter, from_us, until_us)
+    )
     for each in closed:
         say(f"closed: {_told(each)}")
     say(_told(mapping))
@@ -48,7 +50,7 @@ def unmap(
     What is taken away is told. To correct the past: unmap the span that is wrong, then map what is right.
     """
     from_us, until_us = _span_us(from_, until)
-    removed = run(_unmap(ingestion, ca, vehicle, from_us, until_us))
+    removed = ask(IngestionClient, ingestion, ca, lambda client: client.unmap_vehicle(vehicle, from_us, until_us))
     for each in removed:
         say(f"no longer: {_told(each)}")
     if not removed:
@@ -66,17 +68,3 @@ def _span_us(start: str | None, end: str | None) -> tuple[int | None, int | None
 def _told(mapping: Mapping) -> str:
     until = f"until {mapping.effective_until.ToJsonString()}" if mapping.HasField("effective_until") else "on"
     return f"{mapping.vehicle_id} is fed by {mapping.meter_id} from {mapping.effective_from.ToJsonString()} {until}"
-
-
-async def _map(
-    address: str, ca: bytes | None, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None
-) -> tuple[Mapping, list[Mapping]]:
-    async with IngestionClient(address, ca) as client:
-        return await client.map_vehicle(vehicle_id, meter_id, from_us, until_us)
-
-
-async def _unmap(
-    address: str, ca: bytes | None, vehicle_id: str, from_us: int | None, until_us: int | None
-) -> list[Mapping]:
-    async with IngestionClient(address, ca) as client:
-        return await client.unmap_vehicle(vehicle_id, from_us, until_us)

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,7 +12,7 @@ import typer
 
 from fleetcli.commands.command_errors import BadInput
 from shared.config import AnalyticsSettings, IngestionSettings
-from shared.timestamps import US_PER_HOUR, us_from_datetime
+from shared.timestamps import US_PER_HOUR, system_clock, us_from_datetime
 
 HOURS_MAX = 400 * 24
 """What the services keep."""
@@ -20,6 +21,7 @@ INGESTION_DEFAULT = str(IngestionSettings.model_fields["ingestion_address"].defa
 ANALYTICS_DEFAULT = str(AnalyticsSettings.model_fields["analytics_address"].default)
 
 Answer = TypeVar("Answer")
+Client = TypeVar("Client", bound="AbstractAsyncContextManager[Any]")
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+):(\d{1,5})")
 
@@ -92,6 +94,29 @@ def moment_us(option: str, value: str, now_us: int) -> int:
 def window_start_us(end_us: int, hours: float) -> int:
     """The start of a window of so many hours."""
     return end_us - round(hours * US_PER_HOUR)
+
+
+def window_us(hours: float | None, ending: str | None, default_hours: float) -> tuple[int | None, int | None]:
+    """The start and the end of the window that --hours and --ending ask for; the service's own where neither does."""
+    if hours is None and ending is None:
+        return None, None
+    end_us = moment_us("--ending", ending or "now", system_clock())
+    return window_start_us(end_us, hours or default_hours), end_us
+
+
+def ask(
+    client: Callable[[str, bytes | None], Client],
+    address: str,
+    ca: bytes | None,
+    question: Callable[[Client], Awaitable[Answer]],
+) -> Answer:
+    """What a service answers to a client of it."""
+
+    async def asked() -> Answer:
+        async with client(address, ca) as connected:
+            return await question(connected)
+
+    return asyncio.run(asked())
 
 
 def run(work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -11,11 +11,10 @@ import typer
 from energyfleet.v1.analytics_service_pb2 import PerformanceThresholds
 
 from fleetcli.client.messages import series_request
-from fleetcli.client.services import AnalyticsClient, Series, SeriesQuestion
+from fleetcli.client.services import AnalyticsClient, Series
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import say
-from fleetcli.commands.options import ANALYTICS_DEFAULT, HOURS_MAX, Analytics, Ca, moment_us, run, window_start_us
-from shared.timestamps import system_clock
+from fleetcli.commands.options import ANALYTICS_DEFAULT, HOURS_MAX, Analytics, Ca, ask, window_us
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -48,20 +47,12 @@ def plot(
     """Draw how a vehicle charged over time: energy of both sides, their ratio, the battery's temperature."""
     if to.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"{str(to)!r} does not end in {', '.join(FORMATS)}", param_hint="--out")
-    start_us = end_us = None
-    if hours is not None or ending is not None:
-        end_us = moment_us("--ending", ending or "now", system_clock())
-        default = _HOURS_OF_HOURS if by is Granularity.HOUR else _HOURS_OF_DAYS
-        start_us = window_start_us(end_us, hours or default)
+    start_us, end_us = window_us(hours, ending, _HOURS_OF_HOURS if by is Granularity.HOUR else _HOURS_OF_DAYS)
     _require_matplotlib()
-    series = run(_ask(analytics, ca, series_request(vehicle, start_us, end_us, by.name, time_zone)))
+    question = series_request(vehicle, start_us, end_us, by.name, time_zone)
+    series = ask(AnalyticsClient, analytics, ca, lambda client: client.series(question))
     draw(series, to)
     say(f"{to} shows {vehicle} by the {by}: {len(series.buckets):,} {by}s.")
-
-
-async def _ask(address: str, ca: bytes | None, question: SeriesQuestion) -> Series:
-    async with AnalyticsClient(address, ca) as client:
-        return await client.series(question)
 
 
 def _require_matplotlib() -> None:
