@@ -54,7 +54,6 @@ def performance_answer(
 def page_answer(
     result: FleetResult, page: Sequence[JudgedVehicle], next_page_token: str, thresholds: Thresholds
 ) -> wire.ListVehiclePerformanceResponse:
-    """A page of a fleet."""
     totals = result.totals
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
@@ -80,7 +79,6 @@ def page_answer(
 def series_answer(
     question: SeriesQuestion, answer: QueryResult[list[Bucket]], thresholds: Thresholds
 ) -> wire.GetPerformanceSeriesResponse:
-    """How one vehicle charged in each bucket."""
     return wire.GetPerformanceSeriesResponse(
         vehicle_id=question.vehicle_id,
         window=window_message(Window(question.buckets[0].start_us, question.buckets[-1].end_us)),
@@ -148,12 +146,10 @@ def meter_status_fields(meter_id: str, found: FoundMeter | None, now_us: int, st
 
 
 def window_message(window: Window) -> wire.TimeWindow:
-    """A span of time."""
     return wire.TimeWindow(start=proto_from_us(window.start_us), end=proto_from_us(window.end_us))
 
 
 def duration_message(us: int) -> Duration:
-    """A length of time."""
     duration = Duration()
     duration.FromMicroseconds(us)
     return duration
@@ -172,7 +168,6 @@ def _common_status_fields(found: FoundVehicle | FoundMeter | None, now_us: int, 
 
 
 def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
-    """The evidence of a device's clock."""
     if evidence is None:
         return None
     age_us = evidence.newest_age_us

@@ -37,14 +37,12 @@ class Hour:
 
     @classmethod
     def of_meters(cls, row: Any) -> "Hour":
-        """From a row of METER_HOURS."""
         keys, order = _sorted_keys(row)
         nothing = np.zeros(0)
         return cls(row.version, keys, _numbers(row.kwh)[order], _counts(row.readings)[order], nothing, _no_counts(0))
 
     @classmethod
     def of_vehicles(cls, row: Any) -> "Hour":
-        """From a row of VEHICLE_HOURS."""
         keys, order = _sorted_keys(row)
         return cls(
             row.version,

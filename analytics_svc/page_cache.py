@@ -36,7 +36,6 @@ class PageCache:
         self._vehicles = 0
 
     def keep(self, question: FleetQuestion, result: FleetResult) -> str:
-        """Keeps a result for later pages; returns its name."""
         name = secrets.token_urlsafe(12)
         self._kept[name] = _Kept(question, result, self._monotonic_s())
         self._vehicles += len(result.found)

@@ -125,7 +125,6 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, threshold
 
 
 def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    """The reason of a verdict by the ratio."""
     assert performance.efficiency_ratio is not None
     numbers = f"{_kwh(totals.kwh_delivered_dc)} were delivered of {_kwh(totals.kwh_consumed_ac)} drawn"
     if performance.reason is VerdictReason.ABOVE_LIMIT:
@@ -138,7 +137,6 @@ def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) 
 
 
 def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    """The reason why there is no verdict by the ratio."""
     match performance.reason:
         case VerdictReason.NO_MAPPING:
             return "No meter was mapped to the vehicle within the window."

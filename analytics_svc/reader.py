@@ -334,7 +334,6 @@ class _Question:
 
     @property
     def has_time(self) -> bool:
-        """Whether somebody may still wait for the answer."""
         return asyncio.get_running_loop().time() < self.ends_at
 
     def _timeout_ms(self) -> int:

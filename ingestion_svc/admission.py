@@ -117,7 +117,6 @@ class Charge:
         self._readings = readings
 
     def refund(self) -> None:
-        """Gives it back, once: the message was not stored through no fault of its sender's, who sends it again."""
         self._rates.refund(self._readings)
         self._readings.clear()
 
@@ -158,7 +157,6 @@ class DeviceRates:
         return Charge(self, wanted)
 
     def refund(self, readings: Mapping[str, int]) -> None:
-        """Gives tokens back."""
         for device, its_readings in readings.items():
             if device in self._buckets:
                 tokens, counted_s = self._buckets[device]

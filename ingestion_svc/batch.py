@@ -80,7 +80,6 @@ class Batcher:
 
     @property
     def inflight_readings(self) -> int:
-        """Readings in memory whose outcome is not known yet."""
         return self._budget.taken
 
     async def start(self) -> None:

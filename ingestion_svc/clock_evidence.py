@@ -87,7 +87,6 @@ class DeviceClocks:
             self._forget()
 
     def conflicting(self, device_ids: Sequence[str]) -> None:
-        """Takes in one conflicting reading of each device named."""
         self._count(self._conflicting, device_ids)
 
     def future(self, device_ids: Sequence[str]) -> None:
@@ -161,7 +160,6 @@ class ClockEvidence:
         self._loop = BackgroundLoop("clock_evidence", self.flush, interval_s, jittered=True, last_round=True)
 
     def start(self) -> None:
-        """Begins to write down, in the running event loop."""
         self._loop.start()
 
     async def close(self) -> None:

@@ -36,11 +36,9 @@ class Devices:
         self._engine = engine
 
     async def map_vehicle(self, wanted: Mapping) -> tuple[Mapping, list[Mapping]]:
-        """See `mappings.map_vehicle`."""
         return await _shielded(map_vehicle(self._engine, wanted))
 
     async def unmap_vehicle(self, order: UnmappingOrder) -> list[Mapping]:
-        """See `mappings.unmap_vehicle`."""
         return await _shielded(unmap_vehicle(self._engine, order))
 
     async def list_mappings(self, question: MappingsQuestion) -> tuple[list[Mapping], bool]:

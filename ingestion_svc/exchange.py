@@ -30,7 +30,6 @@ class Answer(Summary):
     committed_sequence: int = 0
 
     def add(self, sequence: int, receipt: Receipt) -> None:
-        """Adds a request that is complete."""
         self.committed_sequence = sequence
         self.received += receipt.received
         self.stored += receipt.stored

@@ -89,7 +89,6 @@ class Traffic:
         self._last_live_s = float("-inf")
 
     def note_live(self, now_s: float) -> None:
-        """A live reading has arrived."""
         self._last_live_s = now_s
 
     def has_live(self, now_s: float) -> bool:
@@ -108,7 +107,6 @@ class InflightBudget:
 
     @property
     def taken(self) -> int:
-        """Readings in flight."""
         return sum(self._taken.values())
 
     async def acquire(self, readings: int, priority: Priority) -> None:
@@ -173,7 +171,6 @@ class FairQueue:
         return bool(self._live or self._gateways or self._backlog)
 
     def put(self, submission: Submission[Any], now_s: float) -> None:
-        """Adds a submission at the end of its sender's."""
         if not self:
             self._waiting_since_s = now_s
         sender = submission.receipt.sender

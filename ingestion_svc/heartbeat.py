@@ -36,7 +36,6 @@ class Heartbeat:
         self._loop = BackgroundLoop("heartbeat", self._beat, interval_s, at_once=True, last_round=True)
 
     def start(self) -> None:
-        """Begins, in the running event loop."""
         self._loop.start()
 
     async def close(self) -> None:

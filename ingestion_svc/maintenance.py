@@ -46,7 +46,6 @@ class Maintenance:
         self._loop = BackgroundLoop("maintenance", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
 
     def start(self) -> None:
-        """Begins, in the running event loop."""
         self._loop.start()
 
     async def close(self) -> None:

@@ -41,7 +41,6 @@ class Mapping:
         return cls(vehicle_id, meter_id, us_from_datetime(start), None if end is None else us_from_datetime(end))
 
     def same_pair(self, other: Self) -> bool:
-        """Whether both are of the same vehicle and meter."""
         return (self.vehicle_id, self.meter_id) == (other.vehicle_id, other.meter_id)
 
     def covers(self, other: Self) -> bool:

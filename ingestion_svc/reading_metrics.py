@@ -73,7 +73,6 @@ class IngestionMetrics:
         self._batch_age.observe(age_s)
 
     def committed(self, readings: int, written: Written, took_s: float) -> None:
-        """A batch of so many readings was committed."""
         refused = len(written.refused)
         self._stored.inc(readings - len(written.duplicates) - len(written.conflicts) - refused)
         self._duplicate.inc(len(written.duplicates))
@@ -89,7 +88,6 @@ class IngestionMetrics:
             self._ack.observe(each)
 
     def write_failed(self, error: Exception) -> None:
-        """An attempt to commit failed."""
         if isinstance(error, DatabaseUnavailable):
             sqlstate_class = error.sqlstate[:2] if error.sqlstate else CONNECTION_LOST
         else:
@@ -101,7 +99,6 @@ class IngestionMetrics:
         self._failed.inc(readings)
 
     def set_inflight(self, readings: int) -> None:
-        """So many readings are in memory."""
         self._inflight.set(readings)
 
     def open_stream(self, rpc: str) -> AbstractContextManager[None]:
@@ -120,5 +117,4 @@ class IngestionMetrics:
 
 
 def _label(reason: RejectionReason) -> str:
-    """As `too_old`."""
     return reason.name.lower()

@@ -93,7 +93,6 @@ class Receipt(Summary):
         self._release(submission)
 
     def fail(self, submission: Submission[Any], error: Exception) -> None:
-        """Notes that a submission will not be committed."""
         self.failure = self.failure or error
         if self.on_failure is not None:
             self.on_failure()
@@ -112,7 +111,6 @@ class Receipt(Summary):
             raise self.failure
 
     async def failed(self) -> None:
-        """Waits until there is a failure."""
         while self.failure is None:
             self._changed.clear()
             await self._changed.wait()

@@ -8,7 +8,6 @@ from shared.timestamps import proto_from_us
 
 
 def summary_message(summary: Summary) -> wire.IngestionSummary:
-    """What became of some readings."""
     return wire.IngestionSummary(
         received=summary.received,
         stored=summary.stored,
@@ -31,7 +30,6 @@ def opened_message(meter_us: int | None, vehicle_us: int | None) -> wire.Exchang
 
 
 def mapping_message(mapping: Mapping) -> wire.Mapping:
-    """Which meter feeds a vehicle, and when."""
     return wire.Mapping(
         vehicle_id=mapping.vehicle_id,
         meter_id=mapping.meter_id,

@@ -88,7 +88,6 @@ class Writer(Generic[AnyRow]):
             raise _unavailable(error) from error
 
     async def close(self) -> None:
-        """Lets go of the connection."""
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
@@ -233,7 +232,6 @@ def _unavailable(error: Exception) -> DatabaseUnavailable:
 
 
 def _hours(rows: Columns) -> list[datetime]:
-    """The starts of the hours that rows belong to."""
     return [datetime_from_us(hour * US_PER_HOUR) for hour in np.unique((rows.ts_us - 1) // US_PER_HOUR).tolist()]
 
 

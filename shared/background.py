@@ -55,7 +55,6 @@ class BackgroundLoop:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins, in the running event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:

@@ -83,7 +83,6 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     async def ready(self) -> str:

@@ -191,7 +191,6 @@ class AnalyticsSettings(ServingSettings):
 
     @property
     def database_variable(self) -> str:
-        """The variable that names the database to answer from."""
         return "ENERGYFLEET_ANALYTICS_DATABASE_URL" if self.analytics_database_url else "ENERGYFLEET_DATABASE_URL"
 
     def require_database_url(self) -> str:

@@ -25,11 +25,9 @@ class Checks:
         self.violations: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Notes a violation."""
         self.violations.append(Violation(field, description))
 
     def device_id(self, field: str, device_id: str) -> str:
-        """Notes an absent or malformed id."""
         if not device_id:
             self.add(field, f"required: {DEVICE_ID_ACCEPTED}")
         elif not is_device_id(device_id):

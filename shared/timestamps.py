@@ -22,17 +22,14 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def system_clock() -> int:
-    """The machine's clock."""
     return time.time_ns() // 1_000
 
 
 def us_from_datetime(moment: datetime) -> int:
-    """Microseconds of an aware datetime."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def us_from_timedelta(span: timedelta) -> int:
-    """Microseconds of a span of time."""
     return span // _MICROSECOND
 
 

@@ -149,7 +149,6 @@ class AnalyticsClient(_Client):
                 return whole
 
     async def series(self, question: SeriesQuestion) -> Series:
-        """How one vehicle charged over time."""
         answer: Series = await self._call(self._stub.GetPerformanceSeries, question)
         return answer
 

@@ -30,22 +30,18 @@ def say(line: str, style: str = "") -> None:
 
 
 def note(line: str, style: str = "") -> None:
-    """A line beside the answer."""
     err.print(Text(line, style), soft_wrap=not err.is_terminal)
 
 
 def complain(line: str) -> None:
-    """A line about what went wrong."""
     note(line, "red")
 
 
 def note_wait(failure: ClientError, wait_s: float) -> None:
-    """What an uplink is waiting for."""
     note(f"{failure}. Trying again in {wait_s:.1f} s; nothing is lost and nothing is counted twice.", "yellow")
 
 
 def verdict_text(verdict: str) -> Text:
-    """A verdict in its colour."""
     return Text(verdict, VERDICT_STYLES.get(verdict, ""))
 
 

@@ -92,7 +92,6 @@ def moment_us(option: str, value: str, now_us: int) -> int:
 
 
 def window_start_us(end_us: int, hours: float) -> int:
-    """The start of a window of so many hours."""
     return end_us - round(hours * US_PER_HOUR)
 
 
@@ -120,5 +119,4 @@ def ask(
 
 
 def run(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Runs a command's asynchronous part."""
     return asyncio.run(work)

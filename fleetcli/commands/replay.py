@@ -41,11 +41,9 @@ class Tally:
 
     @property
     def refused(self) -> int:
-        """Lines whose reading is not stored."""
         return self.bad + self.rejected + self.conflicting
 
     def count(self, totals: Summary) -> None:
-        """Takes the counts of all that was sent."""
         self.sent = totals.received
         self.stored = totals.stored
         self.duplicate = totals.duplicate

@@ -39,7 +39,6 @@ class _Seen:
     """By table."""
 
     def add(self, found: list[Difference]) -> None:
-        """Counts all of them and keeps the first ones to be shown."""
         self.lines += [_line(each) for each in found[: self.shown_most - len(self.lines)]]
         self.differences.update(each.table for each in found)
         self.checks_done += 1

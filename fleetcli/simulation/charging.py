@@ -48,7 +48,6 @@ class Charging:
         self._steps_away = int(random.uniform(0, min(FIRST_ARRIVAL_MAX_S, span_s / 4)) / step_s)
 
     def step(self) -> Step:
-        """The next interval."""
         if self._steps_away > 0:
             self._steps_away -= 1
             if self._temp != self._ambient_temp:

@@ -22,7 +22,6 @@ class Outcome:
 
     @property
     def readings_per_s(self) -> float:
-        """Readings over time, the simulator's own work included."""
         return self.summary.received / self.elapsed_s
 
 

@@ -69,7 +69,6 @@ class Sent:
 
     @property
     def total(self) -> int:
-        """Readings that went out, repeated ones included."""
         return self.distinct + self.repeated
 
 

@@ -40,7 +40,6 @@ class VehicleTruth:
         self.meter_hours.add(hour_of(ts_us))
 
     def add_vehicle_reading(self, ts_us: int, kwh: float, battery_temp: float) -> None:
-        """Counts a reading of the vehicle."""
         self.dc_kwh += kwh
         self.battery_temp_sum += battery_temp
         self.vehicle_readings += 1

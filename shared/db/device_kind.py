@@ -33,7 +33,6 @@ class DeviceKind:
 
     @property
     def history(self) -> str:
-        """The partitioned table of all readings."""
         return f"{self.name}_telemetry_history"
 
     @property

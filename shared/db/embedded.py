@@ -131,12 +131,10 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
-        """The postmaster's process id."""
         assert self._process is not None
         return self._process.pid
 
     def url(self, database: str = "postgres", *, role: str | None = None) -> str:
-        """A URL of one of its databases, as `socket_url` makes it."""
         return socket_url(self._socket_dir, database, role)
 
     @property
@@ -145,7 +143,6 @@ class EmbeddedServer:
         return self._process is None or self._process.poll() is not None
 
     def ensure_database(self, name: str) -> None:
-        """Creates a database where there is none of that name."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -57,7 +57,6 @@ def revisions() -> list[str]:
 
 
 def head() -> str:
-    """The revision that this version needs."""
     return revisions()[-1]
 
 
