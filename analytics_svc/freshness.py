@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 
 class Freshness(StrEnum):
@@ -14,13 +15,10 @@ class Freshness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class VehicleStatus:
-    """A vehicle's newest reading: kWh, percent, degrees Celsius. None: not measured."""
+class DeviceStatus:
+    """A device's newest reading, with what its kind measures."""
 
     ts_us: int
-    kwh_delivered_dc: float
-    soc: float | None
-    battery_temp: float | None
 
     def age_us(self, now_us: int) -> int:
         """Microseconds since the reading; negative when the device's clock is ahead."""
@@ -28,16 +26,20 @@ class VehicleStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class MeterStatus:
+class VehicleStatus(DeviceStatus):
+    """A vehicle's newest reading: kWh, percent, degrees Celsius. None: not measured."""
+
+    kwh_delivered_dc: float
+    soc: float | None
+    battery_temp: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStatus(DeviceStatus):
     """A meter's newest reading: kWh, volts. None: not measured."""
 
-    ts_us: int
     kwh_consumed_ac: float
     voltage: float | None
-
-    def age_us(self, now_us: int) -> int:
-        """Microseconds since the reading; negative when the device's clock is ahead."""
-        return now_us - self.ts_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,10 @@ class ClockEvidence:
     conflicting_readings: int
 
 
-FoundVehicle = tuple[VehicleStatus | None, ClockEvidence | None]
-FoundMeter = tuple[MeterStatus | None, ClockEvidence | None]
+Status = TypeVar("Status", VehicleStatus, MeterStatus)
+Found = tuple[Status | None, ClockEvidence | None]
+FoundVehicle = Found[VehicleStatus]
+FoundMeter = Found[MeterStatus]
 """A known device's newest reading and its clock's evidence, None where there is none."""
 
 

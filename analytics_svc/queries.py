@@ -6,13 +6,14 @@ the same days. What all questions have in common, such as `as_of`, is in `analyt
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
-from analytics_svc.freshness import ClockEvidence, FoundMeter, FoundVehicle, MeterStatus, VehicleStatus
+from analytics_svc.freshness import ClockEvidence, Found, FoundMeter, FoundVehicle, MeterStatus, Status, VehicleStatus
 from analytics_svc.queries_sql import (
     METER_STATUSES,
     PERFORMANCE,
@@ -73,33 +74,19 @@ class Queries:
 
     async def vehicle_status(self, vehicle_id: str) -> QueryResult[FoundVehicle]:
         """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
-        answer = await self.vehicle_statuses([vehicle_id])
-        [found] = answer.value
-        if found is None:
-            raise UnknownDevice("vehicle", vehicle_id)
-        return answer.replace(found)
+        return _the_one("vehicle", vehicle_id, await self.vehicle_statuses([vehicle_id]))
 
     async def meter_status(self, meter_id: str) -> QueryResult[FoundMeter]:
         """The meter's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
-        answer = await self.meter_statuses([meter_id])
-        [found] = answer.value
-        if found is None:
-            raise UnknownDevice("meter", meter_id)
-        return answer.replace(found)
+        return _the_one("meter", meter_id, await self.meter_statuses([meter_id]))
 
     async def vehicle_statuses(self, vehicle_ids: list[str]) -> QueryResult[list[FoundVehicle | None]]:
         """As `vehicle_status` for each of the ids, in their order; None for an unknown one."""
-        answer = await self.reader.ask(VEHICLE_STATUSES, {"vehicle_ids": vehicle_ids})
-        return answer.replace(
-            [(_vehicle_status(row), _clock_evidence(row)) if row.known else None for row in answer.value]
-        )
+        return await self._statuses(VEHICLE_STATUSES, VehicleStatus, vehicle_ids)
 
     async def meter_statuses(self, meter_ids: list[str]) -> QueryResult[list[FoundMeter | None]]:
         """As `meter_status` for each of the ids, in their order; None for an unknown one."""
-        answer = await self.reader.ask(METER_STATUSES, {"meter_ids": meter_ids})
-        return answer.replace(
-            [(_meter_status(row), _clock_evidence(row)) if row.known else None for row in answer.value]
-        )
+        return await self._statuses(METER_STATUSES, MeterStatus, meter_ids)
 
     async def replica_lag_us(self) -> int:
         """The replication lag in microseconds; 0 of a primary."""
@@ -109,6 +96,14 @@ class Queries:
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
         await self.reader.close()
+
+    async def _statuses(
+        self, statement: TextClause, kind: type[Status], ids: list[str]
+    ) -> QueryResult[list[Found[Status] | None]]:
+        answer = await self.reader.ask(statement, {"ids": ids})
+        return answer.replace(
+            [(_status(kind, row), _clock_evidence(row)) if row.known else None for row in answer.value]
+        )
 
     async def _query_history(
         self, statement: TextClause, parameters: Mapping[str, object], window: Window
@@ -136,14 +131,18 @@ def _bucket(row: Any) -> Bucket:
     )
 
 
-def _vehicle_status(row: Any) -> VehicleStatus | None:
+def _the_one(kind: str, device_id: str, answer: QueryResult[list[Found[Status] | None]]) -> QueryResult[Found[Status]]:
+    [found] = answer.value
+    if found is None:
+        raise UnknownDevice(kind, device_id)
+    return answer.replace(found)
+
+
+def _status(kind: type[Status], row: Any) -> Status | None:
     if row.ts is None:
         return None
-    return VehicleStatus(us_from_datetime(row.ts), row.kwh_delivered_dc, row.soc, row.battery_temp)
-
-
-def _meter_status(row: Any) -> MeterStatus | None:
-    return None if row.ts is None else MeterStatus(us_from_datetime(row.ts), row.kwh_consumed_ac, row.voltage)
+    _, *measurements = fields(kind)
+    return kind(us_from_datetime(row.ts), *(getattr(row, each.name) for each in measurements))
 
 
 def _clock_evidence(row: Any) -> ClockEvidence | None:

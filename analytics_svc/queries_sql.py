@@ -8,6 +8,8 @@ microsecond. What is asked about a fleet is in `fleet_sql`.
 
 from sqlalchemy import text
 
+from shared.db.device_kind import METER, VEHICLE
+
 MAPPINGS_MAX = 100
 """Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
 
@@ -201,30 +203,19 @@ FROM vehicle CROSS JOIN buckets
 ORDER BY buckets.bucket
 """)
 
-# A row for each of the ids, in their order. The key is null for an unknown vehicle, ts where it has sent no
-# reading, and late_readings where nothing was written down of its clock.
-VEHICLE_STATUSES = text("""
-SELECT vehicles.vehicle_key IS NOT NULL AS known,
-       status.ts, status.kwh_delivered_dc, status.soc, status.battery_temp,
+# A row for each of the ids, in their order. ts is null where the device has sent no reading, and late_readings where
+# nothing was written down of its clock.
+_STATUSES = """
+SELECT {device}_key IS NOT NULL AS known, status.ts, {measurements:status.#},
        newest_age_us, late_readings, future_readings, conflicting_readings
-FROM unnest(CAST(:vehicle_ids AS text[])) WITH ORDINALITY AS asked (vehicle_id, position)
-     LEFT JOIN vehicles USING (vehicle_id)
-     LEFT JOIN vehicle_current_status AS status USING (vehicle_key)
-     LEFT JOIN vehicle_clock_evidence USING (vehicle_key)
+FROM unnest(CAST(:ids AS text[])) WITH ORDINALITY AS asked ({device}_id, position)
+     LEFT JOIN {device}s USING ({device}_id)
+     LEFT JOIN {device}_current_status AS status USING ({device}_key)
+     LEFT JOIN {device}_clock_evidence ON device_key = {device}_key
 ORDER BY position
-""")
-
-# As for vehicles.
-METER_STATUSES = text("""
-SELECT meters.meter_key IS NOT NULL AS known,
-       status.ts, status.kwh_consumed_ac, status.voltage,
-       newest_age_us, late_readings, future_readings, conflicting_readings
-FROM unnest(CAST(:meter_ids AS text[])) WITH ORDINALITY AS asked (meter_id, position)
-     LEFT JOIN meters USING (meter_id)
-     LEFT JOIN meter_current_status AS status USING (meter_key)
-     LEFT JOIN meter_clock_evidence USING (meter_key)
-ORDER BY position
-""")
+"""
+VEHICLE_STATUSES = text(VEHICLE.render(_STATUSES))
+METER_STATUSES = text(METER.render(_STATUSES))
 
 # One row, from a primary too. A replica that is connected and has replayed all that it received lacks nothing, however
 # old the heartbeat is: no ingestion may be running, and that must not take the readers down as well. The price: a link

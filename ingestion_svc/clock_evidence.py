@@ -10,7 +10,7 @@ lower bound, the newest reading's age is exact. Device time itself is never rewr
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -53,9 +53,6 @@ class EvidenceRow(NamedTuple):
     late_readings: int
     future_readings: int
     conflicting_readings: int
-
-
-AddRows = Callable[[AsyncConnection[Any], Sequence[EvidenceRow]], Awaitable[None]]
 
 
 class DeviceClocks:
@@ -194,7 +191,7 @@ class ClockEvidence:
         async with asyncio.timeout(CHUNK_TIMEOUT_S):
             connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
         async with connection:
-            for clocks, add in ((self._meters, add_meter_evidence), (self._vehicles, add_vehicle_evidence)):
+            for clocks, add in ((self._meters, ADD_METER_EVIDENCE), (self._vehicles, ADD_VEHICLE_EVIDENCE)):
                 for rows in clocks.take(CHUNK_DEVICES):
                     began = time.monotonic()
                     await _write(connection, clocks, rows, add)
@@ -208,11 +205,17 @@ class ClockEvidence:
             self._meters.not_kept = self._vehicles.not_kept = 0
 
 
-async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: list[EvidenceRow], add: AddRows) -> None:
-    """Adds rows to the database, and puts them back where that refused them."""
+async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: list[EvidenceRow], add: str) -> None:
+    """Commits rows of devices, each named once, and puts them back where the database refused them.
+
+    Leaves out who is not registered. A newest reading counts where it is newer than the one already written down. The
+    connection commits by itself, before anything else is added: otherwise two processes could deadlock.
+    """
+    ids, newest, ages, late, future, conflicting = (list(column) for column in zip(*rows, strict=True))
+    columns = {"ids": ids, "newest": newest, "ages": ages, "late": late, "future": future, "conflicting": conflicting}
     try:
         async with asyncio.timeout(CHUNK_TIMEOUT_S):
-            await add(connection, rows)
+            await connection.execute(add, columns)
     except psycopg.Error as error:
         if error.sqlstate is not None:
             clocks.put_back(rows)
@@ -222,22 +225,3 @@ async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: l
 def _stored(rows: Sequence[Any], written: Written) -> list[Any]:
     others = {*written.duplicates, *written.conflicts, *written.refused}
     return [row for at, row in enumerate(rows) if at not in others]
-
-
-async def add_meter_evidence(connection: AsyncConnection[Any], rows: Sequence[EvidenceRow]) -> None:
-    """Adds to the evidence of meters, each named once; leaves out who is not registered. The caller commits.
-
-    A newest reading counts where it is newer than the one already written down. To be committed before anything else
-    is added, or two processes could deadlock.
-    """
-    await connection.execute(ADD_METER_EVIDENCE, _arrays(rows))
-
-
-async def add_vehicle_evidence(connection: AsyncConnection[Any], rows: Sequence[EvidenceRow]) -> None:
-    """Adds to the evidence of vehicles, as `add_meter_evidence` does."""
-    await connection.execute(ADD_VEHICLE_EVIDENCE, _arrays(rows))
-
-
-def _arrays(rows: Sequence[EvidenceRow]) -> dict[str, list[Any]]:
-    ids, newest, ages, late, future, conflicting = (list(column) for column in zip(*rows, strict=True))
-    return {"ids": ids, "newest": newest, "ages": ages, "late": late, "future": future, "conflicting": conflicting}

@@ -120,13 +120,13 @@ def _add_tables(kind: DeviceKind) -> None:
     Table(
         f"{name}_clock_evidence",
         metadata,
-        _key(key),
+        _key("device_key"),
         _timestamptz("newest_ts", nullable=True),
         Column("newest_age_us", BigInteger),
         Column("late_readings", BigInteger, nullable=False),
         Column("future_readings", BigInteger, nullable=False),
         Column("conflicting_readings", BigInteger, nullable=False),
-        PrimaryKeyConstraint(key),
+        PrimaryKeyConstraint("device_key"),
         postgresql_with=_HOT,
     )
 

@@ -19,7 +19,7 @@ from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 
 _EVIDENCE = """
     SELECT meter_id, newest_ts, newest_age_us, late_readings, future_readings, conflicting_readings
-    FROM meter_clock_evidence JOIN meters USING (meter_key)
+    FROM meter_clock_evidence JOIN meters ON device_key = meter_key
 """
 
 

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import TextClause
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
+from analytics_svc import fleet_sql, queries_sql, reader_sql
+from ingestion_svc import mappings_sql, upkeep_sql
 from ingestion_svc.writer_sql import METERS, VEHICLES, Target
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.embedded import EmbeddedServer
@@ -20,10 +25,9 @@ HOUR = datetime(2026, 2, 9, tzinfo=UTC)
 PARAMETERS = {
     **dict.fromkeys(("hour", "first", "start", "day"), HOUR),
     **dict.fromkeys(("next_hour", "last", "end", "next_day"), HOUR + timedelta(hours=1)),
+    **{name: [1] for name in ("keys", "ordinals", "newest", "ages", "late", "future", "conflicting")},
     "hours": [HOUR],
     "ids": ["a"],
-    "keys": [1],
-    "ordinals": [0],
 }
 NO_ROWS = b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
 """A binary COPY of none."""
@@ -59,6 +63,16 @@ def plan(connection: psycopg.Connection[Any], statement: str) -> None:
         assert psycopg.ClientCursor(connection).execute(f"EXPLAIN {statement}", PARAMETERS).fetchall()
 
 
+def plan_prepared(connection: psycopg.Connection[Any], statement: TextClause) -> None:
+    """Has a statement planned for any parameters."""
+    compiled = statement.compile(dialect=PGDialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
+    parameters = f"({', '.join('NULL' for _ in compiled.positiontup)})" if compiled.positiontup else ""
+    connection.execute("SET plan_cache_mode = force_generic_plan")
+    connection.execute(f"PREPARE asked AS {compiled}")
+    assert connection.execute(f"EXPLAIN EXECUTE asked {parameters}").fetchall()
+    connection.execute("DEALLOCATE asked")
+
+
 def statements(owner: Any) -> list[str]:
     """All statements that a dataclass holds, itself or in others."""
     found = []
@@ -87,3 +101,16 @@ def test_statements_of_verify_are_planned(side: Side, owner: psycopg.Connection[
 @pytest.mark.parametrize("kind", KINDS, ids=["meters", "vehicles"])
 def test_statements_of_maintenance_are_planned(kind: DeviceKind, ingestion: psycopg.Connection[Any]) -> None:
     plan(ingestion, kind.render(FORGET_HOURS))
+
+
+@pytest.mark.parametrize(
+    "module", [upkeep_sql, mappings_sql, fleet_sql, queries_sql, reader_sql], ids=lambda m: m.__name__
+)
+def test_the_services_other_statements_are_planned(module: ModuleType, postgres: EmbeddedServer, database: str) -> None:
+    role = f"energyfleet_{module.__name__.partition('_')[0]}"
+    with connected(postgres.url(database, role=role)) as connection:
+        for name, statement in vars(module).items():
+            if isinstance(statement, TextClause):
+                plan_prepared(connection, statement)
+            elif isinstance(statement, str) and name in {"ADD_METER_EVIDENCE", "ADD_VEHICLE_EVIDENCE", "BEAT"}:
+                plan(connection, statement)

@@ -175,7 +175,7 @@ _ROLLUPS = (
 _UPKEEP = (
     """
     CREATE TABLE meter_clock_evidence (
-        meter_key integer PRIMARY KEY,
+        device_key integer PRIMARY KEY,
         newest_ts timestamptz,
         newest_age_us bigint,
         late_readings bigint NOT NULL,
@@ -185,7 +185,7 @@ _UPKEEP = (
     """,
     """
     CREATE TABLE vehicle_clock_evidence (
-        vehicle_key integer PRIMARY KEY,
+        device_key integer PRIMARY KEY,
         newest_ts timestamptz,
         newest_age_us bigint,
         late_readings bigint NOT NULL,
