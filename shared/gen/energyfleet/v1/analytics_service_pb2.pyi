@@ -485,7 +485,7 @@ class ListVehiclePerformanceRequest(_message.Message):
 
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedScalarFieldContainer[Global___Verdict.ValueType]:
-        """Only vehicles with one of these verdicts, none of them VERDICT_UNSPECIFIED. Empty: with any."""
+        """Only vehicles with one of these verdicts, at most 20, none of them VERDICT_UNSPECIFIED. Empty: with any."""
 
     @_builtins.property
     def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -33,7 +33,7 @@ class AnalyticsServiceStub:
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -84,7 +84,7 @@ class AnalyticsServiceServicer:
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -195,7 +195,7 @@ class AnalyticsService:
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """

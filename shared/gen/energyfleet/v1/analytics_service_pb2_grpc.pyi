@@ -34,7 +34,7 @@ class AnalyticsServiceStub:
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -86,7 +86,7 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -134,7 +134,7 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over about 1.2 MB;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """

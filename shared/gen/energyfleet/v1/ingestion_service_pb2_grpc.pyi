@@ -32,8 +32,7 @@ class IngestionServiceStub:
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
-      need; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
       with each failure;
@@ -127,8 +126,7 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
-      need; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
       with each failure;
@@ -218,8 +216,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     Every rpc may also end with
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over about 1.2 MB, which 10,000 of the largest readings
-      need; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
       with each failure;
