@@ -6,7 +6,7 @@ beyond the retention floor, and for some vehicles the database adds everything u
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from analytics_svc.hour_cache import HOUR_BITS, Counts, Hour, HourCache, Keys, S
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, Totals
+from shared.db.device_kind import VEHICLE
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 
@@ -89,8 +90,8 @@ class FleetQueries:
         known = self._vehicles
         mapped, of_vehicles, of_meters = await asyncio.gather(
             self._reader.ask(FLEET_MAPPED, window_ends(window) | {"known_vehicles": len(known.keys)}),
-            self._hours(VEHICLE_HOURS, self._vehicle_hours, Hour.of_vehicles, window),
-            self._hours(METER_HOURS, self._meter_hours, Hour.of_meters, window),
+            self._hours(VEHICLE_HOURS, self._vehicle_hours, window),
+            self._hours(METER_HOURS, self._meter_hours, window),
         )
         [row] = mapped.value
         if not row.kept:
@@ -98,7 +99,7 @@ class FleetQueries:
         if row.vehicles != len(known.keys):
             known = self._vehicles = _Vehicles(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
         as_of_us = min(mapped.as_of_us, of_vehicles.as_of_us, of_meters.as_of_us)
-        delivered, consumed = Sums(known.keys), Sums(known.keys)
+        delivered, consumed = Sums(known.keys, VEHICLE.averaged), Sums(known.keys)
         delivered.add(of_vehicles.value)
         await asyncio.sleep(0)
         mappings = _add_mapped_throughout(consumed, row, of_meters.value)
@@ -108,9 +109,7 @@ class FleetQueries:
             _put_moved(consumed, mappings, moved.value)
         return QueryResult(_fleet_totals(known.ids, mappings, delivered, consumed), as_of_us)
 
-    async def _hours(
-        self, statement: TextClause, kept: HourCache, read: Callable[[Any], Hour], window: Window
-    ) -> QueryResult[list[Hour]]:
+    async def _hours(self, statement: TextClause, kept: HourCache, window: Window) -> QueryResult[list[Hour]]:
         """All hours of a window, in one snapshot."""
         starts_us = range(window.start_us, window.end_us, US_PER_HOUR)
         hours = kept.of(starts_us)
@@ -122,7 +121,7 @@ class FleetQueries:
             },
         )
         for row in answer.value:
-            hours[us_from_datetime(row.hour_start)] = read(row)
+            hours[us_from_datetime(row.hour_start)] = Hour.of(row)
             await asyncio.sleep(0)
         kept.keep(hours)
         return answer.replace([hours[start_us] for start_us in starts_us])
@@ -153,7 +152,8 @@ def _put_moved(consumed: Sums, mappings: Counts, rows: Sequence[Any]) -> None:
 
 def _fleet_totals(vehicle_ids: Sequence[str], mappings: Counts, delivered: Sums, consumed: Sums) -> FleetTotals:
     vehicle_readings, meter_readings = delivered.readings.tolist(), consumed.readings.tolist()
-    temperatures = zip(delivered.battery_temp_sums.tolist(), delivered.battery_temp_readings.tolist(), strict=True)
+    [(sums, numbers)] = delivered.averages  # of battery_temp
+    temperatures = zip(sums.tolist(), numbers.tolist(), strict=True)
     return FleetTotals(
         vehicle_ids=vehicle_ids,
         mappings=mappings.tolist(),

@@ -6,9 +6,11 @@ the retention floor: days of history are dropped there, while rollups stay.
 
 from sqlalchemy import text
 
+from shared.db.device_kind import METER, VEHICLE
+
 # The fleet hour by hour: a row for each hour whose version is not the one that is known, with what every device
 # reported in it, packed column by column as big-endian numbers. Of an hour that is not known the version is null.
-VEHICLE_HOURS = text("""
+_HOURS = """
 WITH known AS (
     SELECT hour_start, version
     FROM unnest(CAST(:hours AS timestamptz[]), CAST(:versions AS text[])) AS known (hour_start, version)
@@ -16,46 +18,25 @@ WITH known AS (
 stored AS (
     SELECT hour_start, known.version AS known_version,
            coalesce(string_agg(CAST(mark AS text), ' ' ORDER BY writer), '') AS version
-    FROM known LEFT JOIN vehicle_hour_changes USING (hour_start)
+    FROM known LEFT JOIN {device}_hour_changes USING (hour_start)
     GROUP BY hour_start, known_version
 )
-SELECT stored.hour_start, version, device_keys, kwh, readings, battery_temp_sums, battery_temp_readings
+SELECT stored.hour_start, version, device_keys, kwh, readings {averaged:, #_sums, #_readings}
 FROM stored CROSS JOIN LATERAL (
-    SELECT coalesce(string_agg(int4send(vehicle_key), ''), '') AS device_keys,
-           coalesce(string_agg(float8send(kwh_delivered_dc), ''), '') AS kwh,
-           coalesce(string_agg(int4send(hourly.readings), ''), '') AS readings,
-           coalesce(string_agg(float8send(battery_temp_sum), ''), '') AS battery_temp_sums,
-           coalesce(string_agg(int4send(hourly.battery_temp_readings), ''), '') AS battery_temp_readings
-    FROM vehicle_energy_hourly AS hourly
-    WHERE hourly.hour_start = stored.hour_start
-    OFFSET 0
-) AS packed
-WHERE version IS DISTINCT FROM known_version
-""")
-
-# As for vehicles.
-METER_HOURS = text("""
-WITH known AS (
-    SELECT hour_start, version
-    FROM unnest(CAST(:hours AS timestamptz[]), CAST(:versions AS text[])) AS known (hour_start, version)
-),
-stored AS (
-    SELECT hour_start, known.version AS known_version,
-           coalesce(string_agg(CAST(mark AS text), ' ' ORDER BY writer), '') AS version
-    FROM known LEFT JOIN meter_hour_changes USING (hour_start)
-    GROUP BY hour_start, known_version
-)
-SELECT stored.hour_start, version, device_keys, kwh, readings
-FROM stored CROSS JOIN LATERAL (
-    SELECT coalesce(string_agg(int4send(meter_key), ''), '') AS device_keys,
-           coalesce(string_agg(float8send(kwh_consumed_ac), ''), '') AS kwh,
+    SELECT coalesce(string_agg(int4send({device}_key), ''), '') AS device_keys,
+           coalesce(string_agg(float8send({energy}), ''), '') AS kwh,
            coalesce(string_agg(int4send(hourly.readings), ''), '') AS readings
-    FROM meter_energy_hourly AS hourly
+           {averaged:,
+           coalesce(string_agg(float8send(#_sum), ''), '') AS #_sums,
+           coalesce(string_agg(int4send(hourly.#_readings), ''), '') AS #_readings}
+    FROM {device}_energy_hourly AS hourly
     WHERE hourly.hour_start = stored.hour_start
     OFFSET 0
 ) AS packed
 WHERE version IS DISTINCT FROM known_version
-""")
+"""
+VEHICLE_HOURS = text(VEHICLE.render(_HOURS))
+METER_HOURS = text(METER.render(_HOURS))
 
 # One row. Vehicles are never renamed or deleted, so that their number is their version: all are told, by key, where it
 # is not the one that is known. `through_` are the pairs, packed as above, that are mapped all through the window, and

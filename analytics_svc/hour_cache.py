@@ -24,33 +24,35 @@ Counts = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 
 
+Averages = Sequence[tuple[Numbers, Counts]]
+"""Sums and numbers of each measurement that is averaged; a meter has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """What devices reported in an hour, by their keys, which ascend: energy in kWh, and of vehicles degrees Celsius."""
+    """What devices reported in an hour, by their keys, which ascend; energy in kWh."""
 
     version: str
     keys: Keys
     kwh: Numbers
     readings: Counts
-    battery_temp_sums: Numbers
-    battery_temp_readings: Counts
+    averages: Averages
 
     @classmethod
-    def of_meters(cls, row: Any) -> "Hour":
-        keys, order = _sorted_keys(row)
-        nothing = np.zeros(0)
-        return cls(row.version, keys, _numbers(row.kwh)[order], _counts(row.readings)[order], nothing, _no_counts(0))
-
-    @classmethod
-    def of_vehicles(cls, row: Any) -> "Hour":
-        keys, order = _sorted_keys(row)
+    def of(cls, row: Any) -> "Hour":
+        """From a row of VEHICLE_HOURS or METER_HOURS."""
+        _, version, device_keys, kwh, readings, *averages = row
+        keys = unpack_keys(device_keys)
+        order = np.argsort(keys)
         return cls(
-            row.version,
-            keys,
-            _numbers(row.kwh)[order],
-            _counts(row.readings)[order],
-            _numbers(row.battery_temp_sums)[order],
-            _counts(row.battery_temp_readings)[order],
+            version,
+            keys[order],
+            _numbers(kwh)[order],
+            _counts(readings)[order],
+            [
+                (_numbers(sums)[order], _counts(numbers)[order])
+                for sums, numbers in zip(averages[::2], averages[1::2], strict=True)
+            ],
         )
 
 
@@ -79,12 +81,11 @@ class HourCache:
 class Sums:
     """What some devices reported in all hours of a window, in the order of their keys, which ascend."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, averaged: Sequence[str] = ()) -> None:
         self.keys = keys
         self.kwh: Numbers = np.zeros(len(keys))
         self.readings = _no_counts(len(keys))
-        self.battery_temp_sums: Numbers = np.zeros(len(keys))
-        self.battery_temp_readings = _no_counts(len(keys))
+        self.averages: Averages = [(np.zeros(len(keys)), _no_counts(len(keys))) for _ in averaged]
         self.hours: Bits = np.zeros(len(keys), dtype=np.uint64)
         """A bit for each hour in which the device reported, the last hour's the lowest."""
 
@@ -95,9 +96,9 @@ class Sums:
             self.kwh[places] += hour.kwh[ours]
             self.readings[places] += hour.readings[ours]
             self.hours[places] |= np.uint64(1 << number)
-            if len(hour.battery_temp_sums):
-                self.battery_temp_sums[places] += hour.battery_temp_sums[ours]
-                self.battery_temp_readings[places] += hour.battery_temp_readings[ours]
+            for (sums, numbers), (its_sums, its_numbers) in zip(self.averages, hour.averages, strict=True):
+                sums[places] += its_sums[ours]
+                numbers[places] += its_numbers[ours]
 
     def _places(self, keys: Keys) -> tuple[slice | NDArray[np.bool_], slice | NDArray[np.intp]]:
         """Which of the keys are ours, and where they are here."""
@@ -113,12 +114,6 @@ class Sums:
 def unpack_keys(packed: bytes) -> Keys:
     """Of devices, as PostgreSQL packed them."""
     return np.frombuffer(packed, dtype=">i4").astype(np.int32)
-
-
-def _sorted_keys(row: Any) -> tuple[Keys, NDArray[np.intp]]:
-    keys = unpack_keys(row.device_keys)
-    order = np.argsort(keys)
-    return keys[order], order
 
 
 def _numbers(packed: bytes) -> Numbers:

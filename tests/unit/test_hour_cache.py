@@ -1,7 +1,6 @@
 """Hours of a fleet in memory: sums against a plain-Python model, and a bound on what is kept."""
 
 import struct
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,15 +31,11 @@ def packed(form: str, numbers: list[float] | list[int]) -> bytes:
 def hour(told: Reported, version: str = "", *, of_vehicles: bool = True) -> Hour:
     """As the database tells it: column by column, in no order."""
     values = list(told.values())
-    row = SimpleNamespace(
-        version=version,
-        device_keys=packed("i", list(told)),
-        kwh=packed("d", [each[0] for each in values]),
-        readings=packed("i", [each[1] for each in values]),
-        battery_temp_sums=packed("d", [each[2] for each in values]),
-        battery_temp_readings=packed("i", [each[3] for each in values]),
+    kwh, readings, temps, temp_readings = (
+        packed(form, [each[column] for each in values]) for column, form in enumerate("didi")
     )
-    return Hour.of_vehicles(row) if of_vehicles else Hour.of_meters(row)
+    averages = (temps, temp_readings) if of_vehicles else ()
+    return Hour.of((None, version, packed("i", list(told)), kwh, readings, *averages))
 
 
 @given(st.sets(st.integers(1, 9)), st.lists(reported, max_size=64), st.booleans())
@@ -48,15 +43,16 @@ def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
     keys: set[int], told: list[Reported], of_vehicles: bool
 ) -> None:
     ours = sorted(keys)
-    sums = Sums(np.array(ours, dtype=np.int32))
+    sums = Sums(np.array(ours, dtype=np.int32), ["battery_temp"] if of_vehicles else [])
     sums.add([hour(each, of_vehicles=of_vehicles) for each in told])
     for place, key in enumerate(ours):
         its = [each.get(key) for each in told]
         present = [each for each in its if each is not None]
         assert sums.kwh[place] == sum(each[0] for each in present)
         assert sums.readings[place] == sum(each[1] for each in present)
-        assert sums.battery_temp_sums[place] == (sum(each[2] for each in present) if of_vehicles else 0)
-        assert sums.battery_temp_readings[place] == (sum(each[3] for each in present) if of_vehicles else 0)
+        for temps, temp_readings in sums.averages:
+            assert temps[place] == sum(each[2] for each in present)
+            assert temp_readings[place] == sum(each[3] for each in present)
         assert int(sums.hours[place]) == int("0" + "".join("01"[each is not None] for each in its), 2)
 
 
