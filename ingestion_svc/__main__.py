@@ -110,16 +110,14 @@ async def serving(
     ):
         try:
             await batcher.start()
-            maintenance.start()
-            evidence.start()
-            heartbeat.start()
+            for loop in (maintenance, evidence, heartbeat):
+                loop.start()
             yield service, await service.start()
         finally:
             await service.drain()
             await batcher.close()
-            await maintenance.close()
-            await evidence.close()
-            await heartbeat.close()
+            for loop in (maintenance, evidence, heartbeat):
+                await loop.close()
             await engine.dispose()
 
 

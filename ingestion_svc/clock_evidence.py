@@ -63,12 +63,10 @@ class DeviceClocks:
         """Readings that were not counted for want of room."""
         self._newest_us: dict[str, int] = {}
         self._arrived_us: dict[str, int] = {}
-        self._late: Counter[str] = Counter()
-        self._future: Counter[str] = Counter()
-        self._conflicting: Counter[str] = Counter()
+        self.late, self.future, self.conflicting = (Counter[str]() for _ in range(3))
 
     def __bool__(self) -> bool:
-        return bool(self._arrived_us or self._late or self._future or self._conflicting)
+        return bool(self._arrived_us or self.late or self.future or self.conflicting)
 
     def stored(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], arrived_us: int) -> None:
         """Takes in readings that were stored, in the order of their coming."""
@@ -79,18 +77,12 @@ class DeviceClocks:
                 newest_us[device_id] = ts_us
                 arrived[device_id] = arrived_us
             else:
-                self._late[device_id] += 1
-        if len(newest_us) > DEVICES_MAX or len(self._late) > DEVICES_MAX:
+                self.late[device_id] += 1
+        if len(newest_us) > DEVICES_MAX or len(self.late) > DEVICES_MAX:
             self._forget()
 
-    def conflicting(self, device_ids: Sequence[str]) -> None:
-        self._count(self._conflicting, device_ids)
-
-    def future(self, device_ids: Sequence[str]) -> None:
-        """Takes in one future-rejected reading of each device named. Anybody can name devices: hence the bound."""
-        self._count(self._future, device_ids)
-
-    def _count(self, counts: Counter[str], device_ids: Sequence[str]) -> None:
+    def count(self, counts: Counter[str], device_ids: Sequence[str]) -> None:
+        """Counts a reading of each device named. Anybody can name devices: hence the bound."""
         for device_id in device_ids:
             if device_id in counts or len(counts) < DEVICES_MAX:
                 counts[device_id] += 1
@@ -102,7 +94,7 @@ class DeviceClocks:
 
         What comes meanwhile of a device that was taken out already is left for the next time.
         """
-        for devices in (self._arrived_us, self._late, self._future, self._conflicting):
+        for devices in (self._arrived_us, self.late, self.future, self.conflicting):
             left = len(devices)
             while left > 0 and devices:
                 chunk = list(islice(devices, min(most, left)))
@@ -117,9 +109,9 @@ class DeviceClocks:
             device_id,
             newest_us,
             None if arrived_us is None or newest_us is None else arrived_us - newest_us,
-            self._late.pop(device_id, 0),
-            self._future.pop(device_id, 0),
-            self._conflicting.pop(device_id, 0),
+            self.late.pop(device_id, 0),
+            self.future.pop(device_id, 0),
+            self.conflicting.pop(device_id, 0),
         )
 
     def put_back(self, rows: Sequence[EvidenceRow]) -> None:
@@ -131,9 +123,9 @@ class DeviceClocks:
                 self._newest_us[row.device_id] = ts_us
                 self._arrived_us[row.device_id] = ts_us + age_us
             for counts, more in (
-                (self._late, row.late_readings),
-                (self._future, row.future_readings),
-                (self._conflicting, row.conflicting_readings),
+                (self.late, row.late_readings),
+                (self.future, row.future_readings),
+                (self.conflicting, row.conflicting_readings),
             ):
                 if more:
                     counts[row.device_id] += more
@@ -141,40 +133,33 @@ class DeviceClocks:
     def _forget(self) -> None:
         """Makes room: forgets the newest timestamps of devices of which all is written down, or else all."""
         self._newest_us = {device_id: self._newest_us[device_id] for device_id in self._arrived_us}
-        if len(self._newest_us) > DEVICES_MAX // 2 or len(self._late) > DEVICES_MAX // 2:
-            self.not_kept += len(self._arrived_us) + self._late.total()
-            for each in (self._newest_us, self._arrived_us, self._late):
+        if len(self._newest_us) > DEVICES_MAX // 2 or len(self.late) > DEVICES_MAX // 2:
+            self.not_kept += len(self._arrived_us) + self.late.total()
+            for each in (self._newest_us, self._arrived_us, self.late):
                 each.clear()
 
 
-class ClockEvidence:
+class ClockEvidence(BackgroundLoop):
     """Collects the evidence of both kinds of device and adds it to the database, in the background and at the end."""
 
     def __init__(self, parameters: Mapping[str, Any], *, interval_s: float = FLUSH_INTERVAL_S) -> None:
         self._parameters = dict(parameters)
         self._meters = DeviceClocks()
         self._vehicles = DeviceClocks()
-        self._loop = BackgroundLoop("clock_evidence", self.flush, interval_s, jittered=True, last_round=True)
-
-    def start(self) -> None:
-        self._loop.start()
-
-    async def close(self) -> None:
-        """Writes down what is left, where the database lets us."""
-        await self._loop.close()
+        super().__init__("clock_evidence", self.flush, interval_s, jittered=True, last_round=True)
 
     def rejected(self, decoded: Decoded) -> None:
         """Takes in what a message had of readings in the future."""
         if decoded.future_meter_ids:
-            self._meters.future(decoded.future_meter_ids)
+            self._meters.count(self._meters.future, decoded.future_meter_ids)
         if decoded.future_vehicle_ids:
-            self._vehicles.future(decoded.future_vehicle_ids)
+            self._vehicles.count(self._vehicles.future, decoded.future_vehicle_ids)
 
     def resolved(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], written: Written, arrived_us: int) -> None:
         """Takes in the outcome of rows of one kind that arrived together, in the order of their coming."""
         clocks = self._meters if isinstance(rows[0], MeterRow) else self._vehicles
         if written.conflicts:
-            clocks.conflicting([rows[at][0] for at in written.conflicts])
+            clocks.count(clocks.conflicting, [rows[at][0] for at in written.conflicts])
         if written.duplicates or written.conflicts or written.refused:
             rows = _stored(rows, written)
         clocks.stored(rows, arrived_us)
@@ -196,7 +181,7 @@ class ClockEvidence:
                     began = time.monotonic()
                     await _write(connection, clocks, rows, add)
                     cooldown_s = FLUSH_COOLDOWN * (time.monotonic() - began)
-                    await self._loop.closes_within(min(cooldown_s, FLUSH_COOLDOWN_MAX_S))
+                    await self.closes_within(min(cooldown_s, FLUSH_COOLDOWN_MAX_S))
 
     def _log_not_kept(self) -> None:
         not_kept = self._meters.not_kept + self._vehicles.not_kept

@@ -27,20 +27,16 @@ BEAT_TIMEOUT_S = 3.0
 """A beat takes a millisecond, and so does a connection. What takes longer would only be late."""
 
 
-class Heartbeat:
+class Heartbeat(BackgroundLoop):
     """Beats in the background, and once more at the end: replicas then reach past the last commit."""
 
     def __init__(self, parameters: Mapping[str, Any], *, interval_s: float = INTERVAL_S) -> None:
         self._parameters = dict(parameters)
         self._connection: AsyncConnection[Any] | None = None
-        self._loop = BackgroundLoop("heartbeat", self._beat, interval_s, at_once=True, last_round=True)
-
-    def start(self) -> None:
-        self._loop.start()
+        super().__init__("heartbeat", self._beat, interval_s, at_once=True, last_round=True)
 
     async def close(self) -> None:
-        """Beats a last time, where the database lets us."""
-        await self._loop.close()
+        await super().close()
         await self._disconnect()
 
     async def _beat(self) -> None:

@@ -26,8 +26,8 @@ ROUND_TIMEOUT_S = 60.0
 """The first round after a long pause drops some hundred partitions; they take milliseconds each."""
 
 
-class Maintenance:
-    """Runs rounds in the background, the first one at once."""
+class Maintenance(BackgroundLoop):
+    """Runs rounds in the background, the first one at once. One that is broken off at the end loses nothing."""
 
     def __init__(
         self,
@@ -43,14 +43,7 @@ class Maintenance:
         self._clock = clock
         self._on_partitions_ahead = on_partitions_ahead
         self._covered_day: int | None = None
-        self._loop = BackgroundLoop("maintenance", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
-
-    def start(self) -> None:
-        self._loop.start()
-
-    async def close(self) -> None:
-        """Ends; a round that is under way is broken off, which loses nothing."""
-        await self._loop.close()
+        super().__init__("maintenance", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
 
     async def round(self) -> None:
         """One round. Tells how many days ahead have partitions, also where it fails: with the driver's errors."""

@@ -50,17 +50,13 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
             return cast("grpc.RpcMethodHandler[Message, Message]", handler)
         limits = self._limits.get(method.rpartition("/")[2], ())
         deserializer = _deserializer(handler.request_deserializer, method, limits)
+        parsed: Callable[[Any], Any] = _parsed
+        make, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                _guarded(handler.stream_stream, _each_parsed, method), deserializer, handler.response_serializer
-            )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                _guarded(handler.stream_unary, _each_parsed, method), deserializer, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            _guarded(handler.unary_unary, _parsed, method), deserializer, handler.response_serializer
-        )
+            make, behaviour, parsed = grpc.stream_stream_rpc_method_handler, handler.stream_stream, _each_parsed
+        elif handler.request_streaming:
+            make, behaviour, parsed = grpc.stream_unary_rpc_method_handler, handler.stream_unary, _each_parsed
+        return make(_guarded(behaviour, parsed, method), deserializer, handler.response_serializer)
 
 
 def _deserializer(

@@ -17,9 +17,8 @@ from benchmarks.exact.model import Counts
 from benchmarks.load import OWN_CONNECTION
 from benchmarks.readings import meter_id, vehicle_id
 from fleetcli.client.errors import ClientError
-from fleetcli.client.messages import mapping_request
 from fleetcli.client.uplink import Uplink
-from shared.timestamps import US_PER_SECOND
+from shared.timestamps import US_PER_SECOND, proto_from_us
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
@@ -85,7 +84,12 @@ async def _send(target: Target, plan: Plan) -> Sent:
 
 async def _map(stub: "IngestionServiceAsyncStub", mappings: list[Mapping]) -> None:
     for each in mappings:
-        await stub.MapVehicle(mapping_request(vehicle_id(each.vehicle), meter_id(each.meter), each.from_us))
+        request = wire.MapVehicleRequest(
+            vehicle_id=vehicle_id(each.vehicle),
+            meter_id=meter_id(each.meter),
+            effective_from=proto_from_us(each.from_us),
+        )
+        await stub.MapVehicle(request)
 
 
 async def _exchange(uplink: Uplink, messages: list[Message]) -> None:

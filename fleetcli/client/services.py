@@ -9,6 +9,7 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetMeterStatusResponse,
     GetPerformanceSeriesRequest,
     GetPerformanceSeriesResponse,
+    GetVehiclePerformanceRequest,
     GetVehiclePerformanceResponse,
     GetVehicleStatusRequest,
     GetVehicleStatusResponse,
@@ -23,8 +24,10 @@ from energyfleet.v1.ingestion_service_pb2 import (
     ConflictingReading,
     ExchangeTelemetryResponse,
     IngestionSummary,
+    MapVehicleRequest,
     RejectedReading,
     RejectionReason,
+    UnmapVehicleRequest,
 )
 from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
@@ -32,7 +35,7 @@ from google.protobuf.message import Message
 
 from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
 from fleetcli.client.errors import ServiceError
-from fleetcli.client.messages import mapping_request, performance_request, unmapping_request
+from fleetcli.client.messages import timestamp, window
 from fleetcli.client.uplink import OnAnswer, OnWait, Uplink
 
 Performance = GetVehiclePerformanceResponse
@@ -103,13 +106,21 @@ class IngestionClient(_Client):
         self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None
     ) -> tuple[Mapping, list[Mapping]]:
         """Maps a vehicle to a meter from an instant (None: now) until another (None: no end); also what that closed."""
-        request = mapping_request(vehicle_id, meter_id, from_us, until_us)
+        request = MapVehicleRequest(
+            vehicle_id=vehicle_id,
+            meter_id=meter_id,
+            effective_from=timestamp(from_us),
+            effective_until=timestamp(until_us),
+        )
         answer = await self._call(self._stub.MapVehicle, request)
         return answer.mapping, list(answer.closed)
 
     async def unmap_vehicle(self, vehicle_id: str, from_us: int | None, until_us: int | None) -> list[Mapping]:
         """Unmaps a vehicle from an instant (None: now) until another (None: no end); the mappings that this removed."""
-        answer = await self._call(self._stub.UnmapVehicle, unmapping_request(vehicle_id, from_us, until_us))
+        request = UnmapVehicleRequest(
+            vehicle_id=vehicle_id, effective_from=timestamp(from_us), effective_until=timestamp(until_us)
+        )
+        answer = await self._call(self._stub.UnmapVehicle, request)
         return list(answer.removed)
 
     def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
@@ -126,7 +137,7 @@ class AnalyticsClient(_Client):
 
     async def performance(self, vehicle_id: str, start_us: int | None = None, end_us: int | None = None) -> Performance:
         """How efficiently a vehicle charged within `(start_us, end_us]`; the service chooses an end that is None."""
-        request = performance_request(vehicle_id, start_us, end_us)
+        request = GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window(start_us, end_us))
         answer: Performance = await self._call(self._stub.GetVehiclePerformance, request)
         return answer
 

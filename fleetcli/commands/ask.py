@@ -16,7 +16,7 @@ from rich.text import Text
 from fleetcli.client.channel import is_serving
 from fleetcli.client.services import AnalyticsClient, MeterStatus, Performance, VehicleStatus, freshness_of, verdict_of
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import facts_table, out, say, verdict_text
+from fleetcli.commands.console import facts_table, measured, out, say, verdict_text
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     HOURS_MAX,
@@ -108,34 +108,29 @@ def _show_performance(answer: Performance) -> None:
     table.add_row("because", Text(answer.verdict_reason))
     if answer.alert:
         table.add_row("alert", Text(answer.alert, "bold red"))
-    table.add_row("efficiency", _measured(answer, "efficiency_ratio", "{:.4f}"))
-    table.add_row("delivered (DC)", _measured(answer, "kwh_delivered_dc", "{:,.4f} kWh"))
-    table.add_row("drawn (AC)", _measured(answer, "kwh_consumed_ac", "{:,.4f} kWh"))
-    table.add_row("lost", _measured(answer, "kwh_lost", "{:,.4f} kWh"))
-    table.add_row("battery, on average", _measured(answer, "average_battery_temp", "{:.1f} °C"))
+    table.add_row("efficiency", measured(answer, "efficiency_ratio", "{:.4f}"))
+    table.add_row("delivered (DC)", measured(answer, "kwh_delivered_dc", "{:,.4f} kWh"))
+    table.add_row("drawn (AC)", measured(answer, "kwh_consumed_ac", "{:,.4f} kWh"))
+    table.add_row("lost", measured(answer, "kwh_lost", "{:,.4f} kWh"))
+    table.add_row("battery, on average", measured(answer, "average_battery_temp", "{:.1f} °C"))
     table.add_row("readings", f"{answer.vehicle_readings:,} of the vehicle, {answer.meter_readings:,} of its meters")
-    table.add_row("hours with both sides", _measured(answer, "coverage", "{:.0%}"))
+    table.add_row("hours with both sides", measured(answer, "coverage", "{:.0%}"))
     out.print(table)
 
 
 def _show_status(
-    kind: str, device_id: str, answer: VehicleStatus | MeterStatus, measured: Sequence[tuple[str, str, str]]
+    kind: str, device_id: str, answer: VehicleStatus | MeterStatus, facts: Sequence[tuple[str, str, str]]
 ) -> None:
     table = facts_table(f"{kind} {device_id}")
     if answer.HasField("reading"):
         table.add_row("newest reading", _newest(answer))
-        for name, field, form in measured:
-            table.add_row(name, _measured(answer.reading, field, form))
+        for name, field, form in facts:
+            table.add_row(name, measured(answer.reading, field, form))
     else:
         table.add_row("newest reading", "none yet; known from a mapping")
     if answer.HasField("clock"):
         table.add_row("clock", _clock_evidence(answer))
     out.print(table)
-
-
-def _measured(message: Message, field: str, form: str) -> str:
-    """A measurement for people; what is absent is no 0."""
-    return form.format(getattr(message, field)) if message.HasField(field) else "-"
 
 
 def _clock(moment: Timestamp) -> str:

@@ -1,6 +1,7 @@
 """What people see: answers on standard output, everything else on standard error, progress only on a terminal."""
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -43,6 +44,11 @@ def note_wait(failure: ClientError, wait_s: float) -> None:
 
 def verdict_text(verdict: str) -> Text:
     return Text(verdict, VERDICT_STYLES.get(verdict, ""))
+
+
+def measured(message: Any, field: str, form: str) -> str:
+    """A measurement for people; what is absent is no 0."""
+    return form.format(getattr(message, field)) if message.HasField(field) else "-"
 
 
 def facts_table(title: str) -> Table:

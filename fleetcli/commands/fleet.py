@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -23,7 +23,7 @@ from fleetcli.client.services import (
     verdict_of,
 )
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import out, progress_bar, say, verdict_text
+from fleetcli.commands.console import measured, out, progress_bar, say, verdict_text
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
@@ -182,10 +182,10 @@ def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> 
     """All columns, or those for which a terminal has room."""
     columns = {
         "vehicle": [vehicle.vehicle_id for vehicle in answer.vehicles],
-        "DC kWh": [_measured(vehicle, "kwh_delivered_dc", ",.3f") for vehicle in answer.vehicles],
-        "AC kWh": [_measured(vehicle, "kwh_consumed_ac", ",.3f") for vehicle in answer.vehicles],
-        "lost kWh": [_measured(vehicle, "kwh_lost", ",.3f") for vehicle in answer.vehicles],
-        "ratio": [_measured(vehicle, "efficiency_ratio", ".4f") for vehicle in answer.vehicles],
+        "DC kWh": [measured(vehicle, "kwh_delivered_dc", "{:,.3f}") for vehicle in answer.vehicles],
+        "AC kWh": [measured(vehicle, "kwh_consumed_ac", "{:,.3f}") for vehicle in answer.vehicles],
+        "lost kWh": [measured(vehicle, "kwh_lost", "{:,.3f}") for vehicle in answer.vehicles],
+        "ratio": [measured(vehicle, "efficiency_ratio", "{:.4f}") for vehicle in answer.vehicles],
         "verdict": [verdict_text(verdict_of(vehicle)) for vehicle in answer.vehicles],
         "by the hour": [sparkline(series.buckets, answer.thresholds) for series in hours_of],
     }
@@ -208,8 +208,3 @@ def _show_totals(answer: FleetPerformance) -> None:
     say(f"{len(answer.vehicles):,} of {answer.matched:,} vehicles shown; verdicts: {', '.join(verdicts) or 'none'}.")
     if totals.HasField("efficiency_ratio"):
         say(f"Those that can be judged delivered {totals.efficiency_ratio:.1%} and lost {totals.kwh_lost:,.1f} kWh.")
-
-
-def _measured(vehicle: FleetVehicle, field: Any, form: str) -> str:
-    """A measurement for people; what is absent is no 0."""
-    return format(getattr(vehicle, field), form) if vehicle.HasField(field) else "-"

@@ -12,7 +12,7 @@ def test_what_comes_between_two_parts_is_told_once() -> None:
     clocks = DeviceClocks()
     clocks.stored(meter_rows(10, "a", "b", "c"), 15)
     clocks.stored(meter_rows(5, "a", "c"), 16)
-    clocks.future(["ghost"])
+    clocks.count(clocks.future, ["ghost"])
     parts = clocks.take(2)
 
     assert next(parts) == [("a", 10, 5, 1, 0, 0), ("b", 10, 5, 0, 0, 0)]
