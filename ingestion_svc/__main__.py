@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 from ingestion_svc.admission import Admission, DeviceRates
 from ingestion_svc.batch import Batcher
 from ingestion_svc.clock_evidence import ClockEvidence
-from ingestion_svc.devices import Devices
 from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
 from ingestion_svc.intake import Intake
@@ -99,7 +98,7 @@ async def serving(
     servicer = IngestionServicer(
         admission,
         Intake(batcher, evidence, rates, bounds),
-        Devices(engine),
+        engine,
         bounds,
         settings.inflight_max_readings_per_stream,
     )

@@ -18,6 +18,7 @@ from ingestion_svc.mappings_sql import (
     REGISTER_VEHICLE,
     REMOVE,
 )
+from shared.db.engine import shielded
 from shared.errors import MappingContradiction, UnknownDevice
 from shared.timestamps import datetime_from_us, iso_from_us, us_from_datetime
 
@@ -74,6 +75,7 @@ class MappingsQuestion:
     most: int
 
 
+@shielded
 async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, list[Mapping]]:
     """Registers that a meter feeds a vehicle; returns the mapping that holds from its start on, and those it closed.
 
@@ -105,6 +107,7 @@ async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, li
         return wanted, closed
 
 
+@shielded
 async def unmap_vehicle(engine: AsyncEngine, order: UnmappingOrder) -> list[Mapping]:
     """Registers that no meter feeds a vehicle for a time; returns what was mapped within it.
 
@@ -126,8 +129,9 @@ async def unmap_vehicle(engine: AsyncEngine, order: UnmappingOrder) -> list[Mapp
         return [await _take_away(connection, each, asked) for each in registered]
 
 
-async def list_mappings(engine: AsyncEngine, question: MappingsQuestion) -> list[Mapping]:
-    """The mappings that are asked for, and one more where there are more."""
+@shielded
+async def list_mappings(engine: AsyncEngine, question: MappingsQuestion) -> tuple[list[Mapping], bool]:
+    """The mappings that are asked for, and whether there are more."""
     after_vehicle_id, after_us = question.after
     asked = {
         "vehicle_id": question.vehicle_id,
@@ -137,7 +141,8 @@ async def list_mappings(engine: AsyncEngine, question: MappingsQuestion) -> list
         "most": question.most + 1,
     }
     async with engine.connect() as connection:
-        return [Mapping.of(row) for row in await connection.execute(LIST, asked)]
+        found = [Mapping.of(row) for row in await connection.execute(LIST, asked)]
+    return found[: question.most], len(found) > question.most
 
 
 async def _overlapping(connection: AsyncConnection, wanted: Mapping) -> list[Mapping]:

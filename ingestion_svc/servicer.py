@@ -7,10 +7,11 @@ from typing import Any
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ingestion_svc.admission import Admission
 from ingestion_svc.decode import WireMessage
-from ingestion_svc.devices import Devices
+from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
 from ingestion_svc.intake import Intake
 from ingestion_svc.mapping_requests import (
@@ -19,6 +20,7 @@ from ingestion_svc.mapping_requests import (
     parse_opening,
     parse_unmap_vehicle,
 )
+from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
 from ingestion_svc.replies import mapping_message, opened_message, summary_message
 from shared.errors import SlowConsumer
@@ -44,13 +46,13 @@ class IngestionServicer(IngestionServiceServicer):
         self,
         admission: Admission,
         intake: Intake,
-        devices: Devices,
+        engine: AsyncEngine,
         bounds: Callable[[], TimeBounds],
         unacknowledged_max_readings: int,
     ) -> None:
         self._admission = admission
         self._intake = intake
-        self._devices = devices
+        self._engine = engine
         self._bounds = bounds
         self._unacknowledged_max_readings = unacknowledged_max_readings
 
@@ -77,17 +79,17 @@ class IngestionServicer(IngestionServiceServicer):
         return wire.IngestTelemetryResponse(summary=summary_message(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
-        mapping, closed = await self._devices.map_vehicle(parse_map_vehicle(request, self._bounds()))
+        mapping, closed = await map_vehicle(self._engine, parse_map_vehicle(request, self._bounds()))
         return wire.MapVehicleResponse(
             mapping=mapping_message(mapping), closed=[mapping_message(each) for each in closed]
         )
 
     async def UnmapVehicle(self, request: wire.UnmapVehicleRequest, context: Context) -> wire.UnmapVehicleResponse:
-        removed = await self._devices.unmap_vehicle(parse_unmap_vehicle(request, self._bounds()))
+        removed = await unmap_vehicle(self._engine, parse_unmap_vehicle(request, self._bounds()))
         return wire.UnmapVehicleResponse(removed=[mapping_message(each) for each in removed])
 
     async def ListMappings(self, request: wire.ListMappingsRequest, context: Context) -> wire.ListMappingsResponse:
-        page, more = await self._devices.list_mappings(parse_list_mappings(request))
+        page, more = await list_mappings(self._engine, parse_list_mappings(request))
         return wire.ListMappingsResponse(
             mappings=[mapping_message(each) for each in page],
             next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us) if more else "",
@@ -101,7 +103,7 @@ class IngestionServicer(IngestionServiceServicer):
         async for request in requests:
             if request.HasField("opening"):
                 opening = parse_opening(request.opening, first=first)
-                await _write(context, opened_message(*await self._devices.newest_timestamps(opening)))
+                await _write(context, opened_message(*await newest_timestamps(self._engine, opening)))
             first = False
             yield Request(request.sequence, WireMessage(request.readings))
 

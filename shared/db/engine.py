@@ -1,9 +1,10 @@
 """Connections to PostgreSQL, all with the same limits, and what must be true of a server before it is trusted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 import structlog
@@ -19,6 +20,7 @@ from shared.errors import DatabaseUnavailable, StartRefused
 _log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
+P = ParamSpec("P")
 
 POSTGRES_MIN_VERSION = 150_000
 
@@ -132,18 +134,24 @@ async def require_safe_server(connection: AsyncConnection[Any]) -> None:
 _unfinished: set[asyncio.Future[Any]] = set()
 
 
-async def shielded(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Awaits work on the database that goes on to its end even when the caller is cancelled.
+def shielded(work: Callable[P, Coroutine[Any, Any, Answer]]) -> Callable[P, Coroutine[Any, Any, Answer]]:
+    """Makes work on the database go on to its end even when its caller is cancelled, and fail with our errors.
 
     A gRPC cancellation in the middle of a pool's bookkeeping loses connections (psycopg #1208, #1345).
     """
-    task = asyncio.ensure_future(work)
-    _unfinished.add(task)  # the event loop itself holds tasks weakly
-    task.add_done_callback(_forget)
-    return await asyncio.shield(task)
+
+    @wraps(work)
+    async def awaited(*arguments: P.args, **named: P.kwargs) -> Answer:
+        task = asyncio.ensure_future(work(*arguments, **named))
+        _unfinished.add(task)  # the event loop itself holds tasks weakly
+        task.add_done_callback(_retrieve)
+        async with database_errors():
+            return await asyncio.shield(task)
+
+    return awaited
 
 
-def _forget(task: asyncio.Future[Any]) -> None:
+def _retrieve(task: asyncio.Future[Any]) -> None:
     """Takes note of how work ended that nobody may be waiting for any more, or asyncio complains."""
     _unfinished.discard(task)
     if not task.cancelled():

@@ -11,19 +11,19 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+
+def _of_both(statement: str) -> tuple[str, str]:
+    """A statement about meters, and the same about vehicles."""
+    return statement.format(device="meter"), statement.format(device="vehicle")
+
+
 _DEVICES = (
-    """
-    CREATE TABLE meters (
-        meter_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        meter_id text COLLATE "C" NOT NULL UNIQUE
+    *_of_both("""
+    CREATE TABLE {device}s (
+        {device}_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        {device}_id text COLLATE "C" NOT NULL UNIQUE
     )
-    """,
-    """
-    CREATE TABLE vehicles (
-        vehicle_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        vehicle_id text COLLATE "C" NOT NULL UNIQUE
-    )
-    """,
+    """),
     # GiST by itself has no operators for integers. An extension belongs to the database: another schema's migration may
     # be creating it at this instant. Nor must it go with the schema of a fleet that is dropped, hence its place.
     """
@@ -129,8 +129,7 @@ _ROLLUPS = (
         PRIMARY KEY (device_key, hour_start)
     ) WITH (fillfactor = 70)
     """,
-    "CREATE INDEX meter_closed_hours_hour_start ON meter_closed_hours (hour_start)",
-    "CREATE INDEX vehicle_closed_hours_hour_start ON vehicle_closed_hours (hour_start)",
+    *_of_both("CREATE INDEX {device}_closed_hours_hour_start ON {device}_closed_hours (hour_start)"),
     """
     CREATE VIEW meter_energy_hourly AS
         SELECT device_key AS meter_key, hour_start, kwh AS kwh_consumed_ac, readings FROM meter_closed_hours
@@ -146,35 +145,23 @@ _ROLLUPS = (
         SELECT vehicle_key, hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
         FROM vehicle_current_status WHERE hour_readings > 0
     """,
-    """
-    COMMENT ON VIEW meter_energy_hourly IS
-        'The hourly rollups: closed hours, and each meter''s open one from its status.'
-    """,
-    """
-    COMMENT ON VIEW vehicle_energy_hourly IS
-        'The hourly rollups: closed hours, and each vehicle''s open one from its status.'
-    """,
-    """
-    CREATE TABLE meter_hour_changes (
+    *_of_both("""
+    COMMENT ON VIEW {device}_energy_hourly IS
+        'The hourly rollups: closed hours, and each {device}''s open one from its status.'
+    """),
+    *_of_both("""
+    CREATE TABLE {device}_hour_changes (
         hour_start timestamptz NOT NULL,
         writer integer NOT NULL,
         mark uuid NOT NULL,
         PRIMARY KEY (hour_start, writer)
     ) WITH (fillfactor = 70)
-    """,
-    """
-    CREATE TABLE vehicle_hour_changes (
-        hour_start timestamptz NOT NULL,
-        writer integer NOT NULL,
-        mark uuid NOT NULL,
-        PRIMARY KEY (hour_start, writer)
-    ) WITH (fillfactor = 70)
-    """,
+    """),
 )
 
 _UPKEEP = (
-    """
-    CREATE TABLE meter_clock_evidence (
+    *_of_both("""
+    CREATE TABLE {device}_clock_evidence (
         device_key integer PRIMARY KEY,
         newest_ts timestamptz,
         newest_age_us bigint,
@@ -182,17 +169,7 @@ _UPKEEP = (
         future_readings bigint NOT NULL,
         conflicting_readings bigint NOT NULL
     ) WITH (fillfactor = 70)
-    """,
-    """
-    CREATE TABLE vehicle_clock_evidence (
-        device_key integer PRIMARY KEY,
-        newest_ts timestamptz,
-        newest_age_us bigint,
-        late_readings bigint NOT NULL,
-        future_readings bigint NOT NULL,
-        conflicting_readings bigint NOT NULL
-    ) WITH (fillfactor = 70)
-    """,
+    """),
     """
     CREATE TABLE heartbeat (
         one_row boolean PRIMARY KEY DEFAULT true CONSTRAINT heartbeat_one_row CHECK (one_row),
