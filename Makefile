@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := $(VENV)/lowest
+WHEEL_SOURCES = $(shell find ingestion_svc analytics_svc shared fleetcli -type f -not -name '*.pyc')
 PROTOS := $(wildcard protos/energyfleet/v1/*.proto)
 
 # $(call stubs,FOLDER) generates Python, its types (mypy-protobuf: Literal names for WhichOneof) and the gRPC stubs there.
@@ -11,7 +13,7 @@ stubs = $(BIN)/python -m grpc_tools.protoc -Iprotos \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	--python_out=$(1) --mypy_out=quiet:$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
 
-.PHONY: help setup demo test check format bench proto lock up clean
+.PHONY: help setup demo test check lowest format bench proto lock up clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,7 +36,7 @@ up: setup ## start the database and both services; Ctrl-C stops them
 test: setup ## run the whole suite, each PostgreSQL in a process of its own
 	$(BIN)/pytest -n 2
 
-check: setup ## format, lint, types, contract
+check: setup ## format, lint, types, contract, the lowest versions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -43,6 +45,25 @@ check: setup ## format, lint, types, contract
 	@if git cat-file -e main:protos 2>/dev/null; then $(BIN)/buf breaking --against '.git#branch=main'; fi
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && $(call stubs,$$new) && \
 		diff -r -x __pycache__ "$$new" shared/gen || { echo 'The stubs are not what protos/ says: run make proto.' >&2; exit 1; }
+	@$(MAKE) --no-print-directory lowest
+
+lowest: setup $(LOWEST)/.checked ## run the wheel with the lowest versions that it declares, unless nothing has changed
+	@:
+
+$(LOWEST)/.installed: pyproject.toml $(STAMP)
+	rm -rf $(LOWEST)
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --extra plot --requirements pyproject.toml
+	@touch $@
+
+$(LOWEST)/.checked: $(LOWEST)/.installed $(WHEEL_SOURCES) tests/lowest.py
+	rm -rf $(LOWEST)/dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(LOWEST)/dist .
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps --reinstall $(LOWEST)/dist/*.whl
+	$(LOWEST)/bin/python -I tests/lowest.py
+	$(LOWEST)/bin/energyfleet --help >/dev/null
+	$(LOWEST)/bin/energyfleet demo --chargers 3 --hours 1 >/dev/null
+	@touch $@
 
 format: setup ## put everything into the house format
 	$(BIN)/ruff format .
@@ -56,7 +77,6 @@ proto: setup ## generate the stubs anew
 	$(call stubs,shared/gen)
 
 lock: setup ## resolve the newest versions that pyproject.toml allows
-	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 		--group dev pyproject.toml --output-file requirements.lock
 	grep -oE '^[A-Za-z0-9_.-]+==[^\\]+' requirements.lock > $(VENV)/versions.txt
