@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 
 from energyfleet.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
 from prometheus_client import CollectorRegistry
@@ -58,13 +59,8 @@ async def serving(
 
 
 def thresholds(settings: AnalyticsSettings) -> Thresholds:
-    """The configured ones."""
-    return Thresholds(
-        low_efficiency_below=settings.low_efficiency_below,
-        implausible_above=settings.implausible_above,
-        evidence_min_kwh=settings.evidence_min_kwh,
-        evidence_min_coverage=settings.evidence_min_coverage,
-    )
+    """The configured ones, which have the settings' names."""
+    return Thresholds(**{each.name: getattr(settings, each.name) for each in fields(Thresholds)})
 
 
 async def main() -> None:

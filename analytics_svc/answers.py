@@ -1,6 +1,7 @@
 """Builds the messages of the contract that analytics answers with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
@@ -14,7 +15,10 @@ from analytics_svc.performance import Performance, Thresholds, efficiency_ratio,
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
 from analytics_svc.totals import Bucket, Evidence, Totals
+from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.timestamps import proto_from_us
+
+_READINGS: Mapping[DeviceKind, Callable[..., Any]] = {METER: MeterReading, VEHICLE: VehicleReading}
 
 
 def performance_answer(
@@ -106,42 +110,27 @@ def series_answer(
 
 def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
     """What the numbers were compared with."""
-    return wire.PerformanceThresholds(
-        low_efficiency_below=thresholds.low_efficiency_below,
-        implausible_above=thresholds.implausible_above,
-        evidence_min_kwh=thresholds.evidence_min_kwh,
-        evidence_min_coverage=thresholds.evidence_min_coverage,
-    )
+    return wire.PerformanceThresholds(**asdict(thresholds))
 
 
-def vehicle_status_fields(
-    vehicle_id: str, found: FoundVehicle | None, now_us: int, stale_after_us: int
+def status_fields(
+    kind: DeviceKind, device_id: str, found: FoundVehicle | FoundMeter | None, now_us: int, stale_after_us: int
 ) -> dict[str, Any]:
-    """The fields of every message that has a vehicle's status; `found` is None for an unknown vehicle."""
-    status = found[0] if found else None
-    fields = {"vehicle_id": vehicle_id, **_common_status_fields(found, now_us, stale_after_us)}
+    """The fields of every message that has a device's status; `found` is None for an unknown device."""
+    named = {f"{kind.name}_id": device_id}
+    if found is None:
+        return {**named, "freshness": wire.Freshness.Value(Freshness.UNKNOWN_DEVICE)}
+    status, evidence = found
+    age_us = None if status is None else status.age_us(now_us)
+    fields = {
+        **named,
+        "age": None if age_us is None else duration_message(age_us),
+        "clock": _clock_message(evidence),
+        "freshness": wire.Freshness.Value(freshness(age_us, stale_after_us)),
+    }
     if status is not None:
-        fields["reading"] = VehicleReading(
-            vehicle_id=vehicle_id,
-            soc=status.soc,
-            kwh_delivered_dc=status.kwh_delivered_dc,
-            battery_temp=status.battery_temp,
-            timestamp=proto_from_us(status.ts_us),
-        )
-    return fields
-
-
-def meter_status_fields(meter_id: str, found: FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
-    """The fields of every message that has a meter's status; `found` is None for an unknown meter."""
-    status = found[0] if found else None
-    fields = {"meter_id": meter_id, **_common_status_fields(found, now_us, stale_after_us)}
-    if status is not None:
-        fields["reading"] = MeterReading(
-            meter_id=meter_id,
-            kwh_consumed_ac=status.kwh_consumed_ac,
-            voltage=status.voltage,
-            timestamp=proto_from_us(status.ts_us),
-        )
+        measured = {name: getattr(status, name) for name in kind.measurements}
+        fields["reading"] = _READINGS[kind](**named, **measured, timestamp=proto_from_us(status.ts_us))
     return fields
 
 
@@ -153,18 +142,6 @@ def duration_message(us: int) -> Duration:
     duration = Duration()
     duration.FromMicroseconds(us)
     return duration
-
-
-def _common_status_fields(found: FoundVehicle | FoundMeter | None, now_us: int, stale_after_us: int) -> dict[str, Any]:
-    if found is None:
-        return {"freshness": wire.Freshness.Value(Freshness.UNKNOWN_DEVICE)}
-    status, evidence = found
-    age_us = None if status is None else status.age_us(now_us)
-    return {
-        "age": None if age_us is None else duration_message(age_us),
-        "clock": _clock_message(evidence),
-        "freshness": wire.Freshness.Value(freshness(age_us, stale_after_us)),
-    }
 
 
 def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:

@@ -96,10 +96,7 @@ def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, 
         Order(wire.PerformanceOrder.Name(request.order or wire.PERFORMANCE_ORDER_RATIO)),
     )
     return FleetPage(
-        question,
-        window,
-        request.page_size or PAGE_DEFAULT,
-        None if place is None else (str(place[0]), int(place[1])),
+        question, window, request.page_size or PAGE_DEFAULT, None if place is None else (str(place[0]), int(place[1]))
     )
 
 

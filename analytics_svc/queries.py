@@ -14,13 +14,7 @@ from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
 from analytics_svc.freshness import ClockEvidence, Found, FoundMeter, FoundVehicle, MeterStatus, Status, VehicleStatus
-from analytics_svc.queries_sql import (
-    METER_STATUSES,
-    PERFORMANCE,
-    PERFORMANCE_SERIES,
-    REPLICA_LAG,
-    VEHICLE_STATUSES,
-)
+from analytics_svc.queries_sql import METER_STATUSES, PERFORMANCE, PERFORMANCE_SERIES, REPLICA_LAG, VEHICLE_STATUSES
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.totals import Bucket, Evidence, Feeding, Totals

@@ -1,6 +1,6 @@
 """Questions to a database that may be a replica: bounded, dated, and gone with whoever asked.
 
-A question travels with an preamble in the same message, which tells the server how long the caller waits, and takes the
+A question travels with a preamble in the same message, which tells the server how long the caller waits, and takes the
 time up to which the answer is complete: `as_of`. The preamble's snapshot is never later than that of the question, so
 all that was committed on the primary before `as_of` is in the answer. On a primary that is the instant at which the two
 arrived, on a replica the newest heartbeat that it has replayed: see `ingestion_svc.heartbeat`.
@@ -185,10 +185,7 @@ class Reader:
         self._prepared: OrderedDict[tuple[TextClause, tuple[date, ...]], Prepared] = OrderedDict()
 
     async def ask(
-        self,
-        statement: TextClause,
-        parameters: Mapping[str, object],
-        planned_for: Mapping[str, date] | None = None,
+        self, statement: TextClause, parameters: Mapping[str, object], planned_for: Mapping[str, date] | None = None
     ) -> QueryResult[list[Any]]:
         """The answer's rows, with columns as attributes.
 

@@ -21,10 +21,7 @@ class AnalyticsMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
         self._requests = Counter(
-            "energyfleet_analytics_requests_total",
-            "Requests by outcome",
-            ["rpc", "outcome"],
-            registry=registry,
+            "energyfleet_analytics_requests_total", "Requests by outcome", ["rpc", "outcome"], registry=registry
         )
         self._seconds = Histogram(
             "energyfleet_analytics_request_duration_seconds",

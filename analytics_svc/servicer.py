@@ -2,19 +2,14 @@
 
 import asyncio
 import time
+from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
-from analytics_svc.answers import (
-    duration_message,
-    meter_status_fields,
-    page_answer,
-    performance_answer,
-    series_answer,
-    vehicle_status_fields,
-)
+from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
 from analytics_svc.fleet_performance import judge_fleet
+from analytics_svc.freshness import FoundMeter, FoundVehicle
 from analytics_svc.page_cache import PageCache
 from analytics_svc.parse import (
     STATUS_MAX_DEVICES,
@@ -29,6 +24,7 @@ from analytics_svc.parse import (
 )
 from analytics_svc.performance import Thresholds, judge
 from analytics_svc.queries import Queries
+from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
 from shared.requests import page_token
@@ -91,9 +87,10 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetVehicleStatusResponse:
         vehicle_id = parse_get_vehicle_status(request)
         answer = await self._queries.vehicle_status(vehicle_id)
-        fields = vehicle_status_fields(vehicle_id, answer.value, self._clock(), self._stale_after_us)
         return wire.GetVehicleStatusResponse(
-            **fields, stale_after=self._stale_after, as_of=proto_from_us(answer.as_of_us)
+            **self._status(VEHICLE, vehicle_id, answer.value),
+            stale_after=self._stale_after,
+            as_of=proto_from_us(answer.as_of_us),
         )
 
     async def GetMeterStatus(
@@ -101,9 +98,10 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetMeterStatusResponse:
         meter_id = parse_get_meter_status(request)
         answer = await self._queries.meter_status(meter_id)
-        fields = meter_status_fields(meter_id, answer.value, self._clock(), self._stale_after_us)
         return wire.GetMeterStatusResponse(
-            **fields, stale_after=self._stale_after, as_of=proto_from_us(answer.as_of_us)
+            **self._status(METER, meter_id, answer.value),
+            stale_after=self._stale_after,
+            as_of=proto_from_us(answer.as_of_us),
         )
 
     async def BatchGetStatus(
@@ -113,16 +111,18 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         vehicles, meters = await asyncio.gather(
             self._queries.vehicle_statuses(question.vehicle_ids), self._queries.meter_statuses(question.meter_ids)
         )
-        now_us = self._clock()
         return wire.BatchGetStatusResponse(
             vehicles=[
-                wire.VehicleStatus(**vehicle_status_fields(vehicle_id, found, now_us, self._stale_after_us))
+                wire.VehicleStatus(**self._status(VEHICLE, vehicle_id, found))
                 for vehicle_id, found in zip(question.vehicle_ids, vehicles.value, strict=True)
             ],
             meters=[
-                wire.MeterStatus(**meter_status_fields(meter_id, found, now_us, self._stale_after_us))
+                wire.MeterStatus(**self._status(METER, meter_id, found))
                 for meter_id, found in zip(question.meter_ids, meters.value, strict=True)
             ],
             stale_after=self._stale_after,
             as_of=proto_from_us(min(vehicles.as_of_us, meters.as_of_us)),
         )
+
+    def _status(self, kind: DeviceKind, device_id: str, found: FoundVehicle | FoundMeter | None) -> dict[str, Any]:
+        return status_fields(kind, device_id, found, self._clock(), self._stale_after_us)

@@ -90,11 +90,7 @@ def main(
     ] = reads.FLEET_VEHICLES,
     days: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1,
-            max=390,
-            help="growth: days of history to ask against; repeat it. Default: 1 and 7.",
-        ),
+        typer.Option(min=1, max=390, help="growth: days of history to ask against; repeat it. Default: 1 and 7."),
     ] = None,
     plans_directory: Annotated[
         Path | None,
@@ -147,11 +143,7 @@ def main(
                 )
             if Benchmark.GROWTH in chosen:
                 figures += growth.measure(
-                    harness,
-                    vehicles=vehicles,
-                    days=days or growth.DAYS,
-                    plans_directory=plans_directory,
-                    tell=tell,
+                    harness, vehicles=vehicles, days=days or growth.DAYS, plans_directory=plans_directory, tell=tell
                 )
             if Benchmark.STREAMS in chosen:
                 figures += streams.measure(

@@ -34,10 +34,7 @@ def performance(
 
 
 async def _performance(
-    target: Target,
-    requests: Sequence[GetVehiclePerformanceRequest],
-    readings_each_side: int,
-    seconds: float | None,
+    target: Target, requests: Sequence[GetVehiclePerformanceRequest], readings_each_side: int, seconds: float | None
 ) -> tuple[list[float], Effort]:
     async with grpc.aio.insecure_channel(target.address) as channel:
         await ready(channel)

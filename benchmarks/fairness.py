@@ -40,14 +40,7 @@ def measure(harness: Harness, *, seconds: float, workers: int, tell: Callable[[s
         backlog_s = DEVICES / load.CONNECTIONS_PER_S + EVERY_S + seconds
         beside = [
             clients.start(load.live, target.address, "live", *arguments),
-            clients.start(
-                load.push,
-                target.address,
-                "backlog",
-                BACKLOG_STREAMS,
-                BACKLOG_PER_MESSAGE,
-                backlog_s,
-            ),
+            clients.start(load.push, target.address, "backlog", BACKLOG_STREAMS, BACKLOG_PER_MESSAGE, backlog_s),
         ]
         crowded, backlog = clients.watch(beside, seconds + GRACE_S, _nothing)
         sent = calm.sent + crowded.sent + backlog.sent

@@ -47,10 +47,7 @@ ORDER BY vehicle_id
 
 def measure(url: str, stored: Stored) -> list[Figure]:
     """Milliseconds of both over 24 hours, medians. BenchmarkError when they do not answer the same."""
-    window = {
-        "start": datetime_from_us(stored.end_us - US_PER_DAY),
-        "end": datetime_from_us(stored.end_us),
-    }
+    window = {"start": datetime_from_us(stored.end_us - US_PER_DAY), "end": datetime_from_us(stored.end_us)}
     raw_ms: list[float] = []
     rollups_ms: list[float] = []
     with psycopg.connect(url, autocommit=True, options="-c jit=off -c timezone=UTC") as connection:

@@ -3,11 +3,7 @@
 import random
 from pathlib import Path
 
-from energyfleet.v1.analytics_service_pb2 import (
-    GetVehiclePerformanceRequest,
-    ListVehiclePerformanceRequest,
-    TimeWindow,
-)
+from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, ListVehiclePerformanceRequest, TimeWindow
 
 from benchmarks import ask, plans
 from benchmarks.client import Target
@@ -80,10 +76,7 @@ def save_plans(harness: Harness, database: str, stored: Stored, directory: Path,
     history from its covering index alone, and of its partitions only those of the window."""
     window = datetime_from_us(stored.end_us - US_PER_DAY), datetime_from_us(stored.end_us)
     url = harness.server.url(database)
-    with (
-        plans.logged(url, harness.server.log_file) as log,
-        harness.service("analytics", database) as target,
-    ):
+    with plans.logged(url, harness.server.log_file) as log, harness.service("analytics", database) as target:
         log.since()  # what the service asks when it starts
         harness.in_client(ask.performance, target, questions(stored, 1), stored.a_day)
         one = plans.save(directory, f"GetVehiclePerformance-{name}", log.since(), *window)

@@ -96,11 +96,7 @@ async def serving(
         return TimeBounds.at(clock(), settings.retention_days, maintenance.floor_us)
 
     servicer = IngestionServicer(
-        admission,
-        Intake(batcher, evidence, rates, bounds),
-        engine,
-        bounds,
-        settings.inflight_max_readings_per_stream,
+        admission, Intake(batcher, evidence, rates, bounds), engine, bounds, settings.inflight_max_readings_per_stream
     )
     add_IngestionServiceServicer_to_server(servicer, service.server)
     async with (

@@ -22,13 +22,7 @@ from ingestion_svc.readings import (
     VehicleRow,
 )
 from shared.device_ids import DEVICE_ID_ACCEPTED, remembered_device_id
-from shared.timestamps import (
-    TIMESTAMP_MAX_SECONDS,
-    TIMESTAMP_MIN_SECONDS,
-    US_PER_SECOND,
-    iso_from_us,
-    us_from_proto,
-)
+from shared.timestamps import TIMESTAMP_MAX_SECONDS, TIMESTAMP_MIN_SECONDS, US_PER_SECOND, iso_from_us, us_from_proto
 
 
 class _Rejected(Exception):
@@ -162,9 +156,7 @@ def _unless_absent(
     value: float = getattr(reading, name)
     if not least <= value <= most:
         raise _Rejected(
-            f"{side}.{name}",
-            RejectionReason.OUT_OF_RANGE,
-            f"{value!r} is not within {least:g} to {most:g} {unit}",
+            f"{side}.{name}", RejectionReason.OUT_OF_RANGE, f"{value!r} is not within {least:g} to {most:g} {unit}"
         )
     return value
 
@@ -198,7 +190,5 @@ def _reject_timestamp(reading: MeterReading | VehicleReading, side: str, earlies
             f"{iso_from_us(ts_us)} is ahead of the server's clock; at most {iso_from_us(latest_us)} is accepted",
         )
     raise _Rejected(
-        path,
-        RejectionReason.TOO_OLD,
-        f"{iso_from_us(ts_us)} is before the retention floor {iso_from_us(earliest_us)}",
+        path, RejectionReason.TOO_OLD, f"{iso_from_us(ts_us)} is before the retention floor {iso_from_us(earliest_us)}"
     )

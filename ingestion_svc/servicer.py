@@ -14,12 +14,7 @@ from ingestion_svc.decode import WireMessage
 from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
 from ingestion_svc.intake import Intake
-from ingestion_svc.mapping_requests import (
-    parse_list_mappings,
-    parse_map_vehicle,
-    parse_opening,
-    parse_unmap_vehicle,
-)
+from ingestion_svc.mapping_requests import parse_list_mappings, parse_map_vehicle, parse_opening, parse_unmap_vehicle
 from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
 from ingestion_svc.replies import mapping_message, opened_message, summary_message

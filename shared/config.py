@@ -121,8 +121,7 @@ class IngestionSettings(ServingSettings):
         20_000, description="readings of one stream held in memory at most; then this stream waits"
     )
     streams_max: PositiveInt = Field(
-        12_000,
-        description="open streams at most, of each worker, some 40 KiB each: a fleet of 10,000 and reconnects",
+        12_000, description="open streams at most, of each worker, some 40 KiB each: a fleet of 10,000 and reconnects"
     )
     unary_calls_max: PositiveInt = Field(
         4_000,

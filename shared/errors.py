@@ -3,10 +3,10 @@
     FleetError
     ├── InvalidRequest         the request breaks the contract; lists every violation
     ├── MalformedRequest       the bytes are no message of the rpc's type
-    ├── UnknownDevice          unknown
+    ├── UnknownDevice          it has sent no reading and is in no mapping
     ├── MappingContradiction   a registered mapping says otherwise
-    ├── PageTokenExpired         the result that a page token belongs to is not kept any more
-    ├── SlowConsumer        the client does not read what it is told
+    ├── PageTokenExpired       the result that a page token belongs to is not kept any more
+    ├── SlowConsumer           the client does not read its answers
     ├── DeadlinePassed         the caller waited no longer
     ├── DatabaseUnavailable    may succeed later
     ├── LimitExceeded          may succeed later

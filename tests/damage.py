@@ -50,9 +50,7 @@ class Reading(NamedTuple):
 instants = st.one_of(
     st.integers(-8, 3).map(lambda n: MIDNIGHT_US + n * US_PER_HOUR // 6),
     st.builds(
-        lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside,
-        st.integers(-2, 0),
-        st.sampled_from([-1, 0, 1]),
+        lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside, st.integers(-2, 0), st.sampled_from([-1, 0, 1])
     ),
 )
 readings = st.builds(

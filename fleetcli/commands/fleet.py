@@ -14,24 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetcli.client.messages import fleet_request, series_request
-from fleetcli.client.services import (
-    AnalyticsClient,
-    FleetPerformance,
-    FleetQuestion,
-    FleetVehicle,
-    Series,
-    verdict_of,
-)
+from fleetcli.client.services import AnalyticsClient, FleetPerformance, FleetQuestion, FleetVehicle, Series, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import measured, out, progress_bar, say, verdict_text
-from fleetcli.commands.options import (
-    ANALYTICS_DEFAULT,
-    Analytics,
-    AsJson,
-    Ca,
-    run,
-    window_us,
-)
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, run, window_us
 from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, us_from_proto
 

@@ -39,11 +39,7 @@ def map_(
 
 
 def unmap(
-    vehicle: Vehicle,
-    from_: From = None,
-    until: Until = None,
-    ingestion: Ingestion = INGESTION_DEFAULT,
-    ca: Ca = None,
+    vehicle: Vehicle, from_: From = None, until: Until = None, ingestion: Ingestion = INGESTION_DEFAULT, ca: Ca = None
 ) -> None:
     """Say that no meter feeds a vehicle, from an instant on or for a span of time.
 

@@ -33,12 +33,7 @@ class Format(StrEnum):
     NDJSON = "ndjson"
 
 
-_FORMAT_OF_SUFFIX = {
-    ".csv": Format.CSV,
-    ".ndjson": Format.NDJSON,
-    ".jsonl": Format.NDJSON,
-    ".json": Format.NDJSON,
-}
+_FORMAT_OF_SUFFIX = {".csv": Format.CSV, ".ndjson": Format.NDJSON, ".jsonl": Format.NDJSON, ".json": Format.NDJSON}
 
 
 @dataclass(frozen=True, slots=True)

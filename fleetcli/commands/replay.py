@@ -6,7 +6,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from shutil import copyfileobj
@@ -30,25 +30,10 @@ _SNIFFED_BYTES = 512
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a file's lines."""
+    """What became of a file's lines: of those that were sent, and how many could not be."""
 
-    sent: int = 0
-    stored: int = 0
-    duplicate: int = 0
-    conflicting: int = 0
-    rejected: int = 0
+    sent: Summary = field(default_factory=Summary)
     bad: int = 0
-
-    @property
-    def refused(self) -> int:
-        return self.bad + self.rejected + self.conflicting
-
-    def count(self, totals: Summary) -> None:
-        self.sent = totals.received
-        self.stored = totals.stored
-        self.duplicate = totals.duplicate
-        self.conflicting = totals.conflicting
-        self.rejected = totals.rejected
 
 
 @dataclass(slots=True)
@@ -151,16 +136,17 @@ def replay(
         if target_us is not None and recording.newest_us is not None:
             recording.move_by_us = target_us - recording.newest_us
         tally = run(_replay(ingestion, ca, recording, pairs))
-    if not tally.sent and not tally.bad:
+    sent, refused = tally.sent, tally.bad + tally.sent.rejected + tally.sent.conflicting
+    if not sent.received and not tally.bad:
         raise BadInput(f"{recording.name}: no readings")
     moved = f", the newest one moved to {iso_from_us(target_us)}" if target_us is not None else ""
     say(
-        f"{recording.name}: {tally.sent:,} readings sent{moved}: {tally.stored:,} stored,"
-        f" {tally.duplicate:,} duplicate, {tally.conflicting:,} conflicting, {tally.rejected:,} rejected;"
+        f"{recording.name}: {sent.received:,} readings sent{moved}: {sent.stored:,} stored,"
+        f" {sent.duplicate:,} duplicate, {sent.conflicting:,} conflicting, {sent.rejected:,} rejected;"
         f" {tally.bad:,} bad lines."
     )
-    if tally.refused:
-        raise CommandError(f"{tally.refused:,} of {tally.sent + tally.bad:,} lines were not taken")
+    if refused:
+        raise CommandError(f"{refused:,} of {sent.received + tally.bad:,} lines were not taken")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -211,8 +197,8 @@ async def _replay(address: str, ca: bytes | None, recording: Recording, pairs: l
                 for request, numbers in _requests(recording, tally):
                     report.expect(await uplink.send(request), numbers)
                     progress.advance(task, len(numbers))
-    tally.count(uplink.totals)
-    untold = tally.rejected + tally.conflicting - report.told
+    tally.sent = uplink.totals
+    untold = tally.sent.rejected + tally.sent.conflicting - report.told
     if untold:
         complain(f"{recording.name}: and {untold:,} more")
     return tally

@@ -67,10 +67,7 @@ def connection_parameters(
     return (
         _NETWORK
         | asked
-        | {
-            "application_name": application_name,
-            "options": f"{settings} {asked.get('options') or ''}".strip(),
-        }
+        | {"application_name": application_name, "options": f"{settings} {asked.get('options') or ''}".strip()}
     )
 
 

@@ -143,12 +143,7 @@ def _difference(check: Check, row: tuple[Any, ...]) -> Difference:
     columns = check.derived.columns
     stored, history = values[: len(columns)], values[len(columns) :]
     return Difference(
-        check.derived.table,
-        device_id,
-        key,
-        check.hour_us,
-        _by_column(columns, stored),
-        _by_column(columns, history),
+        check.derived.table, device_id, key, check.hour_us, _by_column(columns, stored), _by_column(columns, history)
     )
 
 

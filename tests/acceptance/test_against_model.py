@@ -16,14 +16,7 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from shared.timestamps import (
-    US_PER_DAY,
-    US_PER_HOUR,
-    US_PER_SECOND,
-    proto_from_us,
-    us_from_datetime,
-    us_from_proto,
-)
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us, us_from_datetime, us_from_proto
 from tests.builders import NOW_US
 from tests.model import Contradiction, Counts, Device, Model, Span
 from tests.verified import differences
@@ -43,9 +36,7 @@ MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
 times = st.one_of(
     st.integers(-8, 3).map(lambda n: MIDNIGHT_US + n * US_PER_HOUR // 6),
     st.builds(
-        lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside,
-        st.integers(-2, 0),
-        st.sampled_from([-1, 0, 1]),
+        lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside, st.integers(-2, 0), st.sampled_from([-1, 0, 1])
     ),
     st.sampled_from([NOW_US, NOW_US + 300 * US_PER_SECOND, NOW_US - 30 * US_PER_DAY]),
 )
@@ -202,10 +193,7 @@ async def code_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.StatusCode:
     return raised.value.code()
 
 
-COLUMNS = {
-    "meter": "kwh_consumed_ac, voltage",
-    "vehicle": "kwh_delivered_dc, soc, battery_temp",
-}
+COLUMNS = {"meter": "kwh_consumed_ac, voltage", "vehicle": "kwh_delivered_dc, soc, battery_temp"}
 
 
 def check_stored(connection: psycopg.Connection[Any], model: Model, device: Device) -> None:

@@ -76,10 +76,7 @@ async def ingesting(primary: EmbeddedServer) -> AsyncIterator[grpc.aio.Channel]:
     settings = IngestionSettings(
         database_url=as_login(primary.url(DATABASE), "ingestion_svc"), ingestion_address="127.0.0.1:0"
     )
-    async with (
-        ingestion_svc.__main__.serving(settings) as (_, address),
-        grpc.aio.insecure_channel(address) as channel,
-    ):
+    async with ingestion_svc.__main__.serving(settings) as (_, address), grpc.aio.insecure_channel(address) as channel:
         yield channel
 
 
@@ -92,10 +89,7 @@ async def answering(replica_url: str) -> AsyncIterator[grpc.aio.Channel]:
         analytics_address="127.0.0.1:0",
         health_interval_s=0.05,
     )
-    async with (
-        analytics_svc.__main__.serving(settings) as (_, address),
-        grpc.aio.insecure_channel(address) as channel,
-    ):
+    async with analytics_svc.__main__.serving(settings) as (_, address), grpc.aio.insecure_channel(address) as channel:
         yield channel
 
 

@@ -30,10 +30,7 @@ STEP_US = 20 * 60 * US_PER_SECOND
 
 devices = st.sampled_from(DEVICES)
 instants = st.integers(0, PLACES - 1)
-spans = st.one_of(
-    st.tuples(instants, st.none()),
-    st.lists(instants, min_size=2, max_size=2, unique=True).map(sorted),
-)
+spans = st.one_of(st.tuples(instants, st.none()), st.lists(instants, min_size=2, max_size=2, unique=True).map(sorted))
 orders = st.one_of(
     st.tuples(st.just("map"), devices, devices, spans),
     st.tuples(st.just("map"), devices, devices, spans),

@@ -55,14 +55,10 @@ async def test_a_documents_grpcurl_lines_print_what_it_shows(
 ) -> None:
     async with (
         service_process(
-            "ingestion_svc",
-            tmp_path,
-            ENERGYFLEET_DATABASE_URL=postgres.url(database, role="energyfleet_ingestion"),
+            "ingestion_svc", tmp_path, ENERGYFLEET_DATABASE_URL=postgres.url(database, role="energyfleet_ingestion")
         ) as ingestion,
         service_process(
-            "analytics_svc",
-            tmp_path,
-            ENERGYFLEET_DATABASE_URL=postgres.url(database, role="energyfleet_analytics"),
+            "analytics_svc", tmp_path, ENERGYFLEET_DATABASE_URL=postgres.url(database, role="energyfleet_analytics")
         ) as analytics,
     ):
         script = f"\necho '{END_OF_OUTPUT}'\n".join(["set -e", *(commands for commands, _ in steps(document)), ""])

@@ -15,10 +15,7 @@ from typing import Any, cast
 import grpc
 import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
-from energyfleet.v1.ingestion_service_pb2_grpc import (
-    IngestionServiceServicer,
-    add_IngestionServiceServicer_to_server,
-)
+from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceServicer, add_IngestionServiceServicer_to_server
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
 from fleetcli.client.channel import open_channel

@@ -290,8 +290,7 @@ def test_what_is_no_time_zone_is_refused(zone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "zone"),
-    [(TIMESTAMP_MIN_SECONDS + 3_600, "America/New_York"), (TIMESTAMP_MAX_SECONDS, "Asia/Tokyo")],
+    ("seconds", "zone"), [(TIMESTAMP_MIN_SECONDS + 3_600, "America/New_York"), (TIMESTAMP_MAX_SECONDS, "Asia/Tokyo")]
 )
 def test_a_series_at_the_ends_of_time_is_refused_where_the_zone_has_no_year_for_it(seconds: int, zone: str) -> None:
     window = wire.TimeWindow(end=Timestamp(seconds=seconds))

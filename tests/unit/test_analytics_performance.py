@@ -157,12 +157,7 @@ def test_a_ratio_over_nothing_drawn_is_absent_and_its_loss_is_not() -> None:
 
 @pytest.mark.parametrize(
     ("kwh_consumed_ac", "verdict"),
-    [
-        (0.499, Verdict.INSUFFICIENT_DATA),
-        (0.5 * (1 - 1e-12), Verdict.OK),
-        (0.5, Verdict.OK),
-        (0.501, Verdict.OK),
-    ],
+    [(0.499, Verdict.INSUFFICIENT_DATA), (0.5 * (1 - 1e-12), Verdict.OK), (0.5, Verdict.OK), (0.501, Verdict.OK)],
 )
 def test_a_verdict_needs_half_a_kilowatt_hour(kwh_consumed_ac: float, verdict: Verdict) -> None:
     performance = judged(kwh_consumed_ac=kwh_consumed_ac, kwh_delivered_dc=kwh_consumed_ac * 0.9)

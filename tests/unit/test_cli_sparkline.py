@@ -23,14 +23,7 @@ def test_height_is_energy_and_colour_is_the_ratio_within_its_limits() -> None:
     ]
     line = sparkline(hours, LIMITS)
     assert line.plain == "·█▂▅▃▄"
-    assert [str(span.style) for span in line.spans] == [
-        "dim",
-        "green",
-        "green",
-        "bold red",
-        "bold magenta",
-        "yellow",
-    ]
+    assert [str(span.style) for span in line.spans] == ["dim", "green", "green", "bold red", "bold magenta", "yellow"]
 
 
 @pytest.mark.parametrize(("hours", "plain"), [([], ""), ([PerformanceBucket(kwh_delivered_dc=0.0)] * 2, "▁▁")])

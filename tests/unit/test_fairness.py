@@ -184,10 +184,7 @@ def test_a_sender_is_not_live_from_too_many_readings_until_all_are_settled_and_a
 
 @pytest.mark.parametrize(
     ("priority", "most"),
-    [
-        (BACKLOG, BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS),
-        (GATEWAY, GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS),
-    ],
+    [(BACKLOG, BACKLOG_BESIDE_LIVE_INFLIGHT_MAX_READINGS), (GATEWAY, GATEWAYS_BESIDE_LIVE_INFLIGHT_MAX_READINGS)],
 )
 async def test_while_live_readings_arrive_others_have_little_in_memory(priority: Priority, most: int) -> None:
     budget = InflightBudget(100_000, live_traffic(time.monotonic()))

@@ -168,11 +168,7 @@ def test_the_format_is_told_by_the_name_or_else_by_the_beginning(suffix: str, be
     assert format_of(suffix, beginning) is form
 
 
-@given(
-    st.integers(-62_135_596_800, 253_402_300_799),
-    st.integers(0, 999_999_999),
-    st.integers(-(10**17), 10**17),
-)
+@given(st.integers(-62_135_596_800, 253_402_300_799), st.integers(0, 999_999_999), st.integers(-(10**17), 10**17))
 def test_readings_move_by_exact_microseconds(seconds: int, nanos: int, by_us: int) -> None:
     reading = Telemetry()
     reading.meter.timestamp.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
