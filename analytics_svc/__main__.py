@@ -13,7 +13,7 @@ from analytics_svc.replica import ReplicaWatch
 from analytics_svc.request_metrics import AnalyticsMetrics
 from analytics_svc.servicer import LIST_LIMITS, AnalyticsServicer
 from shared.config import AnalyticsSettings, read_settings
-from shared.db.migrate import require_usable_database
+from shared.db.migrate import refusing_start, require_usable_database
 from shared.exporter import exporting, own_registry, watching_event_loop
 from shared.logs import configure_logs
 from shared.serve import Service, run, tune_gc
@@ -51,7 +51,9 @@ async def serving(
         watching_event_loop(metrics.event_loop_lag, lambda: None),
     ):
         try:
-            yield service, await service.start()
+            with refusing_start(settings.database_variable):
+                address = await service.start()
+            yield service, address
         finally:
             await service.drain()
             await health.close()

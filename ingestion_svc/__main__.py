@@ -29,7 +29,7 @@ from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
 from shared.config import IngestionSettings, read_settings
 from shared.db.engine import answers, connection_parameters, make_engine
-from shared.db.migrate import require_usable_database
+from shared.db.migrate import refusing_start, require_usable_database
 from shared.exporter import DIRECTORY_VARIABLE, exporting, keep_values_for_supervisor, own_registry, watching_event_loop
 from shared.logs import configure_logs
 from shared.serve import Service, run, tune_gc
@@ -104,10 +104,12 @@ async def serving(
         watching_event_loop(metrics.event_loop_lag, lambda: metrics.set_inflight(batcher.inflight_readings)),
     ):
         try:
-            await batcher.start()
-            for loop in (maintenance, evidence, heartbeat):
-                loop.start()
-            yield service, await service.start()
+            with refusing_start("ENERGYFLEET_DATABASE_URL"):
+                await batcher.start()
+                for loop in (maintenance, evidence, heartbeat):
+                    loop.start()
+                address = await service.start()
+            yield service, address
         finally:
             await service.drain()
             await batcher.close()

@@ -27,7 +27,7 @@ from ingestion_svc.readings import AnyRow, Written
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
-from shared.errors import DatabaseUnavailable
+from shared.errors import DatabaseUnavailable, reason_of
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
 _log = structlog.get_logger()
@@ -227,8 +227,7 @@ class Writer(Generic[AnyRow]):
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailable:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DatabaseUnavailable(getattr(error, "sqlstate", None), reason)
+    return DatabaseUnavailable(getattr(error, "sqlstate", None), reason_of(error))
 
 
 def _hours(rows: Columns) -> list[datetime]:

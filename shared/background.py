@@ -13,7 +13,7 @@ from contextlib import suppress
 import psycopg
 import structlog
 
-from shared.errors import FleetError
+from shared.errors import FleetError, reason_of
 
 _log = structlog.get_logger()
 
@@ -103,6 +103,6 @@ class BackgroundLoop:
             return
         self._failing_with = type(error)
         if isinstance(error, _FORESEEN):
-            _log.warning(f"{self._name}_failed", error=" ".join(str(error).split()) or type(error).__name__)
+            _log.warning(f"{self._name}_failed", error=reason_of(error))
         else:
             _log.error(f"{self._name}_failed", exc_info=error)

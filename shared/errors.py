@@ -118,3 +118,9 @@ class ServiceStopping(RetryLater):
 
     def __init__(self) -> None:
         super().__init__("the service is stopping")
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in a line. Of what PostgreSQL says, the message without the excerpt of our statement."""
+    message = getattr(getattr(error, "diag", None), "message_primary", None)
+    return message or " ".join(str(error).split()) or type(error).__name__

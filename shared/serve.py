@@ -79,7 +79,7 @@ class Service:
     async def start(self) -> str:
         """Listens, and returns HOST:PORT with the port that it got; ListenError where that cannot be had."""
         # Before the port is opened: on a shared one its clients would wait for us while others could serve them.
-        await self._check_health()
+        await self._set_health(await self._database_answers())
         try:
             if self._settings.tls_cert_file and self._settings.tls_key_file:
                 pair = (self._settings.tls_key_file.read_bytes(), self._settings.tls_cert_file.read_bytes())

@@ -1,5 +1,7 @@
 """Brings the schema up to this version, and tells when it is not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from sqlalchemy.schema import CreateSchema
 
 from shared.db.engine import connection_parameters, require_safe_server
 from shared.db.partitions import create_partitions_ahead
-from shared.errors import StartRefused
+from shared.errors import DatabaseUnavailable, StartRefused, reason_of
 
 if TYPE_CHECKING:  # see `_config`
     from alembic.config import Config
@@ -70,7 +72,7 @@ def migrate(url: str) -> str:
     try:
         return _migrate(url)
     except DBAPIError as error:
-        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error.orig).split())}") from error
+        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {reason_of(error.orig or error)}") from error
 
 
 def _migrate(url: str) -> str:
@@ -100,18 +102,27 @@ class DatabaseUnreachable(StartRefused):
     """No connection to the database can be had, or it refuses what is needed."""
 
 
+@contextmanager
+def refusing_start(variable: str) -> Iterator[None]:
+    """Turns what the database or the driver says meanwhile into DatabaseUnreachable; `variable` has its URL."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        raise DatabaseUnreachable(f"{variable}: {error.reason or error}") from error
+    except (psycopg.Error, OSError) as error:
+        raise DatabaseUnreachable(f"{variable}: {reason_of(error)}") from error
+
+
 async def require_usable_database(url: str, application_name: str, variable: str = "ENERGYFLEET_DATABASE_URL") -> None:
     """Raises what speaks against starting on a database: DatabaseUnreachable, UnsafeServer or SchemaOutdated.
 
     `variable` is what the URL was read from.
     """
-    try:
-        parameters = connection_parameters(url, application_name, variable, statement_timeout=START_CHECK_TIMEOUT)
+    parameters = connection_parameters(url, application_name, variable, statement_timeout=START_CHECK_TIMEOUT)
+    with refusing_start(variable):
         async with await AsyncConnection.connect(**parameters) as connection:
             await require_safe_server(connection)
             await require_current_schema(connection)
-    except (psycopg.Error, OSError) as error:
-        raise DatabaseUnreachable(f"{variable}: {' '.join(str(error).split())}") from error
 
 
 async def require_current_schema(connection: AsyncConnection[Any]) -> None:

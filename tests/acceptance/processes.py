@@ -53,6 +53,26 @@ async def service_process(module: str, tmp_path: Path, **variables: str) -> Asyn
         process.wait()
 
 
+async def refusal(module: str, *arguments: str, **environment: str) -> str:
+    """What `python -m module` says on standard error when it refuses to start: with exit code 1 and no traceback."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ENERGYFLEET_")}
+    addresses = {"ENERGYFLEET_INGESTION_ADDRESS": "127.0.0.1:0", "ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0"}
+    process = await asyncio.create_subprocess_exec(
+        *child._command_prefix(), sys.executable, "-m", module, *arguments,
+        env=inherited | addresses | {"ENERGYFLEET_LOG_LEVEL": "WARNING"} | environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    said = err.decode().strip()
+    assert (process.returncode, out) == (1, b""), said
+    assert "Traceback" not in said
+    return said
+
+
 async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
     """Waits for a condition outside this process; TimeoutError where it does not come true."""
     async with asyncio.timeout(timeout_s):

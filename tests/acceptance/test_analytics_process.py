@@ -14,26 +14,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 
 from shared.db.embedded import EmbeddedServer
-
-
-async def a_process(**environment: str) -> asyncio.subprocess.Process:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ENERGYFLEET_")}
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "analytics_svc",
-        env=inherited | {"ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0"} | environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-
-
-async def refusal(**environment: str) -> str:
-    """What the process says on standard error when it refuses to start."""
-    process = await a_process(**environment)
-    out, err = await process.communicate()
-    assert process.returncode == 1
-    assert out == b""
-    said = err.decode().strip()
-    assert "Traceback" not in said
-    return said
+from tests.acceptance.processes import refusal
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -43,10 +24,15 @@ async def test_it_serves_until_a_signal_and_ends_with_0(
     with psycopg.connect(database_url) as connection:
         connection.execute("INSERT INTO vehicles (vehicle_id) VALUES ('car')")
     ready_file = tmp_path / "address"
-    process = await a_process(
-        ENERGYFLEET_DATABASE_URL=postgres.url(database, role="energyfleet_analytics"),
-        ENERGYFLEET_READY_FILE=str(ready_file),
-    )
+    variables = {
+        "ENERGYFLEET_DATABASE_URL": postgres.url(database, role="energyfleet_analytics"),
+        "ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0",
+        "ENERGYFLEET_READY_FILE": str(ready_file),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "analytics_svc",
+        env=os.environ | variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     while not ready_file.exists():
         assert process.returncode is None
         await asyncio.sleep(0.01)
@@ -68,30 +54,34 @@ async def test_it_serves_until_a_signal_and_ends_with_0(
 
 
 async def test_it_refuses_to_start_without_a_database_url() -> None:
-    assert (await refusal()).startswith("ENERGYFLEET_DATABASE_URL is not set")
+    assert (await refusal("analytics_svc")).startswith("ENERGYFLEET_DATABASE_URL is not set")
 
 
 async def test_it_refuses_a_wrong_variable_and_names_it(database_url: str) -> None:
-    said = await refusal(ENERGYFLEET_DATABASE_URL=database_url, ENERGYFLEET_LOW_EFFICIENCY_BELOW="85")
+    said = await refusal("analytics_svc", ENERGYFLEET_DATABASE_URL=database_url, ENERGYFLEET_LOW_EFFICIENCY_BELOW="85")
     assert said.startswith("ENERGYFLEET_LOW_EFFICIENCY_BELOW: ")
     assert len(said.splitlines()) == 1
 
 
 async def test_it_refuses_a_database_without_the_schema(postgres: EmbeddedServer) -> None:
-    said = await refusal(ENERGYFLEET_DATABASE_URL=postgres.url())
+    said = await refusal("analytics_svc", ENERGYFLEET_DATABASE_URL=postgres.url())
     assert said.endswith("run `energyfleet migrate`")
     assert len(said.splitlines()) == 1
 
 
 async def test_it_refuses_a_database_that_is_not_there(tmp_path: Path) -> None:
-    said = await refusal(ENERGYFLEET_DATABASE_URL=f"postgresql://postgres@/none?host={tmp_path}")
+    said = await refusal("analytics_svc", ENERGYFLEET_DATABASE_URL=f"postgresql://postgres@/none?host={tmp_path}")
     assert said.startswith("ENERGYFLEET_DATABASE_URL: ")
-    said = await refusal(ENERGYFLEET_ANALYTICS_DATABASE_URL=f"postgresql://postgres@/none?host={tmp_path}")
+    said = await refusal(
+        "analytics_svc", ENERGYFLEET_ANALYTICS_DATABASE_URL=f"postgresql://postgres@/none?host={tmp_path}"
+    )
     assert said.startswith("ENERGYFLEET_ANALYTICS_DATABASE_URL: ")
 
 
 async def test_it_refuses_a_port_that_is_taken(database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = await refusal(ENERGYFLEET_DATABASE_URL=database_url, ENERGYFLEET_ANALYTICS_ADDRESS=address)
+        said = await refusal(
+            "analytics_svc", ENERGYFLEET_DATABASE_URL=database_url, ENERGYFLEET_ANALYTICS_ADDRESS=address
+        )
     assert f"cannot listen on {address}" in said.splitlines()[-1]
