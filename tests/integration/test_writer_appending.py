@@ -16,6 +16,7 @@ from ingestion_svc import known_devices
 from ingestion_svc.readings import MeterRow, VehicleRow, Written
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES, Target
+from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.errors import DatabaseUnavailable
@@ -268,15 +269,8 @@ async def test_two_writers_give_what_a_plain_model_gives(
     for writer in [*meters, *vehicles]:
         await writer.close()
     with stored(url) as connection:
-        check(connection, model, prefix, "meter", "kwh_consumed_ac, voltage", "")
-        check(
-            connection,
-            model,
-            prefix,
-            "vehicle",
-            "kwh_delivered_dc, soc, battery_temp",
-            ", battery_temp_sum, battery_temp_readings",
-        )
+        for kind in KINDS:
+            check(connection, model, prefix, kind)
 
 
 def expect(model: dict[str, dict[int, tuple[float | None, ...]]], rows: list[Any]) -> Written:
@@ -296,24 +290,27 @@ def check(
     connection: psycopg.Connection[Any],
     model: dict[str, dict[int, tuple[float | None, ...]]],
     prefix: str,
-    side: str,
-    columns: str,
-    temps: str,
+    kind: DeviceKind,
 ) -> None:
-    devices = {device_id: places for device_id, places in model.items() if device_id.startswith(f"{prefix}{side[0]}")}
-    source = f"JOIN {side}s USING ({side}_key) WHERE {side}_id LIKE '{prefix}%'"
-    history = connection.execute(f"SELECT {side}_id, ts, {columns} FROM {side}_telemetry_history {source}")
-    assert {(each, us_from_datetime(ts)): tuple(values) for each, ts, *values in history} == {
+    devices = {
+        device_id: places for device_id, places in model.items() if device_id.startswith(f"{prefix}{kind.name[0]}")
+    }
+
+    def stored_in(table: str, columns: str) -> dict[tuple[str, int], tuple[float | None, ...]]:
+        rows = connection.execute(
+            kind.render(
+                f"SELECT {{device}}_id, {columns} FROM {{device}}_{table} JOIN {{device}}s USING ({{device}}_key)"
+            )
+            + f" WHERE {kind.name}_id LIKE '{prefix}%'"
+        )
+        return {(device_id, us_from_datetime(time)): tuple(values) for device_id, time, *values in rows}
+
+    assert stored_in("telemetry_history", "ts, {measurements}") == {
         (device_id, ts_us): values for device_id, places in devices.items() for ts_us, values in places.items()
     }
-    status = connection.execute(f"SELECT {side}_id, ts, {columns} FROM {side}_current_status {source}")
-    assert {each: (us_from_datetime(ts), tuple(values)) for each, ts, *values in status} == {
-        device_id: max(places.items()) for device_id, places in devices.items()
+    assert stored_in("current_status", "ts, {measurements}") == {
+        (device_id, max(places)): places[max(places)] for device_id, places in devices.items()
     }
-    energy = columns.split(",")[0]
-    hourly = connection.execute(
-        f"SELECT {side}_id, hour_start, {energy}, readings{temps} FROM {side}_energy_hourly {source}"
-    )
     sums: dict[tuple[str, int], list[tuple[float | None, ...]]] = defaultdict(list)
     for device_id, places in devices.items():
         for ts_us, values in places.items():
@@ -321,9 +318,10 @@ def check(
     expected = {}
     for place, all_values in sums.items():
         of_hour: list[float] = [math.fsum(values[0] or 0.0 for values in all_values), len(all_values)]
-        if temps:
-            known = [values[2] for values in all_values if values[2] is not None]
+        for name in kind.averaged:
+            column = [values[kind.measurements.index(name)] for values in all_values]
+            known = [value for value in column if value is not None]
             of_hour += [math.fsum(known), len(known)]
-        expected[place] = of_hour
-    found = {(each, us_from_datetime(hour)): list(values) for each, hour, *values in hourly}
+        expected[place] = tuple(of_hour)
+    found = stored_in("energy_hourly", "hour_start, {energy}, readings {averaged:, #_sum, #_readings}")
     assert found == expected  # quarters add up exactly
