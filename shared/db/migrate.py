@@ -32,6 +32,16 @@ _INSTALLED = "SELECT version_num FROM alembic_version"
 _ON_REPLICA = "SELECT pg_is_in_recovery()"
 
 
+class SchemaUnknown(StartRefused):
+    """The schema is at a revision that this version does not know: it has been migrated by a newer one."""
+
+    def __init__(self, installed: str) -> None:
+        super().__init__(
+            f"the database's schema is at revision {installed}, which this version does not know:"
+            " use the one that migrated it, or a newer one"
+        )
+
+
 class SchemaOutdated(StartRefused):
     """The schema is older than this version needs, or is not there at all."""
 
@@ -67,7 +77,8 @@ def migrate(url: str) -> str:
 
     Creates the schema itself only where there is none: the right to do so may be missing. Safe to repeat, and from
     several processes at once: the others wait for the first. Raises DatabaseUnreachable where
-    there is no connection or the database refuses, for want of a right say.
+    there is no connection or the database refuses, for want of a right say; SchemaUnknown where a newer version has
+    migrated it.
     """
     try:
         return _migrate(url)
@@ -77,6 +88,7 @@ def migrate(url: str) -> str:
 
 def _migrate(url: str) -> str:
     from alembic import command
+    from alembic.migration import MigrationContext
 
     parameters = connection_parameters(url, "energyfleet migrate")
 
@@ -89,6 +101,9 @@ def _migrate(url: str) -> str:
         if missing := connection.execute(text(_MISSING_SCHEMA)).scalar():
             connection.execute(CreateSchema(missing))
         connection.commit()
+        for installed in MigrationContext.configure(connection).get_current_heads():
+            if installed not in revisions():
+                raise SchemaUnknown(installed)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

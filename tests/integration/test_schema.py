@@ -17,7 +17,15 @@ from ingestion_svc.mappings_sql import LOCK
 from shared.config import Settings
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
-from shared.db.migrate import MIGRATIONS, SchemaOutdated, head, migrate, require_usable_database, revisions
+from shared.db.migrate import (
+    MIGRATIONS,
+    SchemaOutdated,
+    SchemaUnknown,
+    head,
+    migrate,
+    require_usable_database,
+    revisions,
+)
 from shared.db.partitions import DAYS_AHEAD, HISTORY_TABLES
 from shared.db.tables import metadata
 
@@ -126,6 +134,13 @@ async def test_a_service_refuses_an_older_schema_and_takes_a_newer_one(
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     await require_usable_database(database_url, "test")
+
+
+def test_migrating_leaves_a_newer_schema_alone_and_says_so(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaUnknown, match="at revision 9999, which this version does not know"):
+        migrate(database_url)
 
 
 def test_two_sessions_that_need_the_same_partition_get_one(database_url: str) -> None:
