@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
-from analytics_svc.freshness import ClockEvidence, FoundMeter, FoundVehicle, Freshness, freshness
+from analytics_svc.freshness import ClockEvidence, Found, Freshness, freshness
 from analytics_svc.performance import Performance, Thresholds, efficiency_ratio, explain, kwh_lost
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
@@ -27,7 +27,6 @@ def performance_answer(
     performance: Performance,
     thresholds: Thresholds,
 ) -> wire.GetVehiclePerformanceResponse:
-    """How one vehicle charged, with the evidence."""
     totals, evidence = answer.value
     return wire.GetVehiclePerformanceResponse(
         **_performance_fields(question.vehicle_id, totals, performance, thresholds),
@@ -109,12 +108,11 @@ def series_answer(
 
 
 def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
-    """What the numbers were compared with."""
     return wire.PerformanceThresholds(**asdict(thresholds))
 
 
 def status_fields(
-    kind: DeviceKind, device_id: str, found: FoundVehicle | FoundMeter | None, now_us: int, stale_after_us: int
+    kind: DeviceKind, device_id: str, found: Found | None, now_us: int, stale_after_us: int
 ) -> dict[str, Any]:
     """The fields of every message that has a device's status; `found` is None for an unknown device."""
     named = {f"{kind.name}_id": device_id}
@@ -129,8 +127,7 @@ def status_fields(
         "freshness": wire.Freshness.Value(freshness(age_us, stale_after_us)),
     }
     if status is not None:
-        measured = {name: getattr(status, name) for name in kind.measurements}
-        fields["reading"] = _READINGS[kind](**named, **measured, timestamp=proto_from_us(status.ts_us))
+        fields["reading"] = _READINGS[kind](**named, **status.measurements, timestamp=proto_from_us(status.ts_us))
     return fields
 
 
@@ -159,7 +156,6 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
 def _performance_fields(
     vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """The fields of every message that has a vehicle's performance."""
     explanation = explain(vehicle_id, totals, performance, thresholds)
     return {
         "vehicle_id": vehicle_id,

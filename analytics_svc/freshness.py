@@ -1,8 +1,8 @@
 """What a device reported last, and whether it still reports. Pure: no clock, no database."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
 
 
 class Freshness(StrEnum):
@@ -16,30 +16,14 @@ class Freshness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """A device's newest reading, with what its kind measures."""
+    """A device's newest reading: each measurement of its kind by name, None where it was not measured."""
 
     ts_us: int
+    measurements: Mapping[str, float | None]
 
     def age_us(self, now_us: int) -> int:
         """Microseconds since the reading; negative when the device's clock is ahead."""
         return now_us - self.ts_us
-
-
-@dataclass(frozen=True, slots=True)
-class VehicleStatus(DeviceStatus):
-    """A vehicle's newest reading: kWh, percent, degrees Celsius. None: not measured."""
-
-    kwh_delivered_dc: float
-    soc: float | None
-    battery_temp: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class MeterStatus(DeviceStatus):
-    """A meter's newest reading: kWh, volts. None: not measured."""
-
-    kwh_consumed_ac: float
-    voltage: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +37,7 @@ class ClockEvidence:
     conflicting_readings: int
 
 
-Status = TypeVar("Status", VehicleStatus, MeterStatus)
-Found = tuple[Status | None, ClockEvidence | None]
-FoundVehicle = Found[VehicleStatus]
-FoundMeter = Found[MeterStatus]
+Found = tuple[DeviceStatus | None, ClockEvidence | None]
 """A known device's newest reading and its clock's evidence, None where there is none."""
 
 

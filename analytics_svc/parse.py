@@ -127,14 +127,11 @@ def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_
     return SeriesQuestion(request.vehicle_id, granularity, zone.key, buckets)
 
 
-def parse_get_vehicle_status(request: wire.GetVehicleStatusRequest) -> str:
-    """The id of the vehicle. Raises InvalidRequest."""
-    return _only_id("vehicle_id", request.vehicle_id)
-
-
-def parse_get_meter_status(request: wire.GetMeterStatusRequest) -> str:
-    """The id of the meter. Raises InvalidRequest."""
-    return _only_id("meter_id", request.meter_id)
+def require_device_id(field: str, device_id: str) -> None:
+    """Raises InvalidRequest where the field of that name has no well-formed id."""
+    checks = Checks()
+    checks.device_id(field, device_id)
+    checks.raise_if_any()
 
 
 def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestion:
@@ -148,13 +145,6 @@ def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestio
     checks.device_ids("meter_ids", question.meter_ids)
     checks.raise_if_any()
     return question
-
-
-def _only_id(field: str, device_id: str) -> str:
-    checks = Checks()
-    checks.device_id(field, device_id)
-    checks.raise_if_any()
-    return device_id
 
 
 def _time_zone(key: str, checks: Checks) -> ZoneInfo:

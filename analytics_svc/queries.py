@@ -6,18 +6,18 @@ the same days. What all questions have in common, such as `as_of`, is in `analyt
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
-from analytics_svc.freshness import ClockEvidence, Found, FoundMeter, FoundVehicle, MeterStatus, Status, VehicleStatus
-from analytics_svc.queries_sql import METER_STATUSES, PERFORMANCE, PERFORMANCE_SERIES, REPLICA_LAG, VEHICLE_STATUSES
+from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
+from analytics_svc.queries_sql import PERFORMANCE, PERFORMANCE_SERIES, REPLICA_LAG, STATUSES
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.totals import Bucket, Evidence, Feeding, Totals
+from shared.db.device_kind import DeviceKind
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
@@ -66,21 +66,20 @@ class Queries:
             raise UnknownDevice("vehicle", question.vehicle_id)
         return answer.replace([_bucket(row) for row in answer.value])
 
-    async def vehicle_status(self, vehicle_id: str) -> QueryResult[FoundVehicle]:
-        """The vehicle's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
-        return _the_one("vehicle", vehicle_id, await self.vehicle_statuses([vehicle_id]))
+    async def status(self, kind: DeviceKind, device_id: str) -> QueryResult[Found]:
+        """The device's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
+        answer = await self.statuses(kind, [device_id])
+        [found] = answer.value
+        if found is None:
+            raise UnknownDevice(kind.name, device_id)
+        return answer.replace(found)
 
-    async def meter_status(self, meter_id: str) -> QueryResult[FoundMeter]:
-        """The meter's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
-        return _the_one("meter", meter_id, await self.meter_statuses([meter_id]))
-
-    async def vehicle_statuses(self, vehicle_ids: list[str]) -> QueryResult[list[FoundVehicle | None]]:
-        """As `vehicle_status` for each of the ids, in their order; None for an unknown one."""
-        return await self._statuses(VEHICLE_STATUSES, VehicleStatus, vehicle_ids)
-
-    async def meter_statuses(self, meter_ids: list[str]) -> QueryResult[list[FoundMeter | None]]:
-        """As `meter_status` for each of the ids, in their order; None for an unknown one."""
-        return await self._statuses(METER_STATUSES, MeterStatus, meter_ids)
+    async def statuses(self, kind: DeviceKind, ids: list[str]) -> QueryResult[list[Found | None]]:
+        """As `status` for each of the ids, in their order; None for an unknown one."""
+        answer = await self.reader.ask(STATUSES[kind], {"ids": ids})
+        return answer.replace(
+            [(_status(kind, row), _clock_evidence(row)) if row.known else None for row in answer.value]
+        )
 
     async def replica_lag_us(self) -> int:
         """The replication lag in microseconds; 0 of a primary."""
@@ -90,14 +89,6 @@ class Queries:
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
         await self.reader.close()
-
-    async def _statuses(
-        self, statement: TextClause, kind: type[Status], ids: list[str]
-    ) -> QueryResult[list[Found[Status] | None]]:
-        answer = await self.reader.ask(statement, {"ids": ids})
-        return answer.replace(
-            [(_status(kind, row), _clock_evidence(row)) if row.known else None for row in answer.value]
-        )
 
     async def _query_history(
         self, statement: TextClause, parameters: Mapping[str, object], window: Window
@@ -125,18 +116,10 @@ def _bucket(row: Any) -> Bucket:
     )
 
 
-def _the_one(kind: str, device_id: str, answer: QueryResult[list[Found[Status] | None]]) -> QueryResult[Found[Status]]:
-    [found] = answer.value
-    if found is None:
-        raise UnknownDevice(kind, device_id)
-    return answer.replace(found)
-
-
-def _status(kind: type[Status], row: Any) -> Status | None:
+def _status(kind: DeviceKind, row: Any) -> DeviceStatus | None:
     if row.ts is None:
         return None
-    _, *measurements = fields(kind)
-    return kind(us_from_datetime(row.ts), *(getattr(row, each.name) for each in measurements))
+    return DeviceStatus(us_from_datetime(row.ts), {name: getattr(row, name) for name in kind.measurements})
 
 
 def _clock_evidence(row: Any) -> ClockEvidence | None:

@@ -8,7 +8,7 @@ microsecond. What is asked about a fleet is in `fleet_sql`.
 
 from sqlalchemy import text
 
-from shared.db.device_kind import METER, VEHICLE
+from shared.db.device_kind import KINDS
 
 MAPPINGS_MAX = 100
 """Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
@@ -214,8 +214,7 @@ FROM unnest(CAST(:ids AS text[])) WITH ORDINALITY AS asked ({device}_id, positio
      LEFT JOIN {device}_clock_evidence ON device_key = {device}_key
 ORDER BY position
 """
-VEHICLE_STATUSES = text(VEHICLE.render(_STATUSES))
-METER_STATUSES = text(METER.render(_STATUSES))
+STATUSES = {kind: text(kind.render(_STATUSES)) for kind in KINDS}
 
 # One row, from a primary too. A replica that is connected and has replayed all that it received lacks nothing, however
 # old the heartbeat is: no ingestion may be running, and that must not take the readers down as well. The price: a link

@@ -9,18 +9,17 @@ from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
 from analytics_svc.fleet_performance import judge_fleet
-from analytics_svc.freshness import FoundMeter, FoundVehicle
+from analytics_svc.freshness import Found
 from analytics_svc.page_cache import PageCache
 from analytics_svc.parse import (
     STATUS_MAX_DEVICES,
     VEHICLE_IDS_MAX,
     VERDICTS_MAX,
     parse_batch_get_status,
-    parse_get_meter_status,
     parse_get_performance_series,
     parse_get_vehicle_performance,
-    parse_get_vehicle_status,
     parse_list_vehicle_performance,
+    require_device_id,
 )
 from analytics_svc.performance import Thresholds, judge
 from analytics_svc.queries import Queries
@@ -85,31 +84,19 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def GetVehicleStatus(
         self, request: wire.GetVehicleStatusRequest, context: Context
     ) -> wire.GetVehicleStatusResponse:
-        vehicle_id = parse_get_vehicle_status(request)
-        answer = await self._queries.vehicle_status(vehicle_id)
-        return wire.GetVehicleStatusResponse(
-            **self._status(VEHICLE, vehicle_id, answer.value),
-            stale_after=self._stale_after,
-            as_of=proto_from_us(answer.as_of_us),
-        )
+        return wire.GetVehicleStatusResponse(**await self._asked_status(VEHICLE, request.vehicle_id))
 
     async def GetMeterStatus(
         self, request: wire.GetMeterStatusRequest, context: Context
     ) -> wire.GetMeterStatusResponse:
-        meter_id = parse_get_meter_status(request)
-        answer = await self._queries.meter_status(meter_id)
-        return wire.GetMeterStatusResponse(
-            **self._status(METER, meter_id, answer.value),
-            stale_after=self._stale_after,
-            as_of=proto_from_us(answer.as_of_us),
-        )
+        return wire.GetMeterStatusResponse(**await self._asked_status(METER, request.meter_id))
 
     async def BatchGetStatus(
         self, request: wire.BatchGetStatusRequest, context: Context
     ) -> wire.BatchGetStatusResponse:
         question = parse_batch_get_status(request)
         vehicles, meters = await asyncio.gather(
-            self._queries.vehicle_statuses(question.vehicle_ids), self._queries.meter_statuses(question.meter_ids)
+            self._queries.statuses(VEHICLE, question.vehicle_ids), self._queries.statuses(METER, question.meter_ids)
         )
         return wire.BatchGetStatusResponse(
             vehicles=[
@@ -124,5 +111,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             as_of=proto_from_us(min(vehicles.as_of_us, meters.as_of_us)),
         )
 
-    def _status(self, kind: DeviceKind, device_id: str, found: FoundVehicle | FoundMeter | None) -> dict[str, Any]:
+    async def _asked_status(self, kind: DeviceKind, device_id: str) -> dict[str, Any]:
+        require_device_id(f"{kind.name}_id", device_id)
+        answer = await self._queries.status(kind, device_id)
+        status = self._status(kind, device_id, answer.value)
+        return {**status, "stale_after": self._stale_after, "as_of": proto_from_us(answer.as_of_us)}
+
+    def _status(self, kind: DeviceKind, device_id: str, found: Found | None) -> dict[str, Any]:
         return status_fields(kind, device_id, found, self._clock(), self._stale_after_us)

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from analytics_svc.replica import ReplicaWatch
 from shared import deadline
+from shared.db.device_kind import VEHICLE
 from shared.db.embedded import EmbeddedServer
 from shared.errors import DatabaseUnavailable, DeadlinePassed
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, system_clock
@@ -78,13 +79,13 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
     async with asking(reader_url, pool_size=3) as queries:
         with psycopg.connect(database_url) as lock:
             lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
-            calls = [asyncio.create_task(queries.vehicle_status("car")) for _ in range(50)]
+            calls = [asyncio.create_task(queries.status(VEHICLE, "car")) for _ in range(50)]
             pids = await _until_waiting_for_a_lock(rows, 3)
             for call in calls:
                 call.cancel()
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(end, asyncio.CancelledError) for end in ends)
-        answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(50)))
+        answers = await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(50)))
         assert [answer.value for answer in answers] == [(None, None)] * 50
         assert _sessions(rows) == pids
 
@@ -92,7 +93,7 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
 async def test_calls_cancelled_at_any_moment_leave_the_pool_whole(rows: Rows, reader_url: str) -> None:
     rows.vehicle("car")
     async with asking(reader_url, pool_size=3) as queries:
-        await asyncio.gather(*(queries.vehicle_status("car") for _ in range(10)))
+        await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(10)))
         pids = _sessions(rows)
         for turns in range(300):  # cancelled after so many turns of the event loop, from before the start to the end
             call = asyncio.create_task(totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY))
@@ -100,7 +101,7 @@ async def test_calls_cancelled_at_any_moment_leave_the_pool_whole(rows: Rows, re
                 await asyncio.sleep(0)
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
-        await asyncio.gather(*(queries.vehicle_status("car") for _ in range(10)))
+        await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(10)))
         assert _sessions(rows) == pids
 
 
@@ -142,15 +143,15 @@ async def test_a_question_that_failed_at_any_time_can_be_asked_again(
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
         for _ in range(times_before):
-            await queries.vehicle_status("car")
+            await queries.status(VEHICLE, "car")
         with psycopg.connect(database_url) as lock:
             lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
-            call = asyncio.create_task(queries.vehicle_status("car"))
+            call = asyncio.create_task(queries.status(VEHICLE, "car"))
             pids = await _until_waiting_for_a_lock(rows, 1)
             call.cancel()
             await _until_waiting_for_a_lock(rows, 0)
         for _ in range(8):
-            assert (await queries.vehicle_status("car")).value == (None, None)
+            assert (await queries.status(VEHICLE, "car")).value == (None, None)
         assert _sessions(rows) == pids
 
 
@@ -220,7 +221,7 @@ async def test_answers_of_a_primary_are_dated_between_question_and_answer(rows: 
     rows.vehicle("car")
     async with asking(reader_url) as queries:
         asked_us = system_clock()
-        answer = await queries.vehicle_status("car")
+        answer = await queries.status(VEHICLE, "car")
         assert asked_us <= answer.as_of_us <= system_clock()
         assert await queries.replica_lag_us() == 0
 
@@ -233,11 +234,13 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_r
         with psycopg.connect(database_url) as lock:
             lock.execute("LOCK TABLE vehicles IN ACCESS EXCLUSIVE MODE")
             async with asyncio.timeout(2):
-                ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(10)), return_exceptions=True)
+                ends = await asyncio.gather(
+                    *(queries.status(VEHICLE, "car") for _ in range(10)), return_exceptions=True
+                )
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 10
         while True:
             try:
-                assert (await queries.vehicle_status("car")).value == (None, None)
+                assert (await queries.status(VEHICLE, "car")).value == (None, None)
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(0.01)
@@ -275,10 +278,10 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
     async with freezable(database_url, thawed) as url, asking(url, pool_size=2, timeout_s=0.2) as queries:
         if warm:
             thawed.set()
-            assert (await queries.vehicle_status("car")).value == (None, None)
+            assert (await queries.status(VEHICLE, "car")).value == (None, None)
             thawed.clear()
         async with asyncio.timeout(2):
-            ends = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)), return_exceptions=True)
+            ends = await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(5)), return_exceptions=True)
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 5
             with pytest.raises(DatabaseUnavailable):
                 await queries.replica_lag_us()
@@ -287,7 +290,7 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
             with suppress(DatabaseUnavailable):  # each look takes its time
                 await queries.replica_lag_us()
                 break
-        answers = await asyncio.gather(*(queries.vehicle_status("car") for _ in range(5)))
+        answers = await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(5)))
         assert [answer.value for answer in answers] == [(None, None)] * 5
 
 
@@ -295,9 +298,9 @@ async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows
     rows.vehicle("car")
     kill = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"
     async with asking(reader_url) as queries:
-        assert (await queries.vehicle_status("car")).value == (None, None)
+        assert (await queries.status(VEHICLE, "car")).value == (None, None)
         rows.connection.execute(kill, (list(_sessions(rows)),))
-        assert (await queries.vehicle_status("car")).value == (None, None)
+        assert (await queries.status(VEHICLE, "car")).value == (None, None)
 
 
 async def test_a_database_away_is_told_to_health(postgres: EmbeddedServer, reader_url: str) -> None:

@@ -1,11 +1,9 @@
 """Requests become questions; what is wrong with a request is told in one go."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from energyfleet.v1 import analytics_service_pb2 as wire
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,21 +118,12 @@ def test_all_violations_are_told_at_once() -> None:
     assert violated(backwards) == ["vehicle_id", "window"]
 
 
-@pytest.mark.parametrize(
-    ("parse_status", "request_of", "field"),
-    [
-        (parse.parse_get_vehicle_status, lambda id_: wire.GetVehicleStatusRequest(vehicle_id=id_), "vehicle_id"),
-        (parse.parse_get_meter_status, lambda id_: wire.GetMeterStatusRequest(meter_id=id_), "meter_id"),
-    ],
-)
-def test_a_status_is_asked_for_by_a_well_formed_id(
-    parse_status: Callable[[Message], str], request_of: Callable[[str], Message], field: str
-) -> None:
-    assert parse_status(request_of("EVSE:1.a_B-2")) == "EVSE:1.a_B-2"
+def test_a_status_is_asked_for_by_a_well_formed_id() -> None:
+    parse.require_device_id("meter_id", "EVSE:1.a_B-2")
     for malformed in ("", "x" * 65, "a b"):
         with pytest.raises(InvalidRequest) as caught:
-            parse_status(request_of(malformed))
-        assert [violation.field for violation in caught.value.violations] == [field]
+            parse.require_device_id("meter_id", malformed)
+        assert [violation.field for violation in caught.value.violations] == ["meter_id"]
 
 
 def a_batch(vehicles: list[str], meters: list[str]) -> wire.BatchGetStatusRequest:
