@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from shared.background import retrieve
+
 Sent = TypeVar("Sent")
 
 
@@ -29,11 +31,11 @@ class Taker(Generic[Sent]):
         """
         self._stopped = True
         if self._reading:
-            self._task.add_done_callback(_retrieve)
+            self._task.add_done_callback(retrieve)
             return
         self._task.cancel()
         await asyncio.wait((self._task,))
-        _retrieve(self._task)
+        retrieve(self._task)
 
     async def _run(self) -> None:
         try:
@@ -50,9 +52,3 @@ class Taker(Generic[Sent]):
                 await self._take(message)
         finally:
             await self._messages.aclose()
-
-
-def _retrieve(task: "asyncio.Task[None]") -> None:
-    """Takes note of how a task ended that nobody waits for any more, or asyncio complains."""
-    if not task.cancelled():
-        task.exception()

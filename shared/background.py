@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import psycopg
 import structlog
@@ -106,3 +107,9 @@ class BackgroundLoop:
             _log.warning(f"{self._name}_failed", error=reason_of(error))
         else:
             _log.error(f"{self._name}_failed", exc_info=error)
+
+
+def retrieve(task: asyncio.Future[Any]) -> None:
+    """Takes note of how a task ended that nobody may be waiting for any more, or asyncio complains."""
+    if not task.cancelled():
+        task.exception()

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from shared.background import retrieve
 from shared.config import ConfigError
 from shared.errors import DatabaseUnavailable, StartRefused
 
@@ -141,15 +142,9 @@ def shielded(work: Callable[P, Coroutine[Any, Any, Answer]]) -> Callable[P, Coro
     async def awaited(*arguments: P.args, **named: P.kwargs) -> Answer:
         task = asyncio.ensure_future(work(*arguments, **named))
         _unfinished.add(task)  # the event loop itself holds tasks weakly
-        task.add_done_callback(_retrieve)
+        task.add_done_callback(_unfinished.discard)
+        task.add_done_callback(retrieve)
         async with database_errors():
             return await asyncio.shield(task)
 
     return awaited
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Takes note of how work ended that nobody may be waiting for any more, or asyncio complains."""
-    _unfinished.discard(task)
-    if not task.cancelled():
-        task.exception()
