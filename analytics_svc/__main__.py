@@ -66,7 +66,6 @@ def thresholds(settings: AnalyticsSettings) -> Thresholds:
 
 
 async def main() -> None:
-    """Serves until SIGTERM or SIGINT."""
     settings = read_settings(AnalyticsSettings)
     configure_logs(settings.log_level, "analytics")
     tune_gc()

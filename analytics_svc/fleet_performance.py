@@ -17,8 +17,6 @@ _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 
 
 class JudgedVehicle(NamedTuple):
-    """A vehicle of a page."""
-
     vehicle_id: str
     totals: Totals
     performance: Performance
@@ -121,6 +119,5 @@ def worst_first(positions: Sequence[int], numbers: Sequence[float | None], *, by
 
 
 def _sum(energies: Iterable[float | None]) -> float | None:
-    """None where there are none."""
     present = [energy for energy in energies if energy is not None]
     return fsum(present) if present else None

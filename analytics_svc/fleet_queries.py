@@ -179,5 +179,4 @@ def _parameters(window: Window, vehicle_ids: frozenset[str]) -> dict[str, object
 
 
 def window_ends(window: Window) -> dict[str, object]:
-    """The parameters :window_start and :window_end."""
     return {"window_start": datetime_from_us(window.start_us), "window_end": datetime_from_us(window.end_us)}

@@ -36,8 +36,6 @@ class Thresholds:
 
 
 class VerdictReason(Enum):
-    """Why a verdict was found: a number and the verdict."""
-
     HEALTHY = 1, Verdict.OK
     BELOW_LIMIT = 2, Verdict.LOW_EFFICIENCY
     ABOVE_LIMIT = 3, Verdict.IMPLAUSIBLE
@@ -65,8 +63,6 @@ class Performance(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict in sentences for people."""
-
     reason: str
     alert: str
     """Empty unless somebody should inspect the charger."""
@@ -83,7 +79,6 @@ def kwh_lost(dc: float | None, ac: float | None) -> float | None:
 
 
 def judge(totals: Totals, thresholds: Thresholds) -> Performance:
-    """The verdict of a vehicle, with its numbers."""
     ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     lost = kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     coverage = totals.hours_both / totals.hours_either if totals.hours_either else None

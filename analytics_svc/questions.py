@@ -59,8 +59,6 @@ class FleetQuestion:
 
 @dataclass(frozen=True, slots=True)
 class FleetPage:
-    """A page of the answer to a question about a fleet."""
-
     question: FleetQuestion
     window: Window
     """From hour to hour. It is that of a first page; the pages after it keep theirs."""

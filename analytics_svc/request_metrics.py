@@ -16,8 +16,6 @@ Answering = Callable[[Any, Any], Awaitable[Any]]
 
 
 class AnalyticsMetrics:
-    """The metrics of one analytics process."""
-
     def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
         self._requests = Counter(

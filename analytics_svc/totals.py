@@ -98,8 +98,6 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What was reported within a bucket of a series."""
-
     mapped: bool
     """Whether a meter fed the vehicle for some of it."""
     kwh_delivered_dc: float | None

@@ -46,7 +46,6 @@ class WireMessage:
         return now_us - _side(self._readings[0]).timestamp.seconds * US_PER_SECOND
 
     def device_ids(self) -> Iterator[str]:
-        """The well-formed id of each reading."""
         for reading in self._readings:
             name = reading.meter.meter_id if reading.HasField("meter") else reading.vehicle.vehicle_id
             device_id = remembered_device_id(name)

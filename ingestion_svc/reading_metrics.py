@@ -27,8 +27,6 @@ DEFECT = "defect"
 
 
 class IngestionMetrics:
-    """The metrics of one ingestion process."""
-
     def __init__(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = event_loop_lag(registry)
         named: dict[str, Any] = {"namespace": "energyfleet", "subsystem": "ingestion", "registry": registry}

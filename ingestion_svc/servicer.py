@@ -93,7 +93,6 @@ class IngestionServicer(IngestionServiceServicer):
     async def _requests(
         self, requests: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context
     ) -> AsyncGenerator[Request, Any]:
-        """The requests of an exchange; answers the opening on the way."""
         first = True
         async for request in requests:
             if request.HasField("opening"):
@@ -114,7 +113,6 @@ async def _acknowledge(context: Context, answer: Answer) -> None:
 
 
 async def _write(context: Context, message: wire.ExchangeTelemetryResponse) -> None:
-    """Sends an answer; SlowConsumer where the client does not take it in time."""
     try:
         async with asyncio.timeout(ANSWER_MAX_WAIT_S):
             await context.write(message)

@@ -40,7 +40,6 @@ def series_request(
 
 
 def window(start_us: int | None, end_us: int | None) -> TimeWindow | None:
-    """A window; the service chooses an end that is None."""
     if start_us is None and end_us is None:
         return None
     return TimeWindow(start=timestamp(start_us), end=timestamp(end_us))

@@ -174,7 +174,6 @@ class AnalyticsClient(_Client):
         return cast(MeterStatus | None, await self._found(self._stub.GetMeterStatus, request))
 
     async def _found(self, method: Any, request: Message) -> Any:
-        """The answer, or None where the device is unknown."""
         try:
             return await self._call(method, request)
         except ServiceError as error:

@@ -42,8 +42,6 @@ _WIDTH_MAX = 1_000
 
 
 class VerdictName(StrEnum):
-    """The verdicts of the contract."""
-
     OK = "OK"
     LOW_EFFICIENCY = "LOW_EFFICIENCY"
     IMPLAUSIBLE = "IMPLAUSIBLE"
@@ -52,8 +50,6 @@ class VerdictName(StrEnum):
 
 
 class OrderName(StrEnum):
-    """The orders of the contract."""
-
     RATIO = "ratio"
     LOST = "lost"
 

@@ -23,8 +23,6 @@ _HOURS_OF_HOURS = 24.0
 
 
 class Granularity(StrEnum):
-    """How long a bucket is."""
-
     HOUR = "hour"
     DAY = "day"
 

@@ -27,8 +27,6 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infin
 
 
 class Format(StrEnum):
-    """How a line holds its reading."""
-
     CSV = "csv"
     NDJSON = "ndjson"
 

@@ -93,8 +93,6 @@ def _embedded(settings: Settings, url: Callable[..., str], server: EmbeddedServe
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs."""
-
     database: Database
     ingestion: Child
     analytics: Child

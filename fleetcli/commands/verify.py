@@ -26,8 +26,6 @@ DIFFERENCES_SHOWN = 20
 
 @dataclass
 class _Seen:
-    """What was looked at so far, and what differed."""
-
     shown_most: int
     devices: int = 0
     hours: int = 0
