@@ -1,6 +1,7 @@
 """What asking costs and survives: round trips, plans, callers that cancel, a database or a network that is away."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import psycopg.conninfo
 import pytest
 from sqlalchemy import text
 
+from analytics_svc.queries import Queries
 from analytics_svc.replica import ReplicaWatch
 from shared import deadline
 from shared.db.device_kind import VEHICLE
@@ -90,19 +92,44 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
         assert _sessions(rows) == pids
 
 
-async def test_calls_cancelled_at_any_moment_leave_the_pool_whole(rows: Rows, reader_url: str) -> None:
-    rows.vehicle("car")
+@pytest.mark.parametrize("cancellations", [1, 3], ids=["once", "and again as they clean up"])
+async def test_calls_cancelled_at_any_turn_of_the_event_loop_end_and_leave_the_pool_whole(
+    rows: Rows, reader_url: str, cancellations: int
+) -> None:
+    """Alone and in crowds, whose connections go from one call to the next. Cancelling a call again costs the connection
+    that it was asked over, but not its place in the pool."""
+    nap = text("SELECT pg_sleep(0.001)")
+    long_nap = text("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.1)")
+    chance = random.Random(cancellations)
+
+    async def cancelled_calls(queries: Queries, crowd: int) -> None:
+        async def cancelled_call() -> None:
+            call = asyncio.create_task(queries.reader.ask(nap, {}))
+            turns, cancelled = chance.randrange(chance.choice((5, 60, 300))), False
+            for _ in range(cancellations):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                cancelled = call.cancel() or cancelled
+                turns = chance.randrange(4)
+            end = (await asyncio.gather(call, return_exceptions=True))[0]
+            assert isinstance(end, asyncio.CancelledError) or not cancelled
+
+        await asyncio.gather(*(cancelled_call() for _ in range(crowd)))
+
+    async def pids(queries: Queries) -> set[int]:
+        answers = await asyncio.gather(*(queries.reader.ask(long_nap, {}) for _ in range(3)))
+        return {answer.value[0].pid for answer in answers}
+
     async with asking(reader_url, pool_size=3) as queries:
-        await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(10)))
-        pids = _sessions(rows)
-        for turns in range(300):  # cancelled after so many turns of the event loop, from before the start to the end
-            call = asyncio.create_task(totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY))
-            for _ in range(turns % 30):
-                await asyncio.sleep(0)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-        await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(10)))
-        assert _sessions(rows) == pids
+        before, tasks = await pids(queries), asyncio.all_tasks()
+        for crowd in (*[1] * 300, *[30] * 30):
+            await cancelled_calls(queries, crowd)
+        assert asyncio.all_tasks() == tasks
+        after = await pids(queries)
+        assert len(after) == 3
+        assert after == before or cancellations > 1
+        while _sessions(rows) != after:  # one that was closed takes a moment to end
+            await asyncio.sleep(0.01)
 
 
 async def test_a_request_to_cancel_never_meets_the_next_question(reader_url: str) -> None:
