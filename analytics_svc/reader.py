@@ -23,9 +23,9 @@ import structlog
 from psycopg import AsyncClientCursor, AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
-from sqlalchemy import TextClause, text
-from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy import TextClause
 
+from analytics_svc.prepared import Prepared
 from analytics_svc.reader_sql import IS_PREPARED, PREAMBLE
 from shared import deadline
 from shared.db.engine import connection_parameters, database_errors
@@ -52,11 +52,6 @@ CANCEL_AGAIN_S = 0.1
 PREPARED_MAX = 64
 """Statements that a session keeps prepared: one a question, and of some questions one for each span of days."""
 
-_PLANNED_EACH_TIME = "force_custom_plan"
-_PLANNED_ONCE = "force_generic_plan"
-
-_NUMBERED = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # it has no types
-
 
 @dataclass(frozen=True, slots=True)
 class QueryResult(Generic[Value]):
@@ -68,35 +63,6 @@ class QueryResult(Generic[Value]):
     def replace(self, value: Other) -> "QueryResult[Other]":
         """The same answer in other words."""
         return QueryResult(value, self.as_of_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A statement as the server is told to prepare it, once in a session, and then to execute it after the preamble.
-
-    Preparing spares parsing. The driver's own preparing loses count of what the
-    server has when a question is cancelled, so this is done in SQL, where each step is a statement of its own.
-    """
-
-    name: str
-    prepare: str
-    execute: str
-    plans: str
-    """A `plan_cache_mode`."""
-
-    @classmethod
-    def named(cls, name: str, statement: TextClause, planned_for: Mapping[str, date] | None = None) -> "Prepared":
-        """The statement, to be known to the server by a name; see `Reader.ask`."""
-        for parameter, day in (planned_for or {}).items():
-            statement = text(statement.text.replace(f":{parameter}", f"DATE '{day.isoformat()}'"))
-        compiled = statement.compile(dialect=_NUMBERED)
-        given = ", ".join(f"%({parameter})s" for parameter in compiled.positiontup or ())
-        return cls(
-            name,
-            f"PREPARE {name} AS {compiled}",
-            f"EXECUTE {name}" + (f"({given})" if given else ""),
-            _PLANNED_EACH_TIME if planned_for is None else _PLANNED_ONCE,
-        )
 
 
 class _Session(AsyncConnection[Any]):

@@ -13,9 +13,9 @@ from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
 from analytics_svc.freshness import ClockEvidence, DeviceStatus
+from analytics_svc.prepared import Prepared
 from analytics_svc.queries import Queries
 from analytics_svc.questions import PerformanceQuestion, Window
-from analytics_svc.reader import Prepared
 from analytics_svc.totals import Totals
 from shared.db.device_kind import KINDS, METER, VEHICLE
 from shared.db.embedded import EmbeddedServer
