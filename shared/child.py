@@ -20,20 +20,20 @@ _POLL_S = 0.02
 
 
 def _command_prefix() -> tuple[str, ...]:
-    """What makes a child end with us even when we are killed, where the system knows how."""
+    """The words before a command that make it end when we do, even when we are killed, on Linux."""
     if sys.platform == "linux" and shutil.which("setpriv"):
         return ("setpriv", "--pdeathsig", "TERM", "--")
     return ()
 
 
 class ChildFailed(StartRefused):
-    """A child ended or stalled before it was ready. Its own last line on standard error says why.
+    """A child ended or stalled before it was ready. The last line of its standard error says why.
 
     `exit_code` is negative for a signal, and None for a child that still runs.
     """
 
-    def __init__(self, told: str, exit_code: int | None) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, exit_code: int | None) -> None:
+        super().__init__(message)
         self.exit_code = exit_code
 
 
@@ -61,7 +61,7 @@ class Child:
     ) -> "Child":
         """Starts it with an environment; its output goes to `log`, or to our standard error.
 
-        `name` tells children of one module apart; `directory` is where they say that they are ready.
+        `name` distinguishes children of one module; each writes a file in `directory` when it is ready.
         """
         name = name or module
         ready_file = directory / f"{name}.ready"
@@ -104,7 +104,7 @@ class Child:
         return f"{self.name} ended by itself ({self._how()})"
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> str:
-        """Asks it to end, kills it when that takes too long or is cancelled; a complaint, or nothing."""
+        """Asks it to end, kills it when that takes too long or is cancelled; returns a complaint, or nothing."""
         if self._process.returncode is not None:
             return ""
         self._process.terminate()

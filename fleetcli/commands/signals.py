@@ -1,4 +1,4 @@
-"""Ends a command's work when somebody asks for it: Ctrl-C, SIGTERM, or the terminal that closes."""
+"""Ends a command's work on a signal: Ctrl-C, SIGTERM, or the terminal that closes."""
 
 import asyncio
 import signal
@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 INTERRUPTED = 130
-"""The exit code of a command that somebody stopped: 128 and the number of SIGINT."""
+"""The exit code of a command that a signal stopped: 128 and the number of SIGINT."""
 
 _ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -15,14 +15,14 @@ _ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def run_until_asked_to_stop(work: Coroutine[Any, Any, None]) -> bool:
     """Runs `work` to its end, or cancels it on a signal and waits until it has cleaned up; whether a signal came.
 
-    Each further signal cancels the clean-up in turn, for those who press Ctrl-C twice. Raises what `work` raises,
-    unless a signal came first: Ctrl-C reaches a starting PostgreSQL as well, and its complaint is no news then.
+    Each further signal cancels the clean-up in turn, as when Ctrl-C is pressed twice. Raises what `work` raises, unless
+    a signal came first: Ctrl-C also reaches a starting PostgreSQL, whose failure is then expected.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     asked = False
 
-    # Not the loop's own handlers: they would be told of a signal only after a step that blocks, such as a start.
+    # Not the loop's own handlers: those run only after a step that blocks, such as a start of PostgreSQL.
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
