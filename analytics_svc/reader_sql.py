@@ -1,10 +1,9 @@
-"""What the reader itself says to the database, around each question."""
+"""The reader's own statements, which run before each question."""
 
 from sqlalchemy import text
 
-# Said before each question in the same message, which is one transaction: afterwards the settings are what they were.
-# `now()` is the beginning of the transaction, hence before both snapshots. No pipeline: in one the driver goes through
-# the event loop twice as often.
+# Runs before each question in the same message, which is one transaction: its end undoes the settings. `now()` is its
+# start, hence before both snapshots. Not in a pipeline: the driver would take twice as many turns of the event loop.
 PREAMBLE = text("""
 SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT beat_at FROM heartbeat) ELSE now() END AS as_of,
        set_config('statement_timeout', :timeout_ms, true) AS timeout_ms,

@@ -1,4 +1,4 @@
-"""What asking costs and survives: round trips, plans, callers that cancel, a database or a network that is away."""
+"""What a question costs and survives: round trips, plans, cancelled callers, a database or a network that is away."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_s
 ) -> None:
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
-        for hours in range(20):  # past the 5 executions after which plans freeze where nothing is said
+        for hours in range(20):  # more than the 5 after which the server keeps a plan, unless it is told otherwise
             await totals_of(queries, MIDNIGHT_US + hours * US_PER_HOUR, MIDNIGHT_US + US_PER_DAY)
             await totals_of(queries, MIDNIGHT_US - 30 * US_PER_DAY, MIDNIGHT_US + hours * US_PER_HOUR)
         [session] = queries.reader._idle
@@ -96,8 +96,8 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
 async def test_calls_cancelled_at_any_turn_of_the_event_loop_end_and_leave_the_pool_whole(
     rows: Rows, reader_url: str, cancellations: int
 ) -> None:
-    """Alone and in crowds, whose connections go from one call to the next. Cancelling a call again costs the connection
-    that it was asked over, but not its place in the pool."""
+    """Alone and in crowds, where a connection goes from one call to the next. Cancelling a call again costs its
+    connection, but not its place in the pool."""
     nap = text("SELECT pg_sleep(0.001)")
     long_nap = text("SELECT pg_backend_pid() AS pid FROM pg_sleep(0.1)")
     chance = random.Random(cancellations)
@@ -148,7 +148,7 @@ async def test_a_request_to_cancel_never_meets_the_next_question(reader_url: str
 async def test_a_session_keeps_no_more_statements_than_it_may(
     rows: Rows, reader_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Questions about other days are other statements; the answers stay right when they have to be prepared again."""
+    """Questions about other days are other statements; answers stay right when these have to be prepared again."""
     monkeypatch.setattr("analytics_svc.reader.PREPARED_MAX", 5)
     car = rows.vehicle("car")
     rows.delivered(car, *((MIDNIGHT_US + day * US_PER_DAY + 1, float(day)) for day in range(10)))
@@ -166,7 +166,7 @@ async def test_a_session_keeps_no_more_statements_than_it_may(
 async def test_a_question_that_failed_at_any_time_can_be_asked_again(
     rows: Rows, database_url: str, reader_url: str, times_before: int
 ) -> None:
-    """Also when it was being prepared, and when it was asked five times, after which a plan may be kept."""
+    """Also while it was being prepared, and after five times, when the server might keep a plan."""
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
         for _ in range(times_before):
@@ -208,7 +208,7 @@ async def test_a_request_to_cancel_that_overtakes_its_question_is_repeated(
 async def test_a_question_that_the_server_ends_as_its_caller_leaves_costs_no_connection(
     rows: Rows, reader_url: str
 ) -> None:
-    """Also where this process is busy and learns of it late."""
+    """Also when this process is busy and notices late."""
     async with asking(reader_url, pool_size=1) as queries:
         first = await queries.reader.ask(SESSION, {})
         deadline.set_time_remaining(0.5)
@@ -225,21 +225,21 @@ async def test_a_question_that_the_server_ends_as_its_caller_leaves_costs_no_con
 
 
 async def test_the_server_knows_how_long_the_caller_waits(reader_url: str) -> None:
-    """So that a question ends in time even when this process does not live to cancel it."""
+    """So that a question ends in time even if this process dies before it can cancel it."""
     timeout_ms = text("SELECT CAST(setting AS integer) AS ms FROM pg_settings WHERE name = 'statement_timeout'")
 
-    async def told(time_remaining_s: float | None) -> int:
+    async def timeout_seen_ms(time_remaining_s: float | None) -> int:
         deadline.set_time_remaining(time_remaining_s)
         [(ms,)] = (await queries.reader.ask(timeout_ms, {})).value
         return int(ms)
 
     async with asking(reader_url, pool_size=1, timeout_s=10.0) as queries:
-        assert 1_000 < await told(2.0) <= 2_001
-        assert 9_000 < await told(None) <= 10_001
-        assert 9_000 < await told(60.0) <= 10_001
+        assert 1_000 < await timeout_seen_ms(2.0) <= 2_001
+        assert 9_000 < await timeout_seen_ms(None) <= 10_001
+        assert 9_000 < await timeout_seen_ms(60.0) <= 10_001
         with pytest.raises(DeadlinePassed):
-            await told(0.0)
-        assert 9_000 < await told(None) <= 10_001
+            await timeout_seen_ms(0.0)
+        assert 9_000 < await timeout_seen_ms(None) <= 10_001
         [session] = queries.reader._idle
         assert await (await session.execute(timeout_ms.text)).fetchone() == (10_000,)
 
@@ -275,7 +275,7 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_r
 
 @asynccontextmanager
 async def freezable(url: str, thawed: asyncio.Event) -> AsyncIterator[str]:
-    """A URL of the same database over a network that forwards while `thawed` is set, and holds back while it is not."""
+    """A URL of the same database over a network that forwards while `thawed` is set, or else holds all back."""
     asked = psycopg.conninfo.conninfo_to_dict(url)
 
     async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -330,7 +330,7 @@ async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows
         assert (await queries.status(VEHICLE, "car")).value == (None, None)
 
 
-async def test_a_database_away_is_told_to_health(postgres: EmbeddedServer, reader_url: str) -> None:
+async def test_a_database_that_is_away_is_not_fit_to_serve(postgres: EmbeddedServer, reader_url: str) -> None:
     async with asking(reader_url) as queries:
         assert await ReplicaWatch(queries.replica_lag_us, 1.0, lambda lag_s: None).fit_to_serve()
     async with asking(postgres.url("no_such_database")) as elsewhere:
