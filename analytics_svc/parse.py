@@ -69,7 +69,6 @@ def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, no
 
 
 def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, now_us: int) -> FleetPage:
-    """The page. Raises InvalidRequest."""
     checks = Checks()
     window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
     if len(request.verdicts) > VERDICTS_MAX:
@@ -135,7 +134,6 @@ def require_device_id(field: str, device_id: str) -> None:
 
 
 def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestion:
-    """The question. Raises InvalidRequest."""
     checks = Checks()
     question = StatusQuestion(list(request.vehicle_ids), list(request.meter_ids))
     devices = len(question.vehicle_ids) + len(question.meter_ids)

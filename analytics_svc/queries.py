@@ -64,7 +64,7 @@ class Queries:
         answer = await self._query_history(PERFORMANCE_SERIES, parameters, window)
         if not answer.value:
             raise UnknownDevice("vehicle", question.vehicle_id)
-        return answer.replace([_bucket(row) for row in answer.value])
+        return answer.replace([Bucket.of(row) for row in answer.value])
 
     async def status(self, kind: DeviceKind, device_id: str) -> QueryResult[Found]:
         """The device's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
@@ -103,17 +103,6 @@ class Queries:
 
 def _us_or_none(moment: datetime | None) -> int | None:
     return None if moment is None else us_from_datetime(moment)
-
-
-def _bucket(row: Any) -> Bucket:
-    return Bucket(
-        mapped=row.mapped,
-        kwh_delivered_dc=row.kwh_delivered_dc,
-        kwh_consumed_ac=row.kwh_consumed_ac,
-        average_battery_temp=row.average_battery_temp,
-        vehicle_readings=row.vehicle_readings,
-        meter_readings=row.meter_readings,
-    )
 
 
 def _status(kind: DeviceKind, row: Any) -> DeviceStatus | None:

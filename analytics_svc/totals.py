@@ -65,7 +65,6 @@ class FleetTotals:
         return len(self.vehicle_ids)
 
     def at(self, position: int) -> Totals:
-        """Those of one vehicle."""
         return Totals._make([column[position] for column in _totals_of(self)])
 
     def within(self, start: int, end: int) -> Iterator[Totals]:
@@ -96,8 +95,7 @@ class Evidence:
     """By start; where there are very many, the last ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     mapped: bool
     """Whether a meter fed the vehicle for some of it."""
     kwh_delivered_dc: float | None
@@ -105,3 +103,8 @@ class Bucket:
     average_battery_temp: float | None
     vehicle_readings: int
     meter_readings: int
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """From a row that has columns of these names."""
+        return cls(*(getattr(row, name) for name in cls._fields))

@@ -80,7 +80,7 @@ def main(
         ),
     ] = None,
     history_rows: Annotated[
-        int, typer.Option(min=ROWS_MIN, help="performance: rows stored; 28800000 is the design's figure.")
+        int, typer.Option(min=ROWS_MIN, help="performance: rows stored; 28800000 is a fleet of 10,000 for a day.")
     ] = performance.HISTORY_ROWS,
     calls: Annotated[
         int, typer.Option(min=1, help="performance: questions asked about a vehicle.")

@@ -14,7 +14,7 @@ from benchmarks.reads import latency_figures, one_vehicle, questions, save_plans
 from shared.timestamps import system_clock
 
 HISTORY_ROWS = 2_880_000
-"""A tenth of the design's 28.8 million, so that loading takes seconds: 1,000 pairs instead of 10,000, a day each."""
+"""A tenth of what 10,000 pairs send in a day, so that loading takes seconds: 1,000 pairs."""
 
 CALLS = 2_000
 """Twenty of them above the 99th percentile."""

@@ -49,15 +49,12 @@ class BatchWriter(Protocol[WrittenRow]):
 
     async def write(self, rows: Sequence[WrittenRow], /) -> Written:
         """Commits rows; raises DatabaseUnavailable when that failed, or when its outcome is unknown."""
-        ...
 
     async def connect(self) -> None:
         """Connects unless connected; raises DatabaseUnavailable."""
-        ...
 
     async def close(self) -> None:
         """Closes the connection."""
-        ...
 
 
 class Batcher:

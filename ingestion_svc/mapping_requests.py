@@ -78,7 +78,6 @@ def _instant(field: str, timestamp: Timestamp, bounds: TimeBounds, checks: Check
 
 
 def parse_list_mappings(request: wire.ListMappingsRequest) -> MappingsQuestion:
-    """The question. Raises InvalidRequest."""
     checks = Checks()
     if request.vehicle_id:
         checks.device_id("vehicle_id", request.vehicle_id)

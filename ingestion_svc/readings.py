@@ -156,15 +156,12 @@ class Message(Protocol):
 
     def age_us(self, now_us: int) -> int:
         """How old the first reading says that it is, to the second; meaningless where its timestamp is."""
-        ...
 
     def device_ids(self) -> Iterable[str]:
         """The well-formed id of each reading."""
-        ...
 
     def decode(self, part: slice, first_index: int, bounds: TimeBounds) -> Decoded:
         """Checks a part, whose first reading is the call's reading number `first_index`."""
-        ...
 
 
 @dataclass(slots=True)

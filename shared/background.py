@@ -85,7 +85,6 @@ class BackgroundLoop:
         return random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 (jitter protects nothing)
 
     async def _succeeds(self) -> bool:
-        """Runs a round; whether it succeeded."""
         try:
             await self._run_round()
         except (Exception, asyncio.CancelledError) as error:

@@ -91,8 +91,6 @@ class ServingSettings(Settings):
 
 
 class IngestionSettings(ServingSettings):
-    """What `ingestion_svc` reads."""
-
     ingestion_address: str = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0: a free one")
     ingestion_metrics_address: str | None = Field(
         None, description="HOST:PORT to serve metrics on, over HTTPS where TLS is configured; unset: none are served"
@@ -154,8 +152,6 @@ class IngestionSettings(ServingSettings):
 
 
 class AnalyticsSettings(ServingSettings):
-    """What `analytics_svc` reads."""
-
     analytics_database_url: str | None = Field(
         None, description="the database to answer from, for example a read replica; unset: ENERGYFLEET_DATABASE_URL"
     )

@@ -17,7 +17,6 @@ _remembered: dict[str, str] = {}
 
 
 def is_device_id(text: str) -> bool:
-    """Whether a text is a well-formed id."""
     return len(text) <= DEVICE_ID_MAX_LENGTH and _PATTERN.fullmatch(text) is not None
 
 

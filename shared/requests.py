@@ -55,7 +55,6 @@ class Checks:
         return us_from_proto(timestamp)
 
     def raise_if_any(self) -> None:
-        """Raises InvalidRequest with everything noted."""
         if self.violations:
             raise InvalidRequest(self.violations)
 

@@ -1,9 +1,4 @@
-"""What ends a command early, besides the client's errors. The message is what the operator reads; no traceback follows.
-
-CommandError
-├── BadInput    a file or an option is not what it should be
-└── StackError  the database or a service could not be started, or ended by itself
-"""
+"""What ends a command early, besides the client's errors. The operator reads the message, and no traceback follows."""
 
 
 class CommandError(Exception):
