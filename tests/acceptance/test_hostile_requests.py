@@ -52,6 +52,11 @@ def empty_readings(count: int) -> bytes:
 MESSAGES: dict[str, tuple[bytes, grpc.Compression, set[grpc.StatusCode]]] = {
     "as many as fit": (empty_readings(MESSAGE_MAX_BYTES // 2), GZIP, {grpc.StatusCode.INVALID_ARGUMENT}),
     "2.1 million": (empty_readings(2_100_000), GZIP, {grpc.StatusCode.RESOURCE_EXHAUSTED}),
+    "fields that look like readings": (
+        b"\x10\x0a" * (MESSAGE_MAX_BYTES // 2),
+        GZIP,
+        {grpc.StatusCode.INVALID_ARGUMENT},
+    ),
     "one too many": (
         ingestion.IngestTelemetryRequest(readings=[a_meter_reading()] * (MESSAGE_MAX_READINGS + 1)).SerializeToString(),
         grpc.Compression.NoCompression,

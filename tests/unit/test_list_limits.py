@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingestion_svc.readings import MESSAGE_MAX_READINGS
 from shared.config import MESSAGE_MAX_BYTES
 from shared.device_ids import DEVICE_ID_MAX_LENGTH
-from shared.list_limits import NotAMessage, exceeded, list_limits
+from shared.list_limits import OTHER_FIELDS_MAX, NotAMessage, exceeded, list_limits
 from shared.timestamps import TIMESTAMP_MAX_SECONDS
 
 READINGS = list_limits(ingestion.ExchangeTelemetryRequest, readings=3)
@@ -62,6 +62,22 @@ def test_of_a_packed_list_at_most_ten_times_its_limit_is_ever_parsed(wire: bytes
         assert len(parsed.verdicts) > 2
     else:
         assert len(parsed.vehicle_ids) > 3
+
+
+@pytest.mark.parametrize("field", [b"\x10\x1a", b"\x22\x00\x10\x1a"], ids=["numbers", "bytes and numbers"])
+def test_fields_without_end_that_look_like_elements_are_not_walked_to_their_end(field: bytes) -> None:
+    with pytest.raises(NotAMessage):
+        exceeded(field * (MESSAGE_MAX_BYTES // len(field)), READINGS)
+
+
+def test_other_fields_as_many_as_a_request_may_have_beside_full_lists_are_fine() -> None:
+    other = b"\x20\x1a" * OTHER_FIELDS_MAX
+    full = analytics.ListVehiclePerformanceRequest(
+        verdicts=[analytics.VERDICT_OK] * 2, vehicle_ids=["\x1a"] * 3
+    ).SerializeToString()
+    assert exceeded(other[2:] + full, FLEET) is None
+    with pytest.raises(NotAMessage):
+        exceeded(other * 2 + full, FLEET)
 
 
 def test_the_message_limit_fits_as_many_of_the_largest_readings_as_a_message_may_have() -> None:
