@@ -2,8 +2,8 @@
 
 from __future__ import annotations  # gRPC's classes are generic in the stubs only
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -22,10 +22,25 @@ ListLimits: TypeAlias = Mapping[str, Sequence[ListLimit]]
 """By rpc, without the service's name: how many elements the lists of its requests may have."""
 
 
-class _Refused(NamedTuple):
-    """Stands for a request that is not parsed, because gRPC answers a failed deserializer with UNKNOWN."""
+class _Received:
+    """Brings a request, or what is wrong with it, past gRPC to the handler.
 
-    error: FleetError
+    gRPC answers a failed deserializer with UNKNOWN, and may keep the last message of a call until the garbage collector
+    comes, which is rarely here.
+    """
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Message | FleetError) -> None:
+        self._request: Message | FleetError | None = request
+
+    def take(self) -> Message:
+        """The request, once. Raises what is wrong with it."""
+        request, self._request = self._request, None
+        if isinstance(request, FleetError):
+            raise request
+        assert request is not None
+        return request
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -50,48 +65,48 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
             return cast("grpc.RpcMethodHandler[Message, Message]", handler)
         limits = self._limits.get(method.rpartition("/")[2], ())
         deserializer = _deserializer(handler.request_deserializer, method, limits)
-        parsed: Callable[[Any], Any] = _parsed
+        taken: Callable[[Any], Any] = _Received.take
         make, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         if handler.request_streaming and handler.response_streaming:
-            make, behaviour, parsed = grpc.stream_stream_rpc_method_handler, handler.stream_stream, _each_parsed
+            make, behaviour, taken = grpc.stream_stream_rpc_method_handler, handler.stream_stream, _each_taken
         elif handler.request_streaming:
-            make, behaviour, parsed = grpc.stream_unary_rpc_method_handler, handler.stream_unary, _each_parsed
-        return make(_guarded(behaviour, parsed, method), deserializer, handler.response_serializer)
+            make, behaviour, taken = grpc.stream_unary_rpc_method_handler, handler.stream_unary, _each_taken
+        return make(_guarded(behaviour, taken, method), deserializer, handler.response_serializer)
 
 
 def _deserializer(
     parse: Callable[[bytes], Message], method: str, limits: Sequence[ListLimit]
-) -> Callable[[bytes], Message | _Refused]:
-    def deserialize(wire: bytes) -> Message | _Refused:
+) -> Callable[[bytes], _Received]:
+    def deserialize(wire: bytes) -> _Received:
         try:
             limit = exceeded(wire, limits) if limits else None
             if limit is None:
-                return parse(wire)
+                return _Received(parse(wire))
         except (DecodeError, NotAMessage):
-            return _Refused(MalformedRequest(method))
-        return _Refused(InvalidRequest([Violation(limit.field, f"too many; at most {limit.most:,} in a message")]))
+            return _Received(MalformedRequest(method))
+        violation = Violation(limit.field, f"too many; at most {limit.most:,} in a message")
+        return _Received(InvalidRequest([violation]))
 
     return deserialize
 
 
-def _parsed(request: Any) -> Any:
-    if request.__class__ is _Refused:
-        raise request.error
-    return request
-
-
-async def _each_parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _parsed(request)
+async def _each_taken(requests: AsyncIterator[_Received]) -> AsyncIterator[Message]:
+    received = aiter(requests)
+    try:
+        async for each in received:
+            yield each.take()
+    finally:
+        if isinstance(received, AsyncGenerator):  # or it keeps the bytes of the last message, as gRPC keeps requests
+            await received.aclose()
 
 
 def _guarded(
-    behaviour: Callable[[Any, Context], Awaitable[Message | None]], parsed: Callable[[Any], Any], method: str
+    behaviour: Callable[[Any, Context], Awaitable[Message | None]], taken: Callable[[Any], Any], method: str
 ) -> Any:
-    async def answer(request: Any, context: Context) -> Message | None:
+    async def answer(received: Any, context: Context) -> Message | None:
         deadline.set_time_remaining(context.time_remaining())
         try:
-            return await behaviour(parsed(request), context)
+            return await behaviour(taken(received), context)
         except grpc.aio.AbortError:
             raise
         except FleetError as error:
@@ -101,8 +116,6 @@ def _guarded(
             _log.error("rpc_failed", method=method, exc_info=error)
             termination = status.DEFECT
             _forget_frames(error)
-        # gRPC keeps what `abort` raises, and with it this frame, until the garbage collector comes: rarely here.
-        del request
         await context.abort(*termination)
         return None
 
@@ -113,4 +126,6 @@ def _forget_frames(error: BaseException | None) -> None:
     """Frees what the frames that an error passed through hold, the request above all, though others keep the error."""
     while error is not None:
         error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+        before = error.__cause__ or error.__context__
+        error.__cause__ = error.__context__ = None  # or errors that name each other as cause had no end
+        error = before

@@ -1,99 +1,96 @@
-"""What stands around every rpc, without a server."""
+"""What stands around every rpc, over a real channel and without a service."""
 
-import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 
-from shared.errors import DatabaseUnavailable, FleetError, InvalidRequest, Violation
+from shared.errors import DatabaseUnavailable
 from shared.interceptor import Interceptor
 
+METHOD = "Method"
+PATH = f"/energyfleet.v1.Test/{METHOD}"
+SHAPES = ["unary_unary", "stream_unary", "stream_stream"]
 
-class Request:
-    """A large message; unlike a real one it can be watched."""
-
-
-class FakeContext:
-    """Keeps what `abort` raised, as gRPC does."""
-
-    def __init__(self) -> None:
-        self.abort_error: BaseException | None = None
-        self.ended: tuple[Any, ...] = ()
-
-    def time_remaining(self) -> None:
-        return None
-
-    async def abort(self, *ended: Any) -> None:
-        self.ended = ended
-        self.abort_error = grpc.aio.AbortError()
-        raise self.abort_error
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Details:
-    method = "/energyfleet.v1.IngestionService/IngestTelemetry"
+@asynccontextmanager
+async def call_of(shape: str, behaviour: Behaviour, received: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    """Serves one method, and gives what calls it with one message of bytes."""
+    handler = getattr(grpc, f"{shape}_rpc_method_handler")(behaviour, received, bytes)
+    server = grpc.aio.server(interceptors=(Interceptor({}),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("energyfleet.v1.Test", {METHOD: handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method = getattr(channel, shape)(PATH)
+
+            async def call(message: bytes) -> Any:
+                if shape == "unary_unary":
+                    return await method(message)
+                calling = method(iter([message]))
+                return await (calling if shape == "stream_unary" else calling.read())
+
+            yield call
+    finally:
+        await server.stop(None)
 
 
 @pytest.fixture
-def _without_garbage_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
+    """Meanwhile nothing is freed but what nobody refers to any more. The log is a service's: it keeps no exception."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
     gc.collect()
     gc.disable()
     yield
     gc.enable()
+    structlog.reset_defaults()
 
 
-async def aborted(handler: Any, context: FakeContext) -> "weakref.ref[Request]":
-    """Makes a call that is aborted; its request, if that is still anywhere."""
-    request: Any = Request()
-    watched = weakref.ref(request)
-    if handler.request_streaming:
-
-        async def requests(sent: Request) -> AsyncIterator[Request]:
-            yield sent
-
-        request = requests(request)
-    try:
-        await (handler.stream_unary or handler.unary_unary)(request, context)
-    except grpc.aio.AbortError as error:
-        error.__traceback__ = None  # as gRPC's own frames end
-    return watched
+class Request:
+    """A message that can be referred to weakly."""
 
 
-@pytest.mark.usefixtures("_without_garbage_collector")
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(
-    "error", [InvalidRequest([Violation("f", "d")]), DatabaseUnavailable(), ZeroDivisionError("a defect")]
-)
-async def test_an_aborted_call_keeps_no_request_in_memory(error: Exception, streaming: bool) -> None:
-    kept: list[Exception] = []
+class Receipt:
+    """Keeps a failure that it raises, whose traceback leads back to it."""
 
-    async def unary(request: Request, context: Any) -> None:
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+    def raise_failure(self, request: Request) -> None:
         try:
-            raise KeyError from None
-        except KeyError as cause:
-            kept.append(error)  # as a receipt keeps its failure
-            raise error from cause
+            raise OSError(f"no connection for {request}")
+        except OSError as error:
+            raise self.failure from error
 
-    async def stream(requests: AsyncIterator[Request], context: Any) -> None:
-        async for request in requests:
-            await unary(request, context)
 
-    method: Any = (
-        grpc.stream_unary_rpc_method_handler(stream) if streaming else grpc.unary_unary_rpc_method_handler(unary)
-    )
+@pytest.mark.parametrize("failure", [DatabaseUnavailable, ValueError])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("no_collector")
+async def test_an_aborted_call_leaves_no_request_alive(shape: str, failure: type[Exception]) -> None:
+    alive: weakref.WeakSet[Request] = weakref.WeakSet()
 
-    async def continuation(_: Any) -> Any:
-        return method
+    def received(_: bytes) -> Request:
+        request = Request()
+        alive.add(request)
+        return request
 
-    handler = await Interceptor({}).intercept_service(continuation, Details())  # type: ignore[arg-type]
-    context = FakeContext()
-    request = await aborted(handler, context)
-    for _ in range(5):  # generators that were left are closed by tasks
-        await asyncio.sleep(0)
+    async def behaviour(request: Any, _: Any) -> None:
+        taken = request if isinstance(request, Request) else await anext(request)
+        assert taken in alive
+        Receipt(failure()).raise_failure(taken)
 
-    assert request() is None
-    assert context.ended[0] is not None
-    assert isinstance(error, FleetError) or context.ended[:2] == (grpc.StatusCode.INTERNAL, "internal error")
+    async with call_of(shape, behaviour, received) as call:
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call(b"")
+            expected = grpc.StatusCode.UNAVAILABLE if failure is DatabaseUnavailable else grpc.StatusCode.INTERNAL
+            assert raised.value.code() == expected
+    assert len(alive) == 0
