@@ -60,7 +60,10 @@ class Checks:
 
 
 PAGE_TOKEN_MAX_LENGTH = 256
-"""Characters. Ours have 150 at most: a place has an id of 64 characters."""
+"""Characters. Ours have 150 at most: a place has an id of 64 characters. So short a text does not nest too deep."""
+
+PLACE_NUMBER_MAX = 2**63 - 1
+"""What PostgreSQL takes for a number."""
 
 
 def page_token(*place: str | int) -> str:
@@ -69,13 +72,18 @@ def page_token(*place: str | int) -> str:
 
 
 def place_of_page(token: str, *kinds: type) -> list[str | int] | None:
-    """The place that a token names, or None where the token holds no values of these kinds; the caller checks them."""
+    """The place that a token names, or None where it is not what `page_token` makes of values of these kinds.
+
+    Numbers are within 0 to PLACE_NUMBER_MAX; the caller checks what texts say.
+    """
     if len(token) > PAGE_TOKEN_MAX_LENGTH:
         return None
     try:
         place = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
+    except (binascii.Error, ValueError):
         return None
-    if isinstance(place, list) and [type(value) for value in place] == list(kinds):
-        return place
-    return None
+    if not isinstance(place, list) or [type(value) for value in place] != list(kinds):
+        return None
+    if any(isinstance(value, int) and not 0 <= value <= PLACE_NUMBER_MAX for value in place):
+        return None
+    return place if page_token(*place) == token else None
