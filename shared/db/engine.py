@@ -61,6 +61,8 @@ def connection_parameters(
     """
     plain = url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:
+        if "://" not in plain:  # conninfo's other form: `Settings.in_schema` cannot add to it
+            raise psycopg.ProgrammingError
         asked = conninfo_to_dict(plain)
     except psycopg.ProgrammingError:
         raise ConfigError(f"{variable}: not a URL of the form postgresql://user@host/name") from None

@@ -121,8 +121,9 @@ def test_a_database_that_is_not_there_is_said_in_one_line(
     assert code == FAILED
     assert line.startswith("ENERGYFLEET_DATABASE_URL: connection failed")
     assert "secret" not in line
-    monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "mysql://somewhere")
-    assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")
+    for url in ("mysql://somewhere", "host=127.0.0.1 port=1 dbname=fleet"):
+        monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", url)
+        assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")
 
 
 @pytest.mark.parametrize("command", ["up", "verify", "maintain", "migrate"])
