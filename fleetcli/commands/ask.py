@@ -1,5 +1,6 @@
 """`energyfleet performance`, `status` and `health`: questions and how their answers look."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
@@ -25,7 +26,6 @@ from fleetcli.commands.options import (
     Ca,
     ask,
     checked_address,
-    run,
     window_us,
 )
 
@@ -85,7 +85,7 @@ def health(
     service: Annotated[str, typer.Option(help="A service's name. Default: the whole server.")] = "",
 ) -> None:
     """Whether a service is serving: exit code 0 if so, 1 if not."""
-    serving, state = run(is_serving(address, ca, service))
+    serving, state = asyncio.run(is_serving(address, ca, service))
     if not serving:
         raise CommandError(f"{address} is {state}")
     say(f"{address} is {state}")

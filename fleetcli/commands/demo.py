@@ -1,5 +1,6 @@
 """`energyfleet demo`: the whole path on this machine, held against what was simulated."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from fleetcli.client.errors import ClientError
 from fleetcli.client.services import AnalyticsClient, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import complain, note, out, say, verdict_text
-from fleetcli.commands.options import run, window_start_us
+from fleetcli.commands.options import window_start_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.simulate import Chargers, Every, Hours, complain_of_refused, send
 from fleetcli.commands.stack import Stack, running
@@ -40,7 +41,7 @@ def demo(
 
     Works in a temporary directory and takes no ENERGYFLEET_* variable into account. Exit code 1 on any difference.
     """
-    if run(run_until_asked_to_stop(_demo(chargers, hours, every, seed))):
+    if asyncio.run(run_until_asked_to_stop(_demo(chargers, hours, every, seed))):
         note("Stopped; nothing is left behind.")
         raise SystemExit(INTERRUPTED)
 

@@ -17,7 +17,7 @@ from fleetcli.client.messages import fleet_request, series_request
 from fleetcli.client.services import AnalyticsClient, FleetPerformance, FleetQuestion, FleetVehicle, Series, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import measured, out, progress_bar, say, verdict_text
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, run, window_us
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, window_us
 from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, us_from_proto
 
@@ -100,10 +100,10 @@ def fleet(
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
     question = fleet_request(start_us, end_us, verdict or (), vehicle or (), _ORDERS[order])
     if as_json or as_csv:
-        answer, _ = run(_ask(analytics, ca, question, rows, with_hours=False))
+        answer, _ = asyncio.run(_ask(analytics, ca, question, rows, with_hours=False))
         (_print_json if as_json else _print_csv)(answer)
     else:
-        answer, hours_of = run(_ask(analytics, ca, question, rows or ROWS_SHOWN, with_hours=True))
+        answer, hours_of = asyncio.run(_ask(analytics, ca, question, rows or ROWS_SHOWN, with_hours=True))
         _show(answer, hours_of)
     if answer.unknown_vehicle_ids:
         raise CommandError(f"unknown: {', '.join(answer.unknown_vehicle_ids)}")

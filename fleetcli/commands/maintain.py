@@ -1,18 +1,13 @@
 """`energyfleet maintain`: what the ingestion service does every hour, for cron."""
 
-from psycopg import AsyncConnection, Error
+import asyncio
 
 from fleetcli.commands.console import note, say
-from fleetcli.commands.options import run
-from fleetcli.commands.stack import database
+from fleetcli.commands.stack import connected, database
 from shared.config import IngestionSettings, read_settings
-from shared.db.engine import connection_parameters
-from shared.db.migrate import DatabaseUnreachable, require_usable_database
 from shared.db.retention import Maintained
 from shared.db.retention import maintain as maintain_partitions
 from shared.timestamps import system_clock
-
-APPLICATION_NAME = "energyfleet maintain"
 
 
 def maintain() -> None:
@@ -23,7 +18,7 @@ def maintain() -> None:
     """
     settings = read_settings(IngestionSettings)
     with database(settings) as used:
-        done = run(_maintain(used.ingestion_url, settings.retention_days))
+        done = asyncio.run(_maintain(used.ingestion_url, settings.retention_days))
     for name in done.created:
         say(f"created {name}")
     for name in done.dropped:
@@ -35,10 +30,5 @@ def maintain() -> None:
 
 
 async def _maintain(url: str, retention_days: int) -> Maintained:
-    await require_usable_database(url, APPLICATION_NAME)
-    parameters = connection_parameters(url, APPLICATION_NAME, statement_timeout="60s")
-    try:
-        async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
-            return await maintain_partitions(connection, system_clock(), retention_days)
-    except (Error, OSError) as error:
-        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error
+    async with connected(url, "energyfleet maintain", statement_timeout="60s") as connection:
+        return await maintain_partitions(connection, system_clock(), retention_days)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -116,7 +116,3 @@ def ask(
             return await question(connected)
 
     return asyncio.run(asked())
-
-
-def run(work: Coroutine[Any, Any, Answer]) -> Answer:
-    return asyncio.run(work)

@@ -1,5 +1,6 @@
 """`energyfleet replay`: recorded telemetry, through the real API."""
 
+import asyncio
 import signal
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from fleetcli.client.services import Answer, IngestionClient, Refused, Summary, 
 from fleetcli.client.uplink import READINGS_PER_MESSAGE
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
-from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us, run
+from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us
 from fleetcli.commands.readings_file import Format, Line, format_of, move, read_lines, time_us
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.timestamps import iso_from_us, system_clock
@@ -135,7 +136,7 @@ def replay(
             recording.survey()
         if target_us is not None and recording.newest_us is not None:
             recording.move_by_us = target_us - recording.newest_us
-        tally = run(_replay(ingestion, ca, recording, pairs))
+        tally = asyncio.run(_replay(ingestion, ca, recording, pairs))
     sent, refused = tally.sent, tally.bad + tally.sent.rejected + tally.sent.conflicting
     if not sent.received and not tally.bad:
         raise BadInput(f"{recording.name}: no readings")

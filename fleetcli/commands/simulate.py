@@ -1,5 +1,6 @@
 """`energyfleet simulate`: a fleet over a span of time, through the real API."""
 
+import asyncio
 import random
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from fleetcli.client.services import IngestionClient, Summary, reason_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
-from fleetcli.commands.options import HOURS_MAX, INGESTION_DEFAULT, Ca, Ingestion, moment_us, run, window_start_us
+from fleetcli.commands.options import HOURS_MAX, INGESTION_DEFAULT, Ca, Ingestion, moment_us, window_start_us
 from fleetcli.simulation.sending import Outcome, send_fleet
 from fleetcli.simulation.simulator import Faults, Fleet, FleetPlan
 from shared.timestamps import iso_from_us, system_clock
@@ -56,7 +57,7 @@ def simulate(
     fleet = Fleet(FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed, faults))
     say(f"{chargers:,} chargers, a reading every {every} s, {hours:g} hours up to {iso_from_us(end_us)}, seed {seed}")
     say(f"Broken on purpose: {fleet.faults}")
-    outcome = run(send(ingestion, ca, fleet))
+    outcome = asyncio.run(send(ingestion, ca, fleet))
     summary = outcome.summary
     say(
         f"{summary.received:,} readings in {outcome.elapsed_s:.1f} s, {outcome.readings_per_s:,.0f}/s:"

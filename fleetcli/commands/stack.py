@@ -8,13 +8,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from psycopg import AsyncConnection
 
 from fleetcli.commands.command_errors import StackError
 from shared.child import Child, ChildFailed
 from shared.config import Settings
 from shared.db.embedded import POLL_S, DirectoryInUse, EmbeddedServer, answers, shared_socket_dir, socket_url
-from shared.db.migrate import DatabaseUnreachable, migrate
+from shared.db.engine import connection_parameters
+from shared.db.migrate import DatabaseUnreachable, migrate, refusing_start, require_usable_database
 
 DATABASE = "energyfleet"
 """The database's name on an embedded server."""
@@ -89,6 +92,16 @@ def _embedded(settings: Settings, url: Callable[..., str], server: EmbeddedServe
         f"embedded PostgreSQL in {settings.data_dir}",
         server,
     )
+
+
+@asynccontextmanager
+async def connected(url: str, application_name: str, **options: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """A connection to a usable database, each statement a transaction. Raises StartRefused for what the server says."""
+    await require_usable_database(url, application_name)
+    parameters = connection_parameters(url, application_name, **options)
+    with refusing_start("ENERGYFLEET_DATABASE_URL"):
+        async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
+            yield connection
 
 
 @dataclass(frozen=True, slots=True)

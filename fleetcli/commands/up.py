@@ -1,5 +1,6 @@
 """`energyfleet up` and `energyfleet migrate`."""
 
+import asyncio
 import os
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from fleetcli.commands.command_errors import StackError
 from fleetcli.commands.console import note, say
-from fleetcli.commands.options import INGESTION_DEFAULT, run
+from fleetcli.commands.options import INGESTION_DEFAULT
 from fleetcli.commands.signals import run_until_asked_to_stop
 from fleetcli.commands.stack import Stack, database, running
 from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
@@ -46,7 +47,7 @@ def up(
         raise ConfigError(
             "ENERGYFLEET_ANALYTICS_DATABASE_URL is set and ENERGYFLEET_DATABASE_URL, whose replica it names, is not"
         )
-    run(run_until_asked_to_stop(_up(settings)))
+    asyncio.run(run_until_asked_to_stop(_up(settings)))
     note("Everything has stopped.")
 
 

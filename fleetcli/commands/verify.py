@@ -1,24 +1,21 @@
 """`energyfleet verify`: whether rollups and current status are what history says, and repairing where they are not."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
-from psycopg import AsyncConnection, Error, errors
+from psycopg import AsyncConnection, errors
 
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import note, progress_bar, say
-from fleetcli.commands.options import HOURS_MAX, moment_us, run
+from fleetcli.commands.options import HOURS_MAX, moment_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
-from fleetcli.commands.stack import database
+from fleetcli.commands.stack import connected, database
 from shared.config import Settings, read_settings
-from shared.db.engine import connection_parameters
-from shared.db.migrate import DatabaseUnreachable, require_usable_database
 from shared.db.verification import EVER_US, Difference, checks, find, repair_rows
 from shared.timestamps import US_PER_HOUR, iso_from_us, system_clock
-
-APPLICATION_NAME = "energyfleet verify"
 
 DIFFERENCES_SHOWN = 20
 """A screenful shows any pattern."""
@@ -66,7 +63,7 @@ def verify(
     seen = _Seen(show)
     with database(read_settings(Settings)) as used:
         try:
-            stopped = run(run_until_asked_to_stop(_verify(used.owner_url, start_us, end_us, repair, seen)))
+            stopped = asyncio.run(run_until_asked_to_stop(_verify(used.owner_url, start_us, end_us, repair, seen)))
         finally:
             for line in seen.lines:
                 say(line)
@@ -103,15 +100,12 @@ def _span(from_: str | None, until: str | None, hours: float | None) -> tuple[in
 
 
 async def _verify(url: str, start_us: int, end_us: int, repair: bool, seen: _Seen) -> None:
-    await require_usable_database(url, APPLICATION_NAME)
-    parameters = connection_parameters(url, APPLICATION_NAME)
-    try:
-        async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
+    async with connected(url, "energyfleet verify") as connection:
+        try:
             await _look(connection, start_us, end_us, repair, seen)
-    except errors.LockNotAvailable:
-        raise CommandError("a table is in use by somebody else for too long; what is left was not repaired") from None
-    except (Error, OSError) as error:
-        raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {' '.join(str(error).split())}") from error
+        except errors.LockNotAvailable:
+            why = "a table is in use by somebody else for too long; what is left was not repaired"
+            raise CommandError(why) from None
 
 
 async def _look(connection: AsyncConnection[Any], start_us: int, end_us: int, repair: bool, seen: _Seen) -> None:
