@@ -10,6 +10,16 @@ from sqlalchemy import text
 
 from shared.db.device_kind import KINDS
 
+# Runs before each question in the same message, which is one transaction: its end undoes the settings. `now()` is its
+# start, hence before both snapshots. Not in a pipeline: the driver would take twice as many turns of the event loop.
+PREAMBLE = text("""
+SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT beat_at FROM heartbeat) ELSE now() END AS as_of,
+       set_config('statement_timeout', :timeout_ms, true) AS timeout_ms,
+       set_config('plan_cache_mode', :plans, true) AS plans
+""")
+
+IS_PREPARED = "SELECT FROM pg_prepared_statements WHERE name = %s"
+
 MAPPINGS_MAX = 100
 """Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
 

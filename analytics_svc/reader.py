@@ -35,8 +35,9 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import TextClause
 
 from analytics_svc.prepared import Prepared
-from analytics_svc.reader_sql import IS_PREPARED, PREAMBLE
+from analytics_svc.queries_sql import IS_PREPARED, PREAMBLE
 from shared import deadline
+from shared.background import is_set_within
 from shared.db.engine import connection_parameters, database_errors
 from shared.errors import DatabaseUnavailable, DeadlinePassed
 from shared.timestamps import us_from_datetime
@@ -117,10 +118,7 @@ class _Session(AsyncConnection[Any]):
             self._cancelling = None
 
     async def _cancel_again(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), CANCEL_AGAIN_S)
-                return
+        while not await is_set_within(self._ended, CANCEL_AGAIN_S):
             try:
                 await super().cancel_safe(timeout=CANCEL_TIMEOUT_S)
             except (psycopg.Error, OSError) as error:

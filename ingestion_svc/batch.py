@@ -10,7 +10,6 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +19,7 @@ from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, Infligh
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import AnyRow, Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.receipt import Priority, Receipt, Sender, Submission
+from shared.background import is_set_within
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
 from shared.exporter import new_registry
@@ -177,9 +177,7 @@ class Lane(Generic[AnyRow]):
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        try:
-            await asyncio.wait_for(self._idle.wait(), CLOSE_TIMEOUT_S)
-        except TimeoutError:
+        if not await is_set_within(self._idle, CLOSE_TIMEOUT_S):
             _log.warning("unacknowledged_readings_dropped", readings=self._queue.readings)
         if self._task is not None:
             self._task.cancel()
@@ -219,14 +217,12 @@ class Lane(Generic[AnyRow]):
         pause_s = self._queue.pause_s(time.monotonic())
         if pause_s:
             self._urgent_arrived.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent_arrived.wait(), pause_s)
+            await is_set_within(self._urgent_arrived, pause_s)
         if self._queue.readings < self._batch_max_readings:
             patience_s = self._batch_max_age_s - self._queue.waiting_s(time.monotonic())
             if patience_s > 0:
                 self._full.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._full.wait(), patience_s)
+                await is_set_within(self._full, patience_s)
         batch = self._queue.take(self._batch_max_readings, time.monotonic())
         oldest_s = min(submission.queued_at for submission in batch)
         self._metrics.batch_closed(sum(len(submission.rows) for submission in batch), time.monotonic() - oldest_s)

@@ -69,10 +69,7 @@ class BackgroundLoop:
 
     async def closes_within(self, seconds: float) -> bool:
         """Waits for so long, or until the loop is closed; whether it is. For a round that pauses."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        return self._closing.is_set()
+        return await is_set_within(self._closing, seconds)
 
     async def _run(self) -> None:
         pause_s = 0.0 if self._at_once else self._interval_s
@@ -106,6 +103,14 @@ class BackgroundLoop:
             _log.warning(f"{self._name}_failed", error=reason_of(error))
         else:
             _log.error(f"{self._name}_failed", exc_info=error)
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for so long, or until the event is set; whether it is. (`asyncio.wait_for` can lose a cancellation.)"""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def retrieve(task: asyncio.Future[Any]) -> None:

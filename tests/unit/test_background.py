@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from shared.background import JITTER, BackgroundLoop
+from shared.background import JITTER, BackgroundLoop, is_set_within
 
 
 class Rounds:
@@ -156,3 +156,20 @@ async def test_jittered_pauses_differ_by_a_tenth(monkeypatch: pytest.MonkeyPatch
         await rounds.until(1)
         await loop.close()
     assert (asked[0], asked[-1]) == ((1 - JITTER, 1 + JITTER), (1.0, 1.0))
+
+
+async def test_a_cancellation_in_the_same_turn_as_the_event_is_not_lost() -> None:
+    event = asyncio.Event()
+    waiting = asyncio.create_task(is_set_within(event, 3_600.0))
+    await asyncio.sleep(0)
+    event.set()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_waiting_for_an_event_says_whether_it_came() -> None:
+    event = asyncio.Event()
+    assert not await is_set_within(event, 0.0)
+    event.set()
+    assert await is_set_within(event, 0.0)
