@@ -20,12 +20,14 @@ from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import facts_table, measured, out, say, verdict_text
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
-    HOURS_MAX,
     Analytics,
     AsJson,
     Ca,
+    Ending,
+    Vehicle,
     ask,
     checked_address,
+    hours_option,
     window_us,
 )
 
@@ -41,13 +43,11 @@ _OF_METER = (("drawn (AC)", "kwh_consumed_ac", "{:,.4f} kWh"), ("voltage", "volt
 
 
 def performance(
-    vehicle: Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")],
+    vehicle: Vehicle,
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
-    hours: Annotated[
-        float | None, typer.Option(min=0.0003, max=HOURS_MAX, help="Length of the window. Default: 24.")
-    ] = None,
-    ending: Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")] = None,
+    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
+    ending: Ending = None,
     as_json: AsJson = False,
 ) -> None:
     """How efficiently a vehicle charged: over the last 24 hours, or any window."""

@@ -14,7 +14,7 @@ from rich.text import Text
 from fleetcli.client.errors import ClientError
 from fleetcli.client.services import AnalyticsClient, verdict_of
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import complain, note, out, say, verdict_text
+from fleetcli.commands.console import complain, measured, note, out, say, verdict_text
 from fleetcli.commands.options import window_start_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.simulate import Chargers, Every, Hours, complain_of_refused, send
@@ -124,9 +124,9 @@ def _row(checked: Checked) -> tuple[str | Text, ...]:
     answer = checked.answer
     return (
         answer.vehicle_id,
-        f"{answer.kwh_delivered_dc:,.3f}" if answer.HasField("kwh_delivered_dc") else "-",
-        f"{answer.kwh_consumed_ac:,.3f}" if answer.HasField("kwh_consumed_ac") else "-",
-        f"{answer.efficiency_ratio:.4f}" if answer.HasField("efficiency_ratio") else "-",
+        measured(answer, "kwh_delivered_dc", "{:,.3f}"),
+        measured(answer, "kwh_consumed_ac", "{:,.3f}"),
+        measured(answer, "efficiency_ratio", "{:.4f}"),
         verdict_text(verdict_of(answer)),
         checked.truth.story,
         Text("no", "bold red") if checked.differences else Text("yes", "green"),

@@ -17,7 +17,7 @@ from fleetcli.client.messages import fleet_request, series_request
 from fleetcli.client.services import AnalyticsClient, FleetPerformance, FleetQuestion, FleetVehicle, Series, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import measured, out, progress_bar, say, verdict_text
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, window_us
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, hours_option, window_us
 from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, us_from_proto
 
@@ -71,10 +71,8 @@ _CSV_FIELDS = (
 def fleet(
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
-    hours: Annotated[
-        float | None, typer.Option(min=0.0003, max=WINDOW_HOURS_MAX, help="Length of the window. Default: 24.")
-    ] = None,
-    ending: Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")] = None,
+    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.", WINDOW_HOURS_MAX)] = None,
+    ending: Ending = None,
     order: Annotated[
         OrderName, typer.Option(help="What comes first: the lowest ratio, or the most kWh lost.")
     ] = OrderName.RATIO,

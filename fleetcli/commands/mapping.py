@@ -6,10 +6,9 @@ import typer
 
 from fleetcli.client.services import IngestionClient, Mapping
 from fleetcli.commands.console import say
-from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, ask, moment_us
+from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, Vehicle, ask, moment_us
 from shared.timestamps import system_clock
 
-Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")]
 From = Annotated[
     str | None,
     typer.Option("--from", metavar="now|TIME", help="From when on: RFC 3339, also in the past. Default: now."),

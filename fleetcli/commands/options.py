@@ -34,26 +34,25 @@ def checked_address(value: str) -> str:
     return value
 
 
-Ingestion = Annotated[
-    str,
-    typer.Option(
-        "--ingestion",
-        envvar="ENERGYFLEET_INGESTION_ADDRESS",
+def _address(service: str) -> Any:
+    return typer.Option(
+        f"--{service}",
+        envvar=f"ENERGYFLEET_{service.upper()}_ADDRESS",
         metavar="HOST:PORT",
-        help="Where the ingestion service listens.",
+        help=f"Where the {service} service listens.",
         callback=checked_address,
-    ),
-]
-Analytics = Annotated[
-    str,
-    typer.Option(
-        "--analytics",
-        envvar="ENERGYFLEET_ANALYTICS_ADDRESS",
-        metavar="HOST:PORT",
-        help="Where the analytics service listens.",
-        callback=checked_address,
-    ),
-]
+    )
+
+
+Ingestion = Annotated[str, _address("ingestion")]
+Analytics = Annotated[str, _address("analytics")]
+Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")]
+Ending = Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")]
+
+
+def hours_option(meaning: str, most: int = HOURS_MAX) -> Any:
+    """For a span of hours: a second at least."""
+    return typer.Option(min=0.0003, max=most, help=meaning)
 
 
 def _certificate(file: str) -> bytes:

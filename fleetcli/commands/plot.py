@@ -14,7 +14,7 @@ from fleetcli.client.messages import series_request
 from fleetcli.client.services import AnalyticsClient, Series
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import say
-from fleetcli.commands.options import ANALYTICS_DEFAULT, HOURS_MAX, Analytics, Ca, ask, window_us
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, Ca, Ending, Vehicle, ask, hours_option, window_us
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -28,16 +28,13 @@ class Granularity(StrEnum):
 
 
 def plot(
-    vehicle: Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")],
+    vehicle: Vehicle,
     to: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture: .png, .svg or .pdf.")],
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
     by: Annotated[Granularity, typer.Option(help="What a bar stands for.")] = Granularity.HOUR,
-    hours: Annotated[
-        float | None,
-        typer.Option(min=0.0003, max=HOURS_MAX, help="Length of the window. Default: 24, by days 30 days."),
-    ] = None,
-    ending: Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")] = None,
+    hours: Annotated[float | None, hours_option("Length of the window. Default: 24, by days 30 days.")] = None,
+    ending: Ending = None,
     time_zone: Annotated[
         str, typer.Option(metavar="ZONE", help="Where hours and days begin, such as Europe/Berlin.")
     ] = "UTC",

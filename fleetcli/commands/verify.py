@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, errors
 
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import note, progress_bar, say
-from fleetcli.commands.options import HOURS_MAX, moment_us
+from fleetcli.commands.options import hours_option, moment_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.stack import connected, database
 from shared.config import Settings, read_settings
@@ -46,9 +46,7 @@ def verify(
     until: Annotated[
         str | None, typer.Option(metavar="now|TIME", help="Only hours that begin before it: RFC 3339.")
     ] = None,
-    hours: Annotated[
-        float | None, typer.Option(min=0.0003, max=HOURS_MAX, help="Only so many hours, up to --until or now.")
-    ] = None,
+    hours: Annotated[float | None, hours_option("Only so many hours, up to --until or now.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Make what differs what history says.")] = False,
     show: Annotated[int, typer.Option(min=0, help="Differences to print; all are counted.")] = DIFFERENCES_SHOWN,
 ) -> None:
