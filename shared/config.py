@@ -77,6 +77,14 @@ class ServingSettings(Settings):
             )
         return self.database_url
 
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        for name in type(self).model_fields:
+            address = getattr(self, name)
+            if name.endswith("_address") and address is not None:
+                self._require_safe(f"ENERGYFLEET_{name.upper()}", address)
+        return self
+
     def _require_safe(self, variable: str, address: str) -> None:
         host = address.rpartition(":")[0].strip("[]")
         if not host or not address.rpartition(":")[2].isdecimal():
@@ -143,13 +151,6 @@ class IngestionSettings(ServingSettings):
         90.0, description="seconds that a transaction may take; longer than a careful migration holds a lock"
     )
 
-    @model_validator(mode="after")
-    def _safe(self) -> Self:
-        self._require_safe("ENERGYFLEET_INGESTION_ADDRESS", self.ingestion_address)
-        if self.ingestion_metrics_address is not None:
-            self._require_safe("ENERGYFLEET_INGESTION_METRICS_ADDRESS", self.ingestion_metrics_address)
-        return self
-
 
 class AnalyticsSettings(ServingSettings):
     analytics_database_url: str | None = Field(
@@ -191,13 +192,6 @@ class AnalyticsSettings(ServingSettings):
     def require_database_url(self) -> str:
         """The URL of the database to answer from; ConfigError where there is none."""
         return self.analytics_database_url or super().require_database_url()
-
-    @model_validator(mode="after")
-    def _safe(self) -> Self:
-        self._require_safe("ENERGYFLEET_ANALYTICS_ADDRESS", self.analytics_address)
-        if self.analytics_metrics_address is not None:
-            self._require_safe("ENERGYFLEET_ANALYTICS_METRICS_ADDRESS", self.analytics_metrics_address)
-        return self
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
