@@ -23,7 +23,6 @@ Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 
-
 Averages = Sequence[tuple[Numbers, Counts]]
 """Sums and numbers of each measurement that is averaged; a meter has none."""
 

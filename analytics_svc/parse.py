@@ -20,15 +20,7 @@ from analytics_svc.questions import (
     Window,
 )
 from shared.requests import Checks, place_of_page
-from shared.timestamps import (
-    TIMESTAMP_MAX_SECONDS,
-    TIMESTAMP_MIN_SECONDS,
-    US_PER_DAY,
-    US_PER_HOUR,
-    US_PER_SECOND,
-    iso_from_us,
-    us_from_proto,
-)
+from shared.timestamps import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, US_PER_DAY, US_PER_HOUR, iso_from_us, us_from_proto
 
 WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: they hold a whole night's charge at any time of day."""
@@ -54,9 +46,6 @@ PAGE_MAX = 1_000
 
 STATUS_MAX_DEVICES = 1_000
 """Devices in a call for status: an answer of 150 KiB or so, and some ten milliseconds of the database."""
-
-_EARLIEST_US = TIMESTAMP_MIN_SECONDS * US_PER_SECOND
-_LATEST_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND + US_PER_SECOND - 1
 
 
 def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, now_us: int) -> PerformanceQuestion:
@@ -171,13 +160,13 @@ def _window(
     asked_start_us = checks.time_us("window.start", asked.start) if asked.HasField("start") else None
     asked_end_us = checks.time_us("window.end", asked.end) if asked.HasField("end") else now_us
     end_us = -(-asked_end_us // US_PER_HOUR) * US_PER_HOUR if to_hours else asked_end_us
-    start_us = max(end_us - default_us, _EARLIEST_US) if asked_start_us is None else asked_start_us
+    start_us = max(end_us - default_us, TIMESTAMP_MIN_US) if asked_start_us is None else asked_start_us
     if len(checks.violations) == noted and start_us >= asked_end_us:
         end = iso_from_us(asked_end_us) + ("" if asked.HasField("end") else ", which is now")
         checks.add("window", f"the start {iso_from_us(start_us)} does not lie before the end {end}")
     if to_hours:
         start_us = start_us // US_PER_HOUR * US_PER_HOUR
-    if end_us > _LATEST_US:
+    if end_us > TIMESTAMP_MAX_US:
         checks.add("window.end", "the full hour after it lies beyond the year 9999")
     if len(checks.violations) == noted and end_us - start_us > max_days * US_PER_DAY:
         checks.add("window", f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {max_days} days")

@@ -26,7 +26,6 @@ from shared.requests import page_token
 ANSWER_MAX_WAIT_S = 30.0
 """What a client gets to take an answer: longer than a radio's bad minute, shorter than anybody's patience."""
 
-
 LIST_LIMITS: ListLimits = {
     "StreamTelemetry": list_limits(wire.StreamTelemetryRequest, readings=MESSAGE_MAX_READINGS),
     "ExchangeTelemetry": list_limits(wire.ExchangeTelemetryRequest, readings=MESSAGE_MAX_READINGS),

@@ -51,8 +51,6 @@ class UnknownDevice(FleetError):
 
     def __init__(self, kind: str, device_id: str) -> None:
         super().__init__(f"{kind} {device_id} is unknown: it has sent no reading and is in no mapping")
-        self.kind = kind
-        self.device_id = device_id
 
 
 class MappingContradiction(FleetError):

@@ -41,11 +41,6 @@ WATCH_INTERVAL_S = 0.25
 class MetricsAddressTaken(StartRefused):
     """The metrics cannot be served where they should be."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"cannot serve metrics on {address}: it is in use, not of this machine, or the certificate is unreadable"
-        )
-
 
 def new_registry() -> CollectorRegistry:
     """An empty registry. Switches off the `_created` series, which Prometheus would store and nobody asks for."""
@@ -130,7 +125,9 @@ async def exporting(
     try:
         server, thread = await asyncio.to_thread(start)  # it asks the name service for the host's name
     except OSError as error:
-        raise MetricsAddressTaken(address) from error
+        raise MetricsAddressTaken(
+            f"cannot serve metrics on {address}: it is in use, not of this machine, or the certificate is unreadable"
+        ) from error
     if isinstance(server.socket, ssl.SSLSocket):
         # Or it would take place in the thread that accepts.
         server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]  # its types leave it out

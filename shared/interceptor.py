@@ -17,7 +17,6 @@ _log = structlog.get_logger()
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
-
 ListLimits: TypeAlias = Mapping[str, Sequence[ListLimit]]
 """By rpc, without the service's name: how many elements the lists of its requests may have."""
 

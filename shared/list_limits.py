@@ -16,7 +16,6 @@ _FIXED_BYTES = {1: 8, 5: 4}
 _VARINT_MAX_BYTES = 10
 """Of one element of a packed list."""
 
-
 OTHER_FIELDS_MAX = 1_000
 """Fields of a request beside the elements of its lists: more than any has, and a millisecond to walk over."""
 

@@ -13,6 +13,8 @@ US_PER_DAY = 24 * US_PER_HOUR
 # google.protobuf.Timestamp is defined from year 1 to year 9999.
 TIMESTAMP_MIN_SECONDS = -62_135_596_800
 TIMESTAMP_MAX_SECONDS = 253_402_300_799
+TIMESTAMP_MIN_US = TIMESTAMP_MIN_SECONDS * US_PER_SECOND
+TIMESTAMP_MAX_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND + US_PER_SECOND - 1
 
 Clock = Callable[[], int]
 """Gives the current time in microseconds."""

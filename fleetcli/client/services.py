@@ -1,6 +1,5 @@
 """A client for each service: a method for each rpc, which raises ClientError."""
 
-from types import TracebackType
 from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
@@ -85,9 +84,7 @@ class _Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._channel.close(None)
 
     async def _call(self, method: Any, request: Message) -> Any:

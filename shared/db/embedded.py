@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 import psycopg
@@ -58,9 +57,6 @@ class EmbeddedServerError(StartRefused):
 
 class DirectoryInUse(EmbeddedServerError):
     """Another process has a server in the directory."""
-
-    def __init__(self, data_dir: Path) -> None:
-        super().__init__(f"{data_dir} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR")
 
 
 def shared_socket_dir(data_dir: Path) -> Path | None:
@@ -189,9 +185,7 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _take_lock(self) -> None:
@@ -204,7 +198,9 @@ class EmbeddedServer:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise DirectoryInUse(self.data_dir) from None
+            raise DirectoryInUse(
+                f"{self.data_dir} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR"
+            ) from None
         lock.truncate(0)  # what a process that was killed has left
         self._lock = lock
 

@@ -16,16 +16,15 @@ from psycopg import AsyncConnection, errors
 from shared.db.retention import retention_floor_us, us_from_day
 from shared.db.verification_sql import DAYS, SIDES, Derived, Side
 from shared.timestamps import (
-    TIMESTAMP_MAX_SECONDS,
-    TIMESTAMP_MIN_SECONDS,
+    TIMESTAMP_MAX_US,
+    TIMESTAMP_MIN_US,
     US_PER_DAY,
     US_PER_HOUR,
-    US_PER_SECOND,
     datetime_from_us,
     us_from_datetime,
 )
 
-EVER_US = (TIMESTAMP_MIN_SECONDS * US_PER_SECOND, TIMESTAMP_MAX_SECONDS * US_PER_SECOND // US_PER_HOUR * US_PER_HOUR)
+EVER_US = (TIMESTAMP_MIN_US, TIMESTAMP_MAX_US // US_PER_HOUR * US_PER_HOUR)
 """The start and the end of a span that leaves nothing out, in whole hours."""
 
 _HOUR = timedelta(hours=1)
