@@ -18,7 +18,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
+from ingestion_svc.readings import Decoded, MeterRow, RejectionReason, VehicleRow, Written
 from ingestion_svc.upkeep_sql import ADD_METER_EVIDENCE, ADD_VEHICLE_EVIDENCE
 from shared.background import BackgroundLoop
 
@@ -150,10 +150,10 @@ class ClockEvidence(BackgroundLoop):
 
     def rejected(self, decoded: Decoded) -> None:
         """Takes in what a message had of readings in the future."""
-        if decoded.future_meter_ids:
-            self._meters.count(self._meters.future, decoded.future_meter_ids)
-        if decoded.future_vehicle_ids:
-            self._vehicles.count(self._vehicles.future, decoded.future_vehicle_ids)
+        for rejection in decoded.rejections:
+            if rejection.reason is RejectionReason.IN_FUTURE:
+                clocks = self._meters if rejection.field.startswith("meter.") else self._vehicles
+                clocks.count(clocks.future, [rejection.device_id])
 
     def resolved(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], written: Written, arrived_us: int) -> None:
         """Takes in the outcome of rows of one kind that arrived together, in the order of their coming."""

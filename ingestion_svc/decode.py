@@ -1,9 +1,10 @@
 """Turns wire messages into rows and rejections. Pure: no clock, no database.
 
-The bounds are those of `telemetry.proto`; of a reading that breaks several the first one is named.
+The bounds are those of `telemetry.proto`; of a reading that breaks several the first one is named. An optional value
+that is out of bounds costs only itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
@@ -16,6 +17,7 @@ from ingestion_svc.readings import (
     VOLTAGE_MAX,
     Decoded,
     MeterRow,
+    Omission,
     Rejection,
     RejectionReason,
     TimeBounds,
@@ -47,8 +49,7 @@ class WireMessage:
 
     def device_ids(self) -> Iterator[str]:
         for reading in self._readings:
-            name = reading.meter.meter_id if reading.HasField("meter") else reading.vehicle.vehicle_id
-            device_id = remembered_device_id(name)
+            device_id = remembered_device_id(_device_id(reading))
             if device_id is not None:
                 yield device_id
 
@@ -61,103 +62,121 @@ def _side(reading: Telemetry) -> MeterReading | VehicleReading:
     return reading.meter if reading.HasField("meter") else reading.vehicle
 
 
+def _device_id(reading: Telemetry) -> str:
+    return reading.meter.meter_id if reading.HasField("meter") else reading.vehicle.vehicle_id
+
+
 def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) -> Decoded:
     """Checks some readings, the first of which is the call's reading number `first_index`."""
     decoded = Decoded(arrived_us=bounds.now_us)
     earliest_us, latest_us = bounds
     add_meter, add_meter_index = decoded.meters.append, decoded.meter_indexes.append
     add_vehicle, add_vehicle_index = decoded.vehicles.append, decoded.vehicle_indexes.append
+    omit = decoded.omissions.append
     for index, reading in enumerate(readings, first_index):
         try:
             if reading.HasField("meter"):
-                add_meter(_meter_row(reading.meter, earliest_us, latest_us))
+                add_meter(_meter_row(reading.meter, index, earliest_us, latest_us, omit))
                 add_meter_index(index)
             elif reading.HasField("vehicle"):
-                add_vehicle(_vehicle_row(reading.vehicle, earliest_us, latest_us))
+                add_vehicle(_vehicle_row(reading.vehicle, index, earliest_us, latest_us, omit))
                 add_vehicle_index(index)
             else:
                 raise _Rejected("reading", RejectionReason.MISSING, "set one of meter and vehicle")
         except _Rejected as why:
-            if why.reason == RejectionReason.IN_FUTURE:
-                _note_future(decoded, reading)
-            decoded.rejections.append(Rejection(index, why.path, why.reason, why.description))
+            device_id = remembered_device_id(_device_id(reading)) or ""
+            decoded.rejections.append(Rejection(index, why.path, why.reason, why.description, device_id))
     return decoded
 
 
-def _note_future(decoded: Decoded, reading: Telemetry) -> None:
-    if reading.HasField("meter"):
-        decoded.future_meter_ids.append(reading.meter.meter_id)
-    else:
-        decoded.future_vehicle_ids.append(reading.vehicle.vehicle_id)
-
-
 # Most readings pay for what is here and no more: presence is asked for where a value is 0 alone, a violation looked for
-# where a bound fails, and each field is read once.
+# where a bound fails, and each field is read once. What is optional comes last: a rejected reading has no omissions.
 
 _new_row = tuple.__new__
 """What `MeterRow(...)` comes to, in half the time."""
 
 
-def _meter_row(reading: MeterReading, earliest_us: int, latest_us: int) -> MeterRow:
+def _meter_row(
+    reading: MeterReading, index: int, earliest_us: int, latest_us: int, omit: Callable[[Omission], None]
+) -> MeterRow:
     meter_id = remembered_device_id(reading.meter_id)
     if meter_id is None:
         _reject_id("meter.meter_id", reading.meter_id)
     kwh = reading.kwh_consumed_ac
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "meter", "kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
-    voltage: float | None
-    voltage = volts = reading.voltage
-    if not 0.0 < volts <= VOLTAGE_MAX:
-        voltage = _unless_absent(reading, "meter", "voltage", 0.0, VOLTAGE_MAX, "V")
+        _require(reading, "meter.kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
     if not earliest_us <= ts_us <= latest_us or nanos % 1_000 or not 0 <= nanos < 1_000_000_000:
         _reject_timestamp(reading, "meter", earliest_us, latest_us)
+    voltage: float | None
+    voltage = volts = reading.voltage
+    if not 0.0 < volts <= VOLTAGE_MAX:
+        voltage = _unless_omitted(reading, index, meter_id, "meter.voltage", 0.0, VOLTAGE_MAX, "V", omit)
     return _new_row(MeterRow, (meter_id, ts_us, kwh, voltage))
 
 
-def _vehicle_row(reading: VehicleReading, earliest_us: int, latest_us: int) -> VehicleRow:
+def _vehicle_row(
+    reading: VehicleReading, index: int, earliest_us: int, latest_us: int, omit: Callable[[Omission], None]
+) -> VehicleRow:
     vehicle_id = remembered_device_id(reading.vehicle_id)
     if vehicle_id is None:
         _reject_id("vehicle.vehicle_id", reading.vehicle_id)
     kwh = reading.kwh_delivered_dc
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "vehicle", "kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
-    soc: float | None
-    soc = percent = reading.soc
-    if not 0.0 < percent <= SOC_MAX:
-        soc = _unless_absent(reading, "vehicle", "soc", 0.0, SOC_MAX, "%")
-    temp: float | None
-    temp = celsius = reading.battery_temp
-    if celsius == 0.0 or not BATTERY_TEMP_MIN <= celsius <= BATTERY_TEMP_MAX:
-        temp = _unless_absent(reading, "vehicle", "battery_temp", BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C")
+        _require(reading, "vehicle.kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
     if not earliest_us <= ts_us <= latest_us or nanos % 1_000 or not 0 <= nanos < 1_000_000_000:
         _reject_timestamp(reading, "vehicle", earliest_us, latest_us)
+    soc: float | None
+    soc = percent = reading.soc
+    if not 0.0 < percent <= SOC_MAX:
+        soc = _unless_omitted(reading, index, vehicle_id, "vehicle.soc", 0.0, SOC_MAX, "%", omit)
+    temp: float | None
+    temp = celsius = reading.battery_temp
+    if celsius == 0.0 or not BATTERY_TEMP_MIN <= celsius <= BATTERY_TEMP_MAX:
+        temp = _unless_omitted(
+            reading, index, vehicle_id, "vehicle.battery_temp", BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C", omit
+        )
     return _new_row(VehicleRow, (vehicle_id, ts_us, kwh, soc, temp))
 
 
-def _require(
-    reading: MeterReading | VehicleReading, side: str, name: Any, least: float, most: float, unit: str
-) -> None:
-    if _unless_absent(reading, side, name, least, most, unit) is None:
-        raise _Rejected(f"{side}.{name}", RejectionReason.MISSING, f"required: {least:g} to {most:g} {unit}")
+def _require(reading: MeterReading | VehicleReading, path: str, least: float, most: float, unit: str) -> None:
+    name: Any = path.partition(".")[2]
+    if not reading.HasField(name):
+        raise _Rejected(path, RejectionReason.MISSING, f"required: {least:g} to {most:g} {unit}")
+    why = _violation(getattr(reading, name), least, most, unit)
+    if why:
+        raise _Rejected(path, RejectionReason.OUT_OF_RANGE, why)
 
 
-def _unless_absent(
-    reading: MeterReading | VehicleReading, side: str, name: Any, least: float, most: float, unit: str
+def _unless_omitted(
+    reading: MeterReading | VehicleReading,
+    index: int,
+    device_id: str,
+    path: str,
+    least: float,
+    most: float,
+    unit: str,
+    omit: Callable[[Omission], None],
 ) -> float | None:
+    """An optional value; None where it is absent, or omitted for being out of bounds."""
+    name: Any = path.partition(".")[2]
     if not reading.HasField(name):
         return None
     value: float = getattr(reading, name)
-    if not least <= value <= most:
-        raise _Rejected(
-            f"{side}.{name}", RejectionReason.OUT_OF_RANGE, f"{value!r} is not within {least:g} to {most:g} {unit}"
-        )
-    return value
+    why = _violation(value, least, most, unit)
+    if not why:
+        return value
+    omit(Omission(index, device_id, path, why))
+    return None
+
+
+def _violation(value: float, least: float, most: float, unit: str) -> str:
+    return "" if least <= value <= most else f"{value!r} is not within {least:g} to {most:g} {unit}"
 
 
 def _reject_id(path: str, device_id: str) -> NoReturn:

@@ -36,10 +36,10 @@ class Answer(Summary):
         self.duplicate += receipt.duplicate
         self.conflicting += receipt.conflicting
         self.rejected += receipt.rejected
-        rejections = receipt.rejections[: REJECTIONS_MAX - len(self.rejections)]
-        conflicts = receipt.conflicts[: REJECTIONS_MAX - len(self.conflicts)]
-        self.rejections += [replace(each, sequence=sequence) for each in rejections]
-        self.conflicts += [replace(each, sequence=sequence) for each in conflicts]
+        self.omitted += receipt.omitted
+        for name in ("rejections", "conflicts", "omissions"):
+            listed, more = getattr(self, name), getattr(receipt, name)
+            listed += [replace(each, sequence=sequence) for each in more[: REJECTIONS_MAX - len(listed)]]
 
 
 class Exchange:

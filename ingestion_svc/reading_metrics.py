@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ingestion_svc.readings import Decoded, RejectionReason, Written
+from shared.db.device_kind import KINDS
 from shared.errors import DatabaseUnavailable
 from shared.exporter import LATENCY_BUCKETS_S, event_loop_lag
 
@@ -43,6 +44,10 @@ class IngestionMetrics:
         self._rejections = counter("rejections_total", "Rejected readings by reason", ["reason"])
         for reason in RejectionReason:
             self._rejections.labels(_label(reason))
+        self._omitted = counter("omitted_values_total", "Optional values that readings were taken without", ["field"])
+        for kind in KINDS:
+            for name in kind.optional:
+                self._omitted.labels(name)
         self._batch_readings = Histogram(
             "batch_readings", "Readings of a batch", **named, buckets=BATCH_BUCKETS_READINGS
         )
@@ -59,11 +64,13 @@ class IngestionMetrics:
         self._partitions_ahead: Gauge | None = None
 
     def decoded(self, decoded: Decoded) -> None:
-        """A slice of a message is in flight: counts what was rejected of it."""
+        """A slice of a message is in flight: counts what was rejected and omitted of it."""
         if decoded.rejections:
             self._rejected.inc(decoded.rejected)
             for rejection in decoded.rejections:
                 self._rejections.labels(_label(rejection.reason)).inc()
+        for omission in decoded.omissions:
+            self._omitted.labels(omission.field.partition(".")[2]).inc()
 
     def batch_closed(self, readings: int, age_s: float) -> None:
         """A batch goes to the writer; its oldest reading has waited for so long."""

@@ -26,7 +26,8 @@ MESSAGE_MAX_READINGS = 10_000
 """Readings in a message: half a batch. More would only make the answer later and the memory larger."""
 
 REJECTIONS_MAX = 100
-"""Rejections and conflicts that an answer lists, each; the counts are whole. 100 show any pattern within 20 KiB."""
+"""Rejections, conflicts and omissions that an answer lists, each; the counts are whole. 100 show any pattern within 20
+KiB."""
 
 
 class MeterRow(NamedTuple):
@@ -95,13 +96,28 @@ class Rejection:
     field: str
     reason: RejectionReason
     description: str
+    device_id: str = ""
+    """Empty: it names none, or what it names is not an id."""
     sequence: int = 0
     """Of its request in an exchange; `index` then counts within that."""
 
     @classmethod
-    def by_database(cls, index: int) -> "Rejection":
+    def by_database(cls, index: int, device_id: str) -> "Rejection":
         """For a reading that looked right and that the database alone refused; our log has its reason."""
-        return cls(index, "reading", RejectionReason.REFUSED_BY_DATABASE, "the database refused this reading")
+        why = "the database refused this reading"
+        return cls(index, "reading", RejectionReason.REFUSED_BY_DATABASE, why, device_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """The reading at `index` of a call was taken without an optional value. `field` is a path from `Telemetry`."""
+
+    index: int
+    device_id: str
+    field: str
+    description: str
+    sequence: int = 0
+    """Of its request in an exchange; `index` then counts within that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +140,11 @@ class Summary:
     duplicate: int = 0
     conflicting: int = 0
     rejected: int = 0
+    omitted: int = 0
+    """Values, not readings."""
     rejections: list[Rejection] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
+    omissions: list[Omission] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -137,9 +156,7 @@ class Decoded:
     vehicles: list[VehicleRow] = field(default_factory=list)
     vehicle_indexes: list[int] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
-    future_meter_ids: list[str] = field(default_factory=list)
-    """Of each reading that was rejected for being in the future: evidence of its device's clock."""
-    future_vehicle_ids: list[str] = field(default_factory=list)
+    omissions: list[Omission] = field(default_factory=list)
     arrived_us: int = 0
     """The server's clock when the message came."""
 

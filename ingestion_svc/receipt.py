@@ -74,6 +74,9 @@ class Receipt(Summary):
         self.in_flight += rows
         self.sender.in_flight += rows
         self._reject(decoded.rejections)
+        if decoded.omissions:
+            self.omitted += len(decoded.omissions)
+            self.omissions = sorted(self.omissions + decoded.omissions, key=lambda each: each.index)[:REJECTIONS_MAX]
 
     def resolve(self, submission: Submission[Any], written: Written) -> None:
         """Counts a committed submission: all of it stored but for the rows at the positions that `written` names."""
@@ -87,7 +90,9 @@ class Receipt(Summary):
             ]
             self.conflicts = sorted(self.conflicts, key=lambda each: each.index)[:REJECTIONS_MAX]
         if written.refused:
-            self._reject([Rejection.by_database(submission.indexes[at]) for at in written.refused])
+            self._reject(
+                [Rejection.by_database(submission.indexes[at], submission.rows[at][0]) for at in written.refused]
+            )
         if self.on_resolved is not None:
             self.on_resolved(submission.rows, written, submission.arrived_us)
         self._release(submission)

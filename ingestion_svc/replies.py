@@ -1,5 +1,7 @@
 """Builds the messages of the contract that ingestion answers with."""
 
+from dataclasses import asdict
+
 from energyfleet.v1 import ingestion_service_pb2 as wire
 
 from ingestion_svc.mappings import Mapping
@@ -16,6 +18,8 @@ def summary_message(summary: Summary) -> wire.IngestionSummary:
         rejected=summary.rejected,
         rejections=[_rejection_message(each) for each in summary.rejections],
         conflicts=[_conflict_message(each) for each in summary.conflicts],
+        omitted_values=summary.omitted,
+        omissions=[wire.OmittedValue(**asdict(each)) for each in summary.omissions],
     )
 
 
@@ -45,6 +49,7 @@ def _rejection_message(rejection: Rejection) -> wire.RejectedReading:
         reason=wire.RejectionReason.Value(rejection.reason),
         description=rejection.description,
         sequence=rejection.sequence,
+        device_id=rejection.device_id,
     )
 
 

@@ -49,6 +49,8 @@ class Counts:
     duplicate: int = 0
     conflicting: int = 0
     rejected: int = 0
+    omitted: int = 0
+    """Optional values that readings were taken without."""
 
 
 @dataclass
@@ -112,7 +114,9 @@ class Model:
             if checked is None:
                 counts.rejected += 1
                 continue
-            device, ts_us, values = checked
+            device, ts_us, sent = checked
+            values = tuple(value if _within_bounds(at, device[0], value) else None for at, value in enumerate(sent))
+            counts.omitted += values.count(None) - sent.count(None)
             places = self.history[device]
             if ts_us not in places:
                 places[ts_us] = values
@@ -243,6 +247,15 @@ class Model:
             return None
         values = (vehicle.kwh_delivered_dc, _or_none(vehicle, "soc"), _or_none(vehicle, "battery_temp"))
         return ("vehicle", vehicle.vehicle_id), ts_us, values
+
+
+_BOUNDS = {"meter": ((0, 1_000), (0, 2_000)), "vehicle": ((0, 1_000), (0, 100), (-60, 150))}
+
+
+def _within_bounds(at: int, side: str, value: float | None) -> bool:
+    """Whether a reading is taken with this value, the one at a position of its values."""
+    least, most = _BOUNDS[side][at]
+    return value is not None and least <= value <= most
 
 
 def _or_none(reading: object, name: str) -> float | None:

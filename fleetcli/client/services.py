@@ -24,6 +24,7 @@ from energyfleet.v1.ingestion_service_pb2 import (
     ExchangeTelemetryResponse,
     IngestionSummary,
     MapVehicleRequest,
+    OmittedValue,
     RejectedReading,
     RejectionReason,
     UnmapVehicleRequest,
@@ -48,7 +49,7 @@ MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
 Summary = IngestionSummary
 Answer = ExchangeTelemetryResponse
-Refused = RejectedReading | ConflictingReading
+Refused = RejectedReading | ConflictingReading | OmittedValue
 
 PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""

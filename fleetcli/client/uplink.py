@@ -3,7 +3,7 @@
     async with Uplink(channel, address) as uplink:
         await uplink.send(ExchangeTelemetryRequest(readings=...))    # waits only while the buffer is full
         await uplink.flush()                                         # until all of it is resolved
-    uplink.totals                                                    # stored, duplicate, conflicting, rejected
+    uplink.totals                                                    # stored, duplicate, conflicting, rejected ...
 
 Four rules, in the order of their importance; firmware in C follows the same ones:
 
@@ -267,6 +267,8 @@ def _add(totals: IngestionSummary, summary: IngestionSummary) -> None:
     totals.duplicate += summary.duplicate
     totals.conflicting += summary.conflicting
     totals.rejected += summary.rejected
+    totals.omitted_values += summary.omitted_values
     # At most as many as one answer may list; `on_answer` gets all of them.
     totals.rejections.extend(summary.rejections[: max(0, 100 - len(totals.rejections))])
     totals.conflicts.extend(summary.conflicts[: max(0, 100 - len(totals.conflicts))])
+    totals.omissions.extend(summary.omissions[: max(0, 100 - len(totals.omissions))])

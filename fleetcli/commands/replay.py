@@ -72,7 +72,7 @@ class Recording:
 
 
 class Report:
-    """Tells which lines the service did not take. Knows the lines of the requests that are not resolved yet."""
+    """Tells which lines the service did not take whole. Knows the lines of the requests that are not resolved yet."""
 
     def __init__(self, name: str) -> None:
         self.told = 0
@@ -89,6 +89,8 @@ class Report:
             self._tell(rejection, f"{rejection.field} {reason_of(rejection.reason)}: {rejection.description}")
         for conflict in answer.summary.conflicts:
             self._tell(conflict, f"{conflict.device_id} has other values stored for this timestamp; they stay")
+        for omission in answer.summary.omissions:
+            self._tell(omission, f"stored without {omission.field}: {omission.description}")
         while self._numbers and (oldest := next(iter(self._numbers))) <= answer.committed_sequence:
             del self._numbers[oldest]
 
@@ -144,7 +146,7 @@ def replay(
     say(
         f"{recording.name}: {sent.received:,} readings sent{moved}: {sent.stored:,} stored,"
         f" {sent.duplicate:,} duplicate, {sent.conflicting:,} conflicting, {sent.rejected:,} rejected;"
-        f" {tally.bad:,} bad lines."
+        f" {tally.bad:,} bad lines; {sent.omitted_values:,} optional values left out."
     )
     if refused:
         raise CommandError(f"{refused:,} of {sent.received + tally.bad:,} lines were not taken")
@@ -199,7 +201,7 @@ async def _replay(address: str, ca: bytes | None, recording: Recording, pairs: l
                     report.expect(await uplink.send(request), numbers)
                     progress.advance(task, len(numbers))
     tally.sent = uplink.totals
-    untold = tally.sent.rejected + tally.sent.conflicting - report.told
+    untold = tally.sent.rejected + tally.sent.conflicting + tally.sent.omitted_values - report.told
     if untold:
         complain(f"{recording.name}: and {untold:,} more")
     return tally

@@ -53,12 +53,12 @@ def readings(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
     energy = {"energy": -1.0, "absent": None}.get(wrong or "", draw(kwh))
     fields: dict[str, Any] = {"timestamp": proto_from_us(draw(bad_times if wrong == "time" else times))}
     if side == "meter":
-        fields |= {"kwh_consumed_ac": energy, "voltage": draw(st.sampled_from([None, 0.0, 230.0]))}
+        fields |= {"kwh_consumed_ac": energy, "voltage": draw(st.sampled_from([None, 0.0, 230.0, -0.1, 6553.5]))}
     else:
         fields |= {
             "kwh_delivered_dc": energy,
-            "soc": draw(st.sampled_from([None, 50.0])),
-            "battery_temp": draw(st.none() | st.floats(-60, 150)),
+            "soc": draw(st.sampled_from([None, 50.0, 255.0, math.nan])),
+            "battery_temp": draw(st.none() | st.floats(-60, 150) | st.just(-127.0)),
         }
     return side, draw(device_numbers), {name: value for name, value in fields.items() if value is not None}
 
@@ -130,7 +130,15 @@ async def send(ingest: IngestionServiceAsyncStub, kind: str, telemetry: list[Tel
 def counts(summary: wire.IngestionSummary) -> Counts:
     assert len(summary.rejections) == summary.rejected
     assert len(summary.conflicts) == summary.conflicting
-    return Counts(summary.received, summary.stored, summary.duplicate, summary.conflicting, summary.rejected)
+    assert len(summary.omissions) == summary.omitted_values
+    return Counts(
+        summary.received,
+        summary.stored,
+        summary.duplicate,
+        summary.conflicting,
+        summary.rejected,
+        summary.omitted_values,
+    )
 
 
 async def check_mapping(

@@ -97,7 +97,7 @@ async def test_an_answer_comes_while_the_stream_is_open_and_is_durable(
 
 async def test_rejections_and_conflicts_name_their_request_and_place(ingest: IngestionServiceAsyncStub) -> None:
     call = ingest.ExchangeTelemetry(None)
-    await call.write(request(7, a_meter_reading(), a_meter_reading(voltage=-1)))
+    await call.write(request(7, a_meter_reading(), a_meter_reading(kwh_consumed_ac=None)))
     await until_acknowledged(call, 7)
     await call.write(request(9, Telemetry(), a_vehicle_reading(), a_meter_reading(kwh_consumed_ac=3)))
     [answer] = await until_acknowledged(call, 9)

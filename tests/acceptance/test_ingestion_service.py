@@ -49,12 +49,17 @@ async def test_bad_readings_are_listed_by_index_over_the_whole_stream(ingest: In
     call = ingest.StreamTelemetry(None)
     await call.write(wire.StreamTelemetryRequest(readings=[a_meter_reading(), Telemetry()]))
     await call.write(wire.StreamTelemetryRequest())
-    await call.write(wire.StreamTelemetryRequest(readings=[a_vehicle_reading(), a_vehicle_reading(soc=101)]))
+    await call.write(
+        wire.StreamTelemetryRequest(readings=[a_vehicle_reading(), a_vehicle_reading(kwh_delivered_dc=None)])
+    )
     await call.done_writing()
     summary = (await call).summary
 
     assert (summary.received, summary.stored, summary.rejected) == (4, 2, 2)
-    assert [(each.index, each.field) for each in summary.rejections] == [(1, "reading"), (3, "vehicle.soc")]
+    assert [(each.index, each.field) for each in summary.rejections] == [
+        (1, "reading"),
+        (3, "vehicle.kwh_delivered_dc"),
+    ]
 
 
 async def test_a_conflict_keeps_the_first_values_and_is_told(ingest: IngestionServiceAsyncStub) -> None:

@@ -112,7 +112,7 @@ async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_tw
 async def test_the_real_service_tells_what_is_newest_and_what_it_refused(ingestion: Running) -> None:
     answers: list[wire.ExchangeTelemetryResponse] = []
     async with Uplink(ingestion.channel, ingestion.address, on_answer=answers.append) as uplink:
-        good, bad, other = a_meter_reading(), a_meter_reading(voltage=-1), a_meter_reading(kwh_consumed_ac=9)
+        good, bad, other = a_meter_reading(), a_meter_reading(kwh_consumed_ac=None), a_meter_reading(kwh_consumed_ac=9)
         assert await uplink.send(wire.ExchangeTelemetryRequest(readings=[good, bad])) == 1
         await uplink.flush()
         assert await uplink.send(wire.ExchangeTelemetryRequest(readings=[good, other])) == 2

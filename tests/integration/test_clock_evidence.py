@@ -11,7 +11,7 @@ import pytest
 from ingestion_svc import clock_evidence
 from ingestion_svc.clock_evidence import ClockEvidence
 from ingestion_svc.decode import decode
-from ingestion_svc.readings import Decoded, MeterRow, TimeBounds, VehicleRow, Written
+from ingestion_svc.readings import Decoded, MeterRow, Rejection, RejectionReason, TimeBounds, VehicleRow, Written
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.timestamps import US_PER_SECOND, us_from_datetime
@@ -40,6 +40,12 @@ def written_down(url: str) -> dict[str, tuple[int | None, ...]]:
             meter_id: (None if newest is None else us_from_datetime(newest), *others)
             for meter_id, newest, *others in connection.execute(_EVIDENCE)
         }
+
+
+def from_the_future(side: str, *device_ids: str) -> Decoded:
+    """Rejected readings of these devices."""
+    reason = RejectionReason.IN_FUTURE
+    return Decoded(rejections=[Rejection(0, f"{side}.timestamp", reason, "", device_id) for device_id in device_ids])
 
 
 def meter_row(meter_id: str, ts_us: int) -> MeterRow:
@@ -74,7 +80,7 @@ async def test_the_evidence_equals_a_plain_model(
         future = [rng.choice(ids) for _ in range(rng.randrange(3))]
         for meter_id in future:
             counts[meter_id]["future"] += 1
-        evidence.rejected(Decoded(future_meter_ids=future))
+        evidence.rejected(from_the_future("meter", *future))
         if rng.random() < 0.2:
             await evidence.flush()
     await evidence.flush()
@@ -100,11 +106,11 @@ async def test_a_rejected_reading_registers_no_device_and_is_evidence_of_a_known
         a_meter_reading("known", ahead_us),
         a_meter_reading("ghost", ahead_us),
         a_vehicle_reading("ghost", ahead_us),
-        a_meter_reading("known", voltage=-1),
+        a_meter_reading("known", kwh_consumed_ac=-1),
     ]
     evidence = ClockEvidence(parameters)
     decoded = decode(readings, 0, TimeBounds.at(NOW_US, 400))
-    assert (decoded.future_meter_ids, decoded.future_vehicle_ids) == (["known", "ghost"], ["ghost"])
+    assert [each.device_id for each in decoded.rejections] == ["known", "ghost", "ghost", "known"]
     assert decoded.arrived_us == NOW_US
     evidence.rejected(decoded)
     await evidence.flush()
@@ -174,7 +180,7 @@ async def test_memory_is_bounded_whatever_names_are_sent(
     monkeypatch.setattr(clock_evidence, "DEVICES_MAX", 100)
     evidence = ClockEvidence(parameters)
     for at in range(1_000):
-        evidence.rejected(Decoded(future_vehicle_ids=[f"ghost{at}"]))
+        evidence.rejected(from_the_future("vehicle", f"ghost{at}"))
         evidence.resolved([VehicleRow(f"v{at}", NOW_US, 1.0, None, None)], Written(), NOW_US)
 
     assert evidence._vehicles.not_kept >= 900

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
@@ -34,9 +35,6 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_meter_reading(kwh_consumed_ac=1000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=math.nan), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=math.inf), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
-        (a_meter_reading(voltage=-1), "meter.voltage", RejectionReason.OUT_OF_RANGE),
-        (a_meter_reading(voltage=2000.1), "meter.voltage", RejectionReason.OUT_OF_RANGE),
-        (a_meter_reading(voltage=math.nan), "meter.voltage", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(ts_us=None), "meter.timestamp", RejectionReason.MISSING),
         (a_meter_reading(ts_us=0), "meter.timestamp", RejectionReason.TOO_OLD),
         (a_meter_reading(ts_us=NOW_US + FIVE_MINUTES_US + 1), "meter.timestamp", RejectionReason.IN_FUTURE),
@@ -52,10 +50,6 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_vehicle_reading(vehicle_id="a b"), "vehicle.vehicle_id", RejectionReason.MALFORMED),
         (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", RejectionReason.MISSING),
         (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
-        (a_vehicle_reading(soc=-0.1), "vehicle.soc", RejectionReason.OUT_OF_RANGE),
-        (a_vehicle_reading(soc=100.1), "vehicle.soc", RejectionReason.OUT_OF_RANGE),
-        (a_vehicle_reading(battery_temp=-60.1), "vehicle.battery_temp", RejectionReason.OUT_OF_RANGE),
-        (a_vehicle_reading(battery_temp=150.1), "vehicle.battery_temp", RejectionReason.OUT_OF_RANGE),
         (a_vehicle_reading(ts_us=None), "vehicle.timestamp", RejectionReason.MISSING),
     ],
 )
@@ -67,6 +61,49 @@ def test_a_bad_reading_is_rejected_with_its_field_and_reason_and_its_neighbours_
     assert [(each.index, each.field, each.reason) for each in decoded.rejections] == [(11, field, reason)]
     assert decoded.rejections[0].description
     assert (decoded.meter_indexes, decoded.vehicle_indexes, decoded.rejected) == ([10], [12], 1)
+
+
+@pytest.mark.parametrize(
+    ("reading", "kept", "omitted"),
+    [
+        (a_meter_reading(voltage=-1), (1.5, None), ["meter.voltage"]),
+        (a_meter_reading(voltage=2000.1), (1.5, None), ["meter.voltage"]),
+        (a_meter_reading(voltage=math.nan), (1.5, None), ["meter.voltage"]),
+        (a_vehicle_reading(soc=100.4), (1.35, None, 25.0), ["vehicle.soc"]),
+        (a_vehicle_reading(soc=255), (1.35, None, 25.0), ["vehicle.soc"]),
+        (a_vehicle_reading(soc=-0.2), (1.35, None, 25.0), ["vehicle.soc"]),
+        (a_vehicle_reading(battery_temp=-127), (1.35, 50.0, None), ["vehicle.battery_temp"]),
+        (a_vehicle_reading(battery_temp=215), (1.35, 50.0, None), ["vehicle.battery_temp"]),
+        (
+            a_vehicle_reading(soc=math.inf, battery_temp=-math.inf),
+            (1.35, None, None),
+            ["vehicle.soc", "vehicle.battery_temp"],
+        ),
+    ],
+)
+def test_a_bad_optional_value_costs_only_itself(
+    reading: Telemetry, kept: tuple[float | None, ...], omitted: list[str]
+) -> None:
+    decoded = decode([a_meter_reading("meter-002"), reading], 10, BOUNDS)
+
+    row: tuple[Any, ...] = [*decoded.meters, *decoded.vehicles][1]
+    assert (decoded.rejected, row[2:]) == (0, kept)
+    assert [(each.index, each.device_id, each.field) for each in decoded.omissions] == [
+        (11, row[0], path) for path in omitted
+    ]
+    assert all(each.description for each in decoded.omissions)
+
+
+def test_nothing_is_omitted_of_a_rejected_reading() -> None:
+    decoded = decode(
+        [a_vehicle_reading(soc=255, ts_us=0), a_vehicle_reading(soc=255, kwh_delivered_dc=None)], 0, BOUNDS
+    )
+    assert (decoded.rejected, decoded.omissions) == (2, [])
+
+
+def test_a_rejection_names_the_device_where_there_is_an_id() -> None:
+    decoded = decode([a_vehicle_reading(ts_us=0), a_vehicle_reading("a b", ts_us=0)], 0, BOUNDS)
+    assert [each.device_id for each in decoded.rejections] == ["vehicle-001", ""]
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,8 @@ class IngestionSummary(_message.Message):
     REJECTED_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
+    OMITTED_VALUES_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
     received: _builtins.int
     """Readings that this answer covers."""
     stored: _builtins.int
@@ -316,6 +318,10 @@ class IngestionSummary(_message.Message):
     """Readings whose device and timestamp were committed before with other values. The first ones stay."""
     rejected: _builtins.int
     """Readings that can never be stored as they are. Do not send them again."""
+    omitted_values: _builtins.int
+    """Optional values that were out of bounds or not finite: their readings are taken without them, as if they had not
+    been measured. They count again when a reading is sent again, and not where it is rejected for something else.
+    """
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedReading]:
         """The first 100 rejected readings, ordered by `index`; `rejected` counts all of them."""
@@ -323,6 +329,10 @@ class IngestionSummary(_message.Message):
     @_builtins.property
     def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConflictingReading]:
         """The first 100 conflicting readings, ordered by `index`; `conflicting` counts all of them."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___OmittedValue]:
+        """The first 100 omitted values, ordered by `index`; `omitted_values` counts all of them."""
 
     def __init__(
         self,
@@ -334,14 +344,54 @@ class IngestionSummary(_message.Message):
         rejected: _builtins.int = ...,
         rejections: _abc.Iterable[Global___RejectedReading] | None = ...,
         conflicts: _abc.Iterable[Global___ConflictingReading] | None = ...,
+        omitted_values: _builtins.int = ...,
+        omissions: _abc.Iterable[Global___OmittedValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting", b"conflicting", "conflicts", b"conflicts", "duplicate", b"duplicate", "received", b"received", "rejected", b"rejected", "rejections", b"rejections", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting", b"conflicting", "conflicts", b"conflicts", "duplicate", b"duplicate", "omissions", b"omissions", "omitted_values", b"omitted_values", "received", b"received", "rejected", b"rejected", "rejections", b"rejections", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestionSummary: _TypeAlias = IngestionSummary  # noqa: Y015
+
+@_typing.final
+class OmittedValue(_message.Message):
+    """An optional value that its reading was taken without."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The reading's position in the call or stream, counted from 0."""
+    device_id: _builtins.str
+    """The device that sent it."""
+    field: _builtins.str
+    """The value's field as a path from `Telemetry`, for example `vehicle.soc`."""
+    description: _builtins.str
+    """What is wrong with it, for people, with what would be accepted."""
+    sequence: _builtins.int
+    """In an exchange, the request that the reading came in; `index` then counts within that request. 0 otherwise."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        device_id: _builtins.str = ...,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "device_id", b"device_id", "field", b"field", "index", b"index", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OmittedValue: _TypeAlias = OmittedValue  # noqa: Y015
 
 @_typing.final
 class RejectedReading(_message.Message):
@@ -354,16 +404,19 @@ class RejectedReading(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The reading's position in the call or stream, counted from 0."""
     field: _builtins.str
-    """The offending field as a path from `Telemetry`, for example `meter.voltage`; `reading` when neither side is set."""
+    """The offending field as a path from `Telemetry`, for example `meter.timestamp`; `reading` when neither side is set."""
     reason: Global___RejectionReason.ValueType
     """The reason, for programs."""
     description: _builtins.str
     """The reason for people, with what would be accepted."""
     sequence: _builtins.int
     """In an exchange, the request that the reading came in; `index` then counts within that request. 0 otherwise."""
+    device_id: _builtins.str
+    """The device that sent it. Empty: the reading names none, or what it names is not an id."""
     def __init__(
         self,
         *,
@@ -372,10 +425,11 @@ class RejectedReading(_message.Message):
         reason: Global___RejectionReason.ValueType = ...,
         description: _builtins.str = ...,
         sequence: _builtins.int = ...,
+        device_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "index", b"index", "reason", b"reason", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "device_id", b"device_id", "field", b"field", "index", b"index", "reason", b"reason", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,7 +34,7 @@ class MeterReading(_message.Message):
     Required: zero is a measurement, absence is rejected.
     """
     voltage: _builtins.float
-    """Voltage at the meter, in volts: `>= 0` and `<= 2000`. Absent: not measured."""
+    """Voltage at the meter, in volts: `>= 0` and `<= 2000`, else the reading is stored without it. Absent: not measured."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The end of the interval that this reading covers, UTC, in whole microseconds; together with `meter_id` the
@@ -79,13 +79,17 @@ class VehicleReading(_message.Message):
     vehicle_id: _builtins.str
     """The vehicle that measured. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
     soc: _builtins.float
-    """State of charge at `timestamp`, in percent: `>= 0` and `<= 100`. Absent: not measured."""
+    """State of charge at `timestamp`, in percent: `>= 0` and `<= 100`, else the reading is stored without it. Absent: not
+    measured.
+    """
     kwh_delivered_dc: _builtins.float
     """Energy delivered into the battery since this vehicle's previous reading, in kWh: `>= 0` and `<= 1000`.
     Required: zero is a measurement, absence is rejected.
     """
     battery_temp: _builtins.float
-    """Battery temperature at `timestamp`, in degrees Celsius: `>= -60` and `<= 150`. Absent: not measured."""
+    """Battery temperature at `timestamp`, in degrees Celsius: `>= -60` and `<= 150`, else the reading is stored without it.
+    Absent: not measured.
+    """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The end of the interval that this reading covers, UTC, in whole microseconds; together with `vehicle_id` the

@@ -1,0 +1,99 @@
+"""What devices in the field send, with numbers to check by hand: each test is a kind of trouble."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from energyfleet.v1 import analytics_service_pb2 as analytics_wire
+from energyfleet.v1 import ingestion_service_pb2 as wire
+from energyfleet.v1.telemetry_pb2 import Telemetry
+
+from shared.timestamps import US_PER_HOUR, proto_from_us
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
+
+if TYPE_CHECKING:  # in the stubs' types only
+    from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
+    from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
+
+QUARTER_US = US_PER_HOUR // 4
+EVENING_US = NOW_US // US_PER_HOUR * US_PER_HOUR - 6 * US_PER_HOUR
+"""18:00 on the day before."""
+
+
+async def send(ingest: IngestionServiceAsyncStub, *readings: Telemetry) -> wire.IngestionSummary:
+    return (await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=readings))).summary
+
+
+async def map_pair(ingest: IngestionServiceAsyncStub) -> None:
+    start = proto_from_us(NOW_US - 48 * US_PER_HOUR)
+    await ingest.MapVehicle(
+        wire.MapVehicleRequest(vehicle_id="vehicle-001", meter_id="meter-001", effective_from=start)
+    )
+
+
+@pytest.mark.parametrize(
+    ("soc", "battery_temp", "path"),
+    [
+        (100.4, 25.0, "vehicle.soc"),
+        (105.0, 25.0, "vehicle.soc"),
+        (255.0, 25.0, "vehicle.soc"),
+        (-0.2, 25.0, "vehicle.soc"),
+        (50.0, -127.0, "vehicle.battery_temp"),
+        (50.0, 215.0, "vehicle.battery_temp"),
+    ],
+)
+async def test_a_sensors_sentinel_costs_its_own_value_and_no_energy(
+    soc: float, battery_temp: float, path: str, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    quarters = [EVENING_US + number * QUARTER_US for number in range(1, 9)]
+    summary = await send(
+        ingest,
+        *(a_meter_reading(ts_us=ts_us, kwh_consumed_ac=1.85) for ts_us in quarters),
+        *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in quarters[:6]),
+        *(
+            a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=1.665, soc=soc, battery_temp=battery_temp)
+            for ts_us in quarters[6:]
+        ),
+    )
+
+    assert (summary.stored, summary.rejected, summary.omitted_values) == (16, 0, 2)
+    assert [(each.index, each.device_id, each.field) for each in summary.omissions] == [
+        (14, "vehicle-001", path),
+        (15, "vehicle-001", path),
+    ]
+    answer = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+    assert answer.kwh_delivered_dc == pytest.approx(8 * 1.665)
+    assert answer.efficiency_ratio == pytest.approx(0.90)
+    assert answer.verdict == analytics_wire.VERDICT_OK
+    assert answer.average_battery_temp == pytest.approx(25.0)
+    newest = await ask.GetVehicleStatus(analytics_wire.GetVehicleStatusRequest(vehicle_id="vehicle-001"))
+    assert newest.reading.HasField(path.partition(".")[2]) is False  # type: ignore[arg-type]  # one of its fields
+
+
+async def test_a_reading_that_lost_a_value_is_a_duplicate_when_it_comes_again(
+    ingest: IngestionServiceAsyncStub,
+) -> None:
+    for stored, duplicate in ((1, 0), (0, 1)):
+        summary = await send(ingest, a_meter_reading(voltage=6553.5))
+        assert (summary.stored, summary.duplicate, summary.omitted_values) == (stored, duplicate, 1)
+    assert (await send(ingest, a_meter_reading(voltage=None))).duplicate == 1
+    assert (await send(ingest, a_meter_reading(voltage=230))).conflicting == 1
+
+
+async def test_the_omissions_of_an_exchange_name_their_requests(ingest: IngestionServiceAsyncStub) -> None:
+    requests = [
+        wire.ExchangeTelemetryRequest(
+            sequence=sequence,
+            readings=[a_meter_reading(ts_us=NOW_US - sequence), a_vehicle_reading(ts_us=NOW_US - sequence, soc=255)],
+        )
+        for sequence in (3, 7)
+    ]
+    answers = [answer async for answer in ingest.ExchangeTelemetry(iter(requests))]
+    omissions = [each for answer in answers for each in answer.summary.omissions]
+    assert [(each.sequence, each.index, each.field) for each in omissions] == [
+        (3, 1, "vehicle.soc"),
+        (7, 1, "vehicle.soc"),
+    ]
+    assert sum(answer.summary.omitted_values for answer in answers) == 2
