@@ -108,7 +108,7 @@ def _meter_row(
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
-    if not earliest_us <= ts_us <= latest_us or nanos % 1_000 or not 0 <= nanos < 1_000_000_000:
+    if not earliest_us <= ts_us <= latest_us or not 0 <= nanos < 1_000_000_000:
         _reject_timestamp(reading, "meter", earliest_us, latest_us)
     voltage: float | None
     voltage = volts = reading.voltage
@@ -129,7 +129,7 @@ def _vehicle_row(
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
-    if not earliest_us <= ts_us <= latest_us or nanos % 1_000 or not 0 <= nanos < 1_000_000_000:
+    if not earliest_us <= ts_us <= latest_us or not 0 <= nanos < 1_000_000_000:
         _reject_timestamp(reading, "vehicle", earliest_us, latest_us)
     soc: float | None
     soc = percent = reading.soc
@@ -195,10 +195,6 @@ def _reject_timestamp(reading: MeterReading | VehicleReading, side: str, earlies
             path,
             RejectionReason.MALFORMED,
             f"seconds={seconds} nanos={nanos} is no timestamp between the years 1 and 9999",
-        )
-    if nanos % 1_000:
-        raise _Rejected(
-            path, RejectionReason.TOO_PRECISE, f"{nanos} ns are finer than a microsecond; send whole microseconds"
         )
     ts_us = us_from_proto(reading.timestamp)
     if ts_us > latest_us:

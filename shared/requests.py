@@ -44,14 +44,12 @@ class Checks:
             self.add(field, f"{len(wrong) - IDS_TOLD_MAX} more are not ids")
 
     def time_us(self, field: str, timestamp: Timestamp) -> int:
-        """Notes what is no timestamp or not whole in microseconds; returns microseconds."""
+        """Notes what is no timestamp; returns whole microseconds, what is finer cut off."""
         if not (
             TIMESTAMP_MIN_SECONDS <= timestamp.seconds <= TIMESTAMP_MAX_SECONDS and 0 <= timestamp.nanos < 1_000_000_000
         ):
             self.add(field, "no timestamp between the years 1 and 9999")
             return 0
-        if timestamp.nanos % 1_000:
-            self.add(field, f"{timestamp.nanos} ns are finer than a microsecond; send whole microseconds")
         return us_from_proto(timestamp)
 
     def raise_if_any(self) -> None:

@@ -41,7 +41,7 @@ def datetime_from_us(us: int) -> datetime:
 
 
 def us_from_proto(timestamp: Timestamp) -> int:
-    """Microseconds of a timestamp that is known to be whole in them."""
+    """Whole microseconds of a timestamp; what is finer is cut off."""
     return timestamp.seconds * US_PER_SECOND + timestamp.nanos // 1_000
 
 

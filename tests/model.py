@@ -235,7 +235,7 @@ class Model:
             return None
         it = reading.meter if side == "meter" else reading.vehicle
         ts_us = it.timestamp.seconds * US_PER_SECOND + it.timestamp.nanos // 1_000
-        if it.timestamp.nanos % 1_000 or not NOW_US - 400 * US_PER_DAY <= ts_us <= NOW_US + 300 * US_PER_SECOND:
+        if not NOW_US - 400 * US_PER_DAY <= ts_us <= NOW_US + 300 * US_PER_SECOND:
             return None
         if side == "meter":
             meter = reading.meter

@@ -82,7 +82,7 @@ def time_us(reading: Telemetry) -> int | None:
 
 
 def move(reading: Telemetry, by_us: int) -> None:
-    """Moves a reading in time by whole microseconds; what is finer stays as it is, for the service to refuse."""
+    """Moves a reading in time by whole microseconds; what is finer stays as it is."""
     us = time_us(reading)
     side = _side(reading)
     if us is None or side is None:

@@ -51,7 +51,9 @@ def readings(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
     side = draw(st.sampled_from(["meter", "vehicle"]))
     wrong = draw(st.sampled_from([None] * 18 + ["time", "energy", "absent"]))
     energy = {"energy": -1.0, "absent": None}.get(wrong or "", draw(kwh))
-    fields: dict[str, Any] = {"timestamp": proto_from_us(draw(bad_times if wrong == "time" else times))}
+    timestamp = proto_from_us(draw(bad_times if wrong == "time" else times))
+    timestamp.nanos += draw(st.sampled_from([0, 0, 999]))
+    fields: dict[str, Any] = {"timestamp": timestamp}
     if side == "meter":
         fields |= {"kwh_consumed_ac": energy, "voltage": draw(st.sampled_from([None, 0.0, 230.0, -0.1, 6553.5]))}
     else:

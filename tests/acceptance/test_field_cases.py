@@ -8,6 +8,7 @@ import pytest
 from energyfleet.v1 import analytics_service_pb2 as analytics_wire
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.telemetry_pb2 import Telemetry
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from shared.timestamps import US_PER_HOUR, proto_from_us
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
@@ -97,3 +98,30 @@ async def test_the_omissions_of_an_exchange_name_their_requests(ingest: Ingestio
         (7, 1, "vehicle.soc"),
     ]
     assert sum(answer.summary.omitted_values for answer in answers) == 2
+
+
+async def test_nanoseconds_are_cut_off_and_two_in_a_microsecond_are_one_reading(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    def at(nanos: int, kwh: float = 1.5) -> Telemetry:
+        return a_meter_reading(timestamp=Timestamp(seconds=EVENING_US // 1_000_000, nanos=nanos), kwh_consumed_ac=kwh)
+
+    summary = await send(ingest, at(71_986_716), at(71_986_000), at(71_986_999, kwh=2.0), at(71_987_000))
+    assert (summary.stored, summary.duplicate, summary.conflicting, summary.rejected) == (2, 1, 1, 0)
+    status = await ask.GetMeterStatus(analytics_wire.GetMeterStatusRequest(meter_id="meter-001"))
+    assert status.reading.timestamp.nanos == 71_987_000
+
+
+async def test_a_window_in_nanoseconds_holds_what_lies_within_it(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    await send(ingest, *(a_meter_reading(ts_us=EVENING_US + us, kwh_consumed_ac=2.0**us) for us in range(4)))
+    seconds = EVENING_US // 1_000_000
+    window = analytics_wire.TimeWindow(
+        start=Timestamp(seconds=seconds, nanos=999), end=Timestamp(seconds=seconds, nanos=2_001)
+    )
+    answer = await ask.GetVehiclePerformance(
+        analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001", window=window)
+    )
+    assert answer.kwh_consumed_ac == 2.0 + 4.0

@@ -150,7 +150,7 @@ async def test_a_defect_is_internal_and_tells_nothing(
         (wire.MapVehicleRequest(vehicle_id="a b", meter_id="m" * 65), {"vehicle_id", "meter_id"}),
         (
             wire.MapVehicleRequest(
-                vehicle_id="", meter_id="m", effective_from=Timestamp(seconds=NOW_US // US_PER_SECOND, nanos=1)
+                vehicle_id="", meter_id="m", effective_from=Timestamp(seconds=NOW_US // US_PER_SECOND, nanos=-1)
             ),
             {"vehicle_id", "effective_from"},
         ),

@@ -21,6 +21,7 @@ from shared.timestamps import (
     US_PER_SECOND,
     datetime_from_us,
     proto_from_us,
+    us_from_proto,
 )
 
 NOW_US = 1_770_631_200_123_456
@@ -90,8 +91,6 @@ def test_a_start_ahead_of_the_clock_is_refused_with_the_clock_named() -> None:
 @pytest.mark.parametrize(
     "malformed",
     [
-        Timestamp(seconds=1, nanos=1),
-        Timestamp(seconds=1, nanos=999),
         Timestamp(seconds=1, nanos=-1_000),
         Timestamp(seconds=1, nanos=1_000_000_000),
         Timestamp(seconds=TIMESTAMP_MIN_SECONDS - 1),
@@ -101,7 +100,7 @@ def test_a_start_ahead_of_the_clock_is_refused_with_the_clock_named() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_instant_in_whole_microseconds_is_refused_at_either_end(malformed: Timestamp) -> None:
+def test_what_is_no_timestamp_is_refused_at_either_end(malformed: Timestamp) -> None:
     assert violated(a_request(start=malformed)) == ["window.start"]
     assert violated(a_request(end=malformed)) == ["window.end"]
 
@@ -112,7 +111,7 @@ def test_an_absent_or_malformed_vehicle_id_is_refused(vehicle_id: str) -> None:
 
 
 def test_all_violations_are_told_at_once() -> None:
-    request = a_request(vehicle_id="", start=Timestamp(nanos=1), end=Timestamp(seconds=2**62))
+    request = a_request(vehicle_id="", start=Timestamp(nanos=-1), end=Timestamp(seconds=2**62))
     assert violated(request) == ["vehicle_id", "window.start", "window.end"]
     backwards = a_request(vehicle_id="?", start=proto_from_us(2), end=proto_from_us(1))
     assert violated(backwards) == ["vehicle_id", "window"]
@@ -179,9 +178,9 @@ def test_any_window_is_either_refused_or_one_that_the_database_can_be_asked_for(
     assert 0 < window.end_us - window.start_us <= parse.WINDOW_MAX_DAYS * US_PER_DAY
     assert datetime_from_us(window.start_us) < datetime_from_us(window.end_us)
     if start is not None:
-        assert proto_from_us(window.start_us) == start
+        assert window.start_us == us_from_proto(start)
     if end is not None:
-        assert proto_from_us(window.end_us) == end
+        assert window.end_us == us_from_proto(end)
 
 
 def page_of(**fields: Any) -> FleetPage:

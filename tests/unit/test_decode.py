@@ -39,11 +39,6 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_meter_reading(ts_us=0), "meter.timestamp", RejectionReason.TOO_OLD),
         (a_meter_reading(ts_us=NOW_US + FIVE_MINUTES_US + 1), "meter.timestamp", RejectionReason.IN_FUTURE),
         (a_meter_reading(ts_us=NOW_US - 400 * US_PER_DAY - 1), "meter.timestamp", RejectionReason.TOO_OLD),
-        (
-            a_meter_reading(timestamp=Timestamp(seconds=NOW_US // US_PER_SECOND, nanos=300)),
-            "meter.timestamp",
-            RejectionReason.TOO_PRECISE,
-        ),
         (a_meter_reading(timestamp=Timestamp(seconds=253_402_300_800)), "meter.timestamp", RejectionReason.MALFORMED),
         (a_meter_reading(timestamp=Timestamp(seconds=1, nanos=-1)), "meter.timestamp", RejectionReason.MALFORMED),
         (a_vehicle_reading(vehicle_id=""), "vehicle.vehicle_id", RejectionReason.MISSING),
@@ -92,6 +87,15 @@ def test_a_bad_optional_value_costs_only_itself(
         (11, row[0], path) for path in omitted
     ]
     assert all(each.description for each in decoded.omissions)
+
+
+@pytest.mark.parametrize(("nanos", "kept_us"), [(71_986_716, 71_986), (999, 0), (999_999_999, 999_999)])
+def test_what_is_finer_than_a_microsecond_is_cut_off(nanos: int, kept_us: int) -> None:
+    seconds = NOW_US // US_PER_SECOND
+    timestamp = Timestamp(seconds=seconds, nanos=nanos)
+    decoded = decode([a_meter_reading(timestamp=timestamp), a_vehicle_reading(timestamp=timestamp)], 0, BOUNDS)
+    rows: list[Any] = [*decoded.meters, *decoded.vehicles]
+    assert [row.ts_us for row in rows] == [seconds * US_PER_SECOND + kept_us] * 2
 
 
 def test_nothing_is_omitted_of_a_rejected_reading() -> None:

@@ -152,11 +152,11 @@ class TimeWindow(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> _timestamp_pb2.Timestamp:
-        """The start, exclusive, in whole microseconds."""
+        """The start, exclusive. What is finer than a microsecond is cut off, which moves no reading in or out."""
 
     @_builtins.property
     def end(self) -> _timestamp_pb2.Timestamp:
-        """The end, inclusive, in whole microseconds."""
+        """The end, inclusive, as the start to the microsecond."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class _RejectionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rejec
     REJECTION_REASON_OUT_OF_RANGE: _RejectionReason.ValueType  # 3
     """A value is outside its bounds, or not a finite number."""
     REJECTION_REASON_TOO_PRECISE: _RejectionReason.ValueType  # 4
-    """A timestamp is finer than a microsecond."""
+    """Not used any more: what is finer than a microsecond is cut off."""
     REJECTION_REASON_IN_FUTURE: _RejectionReason.ValueType  # 5
     """A timestamp is further ahead of the server's clock than is allowed for."""
     REJECTION_REASON_TOO_OLD: _RejectionReason.ValueType  # 6
@@ -56,7 +56,7 @@ REJECTION_REASON_MALFORMED: RejectionReason.ValueType  # 2
 REJECTION_REASON_OUT_OF_RANGE: RejectionReason.ValueType  # 3
 """A value is outside its bounds, or not a finite number."""
 REJECTION_REASON_TOO_PRECISE: RejectionReason.ValueType  # 4
-"""A timestamp is finer than a microsecond."""
+"""Not used any more: what is finer than a microsecond is cut off."""
 REJECTION_REASON_IN_FUTURE: RejectionReason.ValueType  # 5
 """A timestamp is further ahead of the server's clock than is allowed for."""
 REJECTION_REASON_TOO_OLD: RejectionReason.ValueType  # 6
@@ -525,13 +525,13 @@ class MapVehicleRequest(_message.Message):
     """The meter that feeds it. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
-        """From when on, in whole microseconds: readings with a later timestamp count. Not before the retention floor and
+        """From when on, to the microsecond: readings with a later timestamp count. Not before the retention floor and
         at most 5 minutes ahead of the server's clock. Absent: from now on.
         """
 
     @_builtins.property
     def effective_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when, in whole microseconds: readings with a timestamp up to this one count. After `effective_from` and at
+        """Until when, to the microsecond: readings with a timestamp up to this one count. After `effective_from` and at
         most 5 minutes ahead of the server's clock. Absent: until another mapping or an unmapping says otherwise.
         """
 
@@ -594,13 +594,13 @@ class UnmapVehicleRequest(_message.Message):
     """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
-        """From when on, in whole microseconds: readings with a later timestamp no longer count. Not before the retention floor
+        """From when on, to the microsecond: readings with a later timestamp no longer count. Not before the retention floor
         and at most 5 minutes ahead of the server's clock. Absent: from now on.
         """
 
     @_builtins.property
     def effective_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when, in whole microseconds: readings with a later timestamp count as before. After `effective_from` and at
+        """Until when, to the microsecond: readings with a later timestamp count as before. After `effective_from` and at
         most 5 minutes ahead of the server's clock. Absent: for good.
         """
 

@@ -37,9 +37,9 @@ class MeterReading(_message.Message):
     """Voltage at the meter, in volts: `>= 0` and `<= 2000`, else the reading is stored without it. Absent: not measured."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
-        """The end of the interval that this reading covers, UTC, in whole microseconds; together with `meter_id` the
-        reading's identity. Required. At most 5 minutes ahead of the server's clock, and not before the retention
-        floor (400 days back unless configured otherwise).
+        """The end of the interval that this reading covers, UTC; together with `meter_id` the reading's identity. Required.
+        What is finer than a microsecond is cut off. At most 5 minutes ahead of the server's clock, and not before the
+        retention floor (400 days back unless configured otherwise).
         """
 
     def __init__(
@@ -92,9 +92,9 @@ class VehicleReading(_message.Message):
     """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
-        """The end of the interval that this reading covers, UTC, in whole microseconds; together with `vehicle_id` the
-        reading's identity. Required. At most 5 minutes ahead of the server's clock, and not before the retention
-        floor (400 days back unless configured otherwise).
+        """The end of the interval that this reading covers, UTC; together with `vehicle_id` the reading's identity. Required.
+        What is finer than a microsecond is cut off. At most 5 minutes ahead of the server's clock, and not before the
+        retention floor (400 days back unless configured otherwise).
         """
 
     def __init__(
