@@ -18,7 +18,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from ingestion_svc.readings import Decoded, MeterRow, RejectionReason, VehicleRow, Written
+from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.upkeep_sql import ADD_METER_EVIDENCE, ADD_VEHICLE_EVIDENCE
 from shared.background import BackgroundLoop
 
@@ -151,7 +151,7 @@ class ClockEvidence(BackgroundLoop):
     def rejected(self, decoded: Decoded) -> None:
         """Takes in what a message had of readings in the future."""
         for rejection in decoded.rejections:
-            if rejection.reason is RejectionReason.IN_FUTURE:
+            if rejection.reason.is_future:
                 clocks = self._meters if rejection.field.startswith("meter.") else self._vehicles
                 clocks.count(clocks.future, [rejection.device_id])
 

@@ -12,7 +12,9 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from ingestion_svc.readings import (
     BATTERY_TEMP_MAX,
     BATTERY_TEMP_MIN,
+    FUTURE_SKEW_US,
     INTERVAL_MAX_KWH,
+    NOT_YET_MAX_US,
     SOC_MAX,
     VOLTAGE_MAX,
     Decoded,
@@ -197,11 +199,16 @@ def _reject_timestamp(reading: MeterReading | VehicleReading, side: str, earlies
             f"seconds={seconds} nanos={nanos} is no timestamp between the years 1 and 9999",
         )
     ts_us = us_from_proto(reading.timestamp)
+    if ts_us > latest_us - FUTURE_SKEW_US + NOT_YET_MAX_US:
+        raise _Rejected(
+            path, RejectionReason.IN_FUTURE, f"{iso_from_us(ts_us)} is more than a day ahead of the server's clock"
+        )
     if ts_us > latest_us:
         raise _Rejected(
             path,
-            RejectionReason.IN_FUTURE,
-            f"{iso_from_us(ts_us)} is ahead of the server's clock; at most {iso_from_us(latest_us)} is accepted",
+            RejectionReason.NOT_YET,
+            f"{iso_from_us(ts_us)} is ahead of the server's clock; at most {iso_from_us(latest_us)} is accepted now,"
+            f" and this from {iso_from_us(ts_us - FUTURE_SKEW_US)} on",
         )
     raise _Rejected(
         path, RejectionReason.TOO_OLD, f"{iso_from_us(ts_us)} is before the retention floor {iso_from_us(earliest_us)}"

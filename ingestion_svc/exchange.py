@@ -36,6 +36,7 @@ class Answer(Summary):
         self.duplicate += receipt.duplicate
         self.conflicting += receipt.conflicting
         self.rejected += receipt.rejected
+        self.not_yet += receipt.not_yet
         self.omitted += receipt.omitted
         for name in ("rejections", "conflicts", "omissions"):
             listed, more = getattr(self, name), getattr(receipt, name)

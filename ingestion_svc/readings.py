@@ -22,6 +22,9 @@ BATTERY_TEMP_MIN, BATTERY_TEMP_MAX = -60.0, 150.0
 FUTURE_SKEW_US = 5 * 60 * US_PER_SECOND
 """How far a device's clock may be ahead of ours. More would pin its current status for as long."""
 
+NOT_YET_MAX_US = US_PER_DAY
+"""Up to so far ahead a reading may come again later: a time zone taken for UTC. Further ahead a clock is wrong."""
+
 MESSAGE_MAX_READINGS = 10_000
 """Readings in a message: half a batch. More would only make the answer later and the memory larger."""
 
@@ -77,7 +80,7 @@ class TimeBounds(NamedTuple):
 
 
 class RejectionReason(StrEnum):
-    """Why a reading can never be stored as it is; the values are the contract's names."""
+    """Why a reading is not stored; the values are the contract's names."""
 
     MISSING = "REJECTION_REASON_MISSING"
     MALFORMED = "REJECTION_REASON_MALFORMED"
@@ -85,6 +88,11 @@ class RejectionReason(StrEnum):
     IN_FUTURE = "REJECTION_REASON_IN_FUTURE"
     TOO_OLD = "REJECTION_REASON_TOO_OLD"
     REFUSED_BY_DATABASE = "REJECTION_REASON_REFUSED_BY_DATABASE"
+    NOT_YET = "REJECTION_REASON_NOT_YET"
+
+    @property
+    def is_future(self) -> bool:
+        return self in (RejectionReason.NOT_YET, RejectionReason.IN_FUTURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,8 @@ class Summary:
     duplicate: int = 0
     conflicting: int = 0
     rejected: int = 0
+    not_yet: int = 0
+    """Of those that are rejected."""
     omitted: int = 0
     """Values, not readings."""
     rejections: list[Rejection] = field(default_factory=list)
@@ -161,7 +171,7 @@ class Decoded:
 
     @property
     def rejected(self) -> int:
-        """How many readings can never be stored."""
+        """How many readings are not stored."""
         return len(self.rejections)
 
 

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic
 
-from ingestion_svc.readings import REJECTIONS_MAX, AnyRow, Conflict, Decoded, Rejection, Summary, Written
+from ingestion_svc.readings import (
+    REJECTIONS_MAX,
+    AnyRow,
+    Conflict,
+    Decoded,
+    Rejection,
+    RejectionReason,
+    Summary,
+    Written,
+)
 
 OnResolved = Callable[[Sequence[Any], Written, int], None]
 """Called with rows, what became of them, and when they arrived in microseconds."""
@@ -123,6 +132,7 @@ class Receipt(Summary):
     def _reject(self, rejections: list[Rejection]) -> None:
         if rejections:
             self.rejected += len(rejections)
+            self.not_yet += sum(each.reason is RejectionReason.NOT_YET for each in rejections)
             self.rejections = sorted(self.rejections + rejections, key=lambda each: each.index)[:REJECTIONS_MAX]
 
     def _release(self, submission: Submission[Any]) -> None:

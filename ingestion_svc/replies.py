@@ -18,6 +18,7 @@ def summary_message(summary: Summary) -> wire.IngestionSummary:
         rejected=summary.rejected,
         rejections=[_rejection_message(each) for each in summary.rejections],
         conflicts=[_conflict_message(each) for each in summary.conflicts],
+        not_yet=summary.not_yet,
         omitted_values=summary.omitted,
         omissions=[wire.OmittedValue(**asdict(each)) for each in summary.omissions],
     )

@@ -49,6 +49,8 @@ class Counts:
     duplicate: int = 0
     conflicting: int = 0
     rejected: int = 0
+    not_yet: int = 0
+    """Of those that are rejected."""
     omitted: int = 0
     """Optional values that readings were taken without."""
 
@@ -113,6 +115,7 @@ class Model:
             checked = self._checked(reading)
             if checked is None:
                 counts.rejected += 1
+                counts.not_yet += self._is_not_yet(reading)
                 continue
             device, ts_us, sent = checked
             values = tuple(value if _within_bounds(at, device[0], value) else None for at, value in enumerate(sent))
@@ -227,6 +230,18 @@ class Model:
 
     def _within(self, device: Device, start_us: int, end_us: int) -> dict[int, Values]:
         return {ts: values for ts, values in self.history.get(device, {}).items() if start_us < ts <= end_us}
+
+    def _is_not_yet(self, reading: Telemetry) -> bool:
+        """Whether nothing but its time, which is ahead by up to a day, speaks against the reading."""
+        side = reading.WhichOneof("reading")
+        it = reading.meter if side == "meter" else reading.vehicle
+        ts_us = it.timestamp.seconds * US_PER_SECOND + it.timestamp.nanos // 1_000
+        if not NOW_US + 300 * US_PER_SECOND < ts_us <= NOW_US + US_PER_DAY:
+            return False
+        in_time = Telemetry()
+        in_time.CopyFrom(reading)
+        getattr(in_time, side or "meter").timestamp.seconds = NOW_US // US_PER_SECOND
+        return self._checked(in_time) is not None
 
     def _checked(self, reading: Telemetry) -> tuple[Device, int, Values] | None:
         """The tests' readings are wrong in few ways: no side, energy absent or negative, a time out of bounds."""

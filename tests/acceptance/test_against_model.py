@@ -40,7 +40,9 @@ times = st.one_of(
     ),
     st.sampled_from([NOW_US, NOW_US + 300 * US_PER_SECOND, NOW_US - 30 * US_PER_DAY]),
 )
-bad_times = st.sampled_from([NOW_US + 301 * US_PER_SECOND, NOW_US - 401 * US_PER_DAY, 0])
+bad_times = st.sampled_from(
+    [NOW_US + 301 * US_PER_SECOND, NOW_US + US_PER_DAY, NOW_US + US_PER_DAY + 1, NOW_US - 401 * US_PER_DAY, 0]
+)
 kwh = st.one_of(st.sampled_from([0.0, 1.5]), st.floats(0, 1000))
 device_numbers = st.sampled_from(DEVICES)
 
@@ -139,6 +141,7 @@ def counts(summary: wire.IngestionSummary) -> Counts:
         summary.duplicate,
         summary.conflicting,
         summary.rejected,
+        summary.not_yet,
         summary.omitted_values,
     )
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 from energyfleet.v1 import analytics_service_pb2 as analytics_wire
 from energyfleet.v1 import ingestion_service_pb2 as wire
+from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from energyfleet.v1.telemetry_pb2 import Telemetry
 from google.protobuf.timestamp_pb2 import Timestamp
 
+import ingestion_svc.__main__
+from shared.config import IngestionSettings
+from shared.db.embedded import EmbeddedServer
 from shared.timestamps import US_PER_HOUR, proto_from_us
-from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, us
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -125,3 +130,31 @@ async def test_a_window_in_nanoseconds_holds_what_lies_within_it(
         analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001", window=window)
     )
     assert answer.kwh_consumed_ac == 2.0 + 4.0
+
+
+async def test_a_reading_ahead_of_the_clock_is_told_when_it_will_be_stored_and_is_stored_then(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    now_us = NOW_US
+    settings = IngestionSettings(
+        database_url=postgres.url(database, role="energyfleet_ingestion"), ingestion_address="127.0.0.1:0"
+    )
+    ahead = [a_meter_reading(ts_us=NOW_US + minutes * 60_000_000) for minutes in (0, 8, 24 * 60, 24 * 60 + 1)]
+    async with (
+        ingestion_svc.__main__.serving(settings, lambda: now_us) as (_, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        ingest = IngestionServiceStub(channel)
+        summary = await send(ingest, *ahead)
+        assert (summary.stored, summary.rejected, summary.not_yet) == (1, 3, 2)
+        assert [wire.RejectionReason.Name(each.reason) for each in summary.rejections] == [
+            "REJECTION_REASON_NOT_YET",
+            "REJECTION_REASON_NOT_YET",
+            "REJECTION_REASON_IN_FUTURE",
+        ]
+        due_us = us(summary.rejections[0].description.split(" from ")[1].split(" ")[0])
+        now_us = due_us - 1
+        assert (await send(ingest, *ahead)).not_yet == 2
+        now_us = due_us
+        summary = await send(ingest, *ahead)
+        assert (summary.stored, summary.duplicate, summary.not_yet) == (1, 1, 2)

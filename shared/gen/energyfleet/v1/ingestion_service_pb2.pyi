@@ -38,11 +38,15 @@ class _RejectionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rejec
     REJECTION_REASON_TOO_PRECISE: _RejectionReason.ValueType  # 4
     """Not used any more: what is finer than a microsecond is cut off."""
     REJECTION_REASON_IN_FUTURE: _RejectionReason.ValueType  # 5
-    """A timestamp is further ahead of the server's clock than is allowed for."""
+    """A timestamp is more than a day ahead of the server's clock: the device's clock is wrong."""
     REJECTION_REASON_TOO_OLD: _RejectionReason.ValueType  # 6
     """A timestamp lies before the retention floor."""
     REJECTION_REASON_REFUSED_BY_DATABASE: _RejectionReason.ValueType  # 7
     """The database refused this one reading although it looked right."""
+    REJECTION_REASON_NOT_YET: _RejectionReason.ValueType  # 8
+    """A timestamp is further ahead of the server's clock than is allowed for, but by no more than a day: the same reading
+    is stored once it is at most 5 minutes ahead. `description` says when that is.
+    """
 
 class RejectionReason(_RejectionReason, metaclass=_RejectionReasonEnumTypeWrapper):
     """Reasons for which a reading is rejected."""
@@ -58,11 +62,15 @@ REJECTION_REASON_OUT_OF_RANGE: RejectionReason.ValueType  # 3
 REJECTION_REASON_TOO_PRECISE: RejectionReason.ValueType  # 4
 """Not used any more: what is finer than a microsecond is cut off."""
 REJECTION_REASON_IN_FUTURE: RejectionReason.ValueType  # 5
-"""A timestamp is further ahead of the server's clock than is allowed for."""
+"""A timestamp is more than a day ahead of the server's clock: the device's clock is wrong."""
 REJECTION_REASON_TOO_OLD: RejectionReason.ValueType  # 6
 """A timestamp lies before the retention floor."""
 REJECTION_REASON_REFUSED_BY_DATABASE: RejectionReason.ValueType  # 7
 """The database refused this one reading although it looked right."""
+REJECTION_REASON_NOT_YET: RejectionReason.ValueType  # 8
+"""A timestamp is further ahead of the server's clock than is allowed for, but by no more than a day: the same reading
+is stored once it is at most 5 minutes ahead. `description` says when that is.
+"""
 Global___RejectionReason: _TypeAlias = RejectionReason  # noqa: Y015
 
 @_typing.final
@@ -186,7 +194,7 @@ class ExchangeTelemetryResponse(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     committed_sequence: _builtins.int
     """Every request of this stream with a `sequence` up to this one is resolved: each of its readings is committed or
-    rejected for good. 0: none yet.
+    rejected. 0: none yet.
     """
     @_builtins.property
     def opened(self) -> Global___ExchangeOpened:
@@ -306,6 +314,7 @@ class IngestionSummary(_message.Message):
     CONFLICTS_FIELD_NUMBER: _builtins.int
     OMITTED_VALUES_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    NOT_YET_FIELD_NUMBER: _builtins.int
     received: _builtins.int
     """Readings that this answer covers."""
     stored: _builtins.int
@@ -317,10 +326,14 @@ class IngestionSummary(_message.Message):
     conflicting: _builtins.int
     """Readings whose device and timestamp were committed before with other values. The first ones stay."""
     rejected: _builtins.int
-    """Readings that can never be stored as they are. Do not send them again."""
+    """Readings that are not stored. Of those with REJECTION_REASON_NOT_YET see `not_yet`; do not send the others again."""
     omitted_values: _builtins.int
     """Optional values that were out of bounds or not finite: their readings are taken without them, as if they had not
     been measured. They count again when a reading is sent again, and not where it is rejected for something else.
+    """
+    not_yet: _builtins.int
+    """Those of `rejected` whose reason is REJECTION_REASON_NOT_YET. They may be sent again later, alone or with all of
+    their message, which counts nothing twice.
     """
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedReading]:
@@ -346,10 +359,11 @@ class IngestionSummary(_message.Message):
         conflicts: _abc.Iterable[Global___ConflictingReading] | None = ...,
         omitted_values: _builtins.int = ...,
         omissions: _abc.Iterable[Global___OmittedValue] | None = ...,
+        not_yet: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting", b"conflicting", "conflicts", b"conflicts", "duplicate", b"duplicate", "omissions", b"omissions", "omitted_values", b"omitted_values", "received", b"received", "rejected", b"rejected", "rejections", b"rejections", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting", b"conflicting", "conflicts", b"conflicts", "duplicate", b"duplicate", "not_yet", b"not_yet", "omissions", b"omissions", "omitted_values", b"omitted_values", "received", b"received", "rejected", b"rejected", "rejections", b"rejections", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -115,8 +115,8 @@ class IngestionServiceServicer:
 
     def ExchangeTelemetry(self, request_iterator, context):
         """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
-        `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved for good, stored or not, and
-        the client may forget them. Answers are coalesced: there are fewer of them than requests.
+        `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved, stored or not, and the
+        client may forget them. Answers are coalesced: there are fewer of them than requests.
 
         For a client, in C or otherwise:
         - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may

@@ -62,8 +62,8 @@ class IngestionServiceStub:
     """
     ExchangeTelemetry: _grpc.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]
     """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
-    `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved for good, stored or not, and
-    the client may forget them. Answers are coalesced: there are fewer of them than requests.
+    `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved, stored or not, and the
+    client may forget them. Answers are coalesced: there are fewer of them than requests.
 
     For a client, in C or otherwise:
     - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may
@@ -153,8 +153,8 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     """
     ExchangeTelemetry: _aio.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]  # type: ignore[assignment]
     """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
-    `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved for good, stored or not, and
-    the client may forget them. Answers are coalesced: there are fewer of them than requests.
+    `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved, stored or not, and the
+    client may forget them. Answers are coalesced: there are fewer of them than requests.
 
     For a client, in C or otherwise:
     - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may
@@ -253,8 +253,8 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingestion_service_pb2.ExchangeTelemetryResponse], _abc.AsyncIterator[_ingestion_service_pb2.ExchangeTelemetryResponse]]:
         """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
-        `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved for good, stored or not, and
-        the client may forget them. Answers are coalesced: there are fewer of them than requests.
+        `sequence`; every answer has a `committed_sequence`: all requests up to it are resolved, stored or not, and the
+        client may forget them. Answers are coalesced: there are fewer of them than requests.
 
         For a client, in C or otherwise:
         - keep every request until a `committed_sequence` reaches its `sequence`; that is the only instant at which it may

@@ -38,8 +38,8 @@ class MeterReading(_message.Message):
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The end of the interval that this reading covers, UTC; together with `meter_id` the reading's identity. Required.
-        What is finer than a microsecond is cut off. At most 5 minutes ahead of the server's clock, and not before the
-        retention floor (400 days back unless configured otherwise).
+        What is finer than a microsecond is cut off. At most 5 minutes ahead of the server's clock (further ahead, up to a
+        day: not yet), and not before the retention floor (400 days back unless configured otherwise).
         """
 
     def __init__(
@@ -93,8 +93,8 @@ class VehicleReading(_message.Message):
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The end of the interval that this reading covers, UTC; together with `vehicle_id` the reading's identity. Required.
-        What is finer than a microsecond is cut off. At most 5 minutes ahead of the server's clock, and not before the
-        retention floor (400 days back unless configured otherwise).
+        What is finer than a microsecond is cut off. At most 5 minutes ahead of the server's clock (further ahead, up to a
+        day: not yet), and not before the retention floor (400 days back unless configured otherwise).
         """
 
     def __init__(
