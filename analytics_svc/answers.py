@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
+from energyfleet.v1.ingestion_service_pb2 import RejectionReason
 from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
-from analytics_svc.freshness import ClockEvidence, Found, Freshness, freshness
+from analytics_svc.freshness import ClockEvidence, Found, Freshness, Refusal, freshness
 from analytics_svc.performance import Performance, Thresholds, efficiency_ratio, explain, kwh_lost
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
@@ -118,14 +119,17 @@ def status_fields(
     named = {f"{kind.name}_id": device_id}
     if found is None:
         return {**named, "freshness": wire.Freshness.Value(Freshness.UNKNOWN_DEVICE)}
-    status, evidence = found
+    status = found.status
     age_us = None if status is None else status.age_us(now_us)
-    fields = {
+    fields: dict[str, Any] = {
         **named,
         "age": None if age_us is None else duration_message(age_us),
-        "clock": _clock_message(evidence),
+        "clock": _clock_message(found.clock),
         "freshness": wire.Freshness.Value(freshness(age_us, stale_after_us)),
     }
+    for refusal in found.refusals:
+        name = "omissions" if refusal.field.partition(".")[2] in kind.optional else "rejections"
+        fields.setdefault(name, []).append(_refusal_message(refusal))
     if status is not None:
         fields["reading"] = _READINGS[kind](**named, **status.measurements, timestamp=proto_from_us(status.ts_us))
     return fields
@@ -150,6 +154,17 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
         late_readings=evidence.late_readings,
         future_readings=evidence.future_readings,
         conflicting_readings=evidence.conflicting_readings,
+    )
+
+
+def _refusal_message(refusal: Refusal) -> wire.Refusal:
+    known = dict(RejectionReason.items())  # a newer ingestion may have others
+    return wire.Refusal(
+        field=refusal.field,
+        reason=known.get(refusal.reason, RejectionReason.REJECTION_REASON_UNSPECIFIED),
+        count=refusal.count,
+        last_at=proto_from_us(refusal.last_us),
+        last_description=refusal.last_description,
     )
 
 

@@ -1,8 +1,9 @@
 """What a device reported last, and whether it still reports. Pure: no clock, no database."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Freshness(StrEnum):
@@ -37,8 +38,26 @@ class ClockEvidence:
     conflicting_readings: int
 
 
-Found = tuple[DeviceStatus | None, ClockEvidence | None]
-"""A known device's newest reading and its clock's evidence, None where there is none."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What was refused of a device's readings for one reason: readings, or values of an optional field."""
+
+    field: str
+    """A path from `Telemetry`."""
+    reason: str
+    """The contract's name."""
+    count: int
+    last_us: int
+    last_description: str
+
+
+class Found(NamedTuple):
+    """What is known of a device: None where there is none of it."""
+
+    status: DeviceStatus | None
+    clock: ClockEvidence | None
+    refusals: Sequence[Refusal] = ()
+    """The last ones first."""
 
 
 def freshness(age_us: int | None, stale_after_us: int) -> Freshness:

@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
-from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
-from analytics_svc.queries_sql import PERFORMANCE, PERFORMANCE_SERIES, REPLICA_LAG, STATUSES
+from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found, Refusal
+from analytics_svc.queries_sql import PERFORMANCE, PERFORMANCE_SERIES, REFUSALS_MAX, REPLICA_LAG, STATUSES
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.totals import Bucket, Evidence, Feeding, Totals
@@ -67,7 +67,7 @@ class Queries:
         return answer.replace([Bucket.of(row) for row in answer.value])
 
     async def status(self, kind: DeviceKind, device_id: str) -> QueryResult[Found]:
-        """The device's newest reading and its clock's evidence, None where there is none. Raises UnknownDevice."""
+        """What is known of the device. Raises UnknownDevice."""
         answer = await self.statuses(kind, [device_id])
         [found] = answer.value
         if found is None:
@@ -76,10 +76,8 @@ class Queries:
 
     async def statuses(self, kind: DeviceKind, ids: list[str]) -> QueryResult[list[Found | None]]:
         """As `status` for each of the ids, in their order; None for an unknown one."""
-        answer = await self.reader.ask(STATUSES[kind], {"ids": ids})
-        return answer.replace(
-            [(_status(kind, row), _clock_evidence(row)) if row.known else None for row in answer.value]
-        )
+        answer = await self.reader.ask(STATUSES[kind], {"ids": ids, "refusals_max": REFUSALS_MAX})
+        return answer.replace([_found(kind, row) for row in answer.value])
 
     async def replica_lag_us(self) -> int:
         """The replication lag in microseconds; 0 of a primary."""
@@ -103,6 +101,12 @@ class Queries:
 
 def _us_or_none(moment: datetime | None) -> int | None:
     return None if moment is None else us_from_datetime(moment)
+
+
+def _found(kind: DeviceKind, row: Any) -> Found | None:
+    if not row.registered and not row.refusals:
+        return None
+    return Found(_status(kind, row), _clock_evidence(row), tuple(Refusal(*each) for each in row.refusals or ()))
 
 
 def _status(kind: DeviceKind, row: Any) -> DeviceStatus | None:

@@ -213,11 +213,24 @@ FROM vehicle CROSS JOIN buckets
 ORDER BY buckets.bucket
 """)
 
-# A row for each of the ids, in their order. ts is null where the device has sent no reading, and late_readings where
-# nothing was written down of its clock.
+REFUSALS_MAX = 20
+"""Refusals of a device that are told, by field and reason: more than there are of either kind."""
+
+# A row for each of the ids, in their order. ts is null where no reading of the device is stored, late_readings where
+# nothing was written down of its clock, and refusals where nothing of it was refused.
 _STATUSES = """
-SELECT {device}_key IS NOT NULL AS known, status.ts, {measurements:status.#},
-       newest_age_us, late_readings, future_readings, conflicting_readings
+SELECT {device}_key IS NOT NULL AS registered, status.ts, {measurements:status.#},
+       newest_age_us, late_readings, future_readings, conflicting_readings,
+       (
+           SELECT json_agg(json_build_array(
+               field, reason, count, CAST(extract(epoch FROM last_at) * 1000000 AS bigint), last_description
+           ))
+           FROM (
+               SELECT * FROM {device}_refusals WHERE device_id = asked.{device}_id
+               ORDER BY last_at DESC, field, reason
+               LIMIT :refusals_max
+           ) AS latest
+       ) AS refusals
 FROM unnest(CAST(:ids AS text[])) WITH ORDINALITY AS asked ({device}_id, position)
      LEFT JOIN {device}s USING ({device}_id)
      LEFT JOIN {device}_current_status AS status USING ({device}_key)

@@ -10,6 +10,7 @@ the outcomes of a call's readings, and `replies` builds the messages. `readings`
 
 Mappings pass `servicer -> mapping_requests -> devices -> mappings -> replies`.
 
-In the background `clock_evidence` and `heartbeat` write what is known of clocks and of the time, with the statements of
-`upkeep_sql`, and `maintenance` creates and drops partitions. `supervisor` runs several such processes behind one port.
+In the background `device_evidence` (`clock_evidence`, `refusals`) and `heartbeat` write what is known of devices
+and of the time, with the statements of `upkeep_sql`, and `maintenance` creates and drops partitions. `supervisor` runs
+several such processes behind one port.
 """

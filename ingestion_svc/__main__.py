@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from ingestion_svc.admission import Admission, DeviceRates
 from ingestion_svc.batch import Batcher
-from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
 from ingestion_svc.intake import Intake
@@ -69,7 +69,7 @@ async def serving(
     # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
     # either has to wait for that.
     unwaited = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s", synchronous_commit="off")
-    evidence = ClockEvidence(unwaited)
+    evidence = DeviceEvidence(unwaited)
     heartbeat = Heartbeat(unwaited)
     batcher = Batcher(
         [Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point) for _ in range(settings.writers)],

@@ -1,4 +1,4 @@
-"""What readings say of their devices' clocks: collected in memory, added to the database every ten seconds or so.
+"""What readings say of their devices' clocks, collected in memory until `device_evidence` writes it down.
 
 Fed from outcomes: a reading counts once it is stored, so that a resend is not late and nothing is counted of what was
 never committed. Late means: stored after a newer reading of the same device that this process stored since it started.
@@ -7,41 +7,15 @@ that comes back through another process, or after a restart, has its first readi
 lower bound, the newest reading's age is exact. Device time itself is never rewritten.
 """
 
-import asyncio
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import psycopg
-import structlog
-from psycopg import AsyncConnection
-
-from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
-from ingestion_svc.upkeep_sql import ADD_METER_EVIDENCE, ADD_VEHICLE_EVIDENCE
-from shared.background import BackgroundLoop
-
-_log = structlog.get_logger()
-
-FLUSH_INTERVAL_S = 10.0
-"""What a person who watches a device waits for at most; a tenth of it would cost as much as the readings themselves."""
+from ingestion_svc.readings import MeterRow, VehicleRow
 
 DEVICES_MAX = 50_000
 """Devices of a kind that are remembered, about 200 bytes each: five times the fleet that one process is meant for."""
-
-CHUNK_DEVICES = 100
-"""Devices in one statement: taking and packing them holds the event loop up for a millisecond or two."""
-
-FLUSH_COOLDOWN = 4
-"""Times as long as a statement took, a flush rests after it, or live readings would wait behind the evidence of 10,000
-devices: so that takes some seconds, and a fifth of one connection's time."""
-
-FLUSH_COOLDOWN_MAX_S = 1.0
-"""After a statement that an outage or a lock held up."""
-
-CHUNK_TIMEOUT_S = 10.0
-"""A database that takes longer to connect, or for a statement, gets the rest with the next flush."""
 
 
 class EvidenceRow(NamedTuple):
@@ -56,9 +30,13 @@ class EvidenceRow(NamedTuple):
 
 
 class DeviceClocks:
-    """What was seen of one kind of device since the last flush, and each one's newest timestamp since the start."""
+    """What was seen of one kind of device since the last flush, and each one's newest timestamp since the start.
 
-    def __init__(self) -> None:
+    `add` is the statement that adds it to the database.
+    """
+
+    def __init__(self, add: str) -> None:
+        self.add = add
         self.not_kept = 0
         """Readings that were not counted for want of room."""
         self._newest_us: dict[str, int] = {}
@@ -137,76 +115,3 @@ class DeviceClocks:
             self.not_kept += len(self._arrived_us) + self.late.total()
             for each in (self._newest_us, self._arrived_us, self.late):
                 each.clear()
-
-
-class ClockEvidence(BackgroundLoop):
-    """Collects the evidence of both kinds of device and adds it to the database, in the background and at the end."""
-
-    def __init__(self, parameters: Mapping[str, Any], *, interval_s: float = FLUSH_INTERVAL_S) -> None:
-        self._parameters = dict(parameters)
-        self._meters = DeviceClocks()
-        self._vehicles = DeviceClocks()
-        super().__init__("clock_evidence", self.flush, interval_s, jittered=True, last_round=True)
-
-    def rejected(self, decoded: Decoded) -> None:
-        """Takes in what a message had of readings in the future."""
-        for rejection in decoded.rejections:
-            if rejection.reason.is_future:
-                clocks = self._meters if rejection.field.startswith("meter.") else self._vehicles
-                clocks.count(clocks.future, [rejection.device_id])
-
-    def resolved(self, rows: Sequence[MeterRow] | Sequence[VehicleRow], written: Written, arrived_us: int) -> None:
-        """Takes in the outcome of rows of one kind that arrived together, in the order of their coming."""
-        clocks = self._meters if isinstance(rows[0], MeterRow) else self._vehicles
-        if written.conflicts:
-            clocks.count(clocks.conflicting, [rows[at][0] for at in written.conflicts])
-        if written.duplicates or written.conflicts or written.refused:
-            rows = _stored(rows, written)
-        clocks.stored(rows, arrived_us)
-
-    async def flush(self) -> None:
-        """Writes down what was collected, throttled between statements unless it closes.
-
-        Raises the driver's errors. What surely failed stays for the next time. Where the connection broke in the middle
-        nobody knows, and that chunk is not repeated: evidence may be missing, but is never counted twice.
-        """
-        self._log_not_kept()
-        if not self._meters and not self._vehicles:
-            return
-        async with asyncio.timeout(CHUNK_TIMEOUT_S):
-            connection = await AsyncConnection.connect(**self._parameters, autocommit=True)
-        async with connection:
-            for clocks, add in ((self._meters, ADD_METER_EVIDENCE), (self._vehicles, ADD_VEHICLE_EVIDENCE)):
-                for rows in clocks.take(CHUNK_DEVICES):
-                    began = time.monotonic()
-                    await _write(connection, clocks, rows, add)
-                    cooldown_s = FLUSH_COOLDOWN * (time.monotonic() - began)
-                    await self.closes_within(min(cooldown_s, FLUSH_COOLDOWN_MAX_S))
-
-    def _log_not_kept(self) -> None:
-        not_kept = self._meters.not_kept + self._vehicles.not_kept
-        if not_kept:
-            _log.warning("clock_evidence_not_kept", readings=not_kept)
-            self._meters.not_kept = self._vehicles.not_kept = 0
-
-
-async def _write(connection: AsyncConnection[Any], clocks: DeviceClocks, rows: list[EvidenceRow], add: str) -> None:
-    """Commits rows of devices, each named once, and puts them back where the database refused them.
-
-    Leaves out who is not registered. A newest reading counts where it is newer than the one already written down. The
-    connection commits by itself, before anything else is added: otherwise two processes could deadlock.
-    """
-    ids, newest, ages, late, future, conflicting = (list(column) for column in zip(*rows, strict=True))
-    columns = {"ids": ids, "newest": newest, "ages": ages, "late": late, "future": future, "conflicting": conflicting}
-    try:
-        async with asyncio.timeout(CHUNK_TIMEOUT_S):
-            await connection.execute(add, columns)
-    except psycopg.Error as error:
-        if error.sqlstate is not None:
-            clocks.put_back(rows)
-        raise
-
-
-def _stored(rows: Sequence[Any], written: Written) -> list[Any]:
-    others = {*written.duplicates, *written.conflicts, *written.refused}
-    return [row for at, row in enumerate(rows) if at not in others]

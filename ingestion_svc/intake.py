@@ -12,7 +12,7 @@ from typing import Any
 
 from ingestion_svc.admission import DeviceRates
 from ingestion_svc.batch import Batcher
-from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.readings import Decoded, Message, TimeBounds
 from ingestion_svc.receipt import Priority, Receipt, Sender
@@ -24,7 +24,7 @@ class Intake:
     """The way of every message, whichever rpc it came by."""
 
     def __init__(
-        self, batcher: Batcher, evidence: ClockEvidence, rates: DeviceRates, bounds: Callable[[], TimeBounds]
+        self, batcher: Batcher, evidence: DeviceEvidence, rates: DeviceRates, bounds: Callable[[], TimeBounds]
     ) -> None:
         self._batcher = batcher
         self._evidence = evidence
@@ -81,7 +81,7 @@ class Intake:
             for start in range(0, len(message), SLICE_READINGS):
                 part = slice(start, start + SLICE_READINGS)
                 decoded = await self._decoded(message, part, receipt, bounds)
-                self._evidence.rejected(decoded)
+                self._evidence.decoded(decoded)
                 await self._batcher.submit(decoded, receipt)
         except RetryLater:
             charge.refund()

@@ -15,7 +15,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
 from fleetcli.client.channel import is_serving
-from fleetcli.client.services import AnalyticsClient, MeterStatus, Performance, VehicleStatus, freshness_of, verdict_of
+from fleetcli.client.services import (
+    AnalyticsClient,
+    MeterStatus,
+    Performance,
+    VehicleStatus,
+    freshness_of,
+    reason_of,
+    verdict_of,
+)
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import facts_table, measured, out, say, verdict_text
 from fleetcli.commands.options import (
@@ -127,9 +135,13 @@ def _show_status(
         for name, field, form in facts:
             table.add_row(name, measured(answer.reading, field, form))
     else:
-        table.add_row("newest reading", "none yet; known from a mapping")
+        table.add_row("newest reading", "none was stored")
     if answer.HasField("clock"):
         table.add_row("clock", _clock_evidence(answer))
+    for name, refusals in (("rejected", answer.rejections), ("left out", answer.omissions)):
+        for each in refusals:
+            what = f"{each.count:,} times {each.field} {reason_of(each.reason)}"
+            table.add_row(name, Text(f"{what}, last {_clock(each.last_at)}: {each.last_description}"))
     out.print(table)
 
 

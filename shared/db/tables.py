@@ -129,6 +129,20 @@ def _add_tables(kind: DeviceKind) -> None:
         PrimaryKeyConstraint("device_key"),
         postgresql_with=_HOT,
     )
+    # What was refused of a device's readings, also of one that is not registered: whole readings, and optional values.
+    # `last_at` is the service's clock.
+    Table(
+        f"{name}_refusals",
+        metadata,
+        Column("device_id", Text(collation="C"), nullable=False),
+        Column("field", Text(collation="C"), nullable=False),
+        Column("reason", Text(collation="C"), nullable=False),
+        Column("count", BigInteger, nullable=False),
+        _timestamptz("last_at"),
+        Column("last_description", Text, nullable=False),
+        PrimaryKeyConstraint("device_id", "field", "reason"),
+        postgresql_with=_HOT,
+    )
 
 
 for _kind in KINDS:

@@ -16,7 +16,7 @@ import ingestion_svc.__main__
 from shared.config import IngestionSettings
 from shared.db.embedded import EmbeddedServer
 from shared.timestamps import US_PER_HOUR, proto_from_us
-from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, us
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, clock, us
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -158,3 +158,37 @@ async def test_a_reading_ahead_of_the_clock_is_told_when_it_will_be_stored_and_i
         now_us = due_us
         summary = await send(ingest, *ahead)
         assert (summary.stored, summary.duplicate, summary.not_yet) == (1, 1, 2)
+
+
+async def test_a_device_all_of_whose_readings_are_refused_can_be_seen(
+    postgres: EmbeddedServer, database: str, ask: AnalyticsServiceAsyncStub
+) -> None:
+    settings = IngestionSettings(
+        database_url=postgres.url(database, role="energyfleet_ingestion"), ingestion_address="127.0.0.1:0"
+    )
+    async with (
+        ingestion_svc.__main__.serving(settings, clock) as (_, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        ingest = IngestionServiceStub(channel)
+        ahead = [a_meter_reading("ahead", ts_us=NOW_US + hours * US_PER_HOUR) for hours in (1, 2, 30)]
+        await send(ingest, *ahead, a_vehicle_reading("hot", battery_temp=215))
+
+    status = await ask.GetMeterStatus(analytics_wire.GetMeterStatusRequest(meter_id="ahead"))
+    assert status.freshness == analytics_wire.FRESHNESS_NO_READING
+    assert not status.HasField("reading")
+    assert sorted((each.field, wire.RejectionReason.Name(each.reason), each.count) for each in status.rejections) == [
+        ("meter.timestamp", "REJECTION_REASON_IN_FUTURE", 1),
+        ("meter.timestamp", "REJECTION_REASON_NOT_YET", 2),
+    ]
+    assert {each.last_at.ToMicroseconds() for each in status.rejections} == {NOW_US}
+    assert all(each.last_description for each in status.rejections)
+    hot = await ask.GetVehicleStatus(analytics_wire.GetVehicleStatusRequest(vehicle_id="hot"))
+    assert [(each.field, each.count) for each in hot.omissions] == [("vehicle.battery_temp", 1)]
+    assert not hot.rejections
+    both = await ask.BatchGetStatus(
+        analytics_wire.BatchGetStatusRequest(vehicle_ids=["hot", "ahead"], meter_ids=["ahead"])
+    )
+    assert list(both.meters[0].rejections) == list(status.rejections)
+    assert list(both.vehicles[0].omissions) == list(hot.omissions)
+    assert both.vehicles[1].freshness == analytics_wire.FRESHNESS_NEVER_HEARD_OF

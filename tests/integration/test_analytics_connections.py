@@ -12,6 +12,7 @@ import psycopg.conninfo
 import pytest
 from sqlalchemy import text
 
+from analytics_svc.freshness import Found
 from analytics_svc.queries import Queries
 from analytics_svc.replica import ReplicaWatch
 from shared import deadline
@@ -178,7 +179,7 @@ async def test_a_question_that_failed_at_any_time_can_be_asked_again(
             call.cancel()
             await _until_waiting_for_a_lock(rows, 0)
         for _ in range(8):
-            assert (await queries.status(VEHICLE, "car")).value == (None, None)
+            assert (await queries.status(VEHICLE, "car")).value == Found(None, None)
         assert _sessions(rows) == pids
 
 
@@ -267,7 +268,7 @@ async def test_a_database_that_does_not_answer_in_time_is_unavailable_and_then_r
             assert [type(end) for end in ends] == [DatabaseUnavailable] * 10
         while True:
             try:
-                assert (await queries.status(VEHICLE, "car")).value == (None, None)
+                assert (await queries.status(VEHICLE, "car")).value == Found(None, None)
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(0.01)
@@ -305,7 +306,7 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
     async with freezable(database_url, thawed) as url, asking(url, pool_size=2, timeout_s=0.2) as queries:
         if warm:
             thawed.set()
-            assert (await queries.status(VEHICLE, "car")).value == (None, None)
+            assert (await queries.status(VEHICLE, "car")).value == Found(None, None)
             thawed.clear()
         async with asyncio.timeout(2):
             ends = await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(5)), return_exceptions=True)
@@ -325,9 +326,9 @@ async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows
     rows.vehicle("car")
     kill = "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"
     async with asking(reader_url) as queries:
-        assert (await queries.status(VEHICLE, "car")).value == (None, None)
+        assert (await queries.status(VEHICLE, "car")).value == Found(None, None)
         rows.connection.execute(kill, (list(_sessions(rows)),))
-        assert (await queries.status(VEHICLE, "car")).value == (None, None)
+        assert (await queries.status(VEHICLE, "car")).value == Found(None, None)
 
 
 async def test_a_database_that_is_away_is_not_fit_to_serve(postgres: EmbeddedServer, reader_url: str) -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
-from analytics_svc.freshness import ClockEvidence, DeviceStatus
+from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
 from analytics_svc.prepared import Prepared
 from analytics_svc.queries import Queries
 from analytics_svc.questions import PerformanceQuestion, Window
@@ -210,12 +210,11 @@ async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries
     ts = datetime_from_us(MIDNIGHT_US + 1)
     rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, %s)", (car, ts, ts))
     rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, %s)", (meter, ts, ts))
-    vehicle_status, clock = (await queries.status(VEHICLE, "car")).value
+    vehicle_status, clock, _ = (await queries.status(VEHICLE, "car")).value
     assert clock is None
     assert vehicle_status == DeviceStatus(MIDNIGHT_US + 1, {"kwh_delivered_dc": 0.5, "soc": 80.0, "battery_temp": None})
-    assert (await queries.status(METER, "meter")).value == (
-        DeviceStatus(MIDNIGHT_US + 1, {"kwh_consumed_ac": 0.6, "voltage": None}),
-        None,
+    assert (await queries.status(METER, "meter")).value == Found(
+        DeviceStatus(MIDNIGHT_US + 1, {"kwh_consumed_ac": 0.6, "voltage": None}), None
     )
     assert vehicle_status is not None
     assert vehicle_status.age_us(MIDNIGHT_US) == -1
@@ -228,14 +227,14 @@ async def test_the_clock_s_evidence_is_told_also_where_only_rejected_readings_ca
     ts = datetime_from_us(MIDNIGHT_US)
     rows.connection.execute("INSERT INTO vehicle_clock_evidence VALUES (%s, %s, -7, 1, 2, 3)", (car, ts))
     rows.connection.execute("INSERT INTO meter_clock_evidence VALUES (%s, NULL, NULL, 0, 5, 0)", (meter,))
-    assert (await queries.status(VEHICLE, "car")).value == (None, ClockEvidence(-7, 1, 2, 3))
-    assert (await queries.status(METER, "meter")).value == (None, ClockEvidence(None, 0, 5, 0))
+    assert (await queries.status(VEHICLE, "car")).value == Found(None, ClockEvidence(-7, 1, 2, 3))
+    assert (await queries.status(METER, "meter")).value == Found(None, ClockEvidence(None, 0, 5, 0))
 
 
 async def test_a_device_that_is_known_from_a_mapping_alone_has_no_status(rows: Rows, queries: Queries) -> None:
     rows.mapping(rows.vehicle("car"), rows.meter("meter"), MIDNIGHT_US)
-    assert (await queries.status(VEHICLE, "car")).value == (None, None)
-    assert (await queries.status(METER, "meter")).value == (None, None)
+    assert (await queries.status(VEHICLE, "car")).value == Found(None, None)
+    assert (await queries.status(METER, "meter")).value == Found(None, None)
 
 
 async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) -> None:

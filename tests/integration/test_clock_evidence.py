@@ -8,10 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestion_svc import clock_evidence
-from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc import clock_evidence, device_evidence
 from ingestion_svc.decode import decode
+from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.readings import Decoded, MeterRow, Rejection, RejectionReason, TimeBounds, VehicleRow, Written
+from shared.db.device_kind import VEHICLE
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.timestamps import US_PER_SECOND, us_from_datetime
@@ -56,11 +57,11 @@ def meter_row(meter_id: str, ts_us: int) -> MeterRow:
 async def test_the_evidence_equals_a_plain_model(
     parameters: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(clock_evidence, "CHUNK_DEVICES", 3)
+    monkeypatch.setattr(device_evidence, "CHUNK_DEVICES", 3)
     rng = random.Random(seed)
     ids = [f"m{at}" for at in range(10)]
     register(database_url, *ids)
-    evidence = ClockEvidence(parameters)
+    evidence = DeviceEvidence(parameters)
     newest: dict[str, tuple[int, int]] = {}
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for _ in range(60):
@@ -80,7 +81,7 @@ async def test_the_evidence_equals_a_plain_model(
         future = [rng.choice(ids) for _ in range(rng.randrange(3))]
         for meter_id in future:
             counts[meter_id]["future"] += 1
-        evidence.rejected(from_the_future("meter", *future))
+        evidence.decoded(from_the_future("meter", *future))
         if rng.random() < 0.2:
             await evidence.flush()
     await evidence.flush()
@@ -108,11 +109,11 @@ async def test_a_rejected_reading_registers_no_device_and_is_evidence_of_a_known
         a_vehicle_reading("ghost", ahead_us),
         a_meter_reading("known", kwh_consumed_ac=-1),
     ]
-    evidence = ClockEvidence(parameters)
+    evidence = DeviceEvidence(parameters)
     decoded = decode(readings, 0, TimeBounds.at(NOW_US, 400))
     assert [each.device_id for each in decoded.rejections] == ["known", "ghost", "ghost", "known"]
     assert decoded.arrived_us == NOW_US
-    evidence.rejected(decoded)
+    evidence.decoded(decoded)
     await evidence.flush()
 
     assert written_down(database_url) == {"known": (None, None, 0, 1, 0)}
@@ -122,7 +123,7 @@ async def test_what_could_not_be_written_down_is_written_the_next_time_and_once(
     parameters: dict[str, Any], database_url: str
 ) -> None:
     register(database_url, "m")
-    evidence = ClockEvidence(parameters)
+    evidence = DeviceEvidence(parameters)
     evidence.resolved([meter_row("m", NOW_US), meter_row("m", NOW_US - 1)], Written(), NOW_US + 5)
     host = evidence._parameters["host"]
     evidence._parameters["host"] = "/nonexistent"
@@ -144,12 +145,12 @@ async def test_what_could_not_be_written_down_is_written_the_next_time_and_once(
 async def test_a_flush_rests_between_its_parts_and_not_when_it_closes(
     parameters: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_evidence, "CHUNK_DEVICES", 1)
-    monkeypatch.setattr(clock_evidence, "FLUSH_COOLDOWN", 1e9)
-    monkeypatch.setattr(clock_evidence, "FLUSH_COOLDOWN_MAX_S", 3_600.0)
+    monkeypatch.setattr(device_evidence, "CHUNK_DEVICES", 1)
+    monkeypatch.setattr(device_evidence, "FLUSH_COOLDOWN", 1e9)
+    monkeypatch.setattr(device_evidence, "FLUSH_COOLDOWN_MAX_S", 3_600.0)
     ids = ["m0", "m1", "m2"]
     register(database_url, *ids)
-    evidence = ClockEvidence(parameters, interval_s=0.0)
+    evidence = DeviceEvidence(parameters, interval_s=0.0)
     evidence.resolved([meter_row(meter_id, NOW_US) for meter_id in ids], Written(), NOW_US)
     evidence.start()
     async with asyncio.timeout(30):
@@ -165,7 +166,7 @@ async def test_two_processes_add_up_and_the_newest_reading_s_age_stays(
     parameters: dict[str, Any], database_url: str
 ) -> None:
     register(database_url, "m")
-    one, other = ClockEvidence(parameters), ClockEvidence(parameters)
+    one, other = DeviceEvidence(parameters), DeviceEvidence(parameters)
     one.resolved([meter_row("m", NOW_US), meter_row("m", NOW_US - 9)], Written(), NOW_US + 1)
     other.resolved([meter_row("m", NOW_US - 5), meter_row("m", NOW_US - 6)], Written(), NOW_US + 2)
     await one.flush()
@@ -178,11 +179,11 @@ async def test_memory_is_bounded_whatever_names_are_sent(
     parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock_evidence, "DEVICES_MAX", 100)
-    evidence = ClockEvidence(parameters)
+    evidence = DeviceEvidence(parameters)
     for at in range(1_000):
-        evidence.rejected(from_the_future("vehicle", f"ghost{at}"))
+        evidence.decoded(from_the_future("vehicle", f"ghost{at}"))
         evidence.resolved([VehicleRow(f"v{at}", NOW_US, 1.0, None, None)], Written(), NOW_US)
 
-    assert evidence._vehicles.not_kept >= 900
-    assert sum(len(rows) for rows in evidence._vehicles.take(30)) <= 200
-    assert len(evidence._vehicles._newest_us) <= 101
+    assert evidence._clocks[VEHICLE].not_kept >= 900
+    assert sum(len(rows) for rows in evidence._clocks[VEHICLE].take(30)) <= 200
+    assert len(evidence._clocks[VEHICLE]._newest_us) <= 101

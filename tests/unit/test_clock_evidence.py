@@ -9,7 +9,7 @@ def meter_rows(ts_us: int, *meter_ids: str) -> list[MeterRow]:
 
 
 def test_what_comes_between_two_parts_is_told_once() -> None:
-    clocks = DeviceClocks()
+    clocks = DeviceClocks("")
     clocks.stored(meter_rows(10, "a", "b", "c"), 15)
     clocks.stored(meter_rows(5, "a", "c"), 16)
     clocks.count(clocks.future, ["ghost"])
@@ -23,7 +23,7 @@ def test_what_comes_between_two_parts_is_told_once() -> None:
 
 
 def test_devices_that_never_stop_sending_do_not_keep_a_round_from_its_end() -> None:
-    clocks = DeviceClocks()
+    clocks = DeviceClocks("")
     clocks.stored(meter_rows(1, "a", "b"), 1)
     told = 0
     for at, part in enumerate(clocks.take(1)):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ingestion_svc.admission import DeviceRates
-from ingestion_svc.clock_evidence import ClockEvidence
+from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.intake import Intake
 from ingestion_svc.readings import TimeBounds
 from shared.errors import DatabaseUnavailable, LimitExceeded
@@ -20,7 +20,7 @@ DAY = 1_440
 async def test_a_day_of_backlog_in_a_message_passes_a_devices_rate_as_a_whole() -> None:
     writer = FakeWriter()
     async with batching(writer, batch_max_age_s=0) as batcher:
-        intake = Intake(batcher, ClockEvidence({}), DeviceRates(1.0), lambda: TimeBounds.at(NOW_US, 400))
+        intake = Intake(batcher, DeviceEvidence({}), DeviceRates(1.0), lambda: TimeBounds.at(NOW_US, 400))
         receipt = intake.receipt()
         await intake.take(Sent(meter=DAY), receipt)
         await receipt.completed()
@@ -34,7 +34,7 @@ async def test_a_day_of_backlog_in_a_message_passes_a_devices_rate_as_a_whole() 
 async def test_what_an_outage_kept_from_being_stored_is_not_held_against_its_device() -> None:
     writer = FakeWriter()
     async with batching(writer, batch_max_age_s=0, outage_grace_s=0.01) as batcher:
-        intake = Intake(batcher, ClockEvidence({}), DeviceRates(1.0), lambda: TimeBounds.at(NOW_US, 400))
+        intake = Intake(batcher, DeviceEvidence({}), DeviceRates(1.0), lambda: TimeBounds.at(NOW_US, 400))
 
         async def stored() -> int:
             receipt = intake.receipt()

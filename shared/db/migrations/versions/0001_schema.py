@@ -170,6 +170,17 @@ _UPKEEP = (
         conflicting_readings bigint NOT NULL
     ) WITH (fillfactor = 70)
     """),
+    *_of_both("""
+    CREATE TABLE {device}_refusals (
+        device_id text COLLATE "C",
+        field text COLLATE "C",
+        reason text COLLATE "C",
+        count bigint NOT NULL,
+        last_at timestamptz NOT NULL,
+        last_description text NOT NULL,
+        PRIMARY KEY (device_id, field, reason)
+    ) WITH (fillfactor = 70)
+    """),
     """
     CREATE TABLE heartbeat (
         one_row boolean PRIMARY KEY DEFAULT true CONSTRAINT heartbeat_one_row CHECK (one_row),
@@ -317,9 +328,9 @@ _RIGHTS = (
     """
     GRANT SELECT ON alembic_version, heartbeat, retention, meters, vehicles, vehicle_meter_map,
         meter_telemetry_history, meter_current_status, meter_closed_hours, meter_energy_hourly,
-        meter_hour_changes, meter_clock_evidence,
+        meter_hour_changes, meter_clock_evidence, meter_refusals,
         vehicle_telemetry_history, vehicle_current_status, vehicle_closed_hours, vehicle_energy_hourly,
-        vehicle_hour_changes, vehicle_clock_evidence
+        vehicle_hour_changes, vehicle_clock_evidence, vehicle_refusals
         TO energyfleet_ingestion, energyfleet_analytics
     """,
     "GRANT INSERT ON meters, vehicles, meter_telemetry_history, vehicle_telemetry_history TO energyfleet_ingestion",
@@ -328,8 +339,8 @@ _RIGHTS = (
         meter_clock_evidence, vehicle_clock_evidence TO energyfleet_ingestion
     """,
     """
-    GRANT INSERT, UPDATE, DELETE ON vehicle_meter_map, meter_hour_changes, vehicle_hour_changes
-        TO energyfleet_ingestion
+    GRANT INSERT, UPDATE, DELETE ON vehicle_meter_map, meter_hour_changes, vehicle_hour_changes, meter_refusals,
+        vehicle_refusals TO energyfleet_ingestion
     """,
     "GRANT INSERT (beat_at), UPDATE (beat_at) ON heartbeat TO energyfleet_ingestion",
     """

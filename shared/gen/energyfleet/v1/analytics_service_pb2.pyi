@@ -4,6 +4,7 @@ isort:skip_file
 How efficiently vehicles charge, and what devices reported last."""
 
 from collections import abc as _abc
+from energyfleet.v1 import ingestion_service_pb2 as _ingestion_service_pb2
 from energyfleet.v1 import telemetry_pb2 as _telemetry_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -123,7 +124,7 @@ class _FreshnessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Freshness.V
     FRESHNESS_STALE: _Freshness.ValueType  # 2
     """Its newest reading is older than `stale_after`."""
     FRESHNESS_NO_READING: _Freshness.ValueType  # 3
-    """It is known, from a mapping, but none of its readings was stored."""
+    """It is known, from a mapping or from readings that were refused, but none of its readings was stored."""
     FRESHNESS_NEVER_HEARD_OF: _Freshness.ValueType  # 4
     """It is unknown. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
 
@@ -137,7 +138,7 @@ FRESHNESS_ONLINE: Freshness.ValueType  # 1
 FRESHNESS_STALE: Freshness.ValueType  # 2
 """Its newest reading is older than `stale_after`."""
 FRESHNESS_NO_READING: Freshness.ValueType  # 3
-"""It is known, from a mapping, but none of its readings was stored."""
+"""It is known, from a mapping or from readings that were refused, but none of its readings was stored."""
 FRESHNESS_NEVER_HEARD_OF: Freshness.ValueType  # 4
 """It is unknown. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
 Global___Freshness: _TypeAlias = Freshness  # noqa: Y015
@@ -1001,6 +1002,48 @@ class ClockEvidence(_message.Message):
 Global___ClockEvidence: _TypeAlias = ClockEvidence  # noqa: Y015
 
 @_typing.final
+class Refusal(_message.Message):
+    """What was refused of a device's readings for one reason: readings, or values of an optional field. Counted each time they
+    came, and written down every ten seconds or so.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    LAST_DESCRIPTION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The offending field as a path from `Telemetry`, for example `meter.timestamp`."""
+    reason: _ingestion_service_pb2.RejectionReason.ValueType
+    """The reason. Of an omitted value always REJECTION_REASON_OUT_OF_RANGE."""
+    count: _builtins.int
+    """How often. A lower bound: what a service had not yet written down when it was killed is missing."""
+    last_description: _builtins.str
+    """What was wrong with the last one, for people, with what would be accepted."""
+    @_builtins.property
+    def last_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last one came, by the server's clock."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        reason: _ingestion_service_pb2.RejectionReason.ValueType = ...,
+        count: _builtins.int = ...,
+        last_at: _timestamp_pb2.Timestamp | None = ...,
+        last_description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_at", b"last_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "field", b"field", "last_at", b"last_at", "last_description", b"last_description", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
 class GetVehicleStatusRequest(_message.Message):
     """Which vehicle."""
 
@@ -1034,6 +1077,8 @@ class GetVehicleStatusResponse(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     STALE_AFTER_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
@@ -1041,7 +1086,9 @@ class GetVehicleStatusResponse(_message.Message):
     """Whether it still reports."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.VehicleReading:
-        """Its reading with the newest timestamp. Absent: the vehicle is known, from a mapping, but has sent no reading."""
+        """Its reading with the newest timestamp. Absent: the vehicle is known, but none of its readings was
+        stored; `freshness` says so.
+        """
 
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
@@ -1054,6 +1101,14 @@ class GetVehicleStatusResponse(_message.Message):
     @_builtins.property
     def stale_after(self) -> _duration_pb2.Duration:
         """The age above which a reading is stale, as configured."""
+
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The readings that were rejected, by field and reason, the last ones first; the first 20 of these and of `omissions`."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The optional values that readings were taken without, by field, the last ones first."""
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -1071,11 +1126,13 @@ class GetVehicleStatusResponse(_message.Message):
         clock: Global___ClockEvidence | None = ...,
         freshness: Global___Freshness.ValueType = ...,
         stale_after: _duration_pb2.Duration | None = ...,
+        rejections: _abc.Iterable[Global___Refusal] | None = ...,
+        omissions: _abc.Iterable[Global___Refusal] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "reading", b"reading", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1115,6 +1172,8 @@ class GetMeterStatusResponse(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     STALE_AFTER_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
@@ -1122,7 +1181,9 @@ class GetMeterStatusResponse(_message.Message):
     """Whether it still reports."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.MeterReading:
-        """Its reading with the newest timestamp. Absent: the meter is known, from a mapping, but has sent no reading."""
+        """Its reading with the newest timestamp. Absent: the meter is known, but none of its readings was
+        stored; `freshness` says so.
+        """
 
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
@@ -1135,6 +1196,14 @@ class GetMeterStatusResponse(_message.Message):
     @_builtins.property
     def stale_after(self) -> _duration_pb2.Duration:
         """The age above which a reading is stale, as configured."""
+
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The readings that were rejected, by field and reason, the last ones first; the first 20 of these and of `omissions`."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The optional values that readings were taken without, by field, the last ones first."""
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -1152,11 +1221,13 @@ class GetMeterStatusResponse(_message.Message):
         clock: Global___ClockEvidence | None = ...,
         freshness: Global___Freshness.ValueType = ...,
         stale_after: _duration_pb2.Duration | None = ...,
+        rejections: _abc.Iterable[Global___Refusal] | None = ...,
+        omissions: _abc.Iterable[Global___Refusal] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "stale_after", b"stale_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1248,6 +1319,8 @@ class VehicleStatus(_message.Message):
     AGE_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     freshness: Global___Freshness.ValueType
@@ -1264,6 +1337,14 @@ class VehicleStatus(_message.Message):
     def clock(self) -> Global___ClockEvidence:
         """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
 
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The readings that were rejected, by field and reason, the last ones first; the first 20 of these and of `omissions`."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The optional values that readings were taken without, by field, the last ones first."""
+
     def __init__(
         self,
         *,
@@ -1272,10 +1353,12 @@ class VehicleStatus(_message.Message):
         age: _duration_pb2.Duration | None = ...,
         clock: Global___ClockEvidence | None = ...,
         freshness: Global___Freshness.ValueType = ...,
+        rejections: _abc.Iterable[Global___Refusal] | None = ...,
+        omissions: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "reading", b"reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1292,6 +1375,8 @@ class MeterStatus(_message.Message):
     AGE_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     freshness: Global___Freshness.ValueType
@@ -1308,6 +1393,14 @@ class MeterStatus(_message.Message):
     def clock(self) -> Global___ClockEvidence:
         """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
 
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The readings that were rejected, by field and reason, the last ones first; the first 20 of these and of `omissions`."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """The optional values that readings were taken without, by field, the last ones first."""
+
     def __init__(
         self,
         *,
@@ -1316,10 +1409,12 @@ class MeterStatus(_message.Message):
         age: _duration_pb2.Duration | None = ...,
         clock: Global___ClockEvidence | None = ...,
         freshness: Global___Freshness.ValueType = ...,
+        rejections: _abc.Iterable[Global___Refusal] | None = ...,
+        omissions: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "reading", b"reading"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

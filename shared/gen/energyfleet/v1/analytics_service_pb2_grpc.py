@@ -121,7 +121,8 @@ class AnalyticsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetVehicleStatus(self, request, context):
-        """The newest reading of a vehicle.
+        """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
+        by its refused readings alone is answered, too.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,7 +130,8 @@ class AnalyticsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetMeterStatus(self, request, context):
-        """The newest reading of a meter.
+        """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
+        by its refused readings alone is answered, too.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -63,11 +63,13 @@ class AnalyticsServiceStub:
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetVehicleStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]
-    """The newest reading of a vehicle.
+    """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
+    by its refused readings alone is answered, too.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetMeterStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]
-    """The newest reading of a meter.
+    """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
+    by its refused readings alone is answered, too.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
     """
     BatchGetStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]
@@ -112,11 +114,13 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetVehicleStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]  # type: ignore[assignment]
-    """The newest reading of a vehicle.
+    """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
+    by its refused readings alone is answered, too.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
     """
     GetMeterStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]  # type: ignore[assignment]
-    """The newest reading of a meter.
+    """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
+    by its refused readings alone is answered, too.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
     """
     BatchGetStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]  # type: ignore[assignment]
@@ -182,7 +186,8 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _analytics_service_pb2.GetVehicleStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetVehicleStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetVehicleStatusResponse]]:
-        """The newest reading of a vehicle.
+        """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
+        by its refused readings alone is answered, too.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
         """
 
@@ -192,7 +197,8 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _analytics_service_pb2.GetMeterStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetMeterStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetMeterStatusResponse]]:
-        """The newest reading of a meter.
+        """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
+        by its refused readings alone is answered, too.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
         """
 
