@@ -27,6 +27,8 @@ FUNCTIONS = {
     "verify": "verify:verify",
     "map": "mapping:map_",  # `map` is Python's own
     "unmap": "mapping:unmap",
+    "correct": "correct:correct",
+    "corrections": "correct:corrections",
 }
 """Module and function of each command, in the order of `--help`."""
 

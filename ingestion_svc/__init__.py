@@ -8,7 +8,8 @@ rates (`admission`) and has it decoded slice by slice. `batch` collects the rows
 the outcomes of a call's readings, and `replies` builds the messages. `readings` defines rows, rejections and outcomes.
 `exchange` is a stream that is acknowledged as it goes.
 
-Mappings pass `servicer -> mapping_requests -> devices -> mappings -> replies`.
+Mappings pass `servicer -> mapping_requests -> mappings -> replies`, and corrections of readings pass
+`servicer -> correction_requests -> corrections -> replies`.
 
 In the background `device_evidence` (`clock_evidence`, `refusals`) and `heartbeat` write what is known of devices
 and of the time, with the statements of `upkeep_sql`, and `maintenance` creates and drops partitions. `supervisor` runs

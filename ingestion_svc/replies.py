@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
 
+from ingestion_svc.corrections import Correction
 from ingestion_svc.mappings import Mapping
 from ingestion_svc.readings import Conflict, Rejection, Summary
 from shared.timestamps import proto_from_us
@@ -40,6 +41,21 @@ def mapping_message(mapping: Mapping) -> wire.Mapping:
         meter_id=mapping.meter_id,
         effective_from=proto_from_us(mapping.from_us),
         effective_until=None if mapping.until_us is None else proto_from_us(mapping.until_us),
+    )
+
+
+def correction_message(correction: Correction) -> wire.Correction:
+    named = {f"{correction.device_kind}_id": correction.device_id}
+    return wire.Correction(
+        **named,  # type: ignore[arg-type]  # the field of its kind
+        timestamp=proto_from_us(correction.ts_us),
+        sent_kwh=correction.sent_kwh,
+        kwh_before=correction.kwh_before,
+        kwh=correction.kwh,
+        voided=correction.voided,
+        author=correction.author,
+        note=correction.note,
+        corrected_at=proto_from_us(correction.corrected_us),
     )
 
 

@@ -10,6 +10,8 @@ from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ingestion_svc.admission import Admission
+from ingestion_svc.correction_requests import parse_correct_reading, parse_list_corrections
+from ingestion_svc.corrections import correct_reading, list_corrections
 from ingestion_svc.decode import WireMessage
 from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
@@ -17,7 +19,7 @@ from ingestion_svc.intake import Intake
 from ingestion_svc.mapping_requests import parse_list_mappings, parse_map_vehicle, parse_opening, parse_unmap_vehicle
 from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
-from ingestion_svc.replies import mapping_message, opened_message, summary_message
+from ingestion_svc.replies import correction_message, mapping_message, opened_message, summary_message
 from shared.errors import SlowConsumer
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
@@ -87,6 +89,21 @@ class IngestionServicer(IngestionServiceServicer):
         return wire.ListMappingsResponse(
             mappings=[mapping_message(each) for each in page],
             next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us) if more else "",
+        )
+
+    async def CorrectReading(
+        self, request: wire.CorrectReadingRequest, context: Context
+    ) -> wire.CorrectReadingResponse:
+        correction = await correct_reading(self._engine, parse_correct_reading(request))
+        return wire.CorrectReadingResponse(correction=None if correction is None else correction_message(correction))
+
+    async def ListCorrections(
+        self, request: wire.ListCorrectionsRequest, context: Context
+    ) -> wire.ListCorrectionsResponse:
+        page, more = await list_corrections(self._engine, parse_list_corrections(request))
+        return wire.ListCorrectionsResponse(
+            corrections=[correction_message(each) for each in page],
+            next_page_token=page_token(page[-1].number) if more else "",
         )
 
     async def _requests(

@@ -219,11 +219,14 @@ class Writer(Generic[AnyRow]):
     async def _find_stored(
         self, rows: Columns, missed: list[int], cursor: psycopg.AsyncCursor[Any]
     ) -> dict[int, tuple[float | None, ...]]:
-        """The values that history has in the slots of the rows that it did not take."""
+        """The values that were sent for the slots of the rows that history did not take."""
         times = rows.ts_us[missed]
         bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
         await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
-        return {ordinal: tuple(values) for ordinal, *values in await cursor.fetchall()}
+        return {
+            ordinal: (kwh if sent_kwh is None else sent_kwh, *others)
+            for ordinal, sent_kwh, kwh, *others in await cursor.fetchall()
+        }
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailable:

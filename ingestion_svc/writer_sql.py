@@ -118,11 +118,12 @@ _INSERT = (
     """
 )
 
-# The bounds let the planner leave out the other days; the limit makes it look each row up by its key.
+# What was sent for the slots of some rows. The bounds let the planner leave out the other days; the limit makes it look
+# each row up by its key.
 _FIND_STORED = """
-    SELECT staged.ordinal, {measurements:stored.#}
+    SELECT staged.ordinal, sent_kwh, {measurements:stored.#}
     FROM staged_readings AS staged CROSS JOIN LATERAL (
-        SELECT {measurements} FROM {device}_telemetry_history AS history
+        SELECT {measurements}, sent_kwh FROM {device}_telemetry_history AS history
         WHERE history.{device}_key = staged.device_key AND history.ts = staged.ts
             AND history.ts BETWEEN %(first)s AND %(last)s
         LIMIT 1

@@ -4,6 +4,7 @@
     ├── InvalidRequest         the request breaks the contract; lists every violation
     ├── MalformedRequest       the bytes are no message of the rpc's type
     ├── UnknownDevice          it has sent no reading and is in no mapping
+    ├── UnknownReading         no such reading is stored
     ├── MappingContradiction   a registered mapping says otherwise
     ├── PageTokenExpired       the result that a page token belongs to is not kept any more
     ├── SlowConsumer           the client does not read its answers
@@ -17,6 +18,8 @@ INTERNAL. What stops a process from starting is a StartRefused; no caller ever s
 """
 
 from dataclasses import dataclass
+
+from shared.timestamps import iso_from_us
 
 
 class FleetError(Exception):
@@ -51,6 +54,13 @@ class UnknownDevice(FleetError):
 
     def __init__(self, kind: str, device_id: str) -> None:
         super().__init__(f"{kind} {device_id} is unknown: it has sent no reading and is in no mapping")
+
+
+class UnknownReading(FleetError):
+    """No such reading is stored."""
+
+    def __init__(self, kind: str, device_id: str, ts_us: int) -> None:
+        super().__init__(f"{kind} {device_id} has no stored reading of {iso_from_us(ts_us)}")
 
 
 class MappingContradiction(FleetError):

@@ -18,6 +18,7 @@ _CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownDevice: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownReading: grpc.StatusCode.NOT_FOUND,
     errors.MappingContradiction: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PageTokenExpired: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SlowConsumer: grpc.StatusCode.RESOURCE_EXHAUSTED,

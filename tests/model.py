@@ -104,6 +104,9 @@ def hour_start_us(ts_us: int) -> int:
 @dataclass
 class Model:
     history: dict[Device, dict[int, Values]] = field(default_factory=lambda: defaultdict(dict))
+    """As sent."""
+    corrected: dict[tuple[Device, int], float] = field(default_factory=dict)
+    """The energy that counts of a device's reading of a time, where it is not what was sent."""
     mappings: list[Span] = field(default_factory=list)
     mapped: set[str] = field(default_factory=set)
     """Vehicles that were in a mapping at some time, also where none is left."""
@@ -129,6 +132,22 @@ class Model:
             else:
                 counts.conflicting += 1
         return counts
+
+    def correct(self, device: Device, ts_us: int, kwh: float | None) -> bool:
+        """Makes an energy count, None: what was sent; whether there is such a reading."""
+        if ts_us not in self.history[device]:
+            return False
+        self.corrected.pop((device, ts_us), None)
+        if kwh is not None:
+            self.corrected[device, ts_us] = kwh
+        return True
+
+    def counted(self, device: Device) -> dict[int, Values]:
+        """Its readings, with the energy that counts."""
+        return {
+            ts_us: (self.corrected.get((device, ts_us), values[0]), *values[1:])
+            for ts_us, values in self.history.get(device, {}).items()
+        }
 
     def map(self, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None = None) -> None:
         touching = [
@@ -172,12 +191,12 @@ class Model:
         return vehicle_id in self.mapped or bool(self.history.get(("vehicle", vehicle_id)))
 
     def newest(self, device: Device) -> tuple[int, Values] | None:
-        return max(self.history[device].items(), default=None)
+        return max(self.counted(device).items(), default=None)
 
     def hourly(self, device: Device) -> dict[int, tuple[float, int]]:
         """(kWh, readings) by the start of the hour."""
         hours: dict[int, list[float]] = defaultdict(list)
-        for ts_us, values in self.history[device].items():
+        for ts_us, values in self.counted(device).items():
             assert values[0] is not None
             hours[hour_start_us(ts_us)].append(values[0])
         return {hour: (math.fsum(kwh), len(kwh)) for hour, kwh in hours.items()}
@@ -229,7 +248,7 @@ class Model:
         return span.meter_id, from_us, until_us, math.fsum(kwh) if kwh else None, len(kwh)
 
     def _within(self, device: Device, start_us: int, end_us: int) -> dict[int, Values]:
-        return {ts: values for ts, values in self.history.get(device, {}).items() if start_us < ts <= end_us}
+        return {ts: values for ts, values in self.counted(device).items() if start_us < ts <= end_us}
 
     def _is_not_yet(self, reading: Telemetry) -> bool:
         """Whether nothing but its time, which is ahead by up to a day, speaks against the reading."""

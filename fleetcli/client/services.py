@@ -21,16 +21,20 @@ from energyfleet.v1.analytics_service_pb2 import (
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from energyfleet.v1.ingestion_service_pb2 import (
     ConflictingReading,
+    CorrectReadingRequest,
     ExchangeTelemetryResponse,
     IngestionSummary,
+    ListCorrectionsRequest,
     MapVehicleRequest,
     OmittedValue,
     RejectedReading,
     RejectionReason,
     UnmapVehicleRequest,
 )
+from energyfleet.v1.ingestion_service_pb2 import Correction as CorrectionMessage
 from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
@@ -47,6 +51,7 @@ SeriesQuestion = GetPerformanceSeriesRequest
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
+Correction = CorrectionMessage
 Summary = IngestionSummary
 Answer = ExchangeTelemetryResponse
 Refused = RejectedReading | ConflictingReading | OmittedValue
@@ -120,6 +125,35 @@ class IngestionClient(_Client):
         )
         answer = await self._call(self._stub.UnmapVehicle, request)
         return list(answer.removed)
+
+    async def correct(
+        self,
+        meter_id: str | None,
+        vehicle_id: str | None,
+        ts_us: int,
+        energy: float | str | None,
+        author: str,
+        note: str,
+    ) -> Correction | None:
+        """Makes an energy in kWh count of a reading, "void" for none or None for what was sent; None where it did."""
+        request = CorrectReadingRequest(
+            meter_id=meter_id,
+            vehicle_id=vehicle_id,
+            timestamp=timestamp(ts_us),
+            voided=Empty() if energy == "void" else None,
+            kwh=energy if isinstance(energy, float) else None,
+            as_sent=Empty() if energy is None else None,
+            author=author,
+            note=note,
+        )
+        answer = await self._call(self._stub.CorrectReading, request)
+        return answer.correction if answer.HasField("correction") else None
+
+    async def corrections(self, meter: str | None, vehicle: str | None, most: int) -> list[Correction]:
+        """The newest corrections of a device's readings, of all where neither is given."""
+        request = ListCorrectionsRequest(meter_id=meter, vehicle_id=vehicle, page_size=most)
+        answer = await self._call(self._stub.ListCorrections, request)
+        return list(answer.corrections)
 
     def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
         """An uplink that gives up, with ClientError, when the service has been away for PATIENCE_S."""

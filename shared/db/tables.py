@@ -77,6 +77,8 @@ def _add_tables(kind: DeviceKind) -> None:
         _key(key),
         _timestamptz("ts"),
         *_measurements(kind),
+        # What was sent where that is not the energy that counts: an operator has corrected it.
+        Column("sent_kwh", Double),
         PrimaryKeyConstraint(key, "ts", postgresql_include=[kind.energy, *kind.averaged]),
         postgresql_partition_by="RANGE (ts)",
     )
@@ -180,4 +182,20 @@ vehicle_meter_map = Table(
     CheckConstraint("effective_from < effective_until", name="vehicle_meter_map_not_empty"),
     ExcludeConstraint(("vehicle_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_meter_per_vehicle"),
     ExcludeConstraint(("meter_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_vehicle_per_meter"),
+)
+
+# What operators said of readings' energy, kept for good. Each is about what counts from then on.
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("correction_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("device_kind", Text, nullable=False),
+    Column("device_id", Text(collation="C"), nullable=False),
+    _timestamptz("ts"),
+    *(Column(name, Double, nullable=False) for name in ("sent_kwh", "kwh_before", "kwh")),
+    Column("voided", Boolean, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("corrected_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index("corrections_reading", "device_kind", "device_id", "ts"),
 )

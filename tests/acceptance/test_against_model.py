@@ -13,6 +13,7 @@ import pytest
 from energyfleet.v1 import analytics_service_pb2 as analytics_wire
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
+from google.protobuf.empty_pb2 import Empty
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,10 @@ sends = st.tuples(st.sampled_from(["unary", "stream"]), st.lists(readings(), max
 windows = st.lists(times, min_size=2, max_size=2, unique=True).map(sorted)
 spans = st.one_of(st.tuples(times, st.none()), windows)
 maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, spans))
+corrections = st.tuples(
+    st.just("correct"),
+    st.tuples(st.sampled_from(["meter", "vehicle"]), device_numbers, times, st.sampled_from(["void", "as sent", 2.5])),
+)
 unmaps = st.tuples(st.just("unmap"), st.tuples(device_numbers, spans))
 
 
@@ -91,7 +96,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @pytest.mark.timeout(600)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    steps=st.lists(st.one_of(sends, sends, maps, unmaps), min_size=1, max_size=12),
+    steps=st.lists(st.one_of(sends, sends, sends, maps, unmaps, corrections, corrections), min_size=1, max_size=12),
     asked=st.lists(windows, min_size=1, max_size=4),
 )
 async def test_history_status_rollups_and_performance_are_what_was_sent(
@@ -108,6 +113,8 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
             await check_mapping(ingest, model, f"{prefix}v{what[0]}", f"{prefix}m{what[1]}", *what[2])
         elif kind == "unmap":
             await check_unmapping(ingest, model, f"{prefix}v{what[0]}", *what[1])
+        elif kind == "correct":
+            await check_correction(ingest, model, prefix, *what)
         else:
             telemetry = [message(prefix, *each) for each in what]
             assert counts(await send(ingest, kind, telemetry)) == model.send(telemetry)
@@ -188,6 +195,30 @@ async def check_unmapping(
     await check_mappings(ingest, model, vehicle_id)
 
 
+async def check_correction(
+    ingest: IngestionServiceAsyncStub, model: Model, prefix: str, side: str, number: int, ts_us: int, energy: Any
+) -> None:
+    device = (side, f"{prefix}{side[0]}{number}")
+    wanted: dict[str, Any] = {"void": {"voided": Empty()}, "as sent": {"as_sent": Empty()}}.get(energy, {"kwh": energy})
+    request = wire.CorrectReadingRequest(
+        **{f"{side}_id": device[1]}, timestamp=proto_from_us(ts_us), author="operator", note="a test", **wanted
+    )
+    counted = model.counted(device).get(ts_us)
+    if not model.correct(device, ts_us, {"void": 0.0, "as sent": None}.get(energy, energy)):
+        event("correction of nothing")
+        assert await code_of(ingest.CorrectReading(request)) == grpc.StatusCode.NOT_FOUND
+        return
+    event("correction")
+    correction = (await ingest.CorrectReading(request)).correction
+    [now, *_] = model.counted(device)[ts_us]
+    if energy != "as sent" or correction.author:
+        sent = model.history[device][ts_us][0]
+        assert (correction.sent_kwh, correction.kwh, correction.voided) == (sent, now, energy == "void")
+    assert (await ingest.CorrectReading(request)).correction == correction
+    if correction.author and counted is not None and counted[0] != now:
+        assert correction.kwh_before == counted[0]
+
+
 async def check_mappings(ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str) -> None:
     listed = await ingest.ListMappings(wire.ListMappingsRequest(vehicle_id=vehicle_id))
     assert [span_of(each) for each in listed.mappings] == sorted(
@@ -213,7 +244,7 @@ def check_stored(connection: psycopg.Connection[Any], model: Model, device: Devi
     side, device_id = device
     source = f"JOIN {side}s USING ({side}_key) WHERE {side}_id = '{device_id}'"
     history = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_telemetry_history {source}")
-    assert {us_from_datetime(ts): tuple(values) for ts, *values in history} == model.history[device]
+    assert {us_from_datetime(ts): tuple(values) for ts, *values in history} == model.counted(device)
 
     status = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_current_status {source}").fetchall()
     newest = model.newest(device)

@@ -112,6 +112,31 @@ def test_mappings_are_made_and_taken_back(environment: dict[str, str]) -> None:
     assert f"test-ev-06 is fed by test-meter-07 from {hours_ago[1]} on" in refused.stderr
 
 
+def test_a_reading_is_corrected_and_the_correction_is_listed(environment: dict[str, str]) -> None:
+    def said(*arguments: str) -> str:
+        done = energyfleet(*arguments, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    time = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    reading = f'{{"meter": {{"meterId": "test-meter-08", "kwhConsumedAc": 320.05, "timestamp": "{time}"}}}}'
+    energyfleet("replay", "-", environment=environment, stdin=reading)
+    assert said("corrections", "--meter", "test-meter-08") == "No corrections.\n"
+    command = ("correct", time, "--meter", "test-meter-08", "--note", "ticket [12]", "--author", "Ada")
+    assert said(*command, "--as-sent") == "What was sent counts, as before.\n"
+    corrected = said(*command, "--kwh", "1.85")
+    assert corrected.startswith(f"test-meter-08 {time}: 320.05 kWh were sent, counts as 1.85 kWh since ")
+    assert corrected.endswith(" (before: 320.05 kWh); Ada: ticket [12]\n")
+    void = said(*command, "--void")
+    assert " 320.05 kWh were sent, is void since " in void
+    assert said("corrections", "--meter", "test-meter-08") == void + corrected
+    nothing = energyfleet(
+        "correct", "now", "--meter", "test-meter-08", "--void", "--note", "n", environment=environment
+    )
+    assert nothing.returncode == 1
+    assert "NOT_FOUND: meter test-meter-08 has no stored reading of " in nothing.stderr
+
+
 def test_a_recording_of_the_past_cannot_be_mapped_where_it_is(environment: dict[str, str]) -> None:
     sent = energyfleet(
         "replay", str(DATA / "charge-point-15min.csv"), "--map", "test-ev-05=test-charger-05", environment=environment

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -10,6 +11,7 @@ from energyfleet.v1 import analytics_service_pb2 as analytics_wire
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from energyfleet.v1.telemetry_pb2 import Telemetry
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import ingestion_svc.__main__
@@ -17,6 +19,7 @@ from shared.config import IngestionSettings
 from shared.db.embedded import EmbeddedServer
 from shared.timestamps import US_PER_HOUR, proto_from_us
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, clock, us
+from tests.verified import differences
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -192,3 +195,90 @@ async def test_a_device_all_of_whose_readings_are_refused_can_be_seen(
     assert list(both.meters[0].rejections) == list(status.rejections)
     assert list(both.vehicles[0].omissions) == list(hot.omissions)
     assert both.vehicles[1].freshness == analytics_wire.FRESHNESS_NEVER_HEARD_OF
+
+
+async def test_a_glitch_is_corrected_and_answers_about_the_past_follow(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, database_url: str
+) -> None:
+    await map_pair(ingest)
+    quarters = [EVENING_US - 10 * US_PER_HOUR + number * QUARTER_US for number in range(1, 41)]
+    glitch_us = quarters[20]
+    readings = [
+        *(a_meter_reading(ts_us=ts_us, kwh_consumed_ac=320.05 if ts_us == glitch_us else 1.85) for ts_us in quarters),
+        *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in quarters),
+    ]
+    assert (await send(ingest, *readings)).stored == 80
+
+    async def drawn(expected_kwh: float, verdict: analytics_wire.Verdict.ValueType) -> None:
+        one = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+        fleet = await ask.ListVehiclePerformance(analytics_wire.ListVehiclePerformanceRequest())
+        series = await ask.GetPerformanceSeries(analytics_wire.GetPerformanceSeriesRequest(vehicle_id="vehicle-001"))
+        for each in (one, fleet.vehicles[0]):
+            assert each.kwh_consumed_ac == pytest.approx(expected_kwh)
+            assert each.verdict == verdict
+            assert each.meter_readings == 40
+        assert sum(bucket.kwh_consumed_ac for bucket in series.buckets) == pytest.approx(expected_kwh)
+        assert await differences(database_url) == []
+
+    def correction(**energy: Any) -> wire.CorrectReadingRequest:
+        return wire.CorrectReadingRequest(
+            meter_id="meter-001", timestamp=proto_from_us(glitch_us), author="Ada", note="a glitch, ticket 12", **energy
+        )
+
+    await drawn(39 * 1.85 + 320.05, analytics_wire.VERDICT_LOW_EFFICIENCY)
+    replaced = await ingest.CorrectReading(correction(kwh=1.85))
+    await drawn(40 * 1.85, analytics_wire.VERDICT_OK)
+    assert (await ingest.CorrectReading(correction(kwh=1.85))).correction == replaced.correction
+    assert (await send(ingest, *readings)).duplicate == 80
+    assert (await send(ingest, a_meter_reading(ts_us=glitch_us, kwh_consumed_ac=1.85))).conflicting == 1
+    await ingest.CorrectReading(correction(voided=Empty()))
+    await drawn(39 * 1.85, analytics_wire.VERDICT_OK)
+    await ingest.CorrectReading(correction(as_sent=Empty()))
+    await drawn(39 * 1.85 + 320.05, analytics_wire.VERDICT_LOW_EFFICIENCY)
+
+    listed = await ingest.ListCorrections(wire.ListCorrectionsRequest(meter_id="meter-001", page_size=2))
+    rest = await ingest.ListCorrections(
+        wire.ListCorrectionsRequest(meter_id="meter-001", page_token=listed.next_page_token)
+    )
+    told = [*listed.corrections, *rest.corrections]
+    assert [(each.sent_kwh, each.kwh_before, each.kwh, each.voided) for each in told] == [
+        (320.05, 0.0, 320.05, False),
+        (320.05, 1.85, 0.0, True),
+        (320.05, 320.05, 1.85, False),
+    ]
+    assert {(each.meter_id, each.author, each.note) for each in told} == {("meter-001", "Ada", "a glitch, ticket 12")}
+    assert not (await ingest.ListCorrections(wire.ListCorrectionsRequest(vehicle_id="meter-001"))).corrections
+
+
+async def test_only_a_stored_reading_is_corrected(ingest: IngestionServiceAsyncStub) -> None:
+    await send(ingest, a_meter_reading())
+    for device in ({"meter_id": "meter-002"}, {"vehicle_id": "meter-001"}, {"meter_id": "meter-001"}):
+        request = wire.CorrectReadingRequest(
+            **device, timestamp=proto_from_us(NOW_US - 1), voided=Empty(), author="Ada", note="a test"
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await ingest.CorrectReading(request)
+        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+        assert "has no stored reading of 2026-02-10T00:29:59.999999Z" in str(raised.value.details())
+
+
+async def test_corrections_and_readings_of_the_same_hour_do_not_lose_each_other(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, database_url: str
+) -> None:
+    await map_pair(ingest)
+    await send(ingest, *(a_meter_reading(ts_us=EVENING_US + us, kwh_consumed_ac=1.0) for us in range(1, 41)))
+
+    async def correct(us: int) -> None:
+        await ingest.CorrectReading(
+            wire.CorrectReadingRequest(
+                meter_id="meter-001", timestamp=proto_from_us(EVENING_US + us), kwh=2.0, author="Ada", note="a test"
+            )
+        )
+
+    async def more(us: int) -> None:
+        await send(ingest, a_meter_reading(ts_us=EVENING_US + us, kwh_consumed_ac=1.0))
+
+    await asyncio.gather(*(each for us in range(1, 41) for each in (correct(us), more(1_000 + us))))
+    answer = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+    assert (answer.kwh_consumed_ac, answer.meter_readings) == (120.0, 80)
+    assert await differences(database_url) == []

@@ -49,6 +49,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (("map", "ev-1"), "METER"),
         (("map", "ev-1", "m-1", "--from", "noon"), "--from: 'noon' is neither `now` nor a time such as"),
         (("unmap", "ev-1", "--until", "noon"), "--until: 'noon' is neither `now` nor a time such as"),
+        (("correct", "noon", "--meter", "m", "--void", "--note", "n"), "TIME: 'noon' is neither `now` nor a time"),
+        (("correct", "now", "--void", "--note", "n"), "--meter: say whose reading it is"),
+        (("correct", "now", "--meter", "m", "--note", "n"), "--kwh: say what counts"),
+        (("correct", "now", "--meter", "m", "--note", "n", "--void", "--kwh", "1"), "--kwh: say what counts"),
+        (("correct", "now", "--meter", "m", "--void"), "--note"),
+        (("corrections", "--meter", "m", "--vehicle", "v"), "either --meter or --vehicle"),
         (("simulate", "--chargers", "0"), "--chargers"),
         (("simulate", "--hours", "99999"), "--hours"),
         (("simulate", "--worn", "1.1"), "--worn"),
@@ -76,6 +82,8 @@ def test_a_wrong_command_line_is_a_usage_error_that_names_what_is_wrong(
         ("status", "ev-1", "--analytics", NOBODY),
         ("map", "ev-1", "m-1", "--ingestion", NOBODY),
         ("unmap", "ev-1", "--ingestion", NOBODY),
+        ("correct", "now", "--meter", "m", "--void", "--note", "n", "--ingestion", NOBODY),
+        ("corrections", "--ingestion", NOBODY),
         ("health", NOBODY),
     ],
 )
@@ -151,7 +159,7 @@ def test_help_lists_every_command_and_what_it_does(capsys: pytest.CaptureFixture
 
 def test_what_only_calls_a_service_starts_without_the_modules_of_the_database() -> None:
     """They take four times as long to import as all others."""
-    calling = ["simulate", "replay", "performance", "fleet", "plot", "status", "health", "map", "unmap"]
+    calling = ["simulate", "replay", "performance", "fleet", "plot", "status", "health", "map", "unmap", "correct"]
     script = f"""if True:
         import sys
         from fleetcli.__main__ import main

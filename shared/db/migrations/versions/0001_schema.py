@@ -58,6 +58,7 @@ _READINGS = (
         ts timestamptz NOT NULL,
         kwh_consumed_ac double precision NOT NULL,
         voltage double precision,
+        sent_kwh double precision,
         PRIMARY KEY (meter_key, ts) INCLUDE (kwh_consumed_ac)
     ) PARTITION BY RANGE (ts)
     """,
@@ -68,6 +69,7 @@ _READINGS = (
         kwh_delivered_dc double precision NOT NULL,
         soc double precision,
         battery_temp double precision,
+        sent_kwh double precision,
         PRIMARY KEY (vehicle_key, ts) INCLUDE (kwh_delivered_dc, battery_temp)
     ) PARTITION BY RANGE (ts)
     """,
@@ -195,6 +197,25 @@ _UPKEEP = (
     )
     """,
     "INSERT INTO retention (floor_day) VALUES ('0001-01-01')",
+)
+
+_CORRECTIONS = (
+    """
+    CREATE TABLE corrections (
+        correction_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        device_kind text NOT NULL,
+        device_id text COLLATE "C" NOT NULL,
+        ts timestamptz NOT NULL,
+        sent_kwh double precision NOT NULL,
+        kwh_before double precision NOT NULL,
+        kwh double precision NOT NULL,
+        voided boolean NOT NULL,
+        author text NOT NULL,
+        note text NOT NULL,
+        corrected_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    "CREATE INDEX corrections_reading ON corrections (device_kind, device_id, ts)",
 )
 
 _PARTITIONS = (
@@ -326,7 +347,7 @@ _RIGHTS = (
     $$
     """,
     """
-    GRANT SELECT ON alembic_version, heartbeat, retention, meters, vehicles, vehicle_meter_map,
+    GRANT SELECT ON alembic_version, heartbeat, retention, meters, vehicles, vehicle_meter_map, corrections,
         meter_telemetry_history, meter_current_status, meter_closed_hours, meter_energy_hourly,
         meter_hour_changes, meter_clock_evidence, meter_refusals,
         vehicle_telemetry_history, vehicle_current_status, vehicle_closed_hours, vehicle_energy_hourly,
@@ -335,9 +356,14 @@ _RIGHTS = (
     """,
     "GRANT INSERT ON meters, vehicles, meter_telemetry_history, vehicle_telemetry_history TO energyfleet_ingestion",
     """
-    GRANT INSERT, UPDATE ON meter_current_status, vehicle_current_status, meter_closed_hours, vehicle_closed_hours,
-        meter_clock_evidence, vehicle_clock_evidence TO energyfleet_ingestion
+    GRANT INSERT, UPDATE ON meter_current_status, vehicle_current_status, meter_clock_evidence, vehicle_clock_evidence
+        TO energyfleet_ingestion
     """,
+    # What an operator corrects: the energy that counts, and with it the hour's rollup.
+    "GRANT UPDATE (kwh_consumed_ac, sent_kwh) ON meter_telemetry_history TO energyfleet_ingestion",
+    "GRANT UPDATE (kwh_delivered_dc, sent_kwh) ON vehicle_telemetry_history TO energyfleet_ingestion",
+    "GRANT INSERT ON corrections TO energyfleet_ingestion",
+    "GRANT INSERT, UPDATE, DELETE ON meter_closed_hours, vehicle_closed_hours TO energyfleet_ingestion",
     """
     GRANT INSERT, UPDATE, DELETE ON vehicle_meter_map, meter_hour_changes, vehicle_hour_changes, meter_refusals,
         vehicle_refusals TO energyfleet_ingestion
@@ -354,7 +380,7 @@ _RIGHTS = (
 
 
 def upgrade() -> None:
-    for statement in (*_DEVICES, *_READINGS, *_ROLLUPS, *_UPKEEP, *_PARTITIONS, *_RIGHTS):
+    for statement in (*_DEVICES, *_READINGS, *_ROLLUPS, *_UPKEEP, *_CORRECTIONS, *_PARTITIONS, *_RIGHTS):
         op.execute(statement)
 
 

@@ -23,56 +23,67 @@ _sym_db = _symbol_database.Default()
 
 
 from energyfleet.v1 import telemetry_pb2 as energyfleet_dot_v1_dot_telemetry__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&energyfleet/v1/ingestion_service.proto\x12\x0e\x65nergyfleet.v1\x1a\x1e\x65nergyfleet/v1/telemetry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"E\n\x16StreamTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17StreamTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\x8b\x01\n\x18\x45xchangeTelemetryRequest\x12\x30\n\x07opening\x18\x01 \x01(\x0b\x32\x1f.energyfleet.v1.ExchangeOpening\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12+\n\x08readings\x18\x03 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"7\n\x0f\x45xchangeOpening\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x12\n\nvehicle_id\x18\x02 \x01(\t\"\x9a\x01\n\x19\x45xchangeTelemetryResponse\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.energyfleet.v1.ExchangeOpened\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x04\x12\x31\n\x07summary\x18\x03 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\x8a\x01\n\x0e\x45xchangeOpened\x12:\n\x16newest_meter_timestamp\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x18newest_vehicle_timestamp\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x16IngestTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17IngestTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\xb4\x02\n\x10IngestionSummary\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x11\n\tduplicate\x18\x03 \x01(\x04\x12\x13\n\x0b\x63onflicting\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\x12\x33\n\nrejections\x18\x06 \x03(\x0b\x32\x1f.energyfleet.v1.RejectedReading\x12\x35\n\tconflicts\x18\x07 \x03(\x0b\x32\".energyfleet.v1.ConflictingReading\x12\x16\n\x0eomitted_values\x18\x08 \x01(\x04\x12/\n\tomissions\x18\t \x03(\x0b\x32\x1c.energyfleet.v1.OmittedValue\x12\x0f\n\x07not_yet\x18\n \x01(\x04\"f\n\x0cOmittedValue\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"\x9a\x01\n\x0fRejectedReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12/\n\x06reason\x18\x03 \x01(\x0e\x32\x1f.energyfleet.v1.RejectionReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x11\n\tdevice_id\x18\x06 \x01(\t\"w\n\x12\x43onflictingReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"\x98\x01\n\x07Mapping\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x01\n\x11MapVehicleRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x12MapVehicleResponse\x12(\n\x07mapping\x18\x01 \x01(\x0b\x32\x17.energyfleet.v1.Mapping\x12\'\n\x06\x63losed\x18\x02 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\"\x92\x01\n\x13UnmapVehicleRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x14UnmapVehicleResponse\x12(\n\x07removed\x18\x01 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\"b\n\x13ListMappingsRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x14ListMappingsResponse\x12)\n\x08mappings\x18\x01 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbc\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REJECTION_REASON_MISSING\x10\x01\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x02\x12!\n\x1dREJECTION_REASON_OUT_OF_RANGE\x10\x03\x12 \n\x1cREJECTION_REASON_TOO_PRECISE\x10\x04\x12\x1e\n\x1aREJECTION_REASON_IN_FUTURE\x10\x05\x12\x1c\n\x18REJECTION_REASON_TOO_OLD\x10\x06\x12(\n$REJECTION_REASON_REFUSED_BY_DATABASE\x10\x07\x12\x1c\n\x18REJECTION_REASON_NOT_YET\x10\x08\x32\xd5\x04\n\x10IngestionService\x12\x64\n\x0fStreamTelemetry\x12&.energyfleet.v1.StreamTelemetryRequest\x1a\'.energyfleet.v1.StreamTelemetryResponse(\x01\x12l\n\x11\x45xchangeTelemetry\x12(.energyfleet.v1.ExchangeTelemetryRequest\x1a).energyfleet.v1.ExchangeTelemetryResponse(\x01\x30\x01\x12\x62\n\x0fIngestTelemetry\x12&.energyfleet.v1.IngestTelemetryRequest\x1a\'.energyfleet.v1.IngestTelemetryResponse\x12S\n\nMapVehicle\x12!.energyfleet.v1.MapVehicleRequest\x1a\".energyfleet.v1.MapVehicleResponse\x12Y\n\x0cUnmapVehicle\x12#.energyfleet.v1.UnmapVehicleRequest\x1a$.energyfleet.v1.UnmapVehicleResponse\x12Y\n\x0cListMappings\x12#.energyfleet.v1.ListMappingsRequest\x1a$.energyfleet.v1.ListMappingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&energyfleet/v1/ingestion_service.proto\x12\x0e\x65nergyfleet.v1\x1a\x1e\x65nergyfleet/v1/telemetry.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"E\n\x16StreamTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17StreamTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\x8b\x01\n\x18\x45xchangeTelemetryRequest\x12\x30\n\x07opening\x18\x01 \x01(\x0b\x32\x1f.energyfleet.v1.ExchangeOpening\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12+\n\x08readings\x18\x03 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"7\n\x0f\x45xchangeOpening\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x12\n\nvehicle_id\x18\x02 \x01(\t\"\x9a\x01\n\x19\x45xchangeTelemetryResponse\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.energyfleet.v1.ExchangeOpened\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x04\x12\x31\n\x07summary\x18\x03 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\x8a\x01\n\x0e\x45xchangeOpened\x12:\n\x16newest_meter_timestamp\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x18newest_vehicle_timestamp\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x16IngestTelemetryRequest\x12+\n\x08readings\x18\x01 \x03(\x0b\x32\x19.energyfleet.v1.Telemetry\"L\n\x17IngestTelemetryResponse\x12\x31\n\x07summary\x18\x01 \x01(\x0b\x32 .energyfleet.v1.IngestionSummary\"\xb4\x02\n\x10IngestionSummary\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x11\n\tduplicate\x18\x03 \x01(\x04\x12\x13\n\x0b\x63onflicting\x18\x04 \x01(\x04\x12\x10\n\x08rejected\x18\x05 \x01(\x04\x12\x33\n\nrejections\x18\x06 \x03(\x0b\x32\x1f.energyfleet.v1.RejectedReading\x12\x35\n\tconflicts\x18\x07 \x03(\x0b\x32\".energyfleet.v1.ConflictingReading\x12\x16\n\x0eomitted_values\x18\x08 \x01(\x04\x12/\n\tomissions\x18\t \x03(\x0b\x32\x1c.energyfleet.v1.OmittedValue\x12\x0f\n\x07not_yet\x18\n \x01(\x04\"f\n\x0cOmittedValue\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"\x9a\x01\n\x0fRejectedReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12/\n\x06reason\x18\x03 \x01(\x0e\x32\x1f.energyfleet.v1.RejectionReason\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x11\n\tdevice_id\x18\x06 \x01(\t\"w\n\x12\x43onflictingReading\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"\x98\x01\n\x07Mapping\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x01\n\x11MapVehicleRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x12MapVehicleResponse\x12(\n\x07mapping\x18\x01 \x01(\x0b\x32\x17.energyfleet.v1.Mapping\x12\'\n\x06\x63losed\x18\x02 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\"\x92\x01\n\x13UnmapVehicleRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x14UnmapVehicleResponse\x12(\n\x07removed\x18\x01 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\"b\n\x13ListMappingsRequest\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x14ListMappingsResponse\x12)\n\x08mappings\x18\x01 \x03(\x0b\x32\x17.energyfleet.v1.Mapping\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x02\n\x15\x43orrectReadingRequest\x12\x12\n\x08meter_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvehicle_id\x18\x02 \x01(\tH\x00\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06voided\x18\x04 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x01\x12\r\n\x03kwh\x18\x05 \x01(\x01H\x01\x12)\n\x07\x61s_sent\x18\x06 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x01\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12\x0c\n\x04note\x18\x08 \x01(\tB\x08\n\x06\x64\x65viceB\x08\n\x06\x65nergy\"H\n\x16\x43orrectReadingResponse\x12.\n\ncorrection\x18\x01 \x01(\x0b\x32\x1a.energyfleet.v1.Correction\"\x82\x02\n\nCorrection\x12\x12\n\x08meter_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvehicle_id\x18\x02 \x01(\tH\x00\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sent_kwh\x18\x04 \x01(\x01\x12\x12\n\nkwh_before\x18\x05 \x01(\x01\x12\x0b\n\x03kwh\x18\x06 \x01(\x01\x12\x0e\n\x06voided\x18\x07 \x01(\x08\x12\x0e\n\x06\x61uthor\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x30\n\x0c\x63orrected_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06\x64\x65vice\"s\n\x16ListCorrectionsRequest\x12\x12\n\x08meter_id\x18\x01 \x01(\tH\x00\x12\x14\n\nvehicle_id\x18\x02 \x01(\tH\x00\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\tB\x08\n\x06\x64\x65vice\"c\n\x17ListCorrectionsResponse\x12/\n\x0b\x63orrections\x18\x01 \x03(\x0b\x32\x1a.energyfleet.v1.Correction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbc\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REJECTION_REASON_MISSING\x10\x01\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x02\x12!\n\x1dREJECTION_REASON_OUT_OF_RANGE\x10\x03\x12 \n\x1cREJECTION_REASON_TOO_PRECISE\x10\x04\x12\x1e\n\x1aREJECTION_REASON_IN_FUTURE\x10\x05\x12\x1c\n\x18REJECTION_REASON_TOO_OLD\x10\x06\x12(\n$REJECTION_REASON_REFUSED_BY_DATABASE\x10\x07\x12\x1c\n\x18REJECTION_REASON_NOT_YET\x10\x08\x32\x9a\x06\n\x10IngestionService\x12\x64\n\x0fStreamTelemetry\x12&.energyfleet.v1.StreamTelemetryRequest\x1a\'.energyfleet.v1.StreamTelemetryResponse(\x01\x12l\n\x11\x45xchangeTelemetry\x12(.energyfleet.v1.ExchangeTelemetryRequest\x1a).energyfleet.v1.ExchangeTelemetryResponse(\x01\x30\x01\x12\x62\n\x0fIngestTelemetry\x12&.energyfleet.v1.IngestTelemetryRequest\x1a\'.energyfleet.v1.IngestTelemetryResponse\x12S\n\nMapVehicle\x12!.energyfleet.v1.MapVehicleRequest\x1a\".energyfleet.v1.MapVehicleResponse\x12Y\n\x0cUnmapVehicle\x12#.energyfleet.v1.UnmapVehicleRequest\x1a$.energyfleet.v1.UnmapVehicleResponse\x12Y\n\x0cListMappings\x12#.energyfleet.v1.ListMappingsRequest\x1a$.energyfleet.v1.ListMappingsResponse\x12_\n\x0e\x43orrectReading\x12%.energyfleet.v1.CorrectReadingRequest\x1a&.energyfleet.v1.CorrectReadingResponse\x12\x62\n\x0fListCorrections\x12&.energyfleet.v1.ListCorrectionsRequest\x1a\'.energyfleet.v1.ListCorrectionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'energyfleet.v1.ingestion_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REJECTIONREASON']._serialized_start=2444
-  _globals['_REJECTIONREASON']._serialized_end=2760
-  _globals['_STREAMTELEMETRYREQUEST']._serialized_start=123
-  _globals['_STREAMTELEMETRYREQUEST']._serialized_end=192
-  _globals['_STREAMTELEMETRYRESPONSE']._serialized_start=194
-  _globals['_STREAMTELEMETRYRESPONSE']._serialized_end=270
-  _globals['_EXCHANGETELEMETRYREQUEST']._serialized_start=273
-  _globals['_EXCHANGETELEMETRYREQUEST']._serialized_end=412
-  _globals['_EXCHANGEOPENING']._serialized_start=414
-  _globals['_EXCHANGEOPENING']._serialized_end=469
-  _globals['_EXCHANGETELEMETRYRESPONSE']._serialized_start=472
-  _globals['_EXCHANGETELEMETRYRESPONSE']._serialized_end=626
-  _globals['_EXCHANGEOPENED']._serialized_start=629
-  _globals['_EXCHANGEOPENED']._serialized_end=767
-  _globals['_INGESTTELEMETRYREQUEST']._serialized_start=769
-  _globals['_INGESTTELEMETRYREQUEST']._serialized_end=838
-  _globals['_INGESTTELEMETRYRESPONSE']._serialized_start=840
-  _globals['_INGESTTELEMETRYRESPONSE']._serialized_end=916
-  _globals['_INGESTIONSUMMARY']._serialized_start=919
-  _globals['_INGESTIONSUMMARY']._serialized_end=1227
-  _globals['_OMITTEDVALUE']._serialized_start=1229
-  _globals['_OMITTEDVALUE']._serialized_end=1331
-  _globals['_REJECTEDREADING']._serialized_start=1334
-  _globals['_REJECTEDREADING']._serialized_end=1488
-  _globals['_CONFLICTINGREADING']._serialized_start=1490
-  _globals['_CONFLICTINGREADING']._serialized_end=1609
-  _globals['_MAPPING']._serialized_start=1612
-  _globals['_MAPPING']._serialized_end=1764
-  _globals['_MAPVEHICLEREQUEST']._serialized_start=1767
-  _globals['_MAPVEHICLEREQUEST']._serialized_end=1929
-  _globals['_MAPVEHICLERESPONSE']._serialized_start=1931
-  _globals['_MAPVEHICLERESPONSE']._serialized_end=2034
-  _globals['_UNMAPVEHICLEREQUEST']._serialized_start=2037
-  _globals['_UNMAPVEHICLEREQUEST']._serialized_end=2183
-  _globals['_UNMAPVEHICLERESPONSE']._serialized_start=2185
-  _globals['_UNMAPVEHICLERESPONSE']._serialized_end=2249
-  _globals['_LISTMAPPINGSREQUEST']._serialized_start=2251
-  _globals['_LISTMAPPINGSREQUEST']._serialized_end=2349
-  _globals['_LISTMAPPINGSRESPONSE']._serialized_start=2351
-  _globals['_LISTMAPPINGSRESPONSE']._serialized_end=2441
-  _globals['_INGESTIONSERVICE']._serialized_start=2763
-  _globals['_INGESTIONSERVICE']._serialized_end=3360
+  _globals['_REJECTIONREASON']._serialized_start=3291
+  _globals['_REJECTIONREASON']._serialized_end=3607
+  _globals['_STREAMTELEMETRYREQUEST']._serialized_start=152
+  _globals['_STREAMTELEMETRYREQUEST']._serialized_end=221
+  _globals['_STREAMTELEMETRYRESPONSE']._serialized_start=223
+  _globals['_STREAMTELEMETRYRESPONSE']._serialized_end=299
+  _globals['_EXCHANGETELEMETRYREQUEST']._serialized_start=302
+  _globals['_EXCHANGETELEMETRYREQUEST']._serialized_end=441
+  _globals['_EXCHANGEOPENING']._serialized_start=443
+  _globals['_EXCHANGEOPENING']._serialized_end=498
+  _globals['_EXCHANGETELEMETRYRESPONSE']._serialized_start=501
+  _globals['_EXCHANGETELEMETRYRESPONSE']._serialized_end=655
+  _globals['_EXCHANGEOPENED']._serialized_start=658
+  _globals['_EXCHANGEOPENED']._serialized_end=796
+  _globals['_INGESTTELEMETRYREQUEST']._serialized_start=798
+  _globals['_INGESTTELEMETRYREQUEST']._serialized_end=867
+  _globals['_INGESTTELEMETRYRESPONSE']._serialized_start=869
+  _globals['_INGESTTELEMETRYRESPONSE']._serialized_end=945
+  _globals['_INGESTIONSUMMARY']._serialized_start=948
+  _globals['_INGESTIONSUMMARY']._serialized_end=1256
+  _globals['_OMITTEDVALUE']._serialized_start=1258
+  _globals['_OMITTEDVALUE']._serialized_end=1360
+  _globals['_REJECTEDREADING']._serialized_start=1363
+  _globals['_REJECTEDREADING']._serialized_end=1517
+  _globals['_CONFLICTINGREADING']._serialized_start=1519
+  _globals['_CONFLICTINGREADING']._serialized_end=1638
+  _globals['_MAPPING']._serialized_start=1641
+  _globals['_MAPPING']._serialized_end=1793
+  _globals['_MAPVEHICLEREQUEST']._serialized_start=1796
+  _globals['_MAPVEHICLEREQUEST']._serialized_end=1958
+  _globals['_MAPVEHICLERESPONSE']._serialized_start=1960
+  _globals['_MAPVEHICLERESPONSE']._serialized_end=2063
+  _globals['_UNMAPVEHICLEREQUEST']._serialized_start=2066
+  _globals['_UNMAPVEHICLEREQUEST']._serialized_end=2212
+  _globals['_UNMAPVEHICLERESPONSE']._serialized_start=2214
+  _globals['_UNMAPVEHICLERESPONSE']._serialized_end=2278
+  _globals['_LISTMAPPINGSREQUEST']._serialized_start=2280
+  _globals['_LISTMAPPINGSREQUEST']._serialized_end=2378
+  _globals['_LISTMAPPINGSRESPONSE']._serialized_start=2380
+  _globals['_LISTMAPPINGSRESPONSE']._serialized_end=2470
+  _globals['_CORRECTREADINGREQUEST']._serialized_start=2473
+  _globals['_CORRECTREADINGREQUEST']._serialized_end=2735
+  _globals['_CORRECTREADINGRESPONSE']._serialized_start=2737
+  _globals['_CORRECTREADINGRESPONSE']._serialized_end=2809
+  _globals['_CORRECTION']._serialized_start=2812
+  _globals['_CORRECTION']._serialized_end=3070
+  _globals['_LISTCORRECTIONSREQUEST']._serialized_start=3072
+  _globals['_LISTCORRECTIONSREQUEST']._serialized_end=3187
+  _globals['_LISTCORRECTIONSRESPONSE']._serialized_start=3189
+  _globals['_LISTCORRECTIONSRESPONSE']._serialized_end=3288
+  _globals['_INGESTIONSERVICE']._serialized_start=3610
+  _globals['_INGESTIONSERVICE']._serialized_end=4404
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ How chargers hand over their readings, and how operators say which meter feeds w
 from collections import abc as _abc
 from energyfleet.v1 import telemetry_pb2 as _telemetry_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -720,3 +721,218 @@ class ListMappingsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMappingsResponse: _TypeAlias = ListMappingsResponse  # noqa: Y015
+
+@_typing.final
+class CorrectReadingRequest(_message.Message):
+    """What counts of one reading from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    VOIDED_FIELD_NUMBER: _builtins.int
+    KWH_FIELD_NUMBER: _builtins.int
+    AS_SENT_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """A meter. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    vehicle_id: _builtins.str
+    """A vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    kwh: _builtins.float
+    """This, in kWh: `>= 0` and `<= 1000`."""
+    author: _builtins.str
+    """Who corrects, for people. 1 to 100 characters, none of them a control character. Required."""
+    note: _builtins.str
+    """Why, for people. 1 to 1,000 characters, none of them a control character. Required."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The reading's timestamp, to the microsecond. Required."""
+
+    @_builtins.property
+    def voided(self) -> _empty_pb2.Empty:
+        """Nothing: the reading is void, and its energy counts as 0."""
+
+    @_builtins.property
+    def as_sent(self) -> _empty_pb2.Empty:
+        """What was sent: a correction is taken back."""
+
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        vehicle_id: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        voided: _empty_pb2.Empty | None = ...,
+        kwh: _builtins.float = ...,
+        as_sent: _empty_pb2.Empty | None = ...,
+        author: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_sent", b"as_sent", "device", b"device", "energy", b"energy", "kwh", b"kwh", "meter_id", b"meter_id", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id", "voided", b"voided"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_sent", b"as_sent", "author", b"author", "device", b"device", "energy", b"energy", "kwh", b"kwh", "meter_id", b"meter_id", "note", b"note", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id", "voided", b"voided"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["meter_id", "vehicle_id"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    _WhichOneofReturnType_energy: _TypeAlias = _typing.Literal["voided", "kwh", "as_sent"]  # noqa: Y015
+    _WhichOneofArgType_energy: _TypeAlias = _typing.Literal["energy", b"energy"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_energy) -> _WhichOneofReturnType_energy | None: ...
+
+Global___CorrectReadingRequest: _TypeAlias = CorrectReadingRequest  # noqa: Y015
+
+@_typing.final
+class CorrectReadingResponse(_message.Message):
+    """The reading as it counts now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def correction(self) -> Global___Correction:
+        """The correction: this one, or an earlier one that said the same. Absent: what was sent counts, and did before."""
+
+    def __init__(
+        self,
+        *,
+        correction: Global___Correction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectReadingResponse: _TypeAlias = CorrectReadingResponse  # noqa: Y015
+
+@_typing.final
+class Correction(_message.Message):
+    """What an operator said of one reading."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SENT_KWH_FIELD_NUMBER: _builtins.int
+    KWH_BEFORE_FIELD_NUMBER: _builtins.int
+    KWH_FIELD_NUMBER: _builtins.int
+    VOIDED_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    CORRECTED_AT_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """A meter."""
+    vehicle_id: _builtins.str
+    """A vehicle."""
+    sent_kwh: _builtins.float
+    """The energy that was sent, in kWh."""
+    kwh_before: _builtins.float
+    """The energy that counted before, in kWh."""
+    kwh: _builtins.float
+    """The energy that counts since, in kWh; 0 where the reading is void."""
+    voided: _builtins.bool
+    """The reading is void."""
+    author: _builtins.str
+    """Who corrected it."""
+    note: _builtins.str
+    """Why."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The reading's timestamp."""
+
+    @_builtins.property
+    def corrected_at(self) -> _timestamp_pb2.Timestamp:
+        """When, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        vehicle_id: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        sent_kwh: _builtins.float = ...,
+        kwh_before: _builtins.float = ...,
+        kwh: _builtins.float = ...,
+        voided: _builtins.bool = ...,
+        author: _builtins.str = ...,
+        note: _builtins.str = ...,
+        corrected_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["corrected_at", b"corrected_at", "device", b"device", "meter_id", b"meter_id", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "corrected_at", b"corrected_at", "device", b"device", "kwh", b"kwh", "kwh_before", b"kwh_before", "meter_id", b"meter_id", "note", b"note", "sent_kwh", b"sent_kwh", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id", "voided", b"voided"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["meter_id", "vehicle_id"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+
+Global___Correction: _TypeAlias = Correction  # noqa: Y015
+
+@_typing.final
+class ListCorrectionsRequest(_message.Message):
+    """Which corrections to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """A meter's. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    vehicle_id: _builtins.str
+    """A vehicle's. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    page_size: _builtins.int
+    """At most so many, 1 to 1,000. 0: 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        vehicle_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["meter_id", "vehicle_id"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+
+Global___ListCorrectionsRequest: _TypeAlias = ListCorrectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCorrectionsResponse(_message.Message):
+    """A page of corrections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]:
+        """The corrections, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        corrections: _abc.Iterable[Global___Correction] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrections", b"corrections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCorrectionsResponse: _TypeAlias = ListCorrectionsResponse  # noqa: Y015

@@ -77,6 +77,16 @@ class IngestionServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsResponse.FromString,
                 _registered_method=True)
+        self.CorrectReading = channel.unary_unary(
+                '/energyfleet.v1.IngestionService/CorrectReading',
+                request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingResponse.FromString,
+                _registered_method=True)
+        self.ListCorrections = channel.unary_unary(
+                '/energyfleet.v1.IngestionService/ListCorrections',
+                request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListCorrectionsRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListCorrectionsResponse.FromString,
+                _registered_method=True)
 
 
 class IngestionServiceServicer:
@@ -191,6 +201,26 @@ class IngestionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CorrectReading(self, request, context):
+        """Says what counts of the energy of a stored reading: nothing, another energy, or again what was sent. History keeps
+        what was sent, and the same reading sent again stays a duplicate; every answer, also about the past, is from then on
+        what it would be had this energy been sent. The reading still counts as one, and its other values as they are.
+
+        Who corrected what, and why, is kept; see ListCorrections. What counts already may be said again: nothing changes.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND when no such reading is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCorrections(self, request, context):
+        """Lists corrections, the newest first.
+        Status codes: OK (a device that is unknown has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -223,6 +253,16 @@ def add_IngestionServiceServicer_to_server(servicer, server):
                     servicer.ListMappings,
                     request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsResponse.SerializeToString,
+            ),
+            'CorrectReading': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectReading,
+                    request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingResponse.SerializeToString,
+            ),
+            'ListCorrections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCorrections,
+                    request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListCorrectionsRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListCorrectionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +440,60 @@ class IngestionService:
             '/energyfleet.v1.IngestionService/ListMappings',
             energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.SerializeToString,
             energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectReading(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.IngestionService/CorrectReading',
+            energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingRequest.SerializeToString,
+            energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCorrections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.IngestionService/ListCorrections',
+            energyfleet_dot_v1_dot_ingestion__service__pb2.ListCorrectionsRequest.SerializeToString,
+            energyfleet_dot_v1_dot_ingestion__service__pb2.ListCorrectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -118,6 +118,18 @@ class IngestionServiceStub:
     """Lists mappings, past and present, ordered by vehicle and then by start.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
+    CorrectReading: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]
+    """Says what counts of the energy of a stored reading: nothing, another energy, or again what was sent. History keeps
+    what was sent, and the same reading sent again stays a duplicate; every answer, also about the past, is from then on
+    what it would be had this energy been sent. The reading still counts as one, and its other values as they are.
+
+    Who corrected what, and why, is kept; see ListCorrections. What counts already may be said again: nothing changes.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND when no such reading is stored.
+    """
+    ListCorrections: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListCorrectionsRequest, _ingestion_service_pb2.ListCorrectionsResponse]
+    """Lists corrections, the newest first.
+    Status codes: OK (a device that is unknown has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
 
 @_typing.type_check_only
 class IngestionServiceAsyncStub(IngestionServiceStub):
@@ -208,6 +220,18 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     ListMappings: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]  # type: ignore[assignment]
     """Lists mappings, past and present, ordered by vehicle and then by start.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
+    CorrectReading: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]  # type: ignore[assignment]
+    """Says what counts of the energy of a stored reading: nothing, another energy, or again what was sent. History keeps
+    what was sent, and the same reading sent again stays a duplicate; every answer, also about the past, is from then on
+    what it would be had this energy been sent. The reading still counts as one, and its other values as they are.
+
+    Who corrected what, and why, is kept; see ListCorrections. What counts already may be said again: nothing changes.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND when no such reading is stored.
+    """
+    ListCorrections: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListCorrectionsRequest, _ingestion_service_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
+    """Lists corrections, the newest first.
+    Status codes: OK (a device that is unknown has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
 
 class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -332,6 +356,30 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ingestion_service_pb2.ListMappingsResponse, _abc.Awaitable[_ingestion_service_pb2.ListMappingsResponse]]:
         """Lists mappings, past and present, ordered by vehicle and then by start.
         Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def CorrectReading(
+        self,
+        request: _ingestion_service_pb2.CorrectReadingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_service_pb2.CorrectReadingResponse, _abc.Awaitable[_ingestion_service_pb2.CorrectReadingResponse]]:
+        """Says what counts of the energy of a stored reading: nothing, another energy, or again what was sent. History keeps
+        what was sent, and the same reading sent again stays a duplicate; every answer, also about the past, is from then on
+        what it would be had this energy been sent. The reading still counts as one, and its other values as they are.
+
+        Who corrected what, and why, is kept; see ListCorrections. What counts already may be said again: nothing changes.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND when no such reading is stored.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCorrections(
+        self,
+        request: _ingestion_service_pb2.ListCorrectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_service_pb2.ListCorrectionsResponse, _abc.Awaitable[_ingestion_service_pb2.ListCorrectionsResponse]]:
+        """Lists corrections, the newest first.
+        Status codes: OK (a device that is unknown has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """
 
 def add_IngestionServiceServicer_to_server(servicer: IngestionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,73 @@
+"""`energyfleet correct` and `energyfleet corrections`: what counts of a reading's energy, and who said so."""
+
+import getpass
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from fleetcli.client.services import Correction, IngestionClient
+from fleetcli.commands.console import say
+from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, ask, moment_us
+from shared.timestamps import system_clock
+
+Meter = Annotated[str | None, typer.Option(metavar="ID", help="The meter whose reading it is.")]
+OfVehicle = Annotated[str | None, typer.Option("--vehicle", metavar="ID", help="The vehicle whose reading it is.")]
+
+
+def correct(
+    time: Annotated[str, typer.Argument(metavar="TIME", help="The reading's timestamp: RFC 3339.")],
+    note: Annotated[str, typer.Option(help="Why.")],
+    meter: Meter = None,
+    vehicle: OfVehicle = None,
+    kwh: Annotated[float | None, typer.Option(metavar="KWH", help="This energy counts.")] = None,
+    void: Annotated[bool, typer.Option("--void", help="Its energy does not count.")] = False,
+    as_sent: Annotated[bool, typer.Option("--as-sent", help="What was sent counts again.")] = False,
+    author: Annotated[str | None, typer.Option(help="Who corrects. Default: your account's name.")] = None,
+    ingestion: Ingestion = INGESTION_DEFAULT,
+    ca: Ca = None,
+) -> None:
+    """Say what counts of a stored reading's energy, instead of what was sent.
+
+    Answers about the past follow at once. What was sent is kept, and so is who corrected it and why.
+    """
+    if (meter is None) == (vehicle is None):
+        raise typer.BadParameter("say whose reading it is with one of --meter and --vehicle", param_hint="--meter")
+    if [kwh is not None, void, as_sent].count(True) != 1:
+        raise typer.BadParameter("say what counts with one of --kwh, --void and --as-sent", param_hint="--kwh")
+    ts_us = moment_us("TIME", time, system_clock())
+    who = author or getpass.getuser()
+    energy = None if as_sent else "void" if void else kwh
+    correction = ask(
+        IngestionClient, ingestion, ca, lambda client: client.correct(meter, vehicle, ts_us, energy, who, note)
+    )
+    say(_told(correction) if correction is not None else "What was sent counts, as before.")
+
+
+def corrections(
+    meter: Meter = None,
+    vehicle: OfVehicle = None,
+    rows: Annotated[int, typer.Option(min=1, max=1_000, help="At most so many, the newest first.")] = 20,
+    ingestion: Ingestion = INGESTION_DEFAULT,
+    ca: Ca = None,
+) -> None:
+    """List corrections of readings, the newest first."""
+    if meter is not None and vehicle is not None:
+        raise typer.BadParameter("either --meter or --vehicle, not both", param_hint="--vehicle")
+    found = ask(
+        IngestionClient, ingestion, ca, partial(IngestionClient.corrections, meter=meter, vehicle=vehicle, most=rows)
+    )
+    for each in found:
+        say(_told(each))
+    if not found:
+        say("No corrections.")
+
+
+def _told(correction: Correction) -> str:
+    device = correction.vehicle_id or correction.meter_id
+    counts = "is void" if correction.voided else f"counts as {correction.kwh:g} kWh"
+    return (
+        f"{device} {correction.timestamp.ToJsonString()}: {correction.sent_kwh:g} kWh were sent, {counts} since"
+        f" {correction.corrected_at.ToJsonString()} (before: {correction.kwh_before:g} kWh); {correction.author}:"
+        f" {correction.note}"
+    )

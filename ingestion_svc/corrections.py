@@ -1,0 +1,139 @@
+"""What counts of a stored reading's energy, where an operator says that it is not what was sent.
+
+History's energy is what counts, and `sent_kwh` what was sent where that differs. Status and the rollup of the reading's
+hour follow in the same transaction; the rollup is added up anew from history, by the statements of `verify --repair`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ingestion_svc.corrections_sql import (
+    CHANGE_HISTORY,
+    CHANGE_STATUS,
+    FIND,
+    LAST,
+    LIST,
+    LOCK_DEVICE,
+    LOCK_TABLES,
+    RECORD,
+)
+from shared.db.device_kind import KINDS, DeviceKind
+from shared.db.engine import shielded
+from shared.db.verification_sql import SIDES
+from shared.errors import UnknownReading
+from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
+
+NEWEST = 2**63 - 1
+"""The place before the newest correction."""
+
+_HOURS = {kind: side.hours for kind, side in zip(KINDS, SIDES, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionOrder:
+    """This energy in kWh shall count of a device's reading; None: what was sent. A void reading's is 0."""
+
+    kind: DeviceKind
+    device_id: str
+    ts_us: int
+    kwh: float | None
+    voided: bool
+    author: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What an operator said of one reading; energy in kWh, times in microseconds."""
+
+    number: int
+    device_kind: str
+    device_id: str
+    ts_us: int
+    sent_kwh: float
+    kwh_before: float
+    kwh: float
+    voided: bool
+    author: str
+    note: str
+    corrected_us: int
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        """From a row of all columns."""
+        number, kind, device_id, ts, *others, corrected_at = tuple(row)
+        return cls(number, kind, device_id, us_from_datetime(ts), *others, us_from_datetime(corrected_at))
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionsQuestion:
+    """Which corrections: those of a device's readings (empty id: all), before a place, at most so many."""
+
+    device_kind: str
+    device_id: str
+    before: int
+    most: int
+
+
+@shielded
+async def correct_reading(engine: AsyncEngine, order: CorrectionOrder) -> Correction | None:
+    """Makes an energy count, unless it does already. Returns the correction that says so, None where none ever did.
+
+    Raises UnknownReading.
+    """
+    async with engine.begin() as connection:
+        await connection.execute(LOCK_TABLES[order.kind])
+        key = (await connection.execute(LOCK_DEVICE[order.kind], {"device_id": order.device_id})).scalar()
+        reading = {"device_key": key, "ts": datetime_from_us(order.ts_us)}
+        found = (await connection.execute(FIND[order.kind], reading)).one_or_none()
+        if found is None:
+            raise UnknownReading(order.kind.name, order.device_id, order.ts_us)
+        named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": reading["ts"]}
+        last = (await connection.execute(LAST, named)).one_or_none()
+        before = None if last is None else Correction.of(last)
+        kwh = found.sent_kwh if order.kwh is None else order.kwh
+        if (kwh, order.voided) == (found.kwh, before is not None and before.voided):
+            return before
+        await _count(connection, order.kind, reading, kwh, found.sent_kwh)
+        recorded = await connection.execute(
+            RECORD,
+            named
+            | {"sent_kwh": found.sent_kwh, "kwh_before": found.kwh, "kwh": kwh, "voided": order.voided}
+            | {"author": order.author, "note": order.note},
+        )
+        return Correction.of(recorded.one())
+
+
+@shielded
+async def list_corrections(engine: AsyncEngine, question: CorrectionsQuestion) -> tuple[list[Correction], bool]:
+    """The corrections that are asked for, and whether there are more."""
+    asked = {
+        "device_kind": question.device_kind,
+        "device_id": question.device_id,
+        "before": question.before,
+        "most": question.most + 1,
+    }
+    async with engine.connect() as connection:
+        found = [Correction.of(row) for row in await connection.execute(LIST, asked)]
+    return found[: question.most], len(found) > question.most
+
+
+async def _count(
+    connection: AsyncConnection, kind: DeviceKind, reading: dict[str, Any], kwh: float, sent_kwh: float
+) -> None:
+    await connection.execute(CHANGE_HISTORY[kind], reading | {"kwh": kwh, "sent_kwh": sent_kwh})
+    await connection.execute(CHANGE_STATUS[kind], reading | {"kwh": kwh})
+    hour_us = (us_from_datetime(reading["ts"]) - 1) // US_PER_HOUR * US_PER_HOUR
+    hour = {
+        "keys": [reading["device_key"]],
+        "hour": datetime_from_us(hour_us),
+        "next_hour": datetime_from_us(hour_us + US_PER_HOUR),
+    }
+    hours = _HOURS[kind]
+    assert hours.mark_hours is not None
+    await connection.exec_driver_sql(hours.remove, hour)
+    await connection.exec_driver_sql(hours.add, hour)
+    await connection.exec_driver_sql(hours.mark_hours, {"hours": [hour["hour"]]})

@@ -1,0 +1,55 @@
+"""What ingestion says to the database about corrections; `corrections` asks."""
+
+from sqlalchemy import text
+
+from shared.db.device_kind import KINDS
+
+# What `verify --repair` locks as well, in the same order: without it the two could deadlock.
+_LOCK_TABLES = "LOCK TABLE {device}_current_status, {device}_closed_hours IN ROW EXCLUSIVE MODE"
+LOCK_TABLES = {kind: text(kind.render(_LOCK_TABLES)) for kind in KINDS}
+
+# Every writer of the device's readings changes its status, too: it has committed, or adds to what it finds after us.
+_LOCK_DEVICE = """
+    SELECT {device}_key FROM {device}_current_status JOIN {device}s USING ({device}_key)
+    WHERE {device}_id = :device_id FOR UPDATE OF {device}_current_status
+"""
+LOCK_DEVICE = {kind: text(kind.render(_LOCK_DEVICE)) for kind in KINDS}
+
+_FIND = """
+    SELECT {energy} AS kwh, coalesce(sent_kwh, {energy}) AS sent_kwh
+    FROM {device}_telemetry_history WHERE {device}_key = :device_key AND ts = :ts
+"""
+FIND = {kind: text(kind.render(_FIND)) for kind in KINDS}
+
+_CHANGE_HISTORY = """
+    UPDATE {device}_telemetry_history SET {energy} = :kwh, sent_kwh = nullif(:sent_kwh, :kwh)
+    WHERE {device}_key = :device_key AND ts = :ts
+"""
+CHANGE_HISTORY = {kind: text(kind.render(_CHANGE_HISTORY)) for kind in KINDS}
+
+_CHANGE_STATUS = """
+    UPDATE {device}_current_status SET {energy} = :kwh WHERE {device}_key = :device_key AND ts = :ts
+"""
+CHANGE_STATUS = {kind: text(kind.render(_CHANGE_STATUS)) for kind in KINDS}
+
+RECORD = text("""
+    INSERT INTO corrections (device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note)
+    VALUES (:device_kind, :device_id, :ts, :sent_kwh, :kwh_before, :kwh, :voided, :author, :note)
+    RETURNING correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at
+""")
+
+LAST = text("""
+    SELECT correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at
+    FROM corrections
+    WHERE device_kind = :device_kind AND device_id = :device_id AND ts = :ts
+    ORDER BY correction_id DESC LIMIT 1
+""")
+
+# A page of corrections before a place; an empty id asks for every device.
+LIST = text("""
+    SELECT correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at
+    FROM corrections
+    WHERE (:device_id = '' OR (device_kind = :device_kind AND device_id = :device_id)) AND correction_id < :before
+    ORDER BY correction_id DESC
+    LIMIT :most
+""")
