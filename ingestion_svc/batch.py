@@ -255,6 +255,9 @@ class Lane(Generic[AnyRow]):
             for position in getattr(written, name):
                 at = bisect_right(starts, position) - 1
                 getattr(exceptions[at], name).append(position - starts[at])
+        for position, values in written.stored.items():
+            at = bisect_right(starts, position) - 1
+            exceptions[at].stored[position - starts[at]] = values
         for at, submission in enumerate(batch):
             submission.receipt.resolve(submission, exceptions.get(at, _ALL_STORED))
             self._budget.release(len(submission.rows), submission.priority)

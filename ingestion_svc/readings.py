@@ -54,6 +54,9 @@ class VehicleRow(NamedTuple):
 
 AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
 
+Values = tuple[float | None, ...]
+"""What a row measures: all but device and timestamp."""
+
 
 class TimeBounds(NamedTuple):
     """The timestamps that are accepted, in microseconds, both ends included."""
@@ -129,11 +132,11 @@ class Omission:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The reading at `index` of a call found its device and timestamp (microseconds) taken by other values."""
+    """The reading at `index` of a call found its device and timestamp taken by another reading."""
 
     index: int
-    device_id: str
-    ts_us: int
+    sent: MeterRow | VehicleRow
+    stored: MeterRow | VehicleRow
     sequence: int = 0
     """Of its request in an exchange; `index` then counts within that."""
 
@@ -197,12 +200,15 @@ class Written:
     duplicates: list[int] = field(default_factory=list)
     conflicts: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
+    stored: dict[int, Values] = field(default_factory=dict)
+    """By position in `conflicts`: the values that were there and stay."""
 
     def add(self, other: "Written", offset: int) -> None:
         """Adds the outcome of the rows that begin at a position of ours."""
         self.duplicates += [offset + position for position in other.duplicates]
         self.conflicts += [offset + position for position in other.conflicts]
         self.refused += [offset + position for position in other.refused]
+        self.stored |= {offset + position: values for position, values in other.stored.items()}
 
     def of(self, positions: Sequence[int]) -> "Written":
         """The outcome of a batch of whose rows ours were those at some positions."""
@@ -210,4 +216,5 @@ class Written:
             [positions[position] for position in self.duplicates],
             [positions[position] for position in self.conflicts],
             [positions[position] for position in self.refused],
+            {positions[position]: values for position, values in self.stored.items()},
         )

@@ -94,8 +94,9 @@ class Receipt(Summary):
         if written.conflicts:
             self.conflicting += len(written.conflicts)
             self.conflicts += [
-                Conflict(submission.indexes[at], submission.rows[at][0], submission.rows[at].ts_us)
+                Conflict(submission.indexes[at], row, type(row)(*row[:2], *written.stored[at]))
                 for at in written.conflicts
+                for row in [submission.rows[at]]
             ]
             self.conflicts = sorted(self.conflicts, key=lambda each: each.index)[:REJECTIONS_MAX]
         if written.refused:

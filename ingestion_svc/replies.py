@@ -1,12 +1,14 @@
 """Builds the messages of the contract that ingestion answers with."""
 
 from dataclasses import asdict
+from typing import Any
 
 from energyfleet.v1 import ingestion_service_pb2 as wire
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
 from ingestion_svc.corrections import Correction
 from ingestion_svc.mappings import Mapping
-from ingestion_svc.readings import Conflict, Rejection, Summary
+from ingestion_svc.readings import Conflict, MeterRow, Rejection, Summary, VehicleRow
 from shared.timestamps import proto_from_us
 
 
@@ -73,7 +75,17 @@ def _rejection_message(rejection: Rejection) -> wire.RejectedReading:
 def _conflict_message(conflict: Conflict) -> wire.ConflictingReading:
     return wire.ConflictingReading(
         index=conflict.index,
-        device_id=conflict.device_id,
-        timestamp=proto_from_us(conflict.ts_us),
+        device_id=conflict.sent[0],
+        timestamp=proto_from_us(conflict.sent.ts_us),
         sequence=conflict.sequence,
+        sent=_telemetry(conflict.sent),
+        stored=_telemetry(conflict.stored),
     )
+
+
+def _telemetry(row: MeterRow | VehicleRow) -> Telemetry:
+    device_id, ts_us, *_ = row
+    values: dict[str, Any] = {"timestamp": proto_from_us(ts_us), **dict(zip(row._fields[2:], row[2:], strict=True))}
+    if isinstance(row, MeterRow):
+        return Telemetry(meter=MeterReading(meter_id=device_id, **values))
+    return Telemetry(vehicle=VehicleReading(vehicle_id=device_id, **values))

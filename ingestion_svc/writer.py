@@ -23,7 +23,7 @@ from psycopg import AsyncConnection
 from ingestion_svc.copy_format import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
-from ingestion_svc.readings import AnyRow, Written
+from ingestion_svc.readings import AnyRow, Values, Written
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -218,7 +218,7 @@ class Writer(Generic[AnyRow]):
 
     async def _find_stored(
         self, rows: Columns, missed: list[int], cursor: psycopg.AsyncCursor[Any]
-    ) -> dict[int, tuple[float | None, ...]]:
+    ) -> dict[int, Values]:
         """The values that were sent for the slots of the rows that history did not take."""
         times = rows.ts_us[missed]
         bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
@@ -237,7 +237,7 @@ def _hours(rows: Columns) -> list[datetime]:
     return [datetime_from_us(hour * US_PER_HOUR) for hour in np.unique((rows.ts_us - 1) // US_PER_HOUR).tolist()]
 
 
-def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, tuple[float | None, ...]]) -> Written:
+def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, Values]) -> Written:
     """Tells duplicates from conflicts.
 
     A row is held against what history has in its slot: what was found there (`missed`, `stored`), or else the first
@@ -259,4 +259,5 @@ def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, tuple[f
             written.duplicates.append(position)
         else:
             written.conflicts.append(position)
+            written.stored[position] = values
     return written

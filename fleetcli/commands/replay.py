@@ -88,7 +88,10 @@ class Report:
         for rejection in answer.summary.rejections:
             self._tell(rejection, f"{rejection.field} {reason_of(rejection.reason)}: {rejection.description}")
         for conflict in answer.summary.conflicts:
-            self._tell(conflict, f"{conflict.device_id} has other values stored for this timestamp; they stay")
+            self._tell(
+                conflict,
+                f"{conflict.device_id} has other values stored for this time, which stay: {_values(conflict.stored)}",
+            )
         for omission in answer.summary.omissions:
             self._tell(omission, f"stored without {omission.field}: {omission.description}")
         while self._numbers and (oldest := next(iter(self._numbers))) <= answer.committed_sequence:
@@ -150,6 +153,12 @@ def replay(
     )
     if refused:
         raise CommandError(f"{refused:,} of {sent.received + tally.bad:,} lines were not taken")
+
+
+def _values(reading: Telemetry) -> str:
+    """`kwh_consumed_ac 1.5, voltage 230`, without device and timestamp."""
+    side = reading.meter if reading.HasField("meter") else reading.vehicle
+    return ", ".join(f"{field.name} {value:g}" for field, value in side.ListFields() if isinstance(value, float))
 
 
 def _pair(text: str) -> tuple[str, str]:

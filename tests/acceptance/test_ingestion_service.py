@@ -80,6 +80,12 @@ async def test_a_conflict_keeps_the_first_values_and_is_told(ingest: IngestionSe
         (1, "meter-001", proto_from_us(NOW_US)),
         (3, "meter-001", proto_from_us(NOW_US)),
     ]
+    first, other = answer.summary.conflicts
+    assert first.stored == other.stored == a_meter_reading(kwh_consumed_ac=1)
+    assert (first.sent, other.sent) == (
+        a_meter_reading(kwh_consumed_ac=2),
+        a_meter_reading(kwh_consumed_ac=1, voltage=None),
+    )
 
 
 async def test_an_empty_call_is_fine(ingest: IngestionServiceAsyncStub) -> None:

@@ -107,8 +107,9 @@ async def test_a_repeat_inside_a_batch_is_a_duplicate_or_a_conflict_with_the_fir
     row = MeterRow("m", NOW_US, 1.0, 230.0)
     other = row._replace(voltage=None)
     async with writing(ingestion_url, METERS) as writer:
-        assert await writer.write([row, row, other]) == Written(duplicates=[1], conflicts=[2])
-        assert await writer.write([other, row, other]) == Written(duplicates=[1], conflicts=[0, 2])
+        stays = (1.0, 230.0)
+        assert await writer.write([row, row, other]) == Written([1], [2], stored={2: stays})
+        assert await writer.write([other, row, other]) == Written([1], [0, 2], stored={0: stays, 2: stays})
 
 
 async def test_absent_values_are_stored_as_absent(ingestion_url: str, database_url: str) -> None:

@@ -109,7 +109,8 @@ async def test_what_another_writer_stored_is_found_by_the_key_and_counted_once(u
     await one.write([at(0), at(0, "n")])
     await other.write([at(1), at(2, kwh=7.0)])
 
-    assert await one.write([at(1, "n"), at(1), at(2), at(3)]) == Written(duplicates=[1], conflicts=[2])
+    written = await one.write([at(1, "n"), at(1), at(2), at(3)])
+    assert written == Written(duplicates=[1], conflicts=[2], stored={2: (7.0, 230.0)})
 
     assert (one.appends, one.merges) == (1, 2), "tried, rolled back, and written the slow path"
     assert meter_readings(url) == (6, 6)

@@ -460,6 +460,8 @@ class ConflictingReading(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The reading's position in the call or stream, counted from 0."""
     device_id: _builtins.str
@@ -470,6 +472,14 @@ class ConflictingReading(_message.Message):
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The timestamp that was taken."""
 
+    @_builtins.property
+    def sent(self) -> _telemetry_pb2.Telemetry:
+        """The reading that came, less the optional values that were out of bounds."""
+
+    @_builtins.property
+    def stored(self) -> _telemetry_pb2.Telemetry:
+        """The reading that was stored before and stays, as it was sent."""
+
     def __init__(
         self,
         *,
@@ -477,10 +487,12 @@ class ConflictingReading(_message.Message):
         device_id: _builtins.str = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
         sequence: _builtins.int = ...,
+        sent: _telemetry_pb2.Telemetry | None = ...,
+        stored: _telemetry_pb2.Telemetry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sent", b"sent", "stored", b"stored", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "index", b"index", "sequence", b"sequence", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "index", b"index", "sent", b"sent", "sequence", b"sequence", "stored", b"stored", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
