@@ -64,8 +64,9 @@ class Correction:
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
         """From a row of all columns."""
-        number, kind, device_id, ts, *others, corrected_at = tuple(row)
-        return cls(number, kind, device_id, us_from_datetime(ts), *others, us_from_datetime(corrected_at))
+        number, kind, device_id, ts, *said, corrected_at = tuple(row)
+        values: list[Any] = [number, kind, device_id, us_from_datetime(ts), *said, us_from_datetime(corrected_at)]
+        return cls(*values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class RefusalRow(NamedTuple):
     device_id: str
     field: str
     reason: str
-    count: int
+    times: int
     last_us: int
     last_description: str
 
@@ -43,11 +43,11 @@ class Refusals:
         known = self._rows.get(row[:3])
         if known is not None:
             last = max(known, row, key=lambda each: each.last_us)
-            self._rows[row[:3]] = last._replace(count=known.count + row.count)
+            self._rows[row[:3]] = last._replace(times=known.times + row.times)
         elif len(self._rows) < REFUSALS_MAX:
             self._rows[row[:3]] = row
         else:
-            self.not_kept += row.count
+            self.not_kept += row.times
 
     def take(self, most: int) -> Iterator[list[RefusalRow]]:
         """What is collected now, in lists of at most so many; each row is taken out when asked for."""

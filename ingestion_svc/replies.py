@@ -47,9 +47,9 @@ def mapping_message(mapping: Mapping) -> wire.Mapping:
 
 
 def correction_message(correction: Correction) -> wire.Correction:
-    named = {f"{correction.device_kind}_id": correction.device_id}
+    named: dict[str, Any] = {f"{correction.device_kind}_id": correction.device_id}
     return wire.Correction(
-        **named,  # type: ignore[arg-type]  # the field of its kind
+        **named,
         timestamp=proto_from_us(correction.ts_us),
         sent_kwh=correction.sent_kwh,
         kwh_before=correction.kwh_before,

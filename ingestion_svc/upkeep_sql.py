@@ -35,12 +35,12 @@ ADD_CLOCK_EVIDENCE = {kind: kind.render(_ADD_CLOCK_EVIDENCE) for kind in KINDS}
 
 _ADD_REFUSALS = """
     INSERT INTO {device}_refusals AS refused (device_id, field, reason, count, last_at, last_description)
-    SELECT device_id, field, reason, added.count,
+    SELECT device_id, field, reason, times,
         timestamptz 'epoch' + last_us / 1000000 * interval '1 s' + last_us %% 1000000 * interval '1 us', description
     FROM unnest(
         %(device_id)s::text[], %(field)s::text[], %(reason)s::text[],
-        %(count)s::bigint[], %(last_us)s::bigint[], %(last_description)s::text[]
-    ) AS added (device_id, field, reason, count, last_us, description)
+        %(times)s::bigint[], %(last_us)s::bigint[], %(last_description)s::text[]
+    ) AS added (device_id, field, reason, times, last_us, description)
     ORDER BY device_id COLLATE "C", field COLLATE "C", reason COLLATE "C"
     ON CONFLICT (device_id, field, reason) DO UPDATE
     SET count = refused.count + excluded.count,

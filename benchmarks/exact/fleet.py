@@ -189,7 +189,7 @@ class Plan:
         for _ in range(round(fresh * self.rejected)):
             device = dice.randrange(2 * self.pairs)
             right = Reading(device, dice.randint(self.start_us + 1, self.end_us), self._values(device, dice))
-            yield dice.choice((_from_the_future, _negative, _too_precise))(right)
+            yield dice.choice((_from_the_future, _negative, _malformed))(right)
 
 
 def _instant(begin_us: int, tick_us: int, dice: random.Random) -> int:
@@ -219,8 +219,8 @@ def _negative(reading: Reading) -> Reading:
     return reading._replace(values=(-1.0, *reading.values[1:]))
 
 
-def _too_precise(reading: Reading) -> Reading:
-    return reading._replace(extra_ns=1)
+def _malformed(reading: Reading) -> Reading:
+    return reading._replace(extra_ns=1_000_000_000)
 
 
 def _cut(lot: list[Reading], dice: random.Random) -> Iterator[Message]:

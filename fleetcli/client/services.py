@@ -34,7 +34,6 @@ from energyfleet.v1.ingestion_service_pb2 import (
 from energyfleet.v1.ingestion_service_pb2 import Correction as CorrectionMessage
 from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
@@ -82,6 +81,13 @@ def _name(enum: Any, number: int, prefix: str) -> str:
     return enum.Name(number).removeprefix(prefix) if number in enum.values() else str(number)
 
 
+def _device(meter: str | None, vehicle: str | None) -> dict[str, Any]:
+    """The field that names a device; none where neither is given."""
+    if vehicle is not None:
+        return {"vehicle_id": vehicle}
+    return {} if meter is None else {"meter_id": meter}
+
+
 class _Client:
     def __init__(self, address: str, ca_certificate: bytes | None) -> None:
         self.address = address
@@ -127,31 +133,20 @@ class IngestionClient(_Client):
         return list(answer.removed)
 
     async def correct(
-        self,
-        meter_id: str | None,
-        vehicle_id: str | None,
-        ts_us: int,
-        energy: float | str | None,
-        author: str,
-        note: str,
+        self, meter: str | None, vehicle: str | None, ts_us: int, energy: float | str | None, author: str, note: str
     ) -> Correction | None:
         """Makes an energy in kWh count of a reading, "void" for none or None for what was sent; None where it did."""
-        request = CorrectReadingRequest(
-            meter_id=meter_id,
-            vehicle_id=vehicle_id,
-            timestamp=timestamp(ts_us),
-            voided=Empty() if energy == "void" else None,
-            kwh=energy if isinstance(energy, float) else None,
-            as_sent=Empty() if energy is None else None,
-            author=author,
-            note=note,
-        )
+        request = CorrectReadingRequest(timestamp=timestamp(ts_us), author=author, note=note, **_device(meter, vehicle))
+        if isinstance(energy, float):
+            request.kwh = energy
+        else:
+            (request.as_sent if energy is None else request.voided).SetInParent()
         answer = await self._call(self._stub.CorrectReading, request)
         return answer.correction if answer.HasField("correction") else None
 
     async def corrections(self, meter: str | None, vehicle: str | None, most: int) -> list[Correction]:
         """The newest corrections of a device's readings, of all where neither is given."""
-        request = ListCorrectionsRequest(meter_id=meter, vehicle_id=vehicle, page_size=most)
+        request = ListCorrectionsRequest(page_size=most, **_device(meter, vehicle))
         answer = await self._call(self._stub.ListCorrections, request)
         return list(answer.corrections)
 

@@ -200,9 +200,8 @@ async def check_correction(
 ) -> None:
     device = (side, f"{prefix}{side[0]}{number}")
     wanted: dict[str, Any] = {"void": {"voided": Empty()}, "as sent": {"as_sent": Empty()}}.get(energy, {"kwh": energy})
-    request = wire.CorrectReadingRequest(
-        **{f"{side}_id": device[1]}, timestamp=proto_from_us(ts_us), author="operator", note="a test", **wanted
-    )
+    wanted[f"{side}_id"] = device[1]
+    request = wire.CorrectReadingRequest(timestamp=proto_from_us(ts_us), author="operator", note="a test", **wanted)
     counted = model.counted(device).get(ts_us)
     if not model.correct(device, ts_us, {"void": 0.0, "as sent": None}.get(energy, energy)):
         event("correction of nothing")

@@ -89,7 +89,7 @@ async def test_cancelled_callers_never_cost_a_connection(rows: Rows, database_ur
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(end, asyncio.CancelledError) for end in ends)
         answers = await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(50)))
-        assert [answer.value for answer in answers] == [(None, None)] * 50
+        assert [answer.value for answer in answers] == [Found(None, None)] * 50
         assert _sessions(rows) == pids
 
 
@@ -319,7 +319,7 @@ async def test_a_network_that_swallows_everything_is_noticed_in_time_and_survive
                 await queries.replica_lag_us()
                 break
         answers = await asyncio.gather(*(queries.status(VEHICLE, "car") for _ in range(5)))
-        assert [answer.value for answer in answers] == [(None, None)] * 5
+        assert [answer.value for answer in answers] == [Found(None, None)] * 5
 
 
 async def test_a_session_killed_between_two_questions_is_replaced_unnoticed(rows: Rows, reader_url: str) -> None:

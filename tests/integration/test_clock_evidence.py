@@ -68,7 +68,9 @@ async def test_the_evidence_equals_a_plain_model(
         now_us = NOW_US + rng.randrange(10**9)
         rows = [meter_row(rng.choice(ids), NOW_US - rng.randrange(10**12)) for _ in range(rng.randint(1, 20))]
         outcome = [rng.choice(("stored", "stored", "stored", "duplicates", "conflicts", "refused")) for _ in rows]
-        kinds = {kind: [at for at, each in enumerate(outcome) if each == kind] for kind in outcome if kind != "stored"}
+        kinds: dict[str, Any] = {
+            kind: [at for at, each in enumerate(outcome) if each == kind] for kind in outcome if kind != "stored"
+        }
         for (meter_id, ts_us, *_), each in zip(rows, outcome, strict=True):
             if each == "conflicts":
                 counts[meter_id]["conflicting"] += 1

@@ -24,7 +24,7 @@ def parameters(postgres: EmbeddedServer, database: str) -> dict[str, Any]:
 
 def written_down(url: str, device: str = "meter") -> list[tuple[Any, ...]]:
     with psycopg.connect(url) as connection:
-        return connection.execute(_REFUSALS.format(device=device)).fetchall()  # type: ignore[arg-type]  # test's own
+        return connection.execute(_REFUSALS.format(device=device)).fetchall()
 
 
 async def test_two_processes_add_up_and_the_last_refusal_stays(parameters: dict[str, Any], database_url: str) -> None:

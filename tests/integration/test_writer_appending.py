@@ -284,6 +284,7 @@ def expect(model: dict[str, dict[int, tuple[float | None, ...]]], rows: list[Any
             written.duplicates.append(position)
         else:
             written.conflicts.append(position)
+            written.stored[position] = places[ts_us]
     return written
 
 

@@ -17,7 +17,7 @@ def test_refusals_of_one_kind_are_added_up_and_the_last_one_is_told() -> None:
     collected.note(refused("a")._replace(field="meter.kwh_consumed_ac"))
     [rows] = collected.take(10)
 
-    assert [(row.field, row.count, row.last_us, row.last_description) for row in rows] == [
+    assert [(row.field, row.times, row.last_us, row.last_description) for row in rows] == [
         ("meter.timestamp", 3, 9, "at 9"),
         ("meter.kwh_consumed_ac", 1, 1, "at 1"),
     ]
@@ -43,5 +43,5 @@ def test_no_more_are_remembered_than_there_is_room_for(monkeypatch: pytest.Monke
         collected.note(refused(device_id))
         collected.note(refused("a"))
 
-    assert [(row.device_id, row.count) for [row] in collected.take(1)] == [("a", 6), ("b", 1), ("c", 1)]
+    assert [(row.device_id, row.times) for [row] in collected.take(1)] == [("a", 6), ("b", 1), ("c", 1)]
     assert collected.not_kept == 2
