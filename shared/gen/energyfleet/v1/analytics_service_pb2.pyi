@@ -182,7 +182,7 @@ class GetVehiclePerformanceRequest(_message.Message):
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window to look at. Absent: the 24 hours up to now. With `end` alone: the 24 hours up to `end`. With `start`
@@ -789,7 +789,7 @@ class GetPerformanceSeriesRequest(_message.Message):
     GRANULARITY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     granularity: Global___SeriesGranularity.ValueType
     """How long a bucket is."""
     time_zone: _builtins.str
@@ -1051,7 +1051,7 @@ class GetVehicleStatusRequest(_message.Message):
 
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     def __init__(
         self,
         *,
@@ -1146,7 +1146,7 @@ class GetMeterStatusRequest(_message.Message):
 
     METER_ID_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
-    """The meter. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The meter. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     def __init__(
         self,
         *,
@@ -1243,11 +1243,15 @@ class BatchGetStatusRequest(_message.Message):
     METER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Vehicles, each 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. One that is named twice is answered twice."""
+        """Vehicles, each 1 to 64 characters of printable ASCII, no space at either end; case counts. One that is named twice is
+        answered twice.
+        """
 
     @_builtins.property
     def meter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Meters, each 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. One that is named twice is answered twice."""
+        """Meters, each 1 to 64 characters of printable ASCII, no space at either end; case counts. One that is named twice is
+        answered twice.
+        """
 
     def __init__(
         self,
