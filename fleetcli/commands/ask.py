@@ -68,7 +68,9 @@ def performance(
 
 
 def status(
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The id of a vehicle or a meter.")],
+    device: Annotated[
+        str, typer.Argument(metavar="DEVICE", help="The id of a vehicle or a meter; after -- where it begins with -.")
+    ],
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
     as_json: AsJson = False,

@@ -53,7 +53,8 @@ def measured(message: Any, field: str, form: str) -> str:
 
 def facts_table(title: str) -> Table:
     """A table of names and values, to be filled with `add_row(name, value)`."""
-    table = Table(title=Text(title), show_header=False, title_justify="left")
+    width = min(len(title), out.width)  # or a long title is broken where the table ends
+    table = Table(title=Text(title), show_header=False, title_justify="left", min_width=width)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     return table

@@ -18,7 +18,7 @@ Until = Annotated[str | None, typer.Option(metavar="now|TIME", help="Until when:
 
 def map_(
     vehicle: Vehicle,
-    meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it.")],
+    meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it; as VEHICLE.")],
     from_: From = None,
     until: Until = None,
     ingestion: Ingestion = INGESTION_DEFAULT,
