@@ -168,6 +168,41 @@ async def test_clock_evidence_is_kept_by_id_and_no_metric_is(
     assert [each.clock.future_readings for each in devices] == [1] * 2 * len(UNUSUAL_IDS)
 
 
+async def test_ids_that_differ_only_in_case_are_devices_of_their_own_and_hint_at_each_other(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    known = ["EV-1", "Ev-1", "ev-1"]
+    sent = [a_vehicle_reading(each, kwh_delivered_dc=1.0 + at) for at, each in enumerate(known)]
+    await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=sent))
+    await ingest.MapVehicle(a_mapping("ev-1", "M-1"))
+    await ingest.MapVehicle(a_mapping("Ev-1", "m-1"))
+    for at, each in enumerate(known):
+        others = [other for other in known if other != each]
+        answer = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id=each))
+        assert (answer.kwh_delivered_dc, list(answer.evidence.similar_vehicle_ids)) == (1.0 + at, others)
+        status = await ask.GetVehicleStatus(analytics_wire.GetVehicleStatusRequest(vehicle_id=each))
+        assert status.similar_ids == others
+    meter = await ask.GetMeterStatus(analytics_wire.GetMeterStatusRequest(meter_id="m-1"))
+    assert meter.similar_ids == ["M-1"]
+
+    batch = await ask.BatchGetStatus(
+        analytics_wire.BatchGetStatusRequest(vehicle_ids=["eV-1", "M-1", "EV-1"], meter_ids=["m-1", "EV-1"])
+    )
+    assert [list(each.similar_ids) for each in batch.vehicles] == [known, [], known[1:]]
+    assert [list(each.similar_ids) for each in batch.meters] == [["M-1"], []]
+
+    unknown = "vehicle eV-1 is unknown: it has sent no reading and is in no mapping; EV-1, Ev-1, ev-1 are known"
+    for call in (
+        ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="eV-1")),
+        ask.GetPerformanceSeries(analytics_wire.GetPerformanceSeriesRequest(vehicle_id="eV-1")),
+        ask.GetVehicleStatus(analytics_wire.GetVehicleStatusRequest(vehicle_id="eV-1")),
+    ):
+        assert await message_of(call) == unknown
+    await ingest.MapVehicle(a_mapping("car-1", "n-1"))
+    told = await message_of(ask.GetMeterStatus(analytics_wire.GetMeterStatusRequest(meter_id="N-1")))
+    assert told == "meter N-1 is unknown: it has sent no reading and is in no mapping; n-1 is known"
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> pytest.CaptureResult[str]:
     """What a command printed that ended with an exit code."""
     with pytest.raises(SystemExit) as ended:
