@@ -1,6 +1,7 @@
 """What people see: answers on standard output, everything else on standard error, progress only on a terminal."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -36,6 +37,12 @@ def note(line: str, style: str = "") -> None:
 
 def complain(line: str) -> None:
     note(line, "red")
+
+
+def warn_similar(kind: str, device_id: str, similar_ids: Iterable[str]) -> None:
+    """Warns of known devices whose ids differ from one only in case."""
+    for similar_id in similar_ids:
+        note(f"A {kind} {similar_id} is known: only case tells it from {device_id}.", "yellow")
 
 
 def note_wait(failure: ClientError, wait_s: float) -> None:

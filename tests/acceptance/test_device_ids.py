@@ -249,3 +249,28 @@ def test_every_id_can_be_given_to_the_commands_and_is_printed(
         assert [row["vehicle_id"] for row in rows] == IN_ORDER
         for each in UNUSUAL_IDS:
             assert f"no longer: {each} is fed by {each} from " in said("unmap", "--", each)
+
+
+def test_commands_warn_where_only_case_tells_ids_apart(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path_factory.mktemp("up")
+
+    def told(*arguments: str, code: int = 0) -> str:
+        return run(capsys, *arguments, code=code).err
+
+    with up(directory) as running:
+        for service in ("ingestion", "analytics"):
+            monkeypatch.setenv(f"ENERGYFLEET_{service.upper()}_ADDRESS", running.address(service))
+        vehicle = "A vehicle EV-1 is known: only case tells it from ev-1.\n"
+        assert told("map", "EV-1", "M-1") == ""
+        assert told("map", "ev-1", "m-1") == f"{vehicle}A meter M-1 is known: only case tells it from m-1.\n"
+        assert told("performance", "ev-1", "--json") == vehicle
+        assert told("status", "ev-1") == vehicle
+        assert told("status", "eV-1", code=1).splitlines() == [
+            "A vehicle EV-1 is known: only case tells it from eV-1.",
+            "A vehicle ev-1 is known: only case tells it from eV-1.",
+            "eV-1 is unknown, neither a vehicle nor a meter",
+        ]
+        monkeypatch.setenv("ENERGYFLEET_ANALYTICS_ADDRESS", "127.0.0.1:1")
+        assert told("map", "Ev-1", "m-2") == ""
