@@ -49,6 +49,7 @@ def performance_answer(
                 )
                 for each in evidence.feedings
             ],
+            similar_vehicle_ids=evidence.similar_vehicle_ids,
         ),
         thresholds=_thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
@@ -112,20 +113,18 @@ def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
     return wire.PerformanceThresholds(**asdict(thresholds))
 
 
-def status_fields(
-    kind: DeviceKind, device_id: str, found: Found | None, now_us: int, stale_after_us: int
-) -> dict[str, Any]:
-    """The fields of every message that has a device's status; `found` is None for an unknown device."""
+def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, stale_after_us: int) -> dict[str, Any]:
+    """The fields of every message that has a device's status."""
     named = {f"{kind.name}_id": device_id}
-    if found is None:
-        return {**named, "freshness": wire.Freshness.Value(Freshness.UNKNOWN_DEVICE)}
     status = found.status
     age_us = None if status is None else status.age_us(now_us)
+    its_freshness = freshness(age_us, stale_after_us) if found.known else Freshness.UNKNOWN_DEVICE
     fields: dict[str, Any] = {
         **named,
         "age": None if age_us is None else duration_message(age_us),
         "clock": _clock_message(found.clock),
-        "freshness": wire.Freshness.Value(freshness(age_us, stale_after_us)),
+        "freshness": wire.Freshness.Value(its_freshness),
+        "similar_ids": found.similar_ids,
     }
     for refusal in found.refusals:
         name = "omissions" if refusal.field.partition(".")[2] in kind.optional else "rejections"

@@ -52,12 +52,16 @@ class Refusal:
 
 
 class Found(NamedTuple):
-    """What is known of a device: None where there is none of it."""
+    """What is stored under an id: None where there is none of it."""
 
     status: DeviceStatus | None
     clock: ClockEvidence | None
     refusals: Sequence[Refusal] = ()
     """The last ones first."""
+    similar_ids: Sequence[str] = ()
+    """Other devices of the kind whose ids differ from this one only in case; where there are many, the first ones."""
+    known: bool = True
+    """Whether there is such a device."""
 
 
 def freshness(age_us: int | None, stale_after_us: int) -> Freshness:

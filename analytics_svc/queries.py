@@ -17,7 +17,7 @@ from analytics_svc.queries_sql import PERFORMANCE, PERFORMANCE_SERIES, REFUSALS_
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.totals import Bucket, Evidence, Feeding, Totals
-from shared.db.device_kind import DeviceKind
+from shared.db.device_kind import VEHICLE, DeviceKind
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, datetime_from_us, us_from_datetime, us_from_timedelta
 
@@ -37,7 +37,7 @@ class Queries:
         """What the vehicle and its meters reported. Raises UnknownDevice."""
         answer = await self._query_history(PERFORMANCE, {"vehicle_id": question.vehicle_id}, question.window)
         if not answer.value:
-            raise UnknownDevice("vehicle", question.vehicle_id)
+            raise await self._unknown(question.vehicle_id)
         row = answer.value[0]
         feedings = [
             Feeding(each.meter_id, us_from_datetime(each.since), us_from_datetime(each.until), each.kwh, each.readings)
@@ -50,6 +50,7 @@ class Queries:
             first_meter_us=_us_or_none(row.first_meter_ts),
             last_meter_us=_us_or_none(row.last_meter_ts),
             feedings=feedings,
+            similar_vehicle_ids=row.similar_ids,
         )
         return answer.replace((Totals.of(row), evidence))
 
@@ -63,19 +64,19 @@ class Queries:
         window = Window(buckets[0].start_us, buckets[-1].end_us)
         answer = await self._query_history(PERFORMANCE_SERIES, parameters, window)
         if not answer.value:
-            raise UnknownDevice("vehicle", question.vehicle_id)
+            raise await self._unknown(question.vehicle_id)
         return answer.replace([Bucket.of(row) for row in answer.value])
 
     async def status(self, kind: DeviceKind, device_id: str) -> QueryResult[Found]:
         """What is known of the device. Raises UnknownDevice."""
         answer = await self.statuses(kind, [device_id])
         [found] = answer.value
-        if found is None:
-            raise UnknownDevice(kind.name, device_id)
+        if not found.known:
+            raise UnknownDevice(kind.name, device_id, found.similar_ids)
         return answer.replace(found)
 
-    async def statuses(self, kind: DeviceKind, ids: list[str]) -> QueryResult[list[Found | None]]:
-        """As `status` for each of the ids, in their order; None for an unknown one."""
+    async def statuses(self, kind: DeviceKind, ids: list[str]) -> QueryResult[list[Found]]:
+        """As `status` for each of the ids, in their order, known or not."""
         answer = await self.reader.ask(STATUSES[kind], {"ids": ids, "refusals_max": REFUSALS_MAX})
         return answer.replace([_found(kind, row) for row in answer.value])
 
@@ -87,6 +88,11 @@ class Queries:
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
         await self.reader.close()
+
+    async def _unknown(self, vehicle_id: str) -> UnknownDevice:
+        """The error for a vehicle that a question has not found."""
+        answer = await self.statuses(VEHICLE, [vehicle_id])
+        return UnknownDevice(VEHICLE.name, vehicle_id, answer.value[0].similar_ids)
 
     async def _query_history(
         self, statement: TextClause, parameters: Mapping[str, object], window: Window
@@ -103,10 +109,10 @@ def _us_or_none(moment: datetime | None) -> int | None:
     return None if moment is None else us_from_datetime(moment)
 
 
-def _found(kind: DeviceKind, row: Any) -> Found | None:
-    if not row.registered and not row.refusals:
-        return None
-    return Found(_status(kind, row), _clock_evidence(row), tuple(Refusal(*each) for each in row.refusals or ()))
+def _found(kind: DeviceKind, row: Any) -> Found:
+    refusals = tuple(Refusal(*each) for each in row.refusals or ())
+    known = row.registered or bool(refusals)
+    return Found(_status(kind, row), _clock_evidence(row), refusals, tuple(row.similar_ids), known)
 
 
 def _status(kind: DeviceKind, row: Any) -> DeviceStatus | None:

@@ -8,7 +8,7 @@ microsecond. What is asked about a fleet is in `fleet_sql`.
 
 from sqlalchemy import text
 
-from shared.db.device_kind import KINDS
+from shared.db.device_kind import KINDS, VEHICLE
 
 # Runs before each question in the same message, which is one transaction: its end undoes the settings. `now()` is its
 # start, hence before both snapshots. Not in a pipeline: the driver would take twice as many turns of the event loop.
@@ -23,6 +23,9 @@ IS_PREPARED = "SELECT FROM pg_prepared_statements WHERE name = %s"
 MAPPINGS_MAX = 100
 """Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
 
+SIMILAR_MAX = 5
+"""Ids that are told because they differ from one only in case: enough to see what is wrong, and fit for a status."""
+
 _OF_THE_DAYS = """
     ts >= CAST(CAST(:first_day AS date) AS timestamp) AT TIME ZONE 'UTC'
     AND ts < CAST(CAST(:last_day AS date) + 1 AS timestamp) AT TIME ZONE 'UTC'
@@ -31,6 +34,16 @@ _OF_THE_DAYS = """
 # An hour is known by the first microsecond that counts for it.
 _HOUR_OF_ROLLUP = "hour_start + interval '1 microsecond'"
 _HOUR_OF_READING = "date_bin('1 hour', ts, timestamptz '1970-01-01 00:00:00.000001Z')"
+
+
+def _similar_ids(asked: str) -> str:
+    """The other devices of a kind whose ids differ from an asked one only in case."""
+    return f"""ARRAY(
+        SELECT {{device}}_id FROM {{device}}s AS others
+        WHERE lower(others.{{device}}_id) = lower({asked} COLLATE "C") AND others.{{device}}_id <> {asked}
+        ORDER BY others.{{device}}_id
+        LIMIT {SIMILAR_MAX}
+    ) AS similar_ids"""
 
 
 def _with_whole_hours(spans: str, columns: str) -> str:
@@ -82,7 +95,7 @@ PERFORMANCE = text(f"""
 SELECT mappings, kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
        hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
        (SELECT meter_id FROM meters WHERE meter_key = found.meter_key) AS meter_id,
-       found.since, found.until, kwh, readings
+       found.since, found.until, kwh, readings, {VEHICLE.render(_similar_ids("CAST(:vehicle_id AS text)"))}
 FROM vehicles
 CROSS JOIN ({_with_whole_hours(_ASKED, "since, until, kept_since")} OFFSET 0) AS asked
 CROSS JOIN LATERAL (
@@ -218,7 +231,8 @@ REFUSALS_MAX = 20
 
 # A row for each of the ids, in their order. ts is null where no reading of the device is stored, late_readings where
 # nothing was written down of its clock, and refusals where nothing of it was refused.
-_STATUSES = """
+_STATUSES = (
+    """
 SELECT {device}_key IS NOT NULL AS registered, status.ts, {measurements:status.#},
        newest_age_us, late_readings, future_readings, conflicting_readings,
        (
@@ -230,13 +244,17 @@ SELECT {device}_key IS NOT NULL AS registered, status.ts, {measurements:status.#
                ORDER BY last_at DESC, field, reason
                LIMIT :refusals_max
            ) AS latest
-       ) AS refusals
+       ) AS refusals,
+       """
+    + _similar_ids("asked.{device}_id")
+    + """
 FROM unnest(CAST(:ids AS text[])) WITH ORDINALITY AS asked ({device}_id, position)
      LEFT JOIN {device}s USING ({device}_id)
      LEFT JOIN {device}_current_status AS status USING ({device}_key)
      LEFT JOIN {device}_clock_evidence ON device_key = {device}_key
 ORDER BY position
 """
+)
 STATUSES = {kind: text(kind.render(_STATUSES)) for kind in KINDS}
 
 # One row, from a primary too. A replica that is connected and has replayed all that it received lacks nothing, however

@@ -117,5 +117,5 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         status = self._status(kind, device_id, answer.value)
         return {**status, "stale_after": self._stale_after, "as_of": proto_from_us(answer.as_of_us)}
 
-    def _status(self, kind: DeviceKind, device_id: str, found: Found | None) -> dict[str, Any]:
+    def _status(self, kind: DeviceKind, device_id: str, found: Found) -> dict[str, Any]:
         return status_fields(kind, device_id, found, self._clock(), self._stale_after_us)

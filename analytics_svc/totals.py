@@ -93,6 +93,8 @@ class Evidence:
     last_meter_us: int | None
     feedings: Sequence[Feeding]
     """By start; where there are very many, the last ones."""
+    similar_vehicle_ids: Sequence[str]
+    """Other vehicles whose ids differ from this one's only in case; where there are many, the first ones."""
 
 
 class Bucket(NamedTuple):

@@ -1,14 +1,10 @@
 """What the id of a meter or a vehicle looks like."""
 
-import re
-
 DEVICE_ID_MAX_LENGTH = 64
 """Characters. Enough for a UUID, an EVSE id or a VIN with a prefix; few enough to keep 100,000 ids in memory."""
 
-DEVICE_ID_ACCEPTED = f"1 to {DEVICE_ID_MAX_LENGTH} characters out of A-Z a-z 0-9 . _ : -"
-"""What is accepted, in words for people."""
-
-_PATTERN = re.compile("[A-Za-z0-9._:-]+")
+DEVICE_ID_ACCEPTED = f"1 to {DEVICE_ID_MAX_LENGTH} characters of printable ASCII, no space at either end"
+"""What is accepted, in words for people. Case counts."""
 
 IDS_REMEMBERED = 100_000
 """Well-formed ids that are remembered, about 200 bytes each: ten times the fleet."""
@@ -17,7 +13,7 @@ _remembered: dict[str, str] = {}
 
 
 def is_device_id(text: str) -> bool:
-    return len(text) <= DEVICE_ID_MAX_LENGTH and _PATTERN.fullmatch(text) is not None
+    return 0 < len(text) <= DEVICE_ID_MAX_LENGTH and text.isascii() and text.isprintable() and text == text.strip()
 
 
 def remembered_device_id(text: str) -> str | None:

@@ -17,6 +17,7 @@
 INTERNAL. What stops a process from starting is a StartRefused; no caller ever sees one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.timestamps import iso_from_us
@@ -50,10 +51,11 @@ class MalformedRequest(FleetError):
 
 
 class UnknownDevice(FleetError):
-    """The device is unknown."""
+    """The device is unknown. `similar_ids` are known: they differ from its id only in case."""
 
-    def __init__(self, kind: str, device_id: str) -> None:
-        super().__init__(f"{kind} {device_id} is unknown: it has sent no reading and is in no mapping")
+    def __init__(self, kind: str, device_id: str, similar_ids: Sequence[str] = ()) -> None:
+        known = f"; {', '.join(similar_ids)} {'is' if len(similar_ids) == 1 else 'are'} known" if similar_ids else ""
+        super().__init__(f"{kind} {device_id} is unknown: it has sent no reading and is in no mapping{known}")
 
 
 class UnknownReading(FleetError):

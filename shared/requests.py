@@ -58,7 +58,8 @@ class Checks:
 
 
 PAGE_TOKEN_MAX_LENGTH = 256
-"""Characters. Ours have 150 at most: a place has an id of 64 characters. So short a text does not nest too deep."""
+"""Characters. Ours have 204 at most: a place has an id of 64 characters, and JSON may escape each. So short a text does
+not nest too deep."""
 
 PLACE_NUMBER_MAX = 2**63 - 1
 """What PostgreSQL takes for a number."""

@@ -11,6 +11,45 @@ from shared.timestamps import proto_from_us, us_from_datetime
 NOW_US = us_from_datetime(datetime.fromisoformat("2026-02-10T00:30:00Z"))
 """What the clock of the services under test says: half an hour after a midnight."""
 
+UNUSUAL_IDS = (
+    "DE*ABC*E123456*1",
+    "a+b=c|d@e#f/g~h(i)",
+    "m=1",
+    "a  b",
+    "-x",
+    "--help",
+    "..",
+    "/",
+    "100%",
+    "%s",
+    "%(ids)s",
+    "%41",
+    "it's",
+    '"quoted"',
+    "back\\slash",
+    "'; DROP TABLE vehicles; --",
+    ":vehicle_id",
+    "$1",
+    "$x^2$",
+    "$(x)",
+    "`x`",
+    "{0}",
+    "{a,b}",
+    "NULL",
+    "[bold]",
+    "[/]",
+    ":smile:",
+    "<b>&amp;</b>",
+    "=cmd()",
+    "1e3",
+    "is fed by",
+    "\\" * 64,
+    '"' * 64,
+    "".join(map(chr, range(ord("!"), ord("_") + 1))),
+    "".join(map(chr, range(ord("`"), ord("~") + 1))),
+)
+"""Ids that formats, shells, statements and markup could take for something else, with every character that ids have."""
+
 
 def clock() -> int:
     """Stands still."""

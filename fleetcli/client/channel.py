@@ -20,6 +20,8 @@ HEALTH_TIMEOUT_S = 5.0
 
 _CONNECT_FAILED = re.compile(r"failed to connect to all addresses; last error: [A-Z]+: ")
 
+_LINE_END = re.compile(r"\s*\n\s*")
+
 _WRITE_FAILED = "Internal error from Core"
 """What grpc.aio says of a write after the service has ended the stream; the status itself is lost (grpc #36066)."""
 
@@ -57,7 +59,7 @@ def _explained(address: str, error: grpc.aio.AioRpcError) -> ClientError:
             violations += [f"{each.field}: {each.description}" for each in bad_request.field_violations]
         elif packed.Unpack(retry):
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
-    message = " ".join((error.details() or "").split())
+    message = _LINE_END.sub(" ", error.details() or "").strip()
     if error.code() is grpc.StatusCode.INTERNAL and message == _WRITE_FAILED:
         return StreamCutShort(address)
     if error.code() is grpc.StatusCode.UNAVAILABLE and retry_after_s is None:

@@ -3,6 +3,7 @@
 from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
+    BatchGetStatusRequest,
     Freshness,
     GetMeterStatusRequest,
     GetMeterStatusResponse,
@@ -199,6 +200,12 @@ class AnalyticsClient(_Client):
         """A meter's newest reading; None for an unknown one."""
         request = GetMeterStatusRequest(meter_id=meter_id)
         return cast(MeterStatus | None, await self._found(self._stub.GetMeterStatus, request))
+
+    async def similar_ids(self, vehicle_id: str, meter_id: str) -> tuple[list[str], list[str]]:
+        """Of known vehicles and of known meters the ids that differ from these only in case."""
+        request = BatchGetStatusRequest(vehicle_ids=[vehicle_id], meter_ids=[meter_id])
+        answer = await self._call(self._stub.BatchGetStatus, request)
+        return list(answer.vehicles[0].similar_ids), list(answer.meters[0].similar_ids)
 
     async def _found(self, method: Any, request: Message) -> Any:
         try:

@@ -25,7 +25,7 @@ from fleetcli.client.services import (
     verdict_of,
 )
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import facts_table, measured, out, say, verdict_text
+from fleetcli.commands.console import facts_table, measured, out, say, verdict_text, warn_similar
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
@@ -61,6 +61,7 @@ def performance(
     """How efficiently a vehicle charged: over the last 24 hours, or any window."""
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
     answer = ask(AnalyticsClient, analytics, ca, lambda client: client.performance(vehicle, start_us, end_us))
+    warn_similar("vehicle", vehicle, answer.evidence.similar_vehicle_ids)
     if as_json:
         typer.echo(json.dumps(_plain(answer), indent=2))
     else:
@@ -68,13 +69,17 @@ def performance(
 
 
 def status(
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The id of a vehicle or a meter.")],
+    device: Annotated[
+        str, typer.Argument(metavar="DEVICE", help="The id of a vehicle or a meter; after -- where it begins with -.")
+    ],
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """What a vehicle or a meter reported last."""
-    vehicle, meter = ask(AnalyticsClient, analytics, ca, partial(_status, device))
+    vehicle, meter, (similar_vehicles, similar_meters) = ask(AnalyticsClient, analytics, ca, partial(_status, device))
+    warn_similar("vehicle", device, similar_vehicles)
+    warn_similar("meter", device, similar_meters)
     if vehicle is None and meter is None:
         raise CommandError(f"{device} is unknown, neither a vehicle nor a meter")
     if as_json:
@@ -99,8 +104,12 @@ def health(
     say(f"{address} is {state}")
 
 
-async def _status(device_id: str, client: AnalyticsClient) -> tuple[VehicleStatus | None, MeterStatus | None]:
-    return await client.vehicle_status(device_id), await client.meter_status(device_id)
+async def _status(
+    device_id: str, client: AnalyticsClient
+) -> tuple[VehicleStatus | None, MeterStatus | None, tuple[list[str], list[str]]]:
+    """The status of each kind of device with that id, and the similar ids of each."""
+    statuses = await client.vehicle_status(device_id), await client.meter_status(device_id)
+    return *statuses, await client.similar_ids(device_id, device_id)
 
 
 def _plain(answer: Message) -> dict[str, Any]:

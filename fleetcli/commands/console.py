@@ -1,6 +1,7 @@
 """What people see: answers on standard output, everything else on standard error, progress only on a terminal."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +39,12 @@ def complain(line: str) -> None:
     note(line, "red")
 
 
+def warn_similar(kind: str, device_id: str, similar_ids: Iterable[str]) -> None:
+    """Warns of known devices whose ids differ from one only in case."""
+    for similar_id in similar_ids:
+        note(f"A {kind} {similar_id} is known: only case tells it from {device_id}.", "yellow")
+
+
 def note_wait(failure: ClientError, wait_s: float) -> None:
     note(f"{failure}. Trying again in {wait_s:.1f} s; nothing is lost and nothing is counted twice.", "yellow")
 
@@ -53,7 +60,8 @@ def measured(message: Any, field: str, form: str) -> str:
 
 def facts_table(title: str) -> Table:
     """A table of names and values, to be filled with `add_row(name, value)`."""
-    table = Table(title=Text(title), show_header=False, title_justify="left")
+    width = min(len(title), out.width)  # or a long title is broken where the table ends
+    table = Table(title=Text(title), show_header=False, title_justify="left", min_width=width)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     return table

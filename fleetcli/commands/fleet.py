@@ -161,7 +161,7 @@ def _show(answer: FleetPerformance, hours_of: Sequence[Series]) -> None:
 def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> Table:
     """All columns, or those for which a terminal has room."""
     columns = {
-        "vehicle": [vehicle.vehicle_id for vehicle in answer.vehicles],
+        "vehicle": [Text(vehicle.vehicle_id) for vehicle in answer.vehicles],
         "DC kWh": [measured(vehicle, "kwh_delivered_dc", "{:,.3f}") for vehicle in answer.vehicles],
         "AC kWh": [measured(vehicle, "kwh_consumed_ac", "{:,.3f}") for vehicle in answer.vehicles],
         "lost kWh": [measured(vehicle, "kwh_lost", "{:,.3f}") for vehicle in answer.vehicles],

@@ -1,12 +1,23 @@
 """`energyfleet map` and `energyfleet unmap`: which meter feeds which vehicle, and when."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from fleetcli.client.services import IngestionClient, Mapping
-from fleetcli.commands.console import say
-from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, Vehicle, ask, moment_us
+from fleetcli.client.errors import ClientError
+from fleetcli.client.services import AnalyticsClient, IngestionClient, Mapping
+from fleetcli.commands.console import say, warn_similar
+from fleetcli.commands.options import (
+    ANALYTICS_DEFAULT,
+    INGESTION_DEFAULT,
+    Analytics,
+    Ca,
+    Ingestion,
+    Vehicle,
+    ask,
+    moment_us,
+)
 from shared.timestamps import system_clock
 
 From = Annotated[
@@ -18,15 +29,17 @@ Until = Annotated[str | None, typer.Option(metavar="now|TIME", help="Until when:
 
 def map_(
     vehicle: Vehicle,
-    meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it.")],
+    meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it; as VEHICLE.")],
     from_: From = None,
     until: Until = None,
     ingestion: Ingestion = INGESTION_DEFAULT,
     ca: Ca = None,
+    analytics: Analytics = ANALYTICS_DEFAULT,
 ) -> None:
     """Say which meter feeds a vehicle, from an instant on or for a span of time.
 
-    Either may lie in the past, and answers about the past follow at once.
+    Either may lie in the past, and answers about the past follow at once. Where the analytics service can be reached,
+    it is asked for known devices whose ids differ from these only in case.
     """
     from_us, until_us = _span_us(from_, until)
     mapping, closed = ask(
@@ -35,6 +48,10 @@ def map_(
     for each in closed:
         say(f"closed: {_told(each)}")
     say(_told(mapping))
+    with suppress(ClientError):  # it is mapped all the same
+        vehicles, meters = ask(AnalyticsClient, analytics, ca, lambda client: client.similar_ids(vehicle, meter))
+        warn_similar("vehicle", vehicle, vehicles)
+        warn_similar("meter", meter, meters)
 
 
 def unmap(

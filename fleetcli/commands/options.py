@@ -46,7 +46,7 @@ def _address(service: str) -> Any:
 
 Ingestion = Annotated[str, _address("ingestion")]
 Analytics = Annotated[str, _address("analytics")]
-Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id.")]
+Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's id; after -- where it begins with -.")]
 Ending = Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")]
 
 

@@ -104,7 +104,7 @@ def draw(series: Series, to: Path) -> None:
     window = " to ".join(
         f"{moment.ToDatetime(zone):%Y-%m-%d %H:%M}" for moment in (series.window.start, series.window.end)
     )
-    figure.suptitle(f"{series.vehicle_id}, {window} ({series.time_zone})")
+    figure.suptitle(f"{series.vehicle_id}, {window} ({series.time_zone})", parse_math=False)
     temperature.set_xlabel("shaded: nothing was reported")
     try:
         figure.savefig(to, dpi=120)

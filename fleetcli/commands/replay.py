@@ -162,10 +162,16 @@ def _values(reading: Telemetry) -> str:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    vehicle_id, _, meter_id = text.partition("=")
-    if not is_device_id(vehicle_id) or not is_device_id(meter_id):
+    """The ids on both sides of the one = that has an id on each side."""
+    parts = text.split("=")
+    splits = [("=".join(parts[:at]), "=".join(parts[at:])) for at in range(1, len(parts))]
+    pairs = [pair for pair in splits if all(map(is_device_id, pair))]
+    if not pairs:
         raise typer.BadParameter(f"{text!r} is not VEHICLE=METER; an id is {DEVICE_ID_ACCEPTED}", param_hint="--map")
-    return vehicle_id, meter_id
+    if len(pairs) > 1:
+        why = "several = could divide it; map the two with `energyfleet map` first"
+        raise typer.BadParameter(f"{text!r} is not clear: {why}", param_hint="--map")
+    return pairs[0]
 
 
 @contextmanager

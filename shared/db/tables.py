@@ -70,6 +70,7 @@ def _add_tables(kind: DeviceKind) -> None:
         Column(key, Integer, Identity(always=True), primary_key=True),
         Column(f"{name}_id", Text(collation="C"), nullable=False),
         UniqueConstraint(f"{name}_id"),
+        Index(f"{name}s_lower_id", text(f"lower({name}_id)"), f"{name}_id"),
     )
     Table(
         kind.history,

@@ -206,10 +206,10 @@ async def test_a_bad_request_is_told_all_of_its_violations(stub: "AnalyticsServi
             ["window", "page_size"],
         ),
         (stub.GetPerformanceSeries(wire.GetPerformanceSeriesRequest(time_zone="?")), ["vehicle_id", "time_zone"]),
-        (stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="a b")), ["vehicle_id"]),
+        (stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="a ")), ["vehicle_id"]),
         (stub.GetMeterStatus(wire.GetMeterStatusRequest()), ["meter_id"]),
         (
-            stub.BatchGetStatus(wire.BatchGetStatusRequest(vehicle_ids=["car", "a b"], meter_ids=[""])),
+            stub.BatchGetStatus(wire.BatchGetStatusRequest(vehicle_ids=["car", "a "], meter_ids=[""])),
             ["vehicle_ids[1]", "meter_ids[0]"],
         ),
     ]

@@ -175,7 +175,7 @@ def test_unknown_and_malformed_devices_are_one_line_and_exit_code_1(environment:
     assert "NOT_FOUND: vehicle nobody is unknown" in unknown.stderr
     assert unknown.stderr.count("\n") == 1
     assert "neither a vehicle nor a meter" in energyfleet("status", "nobody", environment=environment).stderr
-    malformed = energyfleet("status", "no body", environment=environment)
+    malformed = energyfleet("status", "nobody ", environment=environment)
     assert malformed.returncode == 1
     assert "INVALID_ARGUMENT: vehicle_id: " in malformed.stderr
 

@@ -105,7 +105,7 @@ async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: 
         (("fleet", "--rows", "0"), 2, "greater than or equal to 1"),
         (("fleet", "--ending", "soon"), 2, "'soon' is neither"),
         (("fleet", "--vehicle", "nobody"), 1, "unknown: nobody"),
-        (("fleet", "--vehicle", "no body"), 1, "INVALID_ARGUMENT: vehicle_ids"),
+        (("fleet", "--vehicle", "nobody "), 1, "INVALID_ARGUMENT: vehicle_ids"),
         (("plot", "nobody", "--out", "it.png"), 1, "NOT_FOUND: vehicle nobody is unknown"),
         (("plot", f"ev-{SEED}-00001", "--out", "it.doc"), 2, "does not end in .png"),
         (("plot", f"ev-{SEED}-00001", "--out", "no/where.png"), 1, "--out no/where.png: No such file or directory"),

@@ -153,7 +153,7 @@ async def test_a_defect_is_internal_and_tells_nothing(
     ("request_", "fields"),
     [
         (wire.MapVehicleRequest(), {"vehicle_id", "meter_id"}),
-        (wire.MapVehicleRequest(vehicle_id="a b", meter_id="m" * 65), {"vehicle_id", "meter_id"}),
+        (wire.MapVehicleRequest(vehicle_id="a ", meter_id="m" * 65), {"vehicle_id", "meter_id"}),
         (
             wire.MapVehicleRequest(
                 vehicle_id="", meter_id="m", effective_from=Timestamp(seconds=NOW_US // US_PER_SECOND, nanos=-1)
@@ -187,8 +187,8 @@ async def test_a_mapping_request_is_told_all_its_violations(
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (wire.ListMappingsRequest(vehicle_id="a/b"), "vehicle_id"),
-        (wire.ListMappingsRequest(meter_id="a/b"), "meter_id"),
+        (wire.ListMappingsRequest(vehicle_id="/a "), "vehicle_id"),
+        (wire.ListMappingsRequest(meter_id="/a "), "meter_id"),
         (wire.ListMappingsRequest(page_size=1001), "page_size"),
         (wire.ListMappingsRequest(page_size=-1), "page_size"),
         (wire.ListMappingsRequest(page_token="?"), "page_token"),

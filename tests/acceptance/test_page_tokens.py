@@ -44,8 +44,9 @@ def test_a_token_holds_a_place_or_nothing(token: str) -> None:
     assert place is None or (page_token(*place) == token and 0 <= int(place[1]) < 2**63)
 
 
-def test_the_longest_of_our_tokens_names_its_place() -> None:
-    place: list[str | int] = ["v" * DEVICE_ID_MAX_LENGTH, PLACE_NUMBER_MAX]
+@pytest.mark.parametrize("character", ["v", '"', "\\"])
+def test_the_longest_of_our_tokens_names_its_place(character: str) -> None:
+    place: list[str | int] = [character * DEVICE_ID_MAX_LENGTH, PLACE_NUMBER_MAX]
     assert place_of_page(page_token(*place), str, int) == place
 
 

@@ -9,12 +9,15 @@ import psycopg
 import psycopg.conninfo
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
 from analytics_svc.prepared import Prepared
 from analytics_svc.queries import Queries
+from analytics_svc.queries_sql import SIMILAR_MAX
 from analytics_svc.questions import PerformanceQuestion, Window
 from analytics_svc.totals import Totals
 from shared.db.device_kind import KINDS, METER, VEHICLE
@@ -24,6 +27,9 @@ from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from
 
 MIDNIGHT_US = us_from_datetime(datetime(2026, 2, 9, tzinfo=UTC))
 MINUTE_US = US_PER_HOUR // 60
+
+alike = st.text(st.sampled_from("aAbB"), min_size=1, max_size=4) | st.sampled_from(["x_Y", "X_y", "x%Y", "x Y", "X Y"])
+"""Ids, many of which differ only in case."""
 
 _ROLL_UP = """
 INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
@@ -210,7 +216,7 @@ async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries
     ts = datetime_from_us(MIDNIGHT_US + 1)
     rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, %s)", (car, ts, ts))
     rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, %s)", (meter, ts, ts))
-    vehicle_status, clock, _ = (await queries.status(VEHICLE, "car")).value
+    vehicle_status, clock, *_ = (await queries.status(VEHICLE, "car")).value
     assert clock is None
     assert vehicle_status == DeviceStatus(MIDNIGHT_US + 1, {"kwh_delivered_dc": 0.5, "soc": 80.0, "battery_temp": None})
     assert (await queries.status(METER, "meter")).value == Found(
@@ -244,6 +250,51 @@ async def test_a_device_never_heard_of_is_unknown(rows: Rows, queries: Queries) 
             await asked
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(known=st.lists(alike, max_size=15, unique=True), asked=st.lists(alike, max_size=5))
+async def test_with_each_id_come_the_known_ones_that_differ_only_in_case(
+    known: list[str], asked: list[str], rows: Rows, queries: Queries
+) -> None:
+    rows.connection.execute("TRUNCATE meters, vehicles CASCADE")
+    for each in known:
+        rows.vehicle(each)
+    for each in sorted(known)[::2]:
+        rows.meter(each)
+    for kind, its in ((VEHICLE, known), (METER, sorted(known)[::2])):
+        found = (await queries.statuses(kind, asked)).value
+        assert [each.known for each in found] == [each in its for each in asked]
+        assert [list(each.similar_ids) for each in found] == [
+            sorted(other for other in its if other != each and other.lower() == each.lower())[:SIMILAR_MAX]
+            for each in asked
+        ]
+    for each in known[:1]:
+        _, evidence = (await queries.performance(PerformanceQuestion(each, Window(0, 1)))).value
+        assert evidence.similar_vehicle_ids == list((await queries.statuses(VEHICLE, [each])).value[0].similar_ids)
+
+
+async def test_a_few_ids_of_very_many_that_differ_only_in_case_are_read_from_an_index(
+    rows: Rows, queries: Queries
+) -> None:
+    rows.connection.execute(
+        "INSERT INTO vehicles (vehicle_id) SELECT 'car-' || i FROM generate_series(1, 5000) AS i"
+        " UNION ALL SELECT translate(lpad(CAST(CAST(i AS bit(12)) AS text), 12), '01', 'xX')"
+        " FROM generate_series(0, 4095) AS i"
+    )
+    rows.connection.execute("VACUUM (ANALYZE) vehicles")
+    days = {"first_day": date(2026, 2, 8), "last_day": date(2026, 2, 9)}
+    ends = {"window_start": datetime_from_us(MIDNIGHT_US - 1), "window_end": datetime_from_us(MIDNIGHT_US)}
+    for plan in (
+        await plan_of(queries, queries_sql.STATUSES[VEHICLE], {"ids": ["x" * 12], "refusals_max": 1}),
+        await plan_of(queries, queries_sql.PERFORMANCE, {"vehicle_id": "x" * 12, **days, **ends}, days),
+    ):
+        limits = [each for each in _nodes(plan) if each["Node Type"] == "Limit" and each.get("Subplan Name")]
+        assert [[(node["Node Type"], node.get("Index Name")) for node in each["Plans"]] for each in limits] == [
+            [("Index Only Scan", "vehicles_lower_id")]
+        ]
+    [found] = (await queries.statuses(VEHICLE, ["x" * 12])).value
+    assert list(found.similar_ids) == ["X" * 10 + end for end in ("XX", "Xx", "xX", "xx")] + ["X" * 9 + "xXX"]
+
+
 async def test_the_service_cannot_write(rows: Rows, queries: Queries, database_url: str) -> None:
     insert = "INSERT INTO vehicles (vehicle_id) VALUES ('x')"
     async with await queries.reader.connect() as connection:
@@ -253,6 +304,12 @@ async def test_the_service_cannot_write(rows: Rows, queries: Queries, database_u
     async with asking(database_url) as by_owner, await by_owner.reader.connect() as connection:
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             await connection.execute(insert)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
 
 
 def _scans(plan: dict[str, Any], tables: str) -> Iterator[tuple[str, str]]:

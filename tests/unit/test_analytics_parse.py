@@ -105,7 +105,7 @@ def test_what_is_no_timestamp_is_refused_at_either_end(malformed: Timestamp) -> 
     assert violated(a_request(end=malformed)) == ["window.end"]
 
 
-@pytest.mark.parametrize("vehicle_id", ["", "x" * 65, "car 1", "car/1", "cär", "car-1\n", "'; DROP TABLE vehicles"])
+@pytest.mark.parametrize("vehicle_id", ["", "x" * 65, " car", "car ", "cär", "car-1\n", "car\x7f"])
 def test_an_absent_or_malformed_vehicle_id_is_refused(vehicle_id: str) -> None:
     assert violated(a_request(vehicle_id=vehicle_id)) == ["vehicle_id"]
 
@@ -113,13 +113,13 @@ def test_an_absent_or_malformed_vehicle_id_is_refused(vehicle_id: str) -> None:
 def test_all_violations_are_told_at_once() -> None:
     request = a_request(vehicle_id="", start=Timestamp(nanos=-1), end=Timestamp(seconds=2**62))
     assert violated(request) == ["vehicle_id", "window.start", "window.end"]
-    backwards = a_request(vehicle_id="?", start=proto_from_us(2), end=proto_from_us(1))
+    backwards = a_request(vehicle_id=" ", start=proto_from_us(2), end=proto_from_us(1))
     assert violated(backwards) == ["vehicle_id", "window"]
 
 
 def test_a_status_is_asked_for_by_a_well_formed_id() -> None:
     parse.require_device_id("meter_id", "EVSE:1.a_B-2")
-    for malformed in ("", "x" * 65, "a b"):
+    for malformed in ("", "x" * 65, " a"):
         with pytest.raises(InvalidRequest) as caught:
             parse.require_device_id("meter_id", malformed)
         assert [violation.field for violation in caught.value.violations] == ["meter_id"]
@@ -149,10 +149,10 @@ def test_a_batch_has_1000_devices_at_most_vehicles_and_meters_together() -> None
 
 
 def test_wrong_ids_of_a_batch_are_told_by_position_the_first_few_and_the_count_of_the_others() -> None:
-    told = violations_of(a_batch(["v", "", "v", "v v"], ["m", "x" * 65]))
+    told = violations_of(a_batch(["v", "", "v", "v "], ["m", "x" * 65]))
     assert list(told) == ["vehicle_ids[1]", "vehicle_ids[3]", "meter_ids[1]"]
-    assert told["vehicle_ids[3]"] == f"'v v' is not an id: {DEVICE_ID_ACCEPTED}"
-    told = violations_of(a_batch(["?"] * 9, [" "] * 1_000))
+    assert told["vehicle_ids[3]"] == f"'v ' is not an id: {DEVICE_ID_ACCEPTED}"
+    told = violations_of(a_batch(["é"] * 9, [" "] * 1_000))
     assert len(told) == 1 + 2 * (IDS_TOLD_MAX + 1)
     assert told["vehicle_ids"] == "4 more are not ids"
     assert told["meter_ids"] == "995 more are not ids"
@@ -232,12 +232,12 @@ def test_questions_that_mean_the_same_are_one_question() -> None:
 
 
 def test_all_violations_of_a_list_are_told_at_once() -> None:
-    fields = {"verdicts": [0], "vehicle_ids": ["a", "b c"], "order": 9, "page_size": -1, "page_token": "?"}
+    fields = {"verdicts": [0], "vehicle_ids": ["a", "b "], "order": 9, "page_size": -1, "page_token": "?"}
     assert list_violations(**fields) == ["verdicts", "vehicle_ids[1]", "order", "page_size", "page_token"]
     assert list_violations(verdicts=[6], page_size=1_001) == ["verdicts", "page_size"]
     assert page_of(page_size=1_000, vehicle_ids=[f"v{n}" for n in range(1_000)]).size == 1_000
     assert list_violations(vehicle_ids=[f"v{n}" for n in range(1_001)]) == ["vehicle_ids"]
-    assert len(list_violations(vehicle_ids=["?"] * 1_000)) == IDS_TOLD_MAX + 1
+    assert len(list_violations(vehicle_ids=["é"] * 1_000)) == IDS_TOLD_MAX + 1
 
 
 def series_of(**fields: Any) -> SeriesQuestion:

@@ -27,7 +27,7 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (Telemetry(), "reading", RejectionReason.MISSING),
         (Telemetry(meter=MeterReading()), "meter.meter_id", RejectionReason.MISSING),
         (a_meter_reading(meter_id="m" * 65), "meter.meter_id", RejectionReason.MALFORMED),
-        (a_meter_reading(meter_id="meter/1"), "meter.meter_id", RejectionReason.MALFORMED),
+        (a_meter_reading(meter_id="meter-1 "), "meter.meter_id", RejectionReason.MALFORMED),
         (a_meter_reading(meter_id="meter-1\n"), "meter.meter_id", RejectionReason.MALFORMED),
         (a_meter_reading(meter_id="zähler"), "meter.meter_id", RejectionReason.MALFORMED),
         (a_meter_reading(kwh_consumed_ac=None), "meter.kwh_consumed_ac", RejectionReason.MISSING),
@@ -44,7 +44,7 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_meter_reading(timestamp=Timestamp(seconds=253_402_300_800)), "meter.timestamp", RejectionReason.MALFORMED),
         (a_meter_reading(timestamp=Timestamp(seconds=1, nanos=-1)), "meter.timestamp", RejectionReason.MALFORMED),
         (a_vehicle_reading(vehicle_id=""), "vehicle.vehicle_id", RejectionReason.MISSING),
-        (a_vehicle_reading(vehicle_id="a b"), "vehicle.vehicle_id", RejectionReason.MALFORMED),
+        (a_vehicle_reading(vehicle_id=" a"), "vehicle.vehicle_id", RejectionReason.MALFORMED),
         (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", RejectionReason.MISSING),
         (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
         (a_vehicle_reading(ts_us=None), "vehicle.timestamp", RejectionReason.MISSING),
@@ -108,7 +108,7 @@ def test_nothing_is_omitted_of_a_rejected_reading() -> None:
 
 
 def test_a_rejection_names_the_device_where_there_is_an_id() -> None:
-    decoded = decode([a_vehicle_reading(ts_us=0), a_vehicle_reading("a b", ts_us=0)], 0, BOUNDS)
+    decoded = decode([a_vehicle_reading(ts_us=0), a_vehicle_reading("a ", ts_us=0)], 0, BOUNDS)
     assert [each.device_id for each in decoded.rejections] == ["vehicle-001", ""]
 
 

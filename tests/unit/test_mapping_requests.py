@@ -68,7 +68,7 @@ def test_a_span_of_a_microsecond_is_taken_and_an_empty_one_is_not(request_: Requ
 
 def test_all_violations_are_told_at_once() -> None:
     malformed, far = Timestamp(seconds=NOW_US // 1_000_000, nanos=-1), Timestamp(seconds=2**62)
-    told = violated(wire.MapVehicleRequest(vehicle_id="a b"), malformed, far)
+    told = violated(wire.MapVehicleRequest(vehicle_id="a "), malformed, far)
     assert set(told) == {"vehicle_id", "meter_id", "effective_from", "effective_until"}
     told = violated(wire.UnmapVehicleRequest(), proto_from_us(BOUNDS.latest_us + 1), far)
     assert set(told) == {"vehicle_id", "effective_from", "effective_until"}

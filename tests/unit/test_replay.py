@@ -9,6 +9,7 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from typer import BadParameter
 
 from fleetcli.commands import replay
 from fleetcli.commands.command_errors import BadInput
@@ -208,6 +209,28 @@ def test_long_recordings_go_out_in_requests(monkeypatch: pytest.MonkeyPatch) -> 
     recording = a_recording(f"{HEADER}\n" + f"{GOOD}\n" * 7)
     numbers = [list(numbers) for _, numbers in replay._requests(recording, replay.Tally())]
     assert numbers == [[2, 3, 4], [5, 6, 7], [8]]
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("ev-1=m-1", ("ev-1", "m-1")),
+        ("=cmd()=m-1", ("=cmd()", "m-1")),
+        ("ev-1=m-1=", ("ev-1", "m-1=")),
+        ("ev-1= =m-1", None),
+        (f"ev=1={'m' * 64}", ("ev=1", "m" * 64)),
+        (f"ev=1={'m' * 62}", None),
+        ("ev-1==m-1", None),
+    ],
+)
+def test_a_pair_is_divided_where_nothing_else_leaves_an_id_on_each_side(
+    text: str, pair: tuple[str, str] | None
+) -> None:
+    if pair is None:
+        with pytest.raises(BadParameter):
+            replay._pair(text)
+    else:
+        assert replay._pair(text) == pair
 
 
 def test_what_is_refused_is_told_with_its_line_and_what_is_settled_forgotten(

@@ -24,6 +24,8 @@ _DEVICES = (
         {device}_id text COLLATE "C" NOT NULL UNIQUE
     )
     """),
+    # Whoever makes up a million ids that differ only in case makes no search for a few of them longer.
+    *_of_both("CREATE INDEX {device}s_lower_id ON {device}s (lower({device}_id), {device}_id)"),
     # GiST by itself has no operators for integers. An extension belongs to the database: another schema's migration may
     # be creating it at this instant. Nor must it go with the schema of a fleet that is dropped, hence its place.
     """

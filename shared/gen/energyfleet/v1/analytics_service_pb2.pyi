@@ -182,7 +182,7 @@ class GetVehiclePerformanceRequest(_message.Message):
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window to look at. Absent: the 24 hours up to now. With `end` alone: the 24 hours up to `end`. With `start`
@@ -339,6 +339,7 @@ class PerformanceEvidence(_message.Message):
     HOURS_BOTH_FIELD_NUMBER: _builtins.int
     MAPPING_COUNT_FIELD_NUMBER: _builtins.int
     MAPPINGS_FIELD_NUMBER: _builtins.int
+    SIMILAR_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
     hours_either: _builtins.int
     """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window."""
     hours_both: _builtins.int
@@ -365,6 +366,12 @@ class PerformanceEvidence(_message.Message):
     def mappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedingInterval]:
         """The mappings that reach into the window, by start; of more than 100 the last 100."""
 
+    @_builtins.property
+    def similar_vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other known vehicles whose ids differ from this one's only in case, in order; of more than 5 the first 5. Where there
+        are any, readings or mappings of this vehicle may be under another id.
+        """
+
     def __init__(
         self,
         *,
@@ -376,10 +383,11 @@ class PerformanceEvidence(_message.Message):
         hours_both: _builtins.int = ...,
         mapping_count: _builtins.int = ...,
         mappings: _abc.Iterable[Global___FeedingInterval] | None = ...,
+        similar_vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "hours_both", b"hours_both", "hours_either", b"hours_either", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading", "mapping_count", b"mapping_count", "mappings", b"mappings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "hours_both", b"hours_both", "hours_either", b"hours_either", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading", "mapping_count", b"mapping_count", "mappings", b"mappings", "similar_vehicle_ids", b"similar_vehicle_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -789,7 +797,7 @@ class GetPerformanceSeriesRequest(_message.Message):
     GRANULARITY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     granularity: Global___SeriesGranularity.ValueType
     """How long a bucket is."""
     time_zone: _builtins.str
@@ -1051,7 +1059,7 @@ class GetVehicleStatusRequest(_message.Message):
 
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     def __init__(
         self,
         *,
@@ -1079,6 +1087,7 @@ class GetVehicleStatusResponse(_message.Message):
     STALE_AFTER_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    SIMILAR_IDS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
@@ -1111,6 +1120,10 @@ class GetVehicleStatusResponse(_message.Message):
         """The optional values that readings were taken without, by field, the last ones first."""
 
     @_builtins.property
+    def similar_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other known vehicles whose ids differ from this one's only in case, in order; of more than 5 the first 5."""
+
+    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
@@ -1128,11 +1141,12 @@ class GetVehicleStatusResponse(_message.Message):
         stale_after: _duration_pb2.Duration | None = ...,
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
+        similar_ids: _abc.Iterable[_builtins.str] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1146,7 +1160,7 @@ class GetMeterStatusRequest(_message.Message):
 
     METER_ID_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
-    """The meter. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The meter. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     def __init__(
         self,
         *,
@@ -1174,6 +1188,7 @@ class GetMeterStatusResponse(_message.Message):
     STALE_AFTER_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    SIMILAR_IDS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
@@ -1206,6 +1221,10 @@ class GetMeterStatusResponse(_message.Message):
         """The optional values that readings were taken without, by field, the last ones first."""
 
     @_builtins.property
+    def similar_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other known meters whose ids differ from this one's only in case, in order; of more than 5 the first 5."""
+
+    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
@@ -1223,11 +1242,12 @@ class GetMeterStatusResponse(_message.Message):
         stale_after: _duration_pb2.Duration | None = ...,
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
+        similar_ids: _abc.Iterable[_builtins.str] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "stale_after", b"stale_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "stale_after", b"stale_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1243,11 +1263,15 @@ class BatchGetStatusRequest(_message.Message):
     METER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Vehicles, each 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. One that is named twice is answered twice."""
+        """Vehicles, each 1 to 64 characters of printable ASCII, no space at either end; case counts. One that is named twice is
+        answered twice.
+        """
 
     @_builtins.property
     def meter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Meters, each 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. One that is named twice is answered twice."""
+        """Meters, each 1 to 64 characters of printable ASCII, no space at either end; case counts. One that is named twice is
+        answered twice.
+        """
 
     def __init__(
         self,
@@ -1321,6 +1345,7 @@ class VehicleStatus(_message.Message):
     FRESHNESS_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    SIMILAR_IDS_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     freshness: Global___Freshness.ValueType
@@ -1345,6 +1370,10 @@ class VehicleStatus(_message.Message):
     def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
         """The optional values that readings were taken without, by field, the last ones first."""
 
+    @_builtins.property
+    def similar_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other known vehicles whose ids differ from this one's only in case, in order; of more than 5 the first 5."""
+
     def __init__(
         self,
         *,
@@ -1355,10 +1384,11 @@ class VehicleStatus(_message.Message):
         freshness: Global___Freshness.ValueType = ...,
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
+        similar_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,6 +1407,7 @@ class MeterStatus(_message.Message):
     FRESHNESS_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    SIMILAR_IDS_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     freshness: Global___Freshness.ValueType
@@ -1401,6 +1432,10 @@ class MeterStatus(_message.Message):
     def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
         """The optional values that readings were taken without, by field, the last ones first."""
 
+    @_builtins.property
+    def similar_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other known meters whose ids differ from this one's only in case, in order; of more than 5 the first 5."""
+
     def __init__(
         self,
         *,
@@ -1411,10 +1446,11 @@ class MeterStatus(_message.Message):
         freshness: Global___Freshness.ValueType = ...,
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
+        similar_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

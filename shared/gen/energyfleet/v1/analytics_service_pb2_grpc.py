@@ -91,7 +91,8 @@ class AnalyticsServiceServicer:
 
     def GetVehiclePerformance(self, request, context):
         """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +115,8 @@ class AnalyticsServiceServicer:
     def GetPerformanceSeries(self, request, context):
         """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
         GetVehiclePerformance answers for it.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +125,8 @@ class AnalyticsServiceServicer:
     def GetVehicleStatus(self, request, context):
         """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
         by its refused readings alone is answered, too.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +135,8 @@ class AnalyticsServiceServicer:
     def GetMeterStatus(self, request, context):
         """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
         by its refused readings alone is answered, too.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class AnalyticsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AnalyticsServiceAsyncStub: ...
     GetVehiclePerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehiclePerformanceRequest, _analytics_service_pb2.GetVehiclePerformanceResponse]
     """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     ListVehiclePerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListVehiclePerformanceRequest, _analytics_service_pb2.ListVehiclePerformanceResponse]
     """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
@@ -60,17 +61,20 @@ class AnalyticsServiceStub:
     GetPerformanceSeries: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]
     """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
     GetVehiclePerformance answers for it.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     GetVehicleStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]
     """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
     by its refused readings alone is answered, too.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     GetMeterStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]
     """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
     by its refused readings alone is answered, too.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     BatchGetStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]
     """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
@@ -96,7 +100,8 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetVehiclePerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehiclePerformanceRequest, _analytics_service_pb2.GetVehiclePerformanceResponse]  # type: ignore[assignment]
     """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     ListVehiclePerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListVehiclePerformanceRequest, _analytics_service_pb2.ListVehiclePerformanceResponse]  # type: ignore[assignment]
     """How efficiently each vehicle of the fleet charged, the worst first, in pages, with totals of the fleet. Every row
@@ -111,17 +116,20 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     GetPerformanceSeries: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]  # type: ignore[assignment]
     """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
     GetVehiclePerformance answers for it.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     GetVehicleStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]  # type: ignore[assignment]
     """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
     by its refused readings alone is answered, too.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     GetMeterStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetMeterStatusRequest, _analytics_service_pb2.GetMeterStatusResponse]  # type: ignore[assignment]
     """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
     by its refused readings alone is answered, too.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown: the message
+    names known ones whose ids differ from it only in case.
     """
     BatchGetStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.BatchGetStatusRequest, _analytics_service_pb2.BatchGetStatusResponse]  # type: ignore[assignment]
     """The newest readings of many devices: for each what GetVehicleStatus and GetMeterStatus answer, and in one call. A
@@ -150,7 +158,8 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetVehiclePerformanceResponse, _abc.Awaitable[_analytics_service_pb2.GetVehiclePerformanceResponse]]:
         """How efficiently one vehicle charged: direct current into the battery over alternating current from the grid.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
 
     @_abc_1.abstractmethod
@@ -177,7 +186,8 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analytics_service_pb2.GetPerformanceSeriesResponse, _abc.Awaitable[_analytics_service_pb2.GetPerformanceSeriesResponse]]:
         """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
         GetVehiclePerformance answers for it.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
 
     @_abc_1.abstractmethod
@@ -188,7 +198,8 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analytics_service_pb2.GetVehicleStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetVehicleStatusResponse]]:
         """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
         by its refused readings alone is answered, too.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +210,8 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analytics_service_pb2.GetMeterStatusResponse, _abc.Awaitable[_analytics_service_pb2.GetMeterStatusResponse]]:
         """The newest reading of a meter, what its readings say of its clock, and what was refused of them. A meter that is known
         by its refused readings alone is answered, too.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a meter that is unknown: the message
+        names known ones whose ids differ from it only in case.
         """
 
     @_abc_1.abstractmethod

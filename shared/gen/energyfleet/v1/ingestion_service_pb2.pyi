@@ -167,9 +167,13 @@ class ExchangeOpening(_message.Message):
     METER_ID_FIELD_NUMBER: _builtins.int
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
-    """The meter whose readings will come. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Empty: none."""
+    """The meter whose readings will come. 1 to 64 characters of printable ASCII, no space at either end; case counts. Empty:
+    none.
+    """
     vehicle_id: _builtins.str
-    """The vehicle whose readings will come. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Empty: none."""
+    """The vehicle whose readings will come. 1 to 64 characters of printable ASCII, no space at either end; case counts.
+    Empty: none.
+    """
     def __init__(
         self,
         *,
@@ -547,9 +551,9 @@ class MapVehicleRequest(_message.Message):
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     meter_id: _builtins.str
-    """The meter that feeds it. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The meter that feeds it. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when on, to the microsecond: readings with a later timestamp count. Not before the retention floor and
@@ -618,7 +622,7 @@ class UnmapVehicleRequest(_message.Message):
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when on, to the microsecond: readings with a later timestamp no longer count. Not before the retention floor
@@ -749,9 +753,9 @@ class CorrectReadingRequest(_message.Message):
     AUTHOR_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
-    """A meter. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    """A meter. 1 to 64 characters of printable ASCII, no space at either end; case counts."""
     vehicle_id: _builtins.str
-    """A vehicle. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    """A vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts."""
     kwh: _builtins.float
     """This, in kWh: `>= 0` and `<= 1000`."""
     author: _builtins.str
@@ -896,9 +900,9 @@ class ListCorrectionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
-    """A meter's. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    """A meter's. 1 to 64 characters of printable ASCII, no space at either end; case counts."""
     vehicle_id: _builtins.str
-    """A vehicle's. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`."""
+    """A vehicle's. 1 to 64 characters of printable ASCII, no space at either end; case counts."""
     page_size: _builtins.int
     """At most so many, 1 to 1,000. 0: 100."""
     page_token: _builtins.str

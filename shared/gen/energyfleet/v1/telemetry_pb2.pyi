@@ -28,7 +28,7 @@ class MeterReading(_message.Message):
     VOLTAGE_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
-    """The meter that measured. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The meter that measured. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     kwh_consumed_ac: _builtins.float
     """Energy drawn from the grid since this meter's previous reading, in kWh: `>= 0` and `<= 1000`.
     Required: zero is a measurement, absence is rejected.
@@ -77,7 +77,7 @@ class VehicleReading(_message.Message):
     BATTERY_TEMP_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
-    """The vehicle that measured. 1 to 64 characters out of `A-Z a-z 0-9 . _ : -`. Required."""
+    """The vehicle that measured. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     soc: _builtins.float
     """State of charge at `timestamp`, in percent: `>= 0` and `<= 100`, else the reading is stored without it. Absent: not
     measured.
