@@ -134,6 +134,8 @@ async def test_totals_are_sums_of_readings_however_often_each_side_reports(rows:
         meter_readings=60,
         hours_either=1,
         hours_both=1,
+        kwh_returned_dc=0.0,
+        kwh_returned_ac=0.0,
     )
 
 
@@ -195,6 +197,8 @@ async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries:
         meter_readings=0,
         hours_either=0,
         hours_both=0,
+        kwh_returned_dc=None,
+        kwh_returned_ac=None,
     )
     assert await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY) == silent
     rows.delivered(car, (MIDNIGHT_US + 1, 0.0), (MIDNIGHT_US + 2, 0.0, -10.0), (MIDNIGHT_US + 3, 0.0, 0.0))
@@ -312,7 +316,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     found = (await queries.fleet.totals(window, vehicle_ids)).value
     assert len(found) == (1 if named else 20)
     assert {totals._replace(kwh_delivered_dc=None) for totals in found.within(0, len(found))} == {
-        Totals(1, None, 24.0, 20.0, 24, 24, 24, 24)
+        Totals(1, None, 24.0, 20.0, 24, 24, 24, 24, 0.0, 0.0)
     }
 
 
