@@ -12,6 +12,7 @@ from ingestion_svc.readings import (
     BATTERY_TEMP_MAX,
     BATTERY_TEMP_MIN,
     INTERVAL_MAX_KWH,
+    INTERVAL_MIN_KWH,
     SOC_MAX,
     VOLTAGE_MAX,
     Decoded,
@@ -91,8 +92,8 @@ def _note_future(decoded: Decoded, reading: Telemetry) -> None:
         decoded.future_vehicle_ids.append(reading.vehicle.vehicle_id)
 
 
-# Most readings pay for what is here and no more: presence is asked for where a value is 0 alone, a violation looked for
-# where a bound fails, and each field is read once.
+# Most readings pay for what is here and no more: presence is asked for where a value is 0 or energy flows back, a
+# violation looked for where a bound fails, and each field is read once.
 
 _new_row = tuple.__new__
 """What `MeterRow(...)` comes to, in half the time."""
@@ -104,7 +105,7 @@ def _meter_row(reading: MeterReading, earliest_us: int, latest_us: int) -> Meter
         _reject_id("meter.meter_id", reading.meter_id)
     kwh = reading.kwh_consumed_ac
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "meter", "kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
+        _require(reading, "meter", "kwh_consumed_ac", INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
     voltage: float | None
     voltage = volts = reading.voltage
     if not 0.0 < volts <= VOLTAGE_MAX:
@@ -123,7 +124,7 @@ def _vehicle_row(reading: VehicleReading, earliest_us: int, latest_us: int) -> V
         _reject_id("vehicle.vehicle_id", reading.vehicle_id)
     kwh = reading.kwh_delivered_dc
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "vehicle", "kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
+        _require(reading, "vehicle", "kwh_delivered_dc", INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
     soc: float | None
     soc = percent = reading.soc
     if not 0.0 < percent <= SOC_MAX:

@@ -66,7 +66,7 @@ def test_lines_that_are_bad_or_rejected_are_told_by_number_and_the_others_stored
     assert "3 stored, 0 duplicate, 0 conflicting, 1 rejected; 1 bad lines" in sent.stdout
     bad, rejected, total = sent.stderr.splitlines()
     assert bad.startswith("standard input:4: ")
-    assert rejected.startswith("standard input:5: meter.kwh_consumed_ac OUT_OF_RANGE: -1.0 is not within")
+    assert rejected.startswith("standard input:5: meter.kwh_consumed_ac OUT_OF_RANGE: -1001.0 is not within")
     assert total == "2 of 5 lines were not taken"
     again = energyfleet("replay", "-", "--ending", ending, environment=environment, stdin=lines)
     assert "0 stored, 3 duplicate" in again.stdout
