@@ -1,6 +1,7 @@
 """The commands that talk to running services, through real processes and real channels."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,30 @@ def test_a_recorded_charge_is_replayed_and_its_efficiency_is_right(environment: 
     table = energyfleet("performance", "test-ev-01", environment=environment).stdout
     assert "0.9533" in table
     assert "OK" in table
+
+
+def test_what_flows_back_is_told_apart(environment: dict[str, str]) -> None:
+    lines = "\n".join(
+        json.dumps({kind: {f"{kind}Id": device, field: kwh, "timestamp": f"2024-03-05T{hour}:00:00Z"}})
+        for kind, device, field, energies in (
+            ("meter", "test-meter-08", "kwhConsumedAc", (20.0, -14.4)),
+            ("vehicle", "test-ev-08", "kwhDeliveredDc", (18.4, -16.0)),
+        )
+        for hour, kwh in zip((14, 20), energies, strict=True)
+    )
+    pair = "test-ev-08=test-meter-08"
+    sent = energyfleet("replay", "-", "--ending", "now", "--map", pair, environment=environment, stdin=lines)
+    assert sent.returncode == 0, sent.stderr
+    table = energyfleet("performance", "test-ev-08", environment=environment).stdout
+    assert re.findall(r"returned \((.C)\) *│ *([\d.]+) kWh", table) == [("DC", "16.0000"), ("AC", "14.4000")]
+    assert "Charging alone, 18.400 kWh" in table
+    listed = energyfleet("fleet", "--vehicle", "test-ev-08", environment=environment).stdout
+    assert "AC back" in listed
+    assert "16.0 kWh flowed back out of batteries, 14.4 kWh into the grid" in listed
+    as_csv = energyfleet("fleet", "--vehicle", "test-ev-08", "--csv", environment=environment).stdout
+    assert ",16.0,14.4," in as_csv
+    one_way = energyfleet("performance", "test-ev-01", environment=environment).stdout
+    assert "returned" not in one_way
 
 
 def test_a_meter_alone_has_energy_and_no_efficiency(environment: dict[str, str]) -> None:
