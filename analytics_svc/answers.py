@@ -46,6 +46,7 @@ def performance_answer(
                     window=window_message(Window(each.since_us, each.until_us)),
                     kwh_consumed_ac=each.kwh_consumed_ac,
                     meter_readings=each.meter_readings,
+                    kwh_returned_ac=each.kwh_returned_ac,
                 )
                 for each in evidence.feedings
             ],
@@ -73,6 +74,8 @@ def page_answer(
             efficiency_ratio=result.efficiency_ratio,
             kwh_lost=result.kwh_lost,
             by_verdict=[_verdict_message(verdict, group) for verdict, group in result.by_verdict.items()],
+            kwh_returned_dc=totals.kwh_returned_dc,
+            kwh_returned_ac=totals.kwh_returned_ac,
         ),
         unknown_vehicle_ids=result.unknown_vehicle_ids,
         thresholds=_thresholds_message(thresholds),
@@ -96,11 +99,13 @@ def series_answer(
                 mapped=each.mapped,
                 kwh_delivered_dc=each.kwh_delivered_dc,
                 kwh_consumed_ac=each.kwh_consumed_ac,
-                efficiency_ratio=efficiency_ratio(each.kwh_delivered_dc, each.kwh_consumed_ac),
+                efficiency_ratio=efficiency_ratio(each.kwh_delivered_dc, each.kwh_consumed_ac, each.kwh_returned_ac),
                 kwh_lost=kwh_lost(each.kwh_delivered_dc, each.kwh_consumed_ac),
                 average_battery_temp=each.average_battery_temp,
                 vehicle_readings=each.vehicle_readings,
                 meter_readings=each.meter_readings,
+                kwh_returned_dc=each.kwh_returned_dc,
+                kwh_returned_ac=each.kwh_returned_ac,
             )
             for window, each in zip(question.buckets, answer.value, strict=True)
         ],
@@ -184,6 +189,8 @@ def _performance_fields(
         "verdict": wire.Verdict.Value(performance.verdict),
         "verdict_reason": explanation.reason,
         "alert": explanation.alert,
+        "kwh_returned_dc": totals.kwh_returned_dc,
+        "kwh_returned_ac": totals.kwh_returned_ac,
     }
 
 
@@ -193,6 +200,8 @@ def _verdict_message(verdict: Verdict, group: GroupTotals) -> wire.VerdictTotals
         vehicles=group.vehicles,
         kwh_delivered_dc=group.kwh_delivered_dc,
         kwh_consumed_ac=group.kwh_consumed_ac,
+        kwh_returned_dc=group.kwh_returned_dc,
+        kwh_returned_ac=group.kwh_returned_ac,
     )
 
 

@@ -31,6 +31,8 @@ class GroupTotals:
     kwh_consumed_ac: float | None
     vehicle_readings: int
     meter_readings: int
+    kwh_returned_dc: float | None
+    kwh_returned_ac: float | None
 
     @classmethod
     def of(cls, found: FleetTotals, positions: Sequence[int]) -> "GroupTotals":
@@ -41,6 +43,8 @@ class GroupTotals:
             _sum(map(found.kwh_consumed_ac.__getitem__, positions)),
             sum(map(found.vehicle_readings.__getitem__, positions)),
             sum(map(found.meter_readings.__getitem__, positions)),
+            _sum(map(found.kwh_returned_dc.__getitem__, positions)),
+            _sum(map(found.kwh_returned_ac.__getitem__, positions)),
         )
 
     @classmethod
@@ -52,6 +56,8 @@ class GroupTotals:
             _sum(each.kwh_consumed_ac for each in groups),
             sum(each.vehicle_readings for each in groups),
             sum(each.meter_readings for each in groups),
+            _sum(each.kwh_returned_dc for each in groups),
+            _sum(each.kwh_returned_ac for each in groups),
         )
 
 
@@ -91,7 +97,7 @@ async def judge_fleet(
         for totals in found.within(start, start + SLICE_VEHICLES):
             performance = judge(totals, thresholds)
             positions[performance.verdict].append(len(numbers))
-            numbers.append(performance.kwh_lost if by_loss else performance.efficiency_ratio)
+            numbers.append(performance.kwh_lost if by_loss else performance.compared_ratio)
         await asyncio.sleep(0)
     by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in positions.items()}
     comparable = GroupTotals.combined([by_verdict[verdict] for verdict in _COMPARABLE])
@@ -104,7 +110,7 @@ async def judge_fleet(
         worst_first(wanted, numbers, by_loss=by_loss),
         GroupTotals.combined(list(by_verdict.values())),
         by_verdict,
-        efficiency_ratio(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
+        efficiency_ratio(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac, comparable.kwh_returned_ac),
         kwh_lost(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
         sorted(question.vehicle_ids.difference(found.vehicle_ids)),
         answer.as_of_us,

@@ -35,11 +35,12 @@ class _Consumed(NamedTuple):
 
     mappings: int
     kwh: float | None
+    kwh_returned: float | None
     readings: int
     hours: str
 
 
-_UNMAPPED = _Consumed(mappings=0, kwh=None, readings=0, hours="0")
+_UNMAPPED = _Consumed(mappings=0, kwh=None, kwh_returned=None, readings=0, hours="0")
 """Of a vehicle that has no row there."""
 
 
@@ -79,6 +80,8 @@ class FleetQueries:
                     meter_readings=meters.readings,
                     hours_either=(vehicle_hours | meter_hours).bit_count(),
                     hours_both=(vehicle_hours & meter_hours).bit_count(),
+                    kwh_returned_dc=vehicle.kwh_returned,
+                    kwh_returned_ac=meters.kwh_returned,
                 )
             )
             if len(rows) % SLICE_VEHICLES == 0:
@@ -135,6 +138,7 @@ def _add_mapped_throughout(consumed: Sums, mapped: Any, hours: Sequence[Hour]) -
     of_meters.add(hours)
     places = np.searchsorted(consumed.keys, vehicle_keys[order])
     consumed.kwh[places] = of_meters.kwh
+    consumed.kwh_returned[places] = of_meters.kwh_returned
     consumed.readings[places] = of_meters.readings
     consumed.hours[places] = of_meters.hours
     return np.bincount(places, minlength=len(consumed.keys)).astype(np.int64)
@@ -145,6 +149,7 @@ def _put_moved(consumed: Sums, mappings: Counts, rows: Sequence[Any]) -> None:
     for row in rows:
         place = np.searchsorted(consumed.keys, row.vehicle_key)
         consumed.kwh[place] = row.kwh or 0.0
+        consumed.kwh_returned[place] = row.kwh_returned or 0.0
         consumed.readings[place] = row.readings
         consumed.hours[place] = int(row.hours, 2)
         mappings[place] = row.mappings
@@ -164,6 +169,8 @@ def _fleet_totals(vehicle_ids: Sequence[str], mappings: Counts, delivered: Sums,
         meter_readings=meter_readings,
         hours_either=np.bitwise_count(delivered.hours | consumed.hours).tolist(),
         hours_both=np.bitwise_count(delivered.hours & consumed.hours).tolist(),
+        kwh_returned_dc=_where_reported(delivered.kwh_returned.tolist(), vehicle_readings),
+        kwh_returned_ac=_where_reported(consumed.kwh_returned.tolist(), meter_readings),
     )
 
 

@@ -9,7 +9,8 @@ from sqlalchemy import text
 from shared.db.device_kind import METER, VEHICLE
 
 # The fleet hour by hour: a row for each hour whose version is not the one that is known, with what every device
-# reported in it, packed column by column as big-endian numbers. Of an hour that is not known the version is null.
+# reported in it, packed column by column as big-endian numbers. Energy flows back at few devices: what did has keys of
+# its own. Of an hour that is not known the version is null.
 _HOURS = """
 WITH known AS (
     SELECT hour_start, version
@@ -21,11 +22,14 @@ stored AS (
     FROM known LEFT JOIN {device}_hour_changes USING (hour_start)
     GROUP BY hour_start, known_version
 )
-SELECT stored.hour_start, version, device_keys, kwh, readings {averaged:, #_sums, #_readings}
+SELECT stored.hour_start, version, device_keys, kwh, readings, returned_keys, kwh_returned
+       {averaged:, #_sums, #_readings}
 FROM stored CROSS JOIN LATERAL (
     SELECT coalesce(string_agg(int4send({device}_key), ''), '') AS device_keys,
            coalesce(string_agg(float8send({energy}), ''), '') AS kwh,
-           coalesce(string_agg(int4send(hourly.readings), ''), '') AS readings
+           coalesce(string_agg(int4send(hourly.readings), ''), '') AS readings,
+           coalesce(string_agg(int4send({device}_key), '') FILTER (WHERE {returned} > 0), '') AS returned_keys,
+           coalesce(string_agg(float8send({returned}), '') FILTER (WHERE {returned} > 0), '') AS kwh_returned
            {averaged:,
            coalesce(string_agg(float8send(#_sum), ''), '') AS #_sums,
            coalesce(string_agg(int4send(hourly.#_readings), ''), '') AS #_readings}
@@ -83,7 +87,7 @@ asked AS (
     WHERE CAST(:every AS boolean) OR vehicle_id = ANY (CAST(:vehicle_ids AS text[]))
 ),
 of_rollups AS (
-    SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, sum(readings) AS readings,
+    SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, sum(kwh_returned_dc) AS kwh_returned, sum(readings) AS readings,
            sum(battery_temp_sum) AS battery_temp_sum, sum(battery_temp_readings) AS battery_temp_readings,
            bit_or(set_bit(
                CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
@@ -94,13 +98,13 @@ of_rollups AS (
       AND hour_start >= (SELECT since FROM kept)
     GROUP BY vehicle_key
     UNION ALL
-    SELECT vehicle_key, sum(hourly.kwh_delivered_dc), sum(hourly.readings),
+    SELECT vehicle_key, sum(hourly.kwh_delivered_dc), sum(hourly.kwh_returned_dc), sum(hourly.readings),
            sum(hourly.battery_temp_sum), sum(hourly.battery_temp_readings),
            bit_or(set_bit(
                CAST(:no_hour AS bit varying), width_bucket(hourly.hour_start, CAST(:hours AS timestamptz[])) - 1, 1
            ))
     FROM asked CROSS JOIN LATERAL (
-        SELECT hour_start, kwh_delivered_dc, readings, battery_temp_sum, battery_temp_readings
+        SELECT hour_start, kwh_delivered_dc, kwh_returned_dc, readings, battery_temp_sum, battery_temp_readings
         FROM vehicle_energy_hourly
         WHERE vehicle_key = asked.vehicle_key
           AND hour_start >= :window_start AND hour_start < :window_end
@@ -111,7 +115,8 @@ of_rollups AS (
     GROUP BY vehicle_key
 ),
 of_history AS (
-    SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, count(*) AS readings,
+    SELECT vehicle_key, sum(kwh_delivered_dc) AS kwh, sum(greatest(0, -kwh_delivered_dc)) AS kwh_returned,
+           count(*) AS readings,
            sum(battery_temp) AS battery_temp_sum, count(battery_temp) AS battery_temp_readings,
            bit_or(set_bit(
                CAST(:no_hour AS bit varying),
@@ -129,18 +134,18 @@ of_history AS (
     GROUP BY vehicle_key
 ),
 delivered AS (
-    SELECT vehicle_key, sum(kwh) AS kwh, CAST(sum(readings) AS bigint) AS readings,
+    SELECT vehicle_key, sum(kwh) AS kwh, sum(kwh_returned) AS kwh_returned, CAST(sum(readings) AS bigint) AS readings,
            sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
                AS average_battery_temp,
            bit_or(hours) AS hours
     FROM (
-        SELECT vehicle_key, kwh, readings, battery_temp_sum, battery_temp_readings, hours FROM of_rollups
+        SELECT vehicle_key, kwh, kwh_returned, readings, battery_temp_sum, battery_temp_readings, hours FROM of_rollups
         UNION ALL
-        SELECT vehicle_key, kwh, readings, battery_temp_sum, battery_temp_readings, hours FROM of_history
+        SELECT vehicle_key, kwh, kwh_returned, readings, battery_temp_sum, battery_temp_readings, hours FROM of_history
     ) AS both_ways
     GROUP BY vehicle_key
 )
-SELECT vehicle_key, vehicle_id, kwh, average_battery_temp, coalesce(readings, 0) AS readings,
+SELECT vehicle_key, vehicle_id, kwh, kwh_returned, average_battery_temp, coalesce(readings, 0) AS readings,
        coalesce(hours, CAST(:no_hour AS bit varying)) AS hours
 FROM asked LEFT JOIN delivered USING (vehicle_key)
 """)
@@ -188,7 +193,7 @@ pieces AS (
     WHERE greatest(whole_from, whole_until) < until
 ),
 meters_all_through AS (
-    SELECT meter_key, sum(kwh_consumed_ac) AS kwh, sum(readings) AS readings,
+    SELECT meter_key, sum(kwh_consumed_ac) AS kwh, sum(kwh_returned_ac) AS kwh_returned, sum(readings) AS readings,
            bit_or(set_bit(
                CAST(:no_hour AS bit varying), width_bucket(hour_start, CAST(:hours AS timestamptz[])) - 1, 1
            )) AS hours
@@ -197,16 +202,16 @@ meters_all_through AS (
     GROUP BY meter_key
 ),
 consumed AS (
-    SELECT vehicle_key, kwh, readings, hours
+    SELECT vehicle_key, kwh, kwh_returned, readings, hours
     FROM mapped JOIN meters_all_through USING (meter_key)
     WHERE all_through
     UNION ALL
-    SELECT vehicle_key, sum(hourly.kwh_consumed_ac), sum(hourly.readings),
+    SELECT vehicle_key, sum(hourly.kwh_consumed_ac), sum(hourly.kwh_returned_ac), sum(hourly.readings),
            bit_or(set_bit(
                CAST(:no_hour AS bit varying), width_bucket(hourly.hour_start, CAST(:hours AS timestamptz[])) - 1, 1
            ))
     FROM mapped CROSS JOIN LATERAL (
-        SELECT hour_start, kwh_consumed_ac, readings
+        SELECT hour_start, kwh_consumed_ac, kwh_returned_ac, readings
         FROM meter_energy_hourly
         WHERE meter_key = mapped.meter_key AND hour_start >= mapped.whole_from AND hour_start < mapped.whole_until
         OFFSET 0
@@ -214,7 +219,7 @@ consumed AS (
     WHERE NOT mapped.all_through
     GROUP BY vehicle_key
     UNION ALL
-    SELECT vehicle_key, sum(history.kwh_consumed_ac), count(*),
+    SELECT vehicle_key, sum(history.kwh_consumed_ac), sum(greatest(0, -history.kwh_consumed_ac)), count(*),
            bit_or(set_bit(
                CAST(:no_hour AS bit varying),
                width_bucket(history.ts - interval '1 microsecond', CAST(:hours AS timestamptz[])) - 1, 1
@@ -229,11 +234,12 @@ consumed AS (
     ) AS history
     GROUP BY vehicle_key
 )
-SELECT vehicle_key, mappings, kwh, coalesce(readings, 0) AS readings,
+SELECT vehicle_key, mappings, kwh, kwh_returned, coalesce(readings, 0) AS readings,
        coalesce(hours, CAST(:no_hour AS bit varying)) AS hours
 FROM (SELECT vehicle_key, count(*) AS mappings FROM mapped GROUP BY vehicle_key) AS mappings
      LEFT JOIN (
-         SELECT vehicle_key, sum(kwh) AS kwh, CAST(sum(readings) AS bigint) AS readings, bit_or(hours) AS hours
+         SELECT vehicle_key, sum(kwh) AS kwh, sum(kwh_returned) AS kwh_returned,
+                CAST(sum(readings) AS bigint) AS readings, bit_or(hours) AS hours
          FROM consumed
          GROUP BY vehicle_key
      ) AS summed USING (vehicle_key)

@@ -16,7 +16,7 @@ HOUR_BITS = 64
 """Hours of a window at most: a device's are the bits of one number."""
 
 ROWS_MAX = 2_500_000
-"""Rollups kept of each kind of device, at most 36 bytes each: a day of 100,000 devices."""
+"""Rollups kept of each kind of device, at most 48 bytes each: a day of 100,000 devices."""
 
 Keys = NDArray[np.int32]
 Numbers = NDArray[np.float64]
@@ -35,12 +35,15 @@ class Hour:
     keys: Keys
     kwh: Numbers
     readings: Counts
+    returned_keys: Keys
+    """Of the devices at which energy flowed back: few."""
+    kwh_returned: Numbers
     averages: Averages
 
     @classmethod
     def of(cls, row: Any) -> "Hour":
         """From a row of VEHICLE_HOURS or METER_HOURS."""
-        _, version, device_keys, kwh, readings, *averages = row
+        _, version, device_keys, kwh, readings, returned_keys, kwh_returned, *averages = row
         keys = unpack_keys(device_keys)
         order = np.argsort(keys)
         return cls(
@@ -48,6 +51,8 @@ class Hour:
             keys[order],
             _numbers(kwh)[order],
             _counts(readings)[order],
+            unpack_keys(returned_keys),
+            _numbers(kwh_returned),
             [
                 (_numbers(sums)[order], _counts(numbers)[order])
                 for sums, numbers in zip(averages[::2], averages[1::2], strict=True)
@@ -83,6 +88,7 @@ class Sums:
     def __init__(self, keys: Keys, averaged: Sequence[str] = ()) -> None:
         self.keys = keys
         self.kwh: Numbers = np.zeros(len(keys))
+        self.kwh_returned: Numbers = np.zeros(len(keys))
         self.readings = _no_counts(len(keys))
         self.averages: Averages = [(np.zeros(len(keys)), _no_counts(len(keys))) for _ in averaged]
         self.hours: Bits = np.zeros(len(keys), dtype=np.uint64)
@@ -98,6 +104,9 @@ class Sums:
             for (sums, numbers), (its_sums, its_numbers) in zip(self.averages, hour.averages, strict=True):
                 sums[places] += its_sums[ours]
                 numbers[places] += its_numbers[ours]
+            if len(hour.returned_keys):
+                ours, places = self._places(hour.returned_keys)
+                self.kwh_returned[places] += hour.kwh_returned[ours]
 
     def _places(self, keys: Keys) -> tuple[slice | NDArray[np.bool_], slice | NDArray[np.intp]]:
         """Which of the keys are ours, and where they are here."""

@@ -30,9 +30,11 @@ class Thresholds:
     implausible_above: float
     """Both are efficiency ratios."""
     evidence_min_kwh: float
-    """Energy drawn."""
+    """Energy drawn, whatever flowed back."""
     evidence_min_coverage: float
     """Share of hours, 0 to 1. Below either of the two there is no verdict by the ratio."""
+    returned_max_share: float
+    """Of what flowed in, 0 to 1. Where more flowed back, on either side, charging is compared with charging."""
 
 
 class VerdictReason(Enum):
@@ -59,6 +61,8 @@ class Performance(NamedTuple):
     coverage: float | None
     verdict: Verdict
     reason: VerdictReason
+    compared_ratio: float | None
+    """What the verdict goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,14 @@ class Explanation:
     """Empty unless somebody should inspect the charger."""
 
 
-def efficiency_ratio(dc: float | None, ac: float | None) -> float | None:
-    """Energy delivered over energy drawn; None where one is absent or nothing was drawn."""
-    return dc / ac if dc is not None and ac else None
+def efficiency_ratio(dc: float | None, ac: float | None, returned_ac: float | None) -> float | None:
+    """Energy delivered over energy drawn; None where one is absent, or no more was drawn than flowed back.
+
+    `ac` is a sum with as much as `returned_ac` on both sides of zero: what rounding leaves of it is nothing.
+    """
+    if dc is None or ac is None or ac <= RELATIVE_TOLERANCE * (returned_ac or 0.0):
+        return None
+    return dc / ac
 
 
 def kwh_lost(dc: float | None, ac: float | None) -> float | None:
@@ -79,11 +88,29 @@ def kwh_lost(dc: float | None, ac: float | None) -> float | None:
 
 
 def judge(totals: Totals, thresholds: Thresholds) -> Performance:
-    ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
+    ratio = compared_ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac, totals.kwh_returned_ac)
+    if totals.kwh_returned_dc or totals.kwh_returned_ac:
+        compared_ratio = efficiency_ratio(*_energies(totals, thresholds), totals.kwh_returned_ac)
     lost = kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
     coverage = totals.hours_both / totals.hours_either if totals.hours_either else None
-    reason = _reason(totals, ratio, coverage, thresholds)
-    return Performance(ratio, lost, coverage, reason.verdict, reason)
+    reason = _reason(totals, compared_ratio, coverage, thresholds)
+    return Performance(ratio, lost, coverage, reason.verdict, reason, compared_ratio)
+
+
+def _flowed_in(energy: float | None, returned: float | None) -> float | None:
+    return energy if not returned or energy is None else energy + returned
+
+
+def _energies(totals: Totals, thresholds: Thresholds) -> tuple[float | None, float | None]:
+    """Energy delivered and energy drawn as the verdict compares them: net, or of charging alone where more flowed back,
+    on either side, than a counter that steps back a little explains."""
+    dc = _flowed_in(totals.kwh_delivered_dc, totals.kwh_returned_dc)
+    ac = _flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac)
+    share = thresholds.returned_max_share * (1 + RELATIVE_TOLERANCE)
+    for flowed_in, returned in ((dc, totals.kwh_returned_dc), (ac, totals.kwh_returned_ac)):
+        if flowed_in is not None and returned and returned > share * flowed_in:
+            return dc, ac
+    return totals.kwh_delivered_dc, totals.kwh_consumed_ac
 
 
 def _reason(totals: Totals, ratio: float | None, coverage: float | None, thresholds: Thresholds) -> VerdictReason:
@@ -93,7 +120,7 @@ def _reason(totals: Totals, ratio: float | None, coverage: float | None, thresho
         return VerdictReason.NOBODY_REPORTED if totals.meter_readings == 0 else VerdictReason.VEHICLE_SILENT
     if totals.meter_readings == 0:
         return VerdictReason.METERS_SILENT
-    drawn = totals.kwh_consumed_ac
+    drawn = _flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac)
     if drawn is not None and drawn < thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE):
         return VerdictReason.TOO_LITTLE_ENERGY
     if coverage is not None and coverage < thresholds.evidence_min_coverage:
@@ -111,8 +138,9 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, threshold
     """The reason of the verdict and, where somebody should inspect the charger, the alert."""
     alert = ""
     if performance.verdict is Verdict.LOW_EFFICIENCY:
+        dc, ac = _energies(totals, thresholds)
         alert = (
-            f"Vehicle {vehicle_id} loses {_kwh(performance.kwh_lost)} of {_kwh(totals.kwh_consumed_ac)} while"
+            f"Vehicle {vehicle_id} loses {_kwh(kwh_lost(dc, ac))} of {_kwh(ac)} while"
             " charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
     by_ratio = performance.reason in (VerdictReason.HEALTHY, VerdictReason.BELOW_LIMIT, VerdictReason.ABOVE_LIMIT)
@@ -120,12 +148,15 @@ def explain(vehicle_id: str, totals: Totals, performance: Performance, threshold
 
 
 def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    assert performance.efficiency_ratio is not None
-    numbers = f"{_kwh(totals.kwh_delivered_dc)} were delivered of {_kwh(totals.kwh_consumed_ac)} drawn"
+    assert performance.compared_ratio is not None
+    dc, ac = _energies(totals, thresholds)
+    numbers = f"{_kwh(dc)} were delivered of {_kwh(ac)} drawn"
+    if (dc, ac) != (totals.kwh_delivered_dc, totals.kwh_consumed_ac):
+        numbers = f"Charging alone, {numbers}"
     if performance.reason is VerdictReason.ABOVE_LIMIT:
-        percent, limit = _percents(performance.efficiency_ratio, thresholds.implausible_above)
+        percent, limit = _percents(performance.compared_ratio, thresholds.implausible_above)
         return f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
-    percent, limit = _percents(performance.efficiency_ratio, thresholds.low_efficiency_below)
+    percent, limit = _percents(performance.compared_ratio, thresholds.low_efficiency_below)
     if performance.reason is VerdictReason.BELOW_LIMIT:
         return f"{numbers}, {percent}: a healthy charger delivers at least {limit}."
     return f"{numbers}, {percent}: at least the {limit} of a healthy charger."
@@ -145,7 +176,7 @@ def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -
             return f"No meter that fed the vehicle sent a reading within the window; {sent}."
         case VerdictReason.TOO_LITTLE_ENERGY:
             needed = f"{thresholds.evidence_min_kwh:g} kWh are needed for a verdict"
-            return f"{_kwh(totals.kwh_consumed_ac)} were drawn; {needed}."
+            return f"{_kwh(_flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac))} were drawn; {needed}."
         case VerdictReason.TOO_LITTLE_COVERAGE:
             assert performance.coverage is not None
             percent, limit = _percents(performance.coverage, thresholds.evidence_min_coverage)
@@ -160,7 +191,7 @@ def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -
 def _kwh(energy: float | None) -> str:
     """Energy with its unit; the same text for sums that differ by rounding alone, also half way between two texts."""
     assert energy is not None
-    return f"{round(energy, _ROUNDED_DIGITS):,.3f} kWh"
+    return f"{round(energy, _ROUNDED_DIGITS) + 0.0:,.3f} kWh"  # not -0.000
 
 
 def _percents(share: float, limit: float) -> tuple[str, str]:

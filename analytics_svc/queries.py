@@ -40,7 +40,14 @@ class Queries:
             raise await self._unknown(question.vehicle_id)
         row = answer.value[0]
         feedings = [
-            Feeding(each.meter_id, us_from_datetime(each.since), us_from_datetime(each.until), each.kwh, each.readings)
+            Feeding(
+                each.meter_id,
+                us_from_datetime(each.since),
+                us_from_datetime(each.until),
+                each.kwh,
+                each.readings,
+                each.kwh_returned,
+            )
             for each in answer.value
             if each.meter_id is not None
         ]

@@ -95,19 +95,20 @@ PERFORMANCE = text(f"""
 SELECT mappings, kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
        hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
        (SELECT meter_id FROM meters WHERE meter_key = found.meter_key) AS meter_id,
-       found.since, found.until, kwh, readings, {VEHICLE.render(_similar_ids("CAST(:vehicle_id AS text)"))}
+       found.since, found.until, kwh, readings, kwh_returned_dc, kwh_returned_ac, kwh_returned,
+       {VEHICLE.render(_similar_ids("CAST(:vehicle_id AS text)"))}
 FROM vehicles
 CROSS JOIN ({_with_whole_hours(_ASKED, "since, until, kept_since")} OFFSET 0) AS asked
 CROSS JOIN LATERAL (
     WITH mapped AS ({_with_whole_hours(_MAPPED, "meter_key, since, until")}),
     fed AS (
-        SELECT mapped.meter_key, mapped.since, mapped.until, hour_from, kwh, readings
+        SELECT mapped.meter_key, mapped.since, mapped.until, hour_from, kwh, kwh_returned, readings
         FROM mapped LEFT JOIN LATERAL (
-            SELECT {_HOUR_OF_ROLLUP} AS hour_from, kwh_consumed_ac AS kwh, readings
+            SELECT {_HOUR_OF_ROLLUP} AS hour_from, kwh_consumed_ac AS kwh, kwh_returned_ac AS kwh_returned, readings
             FROM meter_energy_hourly
             WHERE meter_key = mapped.meter_key AND hour_start >= mapped.whole_from AND hour_start < mapped.whole_until
             UNION ALL
-            SELECT {_HOUR_OF_READING}, kwh_consumed_ac, 1
+            SELECT {_HOUR_OF_READING}, kwh_consumed_ac, greatest(0, -kwh_consumed_ac), 1
             FROM {_pieces("mapped")} CROSS JOIN LATERAL (
                 SELECT ts, kwh_consumed_ac
                 FROM meter_telemetry_history
@@ -117,17 +118,19 @@ CROSS JOIN LATERAL (
         ) AS reported ON true
     ),
     by_hour AS (
-        SELECT sum(dc) AS dc, sum(ac) AS ac,
+        SELECT sum(dc) AS dc, sum(ac) AS ac, sum(returned_dc) AS returned_dc, sum(returned_ac) AS returned_ac,
                sum(battery_temp_sum) AS battery_temp_sum, sum(battery_temp_readings) AS battery_temp_readings,
                sum(vehicle_readings) AS vehicle_readings, sum(meter_readings) AS meter_readings
         FROM (
             SELECT {_HOUR_OF_ROLLUP} AS hour_from, kwh_delivered_dc AS dc, CAST(NULL AS double precision) AS ac,
+                   kwh_returned_dc AS returned_dc, CAST(NULL AS double precision) AS returned_ac,
                    battery_temp_sum, battery_temp_readings, readings AS vehicle_readings, 0 AS meter_readings
             FROM vehicle_energy_hourly
             WHERE vehicle_key = vehicles.vehicle_key
               AND hour_start >= asked.whole_from AND hour_start < asked.whole_until
             UNION ALL
-            SELECT {_HOUR_OF_READING}, kwh_delivered_dc, NULL, battery_temp, num_nonnulls(battery_temp), 1, 0
+            SELECT {_HOUR_OF_READING}, kwh_delivered_dc, NULL, greatest(0, -kwh_delivered_dc), NULL,
+                   battery_temp, num_nonnulls(battery_temp), 1, 0
             FROM {_pieces("asked")} CROSS JOIN LATERAL (
                 SELECT ts, kwh_delivered_dc, battery_temp
                 FROM vehicle_telemetry_history
@@ -135,15 +138,17 @@ CROSS JOIN LATERAL (
                 OFFSET 0
             ) AS history
             UNION ALL
-            SELECT hour_from, NULL, kwh, NULL, 0, 0, readings FROM fed WHERE hour_from IS NOT NULL
+            SELECT hour_from, NULL, kwh, NULL, kwh_returned, NULL, 0, 0, readings FROM fed WHERE hour_from IS NOT NULL
         ) AS reported
         GROUP BY hour_from
     )
     SELECT kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
            hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, mappings, first_meter_ts, last_meter_ts,
-           feedings.meter_key, feedings.since, feedings.until, feedings.kwh, feedings.readings
+           feedings.meter_key, feedings.since, feedings.until, feedings.kwh, feedings.readings,
+           kwh_returned_dc, kwh_returned_ac, feedings.kwh_returned
     FROM (
         SELECT sum(dc) AS kwh_delivered_dc, sum(ac) AS kwh_consumed_ac,
+               sum(returned_dc) AS kwh_returned_dc, sum(returned_ac) AS kwh_returned_ac,
                sum(battery_temp_sum) / CAST(nullif(sum(battery_temp_readings), 0) AS double precision)
                    AS average_battery_temp,
                CAST(coalesce(sum(vehicle_readings), 0) AS bigint) AS vehicle_readings,
@@ -163,7 +168,8 @@ CROSS JOIN LATERAL (
             WHERE meter_key = mapped.meter_key AND ts > mapped.since AND ts <= mapped.until AND {_OF_THE_DAYS}
         ) AS ends
     ) AS consumed LEFT JOIN (
-        SELECT meter_key, since, until, sum(kwh) AS kwh, CAST(coalesce(sum(readings), 0) AS bigint) AS readings
+        SELECT meter_key, since, until, sum(kwh) AS kwh, sum(kwh_returned) AS kwh_returned,
+               CAST(coalesce(sum(readings), 0) AS bigint) AS readings
         FROM fed
         GROUP BY meter_key, since, until
         ORDER BY since DESC
@@ -194,6 +200,7 @@ mapped AS (
 delivered AS (
     SELECT width_bucket(ts - interval '1 microsecond', CAST(:starts AS timestamptz[])) AS bucket,
            sum(kwh_delivered_dc) AS kwh,
+           sum(greatest(0, -kwh_delivered_dc)) AS kwh_returned,
            count(*) AS readings,
            avg(battery_temp) AS average_battery_temp
     FROM vehicle_telemetry_history
@@ -204,6 +211,7 @@ delivered AS (
 consumed AS (
     SELECT width_bucket(history.ts - interval '1 microsecond', CAST(:starts AS timestamptz[])) AS bucket,
            sum(history.kwh_consumed_ac) AS kwh,
+           sum(greatest(0, -history.kwh_consumed_ac)) AS kwh_returned,
            count(*) AS readings
     FROM mapped CROSS JOIN LATERAL (
         SELECT ts, kwh_consumed_ac
@@ -219,7 +227,9 @@ SELECT EXISTS (SELECT FROM mapped WHERE mapped.since < buckets.until AND mapped.
        consumed.kwh AS kwh_consumed_ac,
        average_battery_temp,
        coalesce(delivered.readings, 0) AS vehicle_readings,
-       coalesce(consumed.readings, 0) AS meter_readings
+       coalesce(consumed.readings, 0) AS meter_readings,
+       delivered.kwh_returned AS kwh_returned_dc,
+       consumed.kwh_returned AS kwh_returned_ac
 FROM vehicle CROSS JOIN buckets
      LEFT JOIN delivered ON delivered.bucket = buckets.bucket
      LEFT JOIN consumed ON consumed.bucket = buckets.bucket

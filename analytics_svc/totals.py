@@ -28,6 +28,9 @@ class Totals(NamedTuple):
     """Hours, `(h, h + 1 h]` in UTC, in which at least one side reported."""
     hours_both: int
     """Those of them in which both did."""
+    kwh_returned_dc: float | None
+    """What flowed back; what was delivered and drawn is less by it."""
+    kwh_returned_ac: float | None
 
     @classmethod
     def of(cls, row: Any) -> Self:
@@ -54,6 +57,8 @@ class FleetTotals:
     meter_readings: Sequence[int]
     hours_either: Sequence[int]
     hours_both: Sequence[int]
+    kwh_returned_dc: Sequence[float | None]
+    kwh_returned_ac: Sequence[float | None]
 
     @classmethod
     def of(cls, vehicle_ids: Sequence[str], totals: Sequence[Totals]) -> Self:
@@ -81,6 +86,7 @@ class Feeding:
     until_us: int
     kwh_consumed_ac: float | None
     meter_readings: int
+    kwh_returned_ac: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,8 @@ class Bucket(NamedTuple):
     average_battery_temp: float | None
     vehicle_readings: int
     meter_readings: int
+    kwh_returned_dc: float | None
+    kwh_returned_ac: float | None
 
     @classmethod
     def of(cls, row: Any) -> Self:

@@ -53,14 +53,14 @@ FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, veh
 _HOURS = """
 INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
 SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
-       sum({energy}), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
+       sum({energy}), sum(greatest(0, -{energy})), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
 FROM {device}_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
 GROUP BY {device}_key, hour_start ORDER BY hour_start, {device}_key
 """
 _STATUS = """
 INSERT INTO {device}_current_status ({device}_key, ts, {measurements}, hour_start, {totals:hour_#})
 SELECT DISTINCT ON ({device}_key) {device}_key, ts, {measurements}, %(open_hour)s,
-       sum({energy}) OVER device, count(*) OVER device
+       sum({energy}) OVER device, sum(greatest(0, -{energy})) OVER device, count(*) OVER device
        {averaged:, coalesce(sum(#) OVER device, 0), count(#) OVER device}
 FROM {device}_telemetry_history WHERE ts > %(open_hour)s
 WINDOW device AS (PARTITION BY {device}_key) ORDER BY {device}_key, ts DESC

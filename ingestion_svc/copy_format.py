@@ -74,9 +74,9 @@ def appended_readings(keys: Keys, rows: Columns) -> bytes:
 def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
     """COPY's bytes for what the rows add to their devices' hours `(h, h + 1 h]`, and the newest reading of each.
 
-    They are (whether no later hour of the device is there, hour_start, hour_kwh, hour_readings), the sum and the count
-    of each measurement at the positions `averaged`, and then what `appended_readings` has. Takes at least one row, the
-    rows of a device side by side and in the order of their timestamps.
+    They are (whether no later hour of the device is there, hour_start, hour_kwh, hour_kwh_returned, hour_readings), the
+    sum and the count of each measurement at the positions `averaged`, and then what `appended_readings` has. Takes at
+    least one row, the rows of a device side by side and in the order of their timestamps.
     """
     hours = (rows.ts_us - 1) // US_PER_HOUR
     first = np.flatnonzero((np.diff(keys, prepend=keys[0] - 1) != 0) | (np.diff(hours, prepend=hours[0]) != 0))
@@ -90,6 +90,7 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
         np.diff(keys[first], append=keys[-1] + 1) != 0,
         hours[first] * US_PER_HOUR - _EPOCH_US,
         np.add.reduceat(rows.kwh, first),
+        np.add.reduceat(np.where(rows.kwh < 0, -rows.kwh, 0.0), first),
         (last - first + 1).astype(np.int32),
         *sums,
         *(each[last] for each in _readings(keys, rows)),

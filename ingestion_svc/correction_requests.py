@@ -3,7 +3,7 @@
 from energyfleet.v1 import ingestion_service_pb2 as wire
 
 from ingestion_svc.corrections import NEWEST, CorrectionOrder, CorrectionsQuestion
-from ingestion_svc.readings import INTERVAL_MAX_KWH
+from ingestion_svc.readings import INTERVAL_MAX_KWH, INTERVAL_MIN_KWH
 from shared.db.device_kind import METER, VEHICLE
 from shared.requests import Checks, place_of_page
 
@@ -29,8 +29,8 @@ def parse_correct_reading(request: wire.CorrectReadingRequest) -> CorrectionOrde
     energy = request.WhichOneof("energy")
     if energy is None:
         checks.add("energy", "required: set one of voided, kwh and as_sent")
-    elif energy == "kwh" and not 0 <= request.kwh <= INTERVAL_MAX_KWH:
-        checks.add("kwh", f"{request.kwh!r} is not within 0 to {INTERVAL_MAX_KWH:g} kWh")
+    elif energy == "kwh" and not INTERVAL_MIN_KWH <= request.kwh <= INTERVAL_MAX_KWH:
+        checks.add("kwh", f"{request.kwh!r} is not within {INTERVAL_MIN_KWH:g} to {INTERVAL_MAX_KWH:g} kWh")
     for field, text, most in (("author", request.author, AUTHOR_MAX_LENGTH), ("note", request.note, NOTE_MAX_LENGTH)):
         if not 0 < len(text) <= most or not text.isprintable() or text.isspace():
             checks.add(field, f"required: 1 to {most:,} characters, none of them a control character")

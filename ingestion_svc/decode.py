@@ -14,6 +14,7 @@ from ingestion_svc.readings import (
     BATTERY_TEMP_MIN,
     FUTURE_SKEW_US,
     INTERVAL_MAX_KWH,
+    INTERVAL_MIN_KWH,
     NOT_YET_MAX_US,
     SOC_MAX,
     VOLTAGE_MAX,
@@ -91,8 +92,9 @@ def decode(readings: Iterable[Telemetry], first_index: int, bounds: TimeBounds) 
     return decoded
 
 
-# Most readings pay for what is here and no more: presence is asked for where a value is 0 alone, a violation looked for
-# where a bound fails, and each field is read once. What is optional comes last: a rejected reading has no omissions.
+# Most readings pay for what is here and no more: presence is asked for where a value is 0 or energy flows back, a
+# violation looked for where a bound fails, and each field is read once. What is optional comes last: a rejected reading
+# has no omissions.
 
 _new_row = tuple.__new__
 """What `MeterRow(...)` comes to, in half the time."""
@@ -106,7 +108,7 @@ def _meter_row(
         _reject_id("meter.meter_id", reading.meter_id)
     kwh = reading.kwh_consumed_ac
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "meter.kwh_consumed_ac", 0.0, INTERVAL_MAX_KWH, "kWh")
+        _require(reading, "meter.kwh_consumed_ac", INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
@@ -127,7 +129,7 @@ def _vehicle_row(
         _reject_id("vehicle.vehicle_id", reading.vehicle_id)
     kwh = reading.kwh_delivered_dc
     if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "vehicle.kwh_delivered_dc", 0.0, INTERVAL_MAX_KWH, "kWh")
+        _require(reading, "vehicle.kwh_delivered_dc", INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000

@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from shared.timestamps import US_PER_DAY, US_PER_SECOND
 
-INTERVAL_MAX_KWH = 1_000.0
-"""One reading's energy. A megawatt charger takes an hour for it; more is a register sent as an interval."""
+INTERVAL_MIN_KWH, INTERVAL_MAX_KWH = -1_000.0, 1_000.0
+"""One reading's energy, negative where it flowed back. A megawatt charger takes an hour for either; more is a register
+sent as an interval."""
 
 VOLTAGE_MAX = 2_000.0
 """Volts. Above the 1,500 V of the largest direct-current systems."""

@@ -20,7 +20,8 @@ _OPEN_SESSION = (
     """,
     """
     CREATE TEMPORARY TABLE staged_hours (
-        newest boolean, hour_start timestamptz, hour_kwh double precision, hour_readings integer
+        newest boolean, hour_start timestamptz, hour_kwh double precision, hour_kwh_returned double precision,
+        hour_readings integer
         {averaged:, hour_#_sum double precision, hour_#_readings integer},
         device_key integer, ts timestamptz, {measurements:# double precision}
     ) ON COMMIT DELETE ROWS
@@ -93,7 +94,8 @@ _INSERT = (
             date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
     ), hours AS (
         SELECT DISTINCT ON (device_key, hour_start) device_key, hour_start, ts, {measurements},
-            sum({energy}) OVER hour AS hour_kwh, count(*) OVER hour AS hour_readings
+            sum({energy}) OVER hour AS hour_kwh, sum(greatest(0, -{energy})) OVER hour AS hour_kwh_returned,
+            count(*) OVER hour AS hour_readings
             {averaged:, coalesce(sum(#) OVER hour, 0) AS hour_#_sum, count(#) OVER hour AS hour_#_readings},
             hour_start = max(hour_start) OVER (PARTITION BY device_key) AS newest
         FROM inserted

@@ -179,6 +179,11 @@ class AnalyticsSettings(ServingSettings):
     evidence_min_coverage: Annotated[float, Field(ge=0, le=1)] = Field(
         0.9, description="share of hours with both sides below which nothing is said: a gap on one side bends the ratio"
     )
+    returned_max_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.01,
+        description="share of the energy that flowed back above which a verdict compares charging with charging:"
+        " a counter that steps back stays below, vehicle-to-grid does not",
+    )
     stale_after_s: Annotated[float, Field(gt=0, le=RETENTION_DAYS * 86_400)] = Field(
         1_800.0,
         description="seconds of age above which a device's newest reading is stale: two quarter-hour metering"

@@ -19,8 +19,8 @@ SIDES = ("meter", "vehicle")
 ENERGY = {"meter": "kwh_consumed_ac", "vehicle": "kwh_delivered_dc"}
 MEASURED = {"meter": ("kwh_consumed_ac", "voltage"), "vehicle": ("kwh_delivered_dc", "soc", "battery_temp")}
 SUMMED = {
-    "meter": ("kwh_consumed_ac", "readings"),
-    "vehicle": ("kwh_delivered_dc", "readings", "battery_temp_sum", "battery_temp_readings"),
+    "meter": ("kwh_consumed_ac", "kwh_returned_ac", "readings"),
+    "vehicle": ("kwh_delivered_dc", "kwh_returned_dc", "readings", "battery_temp_sum", "battery_temp_readings"),
 }
 
 Place = tuple[str, int | None]
@@ -58,7 +58,7 @@ readings = st.builds(
     side=st.sampled_from(SIDES),
     device=st.integers(0, 2),
     ts_us=instants,
-    kwh=st.sampled_from([0.0, 0.1, 1.5]) | st.floats(0, 1000),
+    kwh=st.sampled_from([0.0, 0.1, 1.5, -1.5]) | st.floats(-1000, 1000),
     first=st.sampled_from([None, 0.0, 50.0]),
     temp=st.none() | st.sampled_from([-20.1, 20.1]) | st.floats(-60, 150),
 )
@@ -73,6 +73,7 @@ _wrong = st.sampled_from([math.nan, math.inf, 0.0, 1e-300, 13.0])
 damages = st.one_of(
     st.tuples(st.just("scale"), _side, _at, st.sampled_from([1 + 1e-12, 1 + 1e-7, 2.0])),
     st.tuples(st.just("sum"), _side, _at, _wrong),
+    st.tuples(st.just("returned"), _side, _at, _wrong),
     st.tuples(st.just("temperatures"), st.just("vehicle"), _at, _wrong),
     st.tuples(st.just("count"), _side, _at, st.integers(-1, 1)),
     st.tuples(st.just("temperature count"), st.just("vehicle"), _at, st.integers(-1, 1)),
@@ -80,6 +81,7 @@ damages = st.one_of(
     st.tuples(st.just("delete hour"), _side, _at, st.none()),
     st.tuples(st.just("open scale"), _side, _at, st.sampled_from([1 + 1e-12, 1 + 1e-7, 2.0])),
     st.tuples(st.just("open sum"), _side, _at, _wrong),
+    st.tuples(st.just("open returned"), _side, _at, _wrong),
     st.tuples(st.just("open temperatures"), st.just("vehicle"), _at, _wrong),
     st.tuples(st.just("open count"), _side, _at, st.integers(-1, 1)),
     st.tuples(st.just("open move"), _side, _at, st.sampled_from([-US_PER_HOUR, US_PER_HOUR // 2, 50 * US_PER_HOUR])),
@@ -94,6 +96,7 @@ damages = st.one_of(
 DAMAGES = {
     "scale": "UPDATE {s}_closed_hours SET kwh = kwh * %(by)s WHERE ctid = %(row)s",
     "sum": "UPDATE {s}_closed_hours SET kwh = %(by)s WHERE ctid = %(row)s",
+    "returned": "UPDATE {s}_closed_hours SET kwh_returned = %(by)s WHERE ctid = %(row)s",
     "temperatures": "UPDATE {s}_closed_hours SET battery_temp_sum = %(by)s WHERE ctid = %(row)s",
     "count": "UPDATE {s}_closed_hours SET readings = readings + %(by)s WHERE ctid = %(row)s",
     "temperature count": (
@@ -107,6 +110,7 @@ DAMAGES = {
     ),
     "open scale": "UPDATE {s}_current_status SET hour_kwh = hour_kwh * %(by)s WHERE ctid = %(row)s",
     "open sum": "UPDATE {s}_current_status SET hour_kwh = %(by)s WHERE ctid = %(row)s",
+    "open returned": "UPDATE {s}_current_status SET hour_kwh_returned = %(by)s WHERE ctid = %(row)s",
     "open temperatures": "UPDATE {s}_current_status SET hour_battery_temp_sum = %(by)s WHERE ctid = %(row)s",
     "open count": "UPDATE {s}_current_status SET hour_readings = hour_readings + %(by)s WHERE ctid = %(row)s",
     "open move": (
@@ -135,7 +139,7 @@ def damage(owner: psycopg.Connection[Any], what: str, side: str, at: int, by: fl
             s=side,
             energy=ENERGY[side],
             first=MEASURED[side][1],
-            totals=", ".join(("kwh", *SUMMED[side][1:])),
+            totals=", ".join(("kwh", "kwh_returned", *SUMMED[side][2:])),
             ones=", ".join("1" for _ in SUMMED[side]),
         )
         row = rows[at % len(rows)][0] if rows else None
@@ -220,9 +224,13 @@ def _hour(reading: Reading) -> tuple[str, int]:
 
 def _same(stored: list[Any], of_hour: list[Reading]) -> bool:
     temps = [each.temp for each in of_hour if each.temp is not None]
-    kwh, count, *of_temps = stored
+    kwh, returned, count, *of_temps = stored
     due = math.fsum(each.kwh for each in of_hour)
-    if count != len(of_hour) or not abs(kwh - due) <= 1e-9 * max(due, 1e-290):
+    returned_due = math.fsum(-each.kwh for each in of_hour if each.kwh < 0)
+    flowed = math.fsum(abs(each.kwh) for each in of_hour)
+    if count != len(of_hour) or not abs(kwh - due) <= 1e-9 * max(flowed, 1e-290):
+        return False
+    if not abs(returned - returned_due) <= 1e-9 * max(returned_due, 1e-290):
         return False
     magnitudes = math.fsum(abs(temp) for temp in temps)
     return not of_temps or (

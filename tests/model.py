@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
@@ -71,12 +72,18 @@ class Performance:
     vehicle_ends: tuple[int, int] | None
     """When the vehicle reported first and last."""
     meter_ends: tuple[int, int] | None
-    feedings: list[tuple[str, int, int, float | None, int]]
-    """Meter, from and until within the window, kWh, readings."""
+    feedings: list[tuple[str, int, int, float | None, int, float | None]]
+    """Meter, from and until within the window, kWh, readings, kWh that flowed back."""
+    returned_dc: float | None
+    """The magnitudes of the negative energies, which `dc` and `ac` have as they are."""
+    returned_ac: float | None
 
     @property
     def ratio(self) -> float | None:
-        return self.dc / self.ac if self.dc is not None and self.ac else None
+        """Of a sum in which as much flowed back as was drawn, rounding may leave some 1e-16 of it: nothing."""
+        if self.dc is None or self.ac is None or self.returned_ac is None:
+            return None
+        return self.dc / self.ac if self.ac > 1e-9 * self.returned_ac else None
 
     @property
     def lost(self) -> float | None:
@@ -87,18 +94,41 @@ class Performance:
         """With the limits that are configured by default, and 1e-9 for rounding."""
         if not self.mapped:
             return "VERDICT_NO_METER"
-        if self.ratio is None or self.ac is None or self.coverage is None:
+        ratio = compared_ratio(self.dc, self.ac, self.returned_dc, self.returned_ac)
+        if ratio is None or self.ac is None or self.returned_ac is None or self.coverage is None:
             return "VERDICT_INSUFFICIENT_DATA"
-        if self.ac < 0.5 * (1 - 1e-9) or self.coverage < 0.9:
+        if self.ac + self.returned_ac < 0.5 * (1 - 1e-9) or self.coverage < 0.9:
             return "VERDICT_INSUFFICIENT_DATA"
-        if self.ratio > 1.02 * (1 + 1e-9):
+        if ratio > 1.02 * (1 + 1e-9):
             return "VERDICT_IMPLAUSIBLE"
-        return "VERDICT_LOW_EFFICIENCY" if self.ratio < 0.85 * (1 - 1e-9) else "VERDICT_OK"
+        return "VERDICT_LOW_EFFICIENCY" if ratio < 0.85 * (1 - 1e-9) else "VERDICT_OK"
+
+
+def compared_ratio(
+    dc: float | None, ac: float | None, returned_dc: float | None, returned_ac: float | None
+) -> float | None:
+    """What the verdict goes by: of what flowed in, where more than 1 % of it flowed back on a side, or of sums."""
+    if dc is None or ac is None or returned_dc is None or returned_ac is None:
+        return None
+    charged_dc, charged_ac = dc + returned_dc, ac + returned_ac
+    if returned_dc > 0.01 * (1 + 1e-9) * charged_dc or returned_ac > 0.01 * (1 + 1e-9) * charged_ac:
+        dc, ac = charged_dc, charged_ac
+    return dc / ac if ac > 1e-9 * returned_ac else None
 
 
 def hour_start_us(ts_us: int) -> int:
     """The hour `(h, h + 1 h]` that a timestamp belongs to."""
     return (ts_us - 1) // US_PER_HOUR * US_PER_HOUR
+
+
+def energies(readings: Mapping[Any, Values]) -> list[float]:
+    """The kWh of some readings; negative: they flowed back."""
+    return [values[0] or 0.0 for values in readings.values()]
+
+
+def returned(energies: list[float]) -> float:
+    """What flowed back of some energies, in kWh."""
+    return math.fsum(-kwh for kwh in energies if kwh < 0)
 
 
 @dataclass
@@ -193,13 +223,13 @@ class Model:
     def newest(self, device: Device) -> tuple[int, Values] | None:
         return max(self.counted(device).items(), default=None)
 
-    def hourly(self, device: Device) -> dict[int, tuple[float, int]]:
-        """(kWh, readings) by the start of the hour."""
+    def hourly(self, device: Device) -> dict[int, tuple[float, float, int]]:
+        """(kWh, kWh that flowed back, readings) by the start of the hour."""
         hours: dict[int, list[float]] = defaultdict(list)
         for ts_us, values in self.counted(device).items():
             assert values[0] is not None
             hours[hour_start_us(ts_us)].append(values[0])
-        return {hour: (math.fsum(kwh), len(kwh)) for hour, kwh in hours.items()}
+        return {hour: (math.fsum(kwh), returned(kwh), len(kwh)) for hour, kwh in hours.items()}
 
     def performance(self, vehicle_id: str, start_us: int, end_us: int) -> Performance:
         spans = [
@@ -220,8 +250,8 @@ class Model:
         ac_hours = {hour_start_us(ts_us) for _, ts_us in ac}
         temps = [values[2] for values in dc.values() if values[2] is not None]
         return Performance(
-            dc=math.fsum(values[0] or 0.0 for values in dc.values()) if dc else None,
-            ac=math.fsum(values[0] or 0.0 for values in ac.values()) if ac else None,
+            dc=math.fsum(energies(dc)) if dc else None,
+            ac=math.fsum(energies(ac)) if ac else None,
             temp=math.fsum(temps) / len(temps) if temps else None,
             vehicle_readings=len(dc),
             meter_readings=len(ac),
@@ -235,6 +265,8 @@ class Model:
                 self._feeding(span, max(span.from_us, start_us), min(span.until_us or end_us, end_us))
                 for span in sorted(spans, key=lambda span: span.from_us)
             ],
+            returned_dc=returned(energies(dc)) if dc else None,
+            returned_ac=returned(energies(ac)) if ac else None,
         )
 
     def known(self, vehicle_id: str) -> bool:
@@ -243,9 +275,12 @@ class Model:
             span.vehicle_id == vehicle_id for span in self.mappings
         )
 
-    def _feeding(self, span: Span, from_us: int, until_us: int) -> tuple[str, int, int, float | None, int]:
-        kwh = [values[0] or 0.0 for values in self._within(("meter", span.meter_id), from_us, until_us).values()]
-        return span.meter_id, from_us, until_us, math.fsum(kwh) if kwh else None, len(kwh)
+    def _feeding(
+        self, span: Span, from_us: int, until_us: int
+    ) -> tuple[str, int, int, float | None, int, float | None]:
+        kwh = energies(self._within(("meter", span.meter_id), from_us, until_us))
+        sums = (math.fsum(kwh), returned(kwh)) if kwh else (None, None)
+        return span.meter_id, from_us, until_us, sums[0], len(kwh), sums[1]
 
     def _within(self, device: Device, start_us: int, end_us: int) -> dict[int, Values]:
         return {ts: values for ts, values in self.counted(device).items() if start_us < ts <= end_us}
@@ -263,7 +298,7 @@ class Model:
         return self._checked(in_time) is not None
 
     def _checked(self, reading: Telemetry) -> tuple[Device, int, Values] | None:
-        """The tests' readings are wrong in few ways: no side, energy absent or negative, a time out of bounds."""
+        """The tests' readings are wrong in few ways: no side, energy absent or out of bounds, a time out of bounds."""
         side = reading.WhichOneof("reading")
         if side is None:
             return None
@@ -273,17 +308,17 @@ class Model:
             return None
         if side == "meter":
             meter = reading.meter
-            if not meter.HasField("kwh_consumed_ac") or meter.kwh_consumed_ac < 0:
+            if not meter.HasField("kwh_consumed_ac") or abs(meter.kwh_consumed_ac) > 1_000:
                 return None
             return ("meter", meter.meter_id), ts_us, (meter.kwh_consumed_ac, _or_none(meter, "voltage"))
         vehicle = reading.vehicle
-        if not vehicle.HasField("kwh_delivered_dc") or vehicle.kwh_delivered_dc < 0:
+        if not vehicle.HasField("kwh_delivered_dc") or abs(vehicle.kwh_delivered_dc) > 1_000:
             return None
         values = (vehicle.kwh_delivered_dc, _or_none(vehicle, "soc"), _or_none(vehicle, "battery_temp"))
         return ("vehicle", vehicle.vehicle_id), ts_us, values
 
 
-_BOUNDS = {"meter": ((0, 1_000), (0, 2_000)), "vehicle": ((0, 1_000), (0, 100), (-60, 150))}
+_BOUNDS = {"meter": ((-1_000, 1_000), (0, 2_000)), "vehicle": ((-1_000, 1_000), (0, 100), (-60, 150))}
 
 
 def _within_bounds(at: int, side: str, value: float | None) -> bool:

@@ -41,12 +41,12 @@ SELECT vehicle_id, CAST(extract(epoch FROM ts) * 1000000 AS bigint), kwh_deliver
 FROM vehicle_current_status JOIN vehicles USING (vehicle_key) ORDER BY vehicle_key
 """
 _METER_HOURS: LiteralString = """
-SELECT meter_id, CAST(extract(epoch FROM hour_start) * 1000000 AS bigint), kwh_consumed_ac, readings
+SELECT meter_id, CAST(extract(epoch FROM hour_start) * 1000000 AS bigint), kwh_consumed_ac, kwh_returned_ac, readings
 FROM meter_energy_hourly JOIN meters USING (meter_key) ORDER BY meter_key
 """
 _VEHICLE_HOURS: LiteralString = """
-SELECT vehicle_id, CAST(extract(epoch FROM hour_start) * 1000000 AS bigint), kwh_delivered_dc, readings,
-       battery_temp_sum, battery_temp_readings
+SELECT vehicle_id, CAST(extract(epoch FROM hour_start) * 1000000 AS bigint), kwh_delivered_dc, kwh_returned_dc,
+       readings, battery_temp_sum, battery_temp_readings
 FROM vehicle_energy_hourly JOIN vehicles USING (vehicle_key) ORDER BY vehicle_key
 """
 

@@ -156,7 +156,7 @@ class Plan:
             yield Reading(device, _instant(begin_us, tick_us, dice), self._values(device, dice))
 
     def _values(self, device: int, dice: random.Random) -> Values:
-        kwh = 0.0 if dice.random() < 0.02 else dice.uniform(0.05, 0.2)
+        kwh = dice.choice((0.0, -0.1)) if dice.random() < 0.04 else dice.uniform(0.05, 0.2)
         if device % 2 == 0:
             return kwh, self._unless_absent(dice.uniform(210, 250), dice)
         soc, temp = dice.uniform(0, 100), dice.uniform(-30, 60)
@@ -189,7 +189,7 @@ class Plan:
         for _ in range(round(fresh * self.rejected)):
             device = dice.randrange(2 * self.pairs)
             right = Reading(device, dice.randint(self.start_us + 1, self.end_us), self._values(device, dice))
-            yield dice.choice((_from_the_future, _negative, _malformed))(right)
+            yield dice.choice((_from_the_future, _out_of_range, _malformed))(right)
 
 
 def _instant(begin_us: int, tick_us: int, dice: random.Random) -> int:
@@ -215,8 +215,8 @@ def _from_the_future(reading: Reading) -> Reading:
     return reading._replace(ts_us=reading.ts_us + 365 * US_PER_DAY)
 
 
-def _negative(reading: Reading) -> Reading:
-    return reading._replace(values=(-1.0, *reading.values[1:]))
+def _out_of_range(reading: Reading) -> Reading:
+    return reading._replace(values=(-1_001.0, *reading.values[1:]))
 
 
 def _malformed(reading: Reading) -> Reading:

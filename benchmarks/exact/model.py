@@ -30,6 +30,8 @@ class Performance:
     vehicle_readings: int
     meter_readings: int
     coverage: float | None
+    kwh_returned_dc: float | None
+    kwh_returned_ac: float | None
 
 
 def hour_start_us(ts_us: int) -> int:
@@ -71,7 +73,7 @@ class Model:
         counts = self.counts
         for device, ts_us, values, extra_ns in readings:
             counts.received += 1
-            if extra_ns or ts_us > latest_us or (values[0] or 0.0) < 0:
+            if extra_ns or ts_us > latest_us or (values[0] or 0.0) < -1_000:
                 counts.rejected += 1
                 continue
             places = self.history[device]
@@ -90,13 +92,14 @@ class Model:
         return {(newest := max(places)): places[newest]} if places else {}
 
     def hourly(self, device: int) -> dict[int, Values]:
-        """By start of the hour: kWh and readings; of vehicles also the sum and the number of temperatures."""
+        """By start of the hour: kWh, kWh that flowed back, and readings; of vehicles also the sum and the number of
+        temperatures."""
         hours: dict[int, list[Values]] = defaultdict(list)
         for ts_us, values in self.history.get(device, {}).items():
             hours[hour_start_us(ts_us)].append(values)
         found: dict[int, Values] = {}
         for hour, readings in hours.items():
-            found[hour] = math.fsum(values[0] or 0.0 for values in readings), len(readings)
+            found[hour] = math.fsum(values[0] or 0.0 for values in readings), _returned(readings), len(readings)
             if device % 2:
                 temps = [values[2] for values in readings if values[2] is not None]
                 found[hour] += math.fsum(temps), len(temps)
@@ -120,4 +123,11 @@ class Model:
             len(dc),
             len(ac),
             len(dc_hours & ac_hours) / len(dc_hours | ac_hours) if dc or ac else None,
+            _returned(dc.values()) if dc else None,
+            _returned(ac.values()) if ac else None,
         )
+
+
+def _returned(readings: Iterable[Values]) -> float:
+    """The magnitudes of the negative energies, in kWh."""
+    return math.fsum(max(0.0, -(values[0] or 0.0)) for values in readings)

@@ -15,6 +15,8 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehicleStatusResponse,
     ListVehiclePerformanceRequest,
     ListVehiclePerformanceResponse,
+    PerformanceBucket,
+    PerformanceThresholds,
     VehiclePerformance,
     Verdict,
     VerdictTotals,
@@ -59,6 +61,9 @@ Refused = RejectedReading | ConflictingReading | OmittedValue
 PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""
 
+_ROUNDING = 1e-9
+"""Relative: what is left of a sum whose terms cancel each other."""
+
 PAGE_MAX_VEHICLES = 1_000
 """What the service takes."""
 
@@ -66,6 +71,18 @@ PAGE_MAX_VEHICLES = 1_000
 def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals) -> str:
     """The verdict's name without its prefix, `LOW_EFFICIENCY`; its number where this version does not know it."""
     return _name(Verdict, answer.verdict, "VERDICT_")
+
+
+def compared_ratio(
+    answer: Performance | VehiclePerformance | PerformanceBucket, thresholds: PerformanceThresholds
+) -> float | None:
+    """The ratio that verdicts go by: `efficiency_ratio` or, where much energy flowed back, that of charging alone."""
+    dc, ac = (answer.kwh_delivered_dc + answer.kwh_returned_dc, answer.kwh_consumed_ac + answer.kwh_returned_ac)
+    share = thresholds.returned_max_share
+    if answer.kwh_returned_dc > share * dc or answer.kwh_returned_ac > share * ac:
+        both_sides = answer.HasField("kwh_lost")
+        return dc / ac if both_sides and ac > _ROUNDING * answer.kwh_returned_ac else None
+    return answer.efficiency_ratio if answer.HasField("efficiency_ratio") else None
 
 
 def freshness_of(answer: VehicleStatus | MeterStatus) -> str:

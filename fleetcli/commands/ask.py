@@ -128,6 +128,9 @@ def _show_performance(answer: Performance) -> None:
     table.add_row("efficiency", measured(answer, "efficiency_ratio", "{:.4f}"))
     table.add_row("delivered (DC)", measured(answer, "kwh_delivered_dc", "{:,.4f} kWh"))
     table.add_row("drawn (AC)", measured(answer, "kwh_consumed_ac", "{:,.4f} kWh"))
+    if answer.kwh_returned_dc or answer.kwh_returned_ac:
+        table.add_row("returned (DC)", measured(answer, "kwh_returned_dc", "{:,.4f} kWh"))
+        table.add_row("returned (AC)", measured(answer, "kwh_returned_ac", "{:,.4f} kWh"))
     table.add_row("lost", measured(answer, "kwh_lost", "{:,.4f} kWh"))
     table.add_row("battery, on average", measured(answer, "average_battery_temp", "{:.1f} °C"))
     table.add_row("readings", f"{answer.vehicle_readings:,} of the vehicle, {answer.meter_readings:,} of its meters")

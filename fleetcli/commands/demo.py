@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetcli.client.errors import ClientError
-from fleetcli.client.services import AnalyticsClient, verdict_of
+from fleetcli.client.services import AnalyticsClient, compared_ratio, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import complain, measured, note, out, say, verdict_text
 from fleetcli.commands.options import window_start_us
@@ -27,6 +27,7 @@ from shared.timestamps import iso_from_us, system_clock
 
 WORST_SHOWN = 10
 UNDECIDED_SHOWN = 5
+GIVING_BACK_SHOWN = 3
 DIFFERENCES_SHOWN = 20
 LOG_LINES_SHOWN = 20
 
@@ -104,16 +105,17 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
 
 
 def _table(checked: Sequence[Checked]) -> Table:
-    """The worst vehicles, those with the lowest ratio first, and some of which nothing can be said."""
+    """The worst vehicles, the lowest ratio first, some of which nothing can be said, and some that gave back."""
     judged = [each for each in checked if verdict_of(each.answer) in ("LOW_EFFICIENCY", "IMPLAUSIBLE", "OK")]
-    judged.sort(key=lambda each: each.answer.efficiency_ratio)
+    judged.sort(key=lambda each: compared_ratio(each.answer, each.answer.thresholds) or 0.0)
+    giving_back = [each for each in checked if each.answer.kwh_returned_ac]
     undecided = [each for each in checked if each not in judged]
     table = Table(title=f"The worst of {len(checked):,} vehicles", title_justify="left")
     for name in ("vehicle", "DC kWh", "AC kWh", "ratio"):
         table.add_column(name, justify="left" if name == "vehicle" else "right")
     for name in ("verdict", "what was simulated", "agrees"):
         table.add_column(name)
-    for rows in (judged[:WORST_SHOWN], undecided[:UNDECIDED_SHOWN]):
+    for rows in (judged[:WORST_SHOWN], undecided[:UNDECIDED_SHOWN], giving_back[:GIVING_BACK_SHOWN]):
         for each in rows:
             table.add_row(*_row(each))
         table.add_section()
@@ -122,12 +124,13 @@ def _table(checked: Sequence[Checked]) -> Table:
 
 def _row(checked: Checked) -> tuple[str | Text, ...]:
     answer = checked.answer
+    returned = f", {answer.kwh_returned_ac:,.0f} kWh back" if answer.kwh_returned_ac else ""
     return (
         answer.vehicle_id,
         measured(answer, "kwh_delivered_dc", "{:,.3f}"),
         measured(answer, "kwh_consumed_ac", "{:,.3f}"),
         measured(answer, "efficiency_ratio", "{:.4f}"),
         verdict_text(verdict_of(answer)),
-        checked.truth.story,
+        checked.truth.story + returned,
         Text("no", "bold red") if checked.differences else Text("yes", "green"),
     )

@@ -32,9 +32,12 @@ ROWS_SHOWN = 20
 _SERIES_AT_ONCE = 8
 """Questions to the service at a time: what its own connections to the database are."""
 
-_NUMBERS = ("DC kWh", "AC kWh", "lost kWh", "ratio")
+_RETURNED = {"DC back": "kwh_returned_dc", "AC back": "kwh_returned_ac"}
+"""Columns, in kWh, that are there where energy flowed back."""
 
-_LEFT_OUT = ("DC kWh", "AC kWh", "lost kWh", "by the hour")
+_NUMBERS = ("DC kWh", "AC kWh", *_RETURNED, "lost kWh", "ratio")
+
+_LEFT_OUT = (*_RETURNED, "DC kWh", "AC kWh", "lost kWh", "by the hour")
 """Columns that a narrow terminal has to do without, one after the other."""
 
 _WIDTH_MAX = 1_000
@@ -65,6 +68,8 @@ _CSV_FIELDS = (
     "average_battery_temp",
     "vehicle_readings",
     "meter_readings",
+    "kwh_returned_dc",
+    "kwh_returned_ac",
 )
 
 
@@ -160,10 +165,16 @@ def _show(answer: FleetPerformance, hours_of: Sequence[Series]) -> None:
 
 def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> Table:
     """All columns, or those for which a terminal has room."""
+    returned = {
+        name: [measured(vehicle, field, "{:,.3f}") for vehicle in answer.vehicles]
+        for name, field in _RETURNED.items()
+        if any(getattr(vehicle, field) for vehicle in answer.vehicles)
+    }
     columns = {
         "vehicle": [Text(vehicle.vehicle_id) for vehicle in answer.vehicles],
         "DC kWh": [measured(vehicle, "kwh_delivered_dc", "{:,.3f}") for vehicle in answer.vehicles],
         "AC kWh": [measured(vehicle, "kwh_consumed_ac", "{:,.3f}") for vehicle in answer.vehicles],
+        **returned,
         "lost kWh": [measured(vehicle, "kwh_lost", "{:,.3f}") for vehicle in answer.vehicles],
         "ratio": [measured(vehicle, "efficiency_ratio", "{:.4f}") for vehicle in answer.vehicles],
         "verdict": [verdict_text(verdict_of(vehicle)) for vehicle in answer.vehicles],
@@ -188,3 +199,6 @@ def _show_totals(answer: FleetPerformance) -> None:
     say(f"{len(answer.vehicles):,} of {answer.matched:,} vehicles shown; verdicts: {', '.join(verdicts) or 'none'}.")
     if totals.HasField("efficiency_ratio"):
         say(f"Those that can be judged delivered {totals.efficiency_ratio:.1%} and lost {totals.kwh_lost:,.1f} kWh.")
+    if totals.kwh_returned_dc or totals.kwh_returned_ac:
+        dc, ac = totals.kwh_returned_dc, totals.kwh_returned_ac
+        say(f"{dc:,.1f} kWh flowed back out of batteries, {ac:,.1f} kWh into the grid; the sums are less by it.")

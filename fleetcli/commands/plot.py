@@ -11,7 +11,7 @@ import typer
 from energyfleet.v1.analytics_service_pb2 import PerformanceThresholds
 
 from fleetcli.client.messages import series_request
-from fleetcli.client.services import AnalyticsClient, Series
+from fleetcli.client.services import AnalyticsClient, Series, compared_ratio
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import say
 from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, Ca, Ending, Vehicle, ask, hours_option, window_us
@@ -76,7 +76,7 @@ def draw(series: Series, to: Path) -> None:
     energy.set_ylabel("kWh")
 
     limits = series.thresholds
-    ratios = [each.efficiency_ratio if each.HasField("efficiency_ratio") else nan for each in series.buckets]
+    ratios = [nan if ratio is None else ratio for ratio in (compared_ratio(each, limits) for each in series.buckets)]
     colors = [_color(each, limits) for each in ratios]
     ratio.scatter(middles, ratios, c=colors, s=16, zorder=3)
     ratio.axhline(limits.low_efficiency_below, color="tab:red", linewidth=1, linestyle="--", label="low below")

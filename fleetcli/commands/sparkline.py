@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from energyfleet.v1.analytics_service_pb2 import PerformanceBucket, PerformanceThresholds
 from rich.text import Text
 
+from fleetcli.client.services import compared_ratio
 from fleetcli.commands.console import VERDICT_STYLES, out
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -16,10 +17,14 @@ LEGEND = "Bars: energy of the last 24 hours, each vehicle on its own scale, colo
 
 
 def sparkline(buckets: Sequence[PerformanceBucket], thresholds: PerformanceThresholds) -> Text:
-    """A character a bucket. Its height is the energy of the side that reported more, over the vehicle's highest."""
+    """A character a bucket. Its height is the energy that flowed either way, on the side that reported more of it, over
+    the vehicle's highest."""
     ascii_only = not out.encoding.lower().startswith("utf")
     bars, silent = (_BARS_IN_ASCII, _SILENT_IN_ASCII) if ascii_only else (_BARS, _SILENT)
-    energies = [max(bucket.kwh_delivered_dc, bucket.kwh_consumed_ac) for bucket in buckets]
+    energies = [
+        max(bucket.kwh_delivered_dc + 2 * bucket.kwh_returned_dc, bucket.kwh_consumed_ac + 2 * bucket.kwh_returned_ac)
+        for bucket in buckets
+    ]
     highest = max(energies, default=0.0)
     line = Text()
     for bucket, kwh in zip(buckets, energies, strict=True):
@@ -33,8 +38,9 @@ def sparkline(buckets: Sequence[PerformanceBucket], thresholds: PerformanceThres
 
 def _verdict(bucket: PerformanceBucket, thresholds: PerformanceThresholds) -> str:
     """The verdict whose colour an hour has; an hour is too short for a verdict of its own."""
-    if not bucket.HasField("efficiency_ratio"):
+    ratio = compared_ratio(bucket, thresholds)
+    if ratio is None:
         return "INSUFFICIENT_DATA"
-    if bucket.efficiency_ratio < thresholds.low_efficiency_below:
+    if ratio < thresholds.low_efficiency_below:
         return "LOW_EFFICIENCY"
-    return "IMPLAUSIBLE" if bucket.efficiency_ratio > thresholds.implausible_above else "OK"
+    return "IMPLAUSIBLE" if ratio > thresholds.implausible_above else "OK"

@@ -65,11 +65,12 @@ class Mapping:
 
 
 class Faulty(Enum):
-    """What can be wrong with a charger; the values are for people."""
+    """What can be wrong with a charger, or out of the ordinary; the values are for people."""
 
     WORN = "worn"
     SILENT = "with a silent meter"
     MOVED = "moved to another meter"
+    V2G = "that give back to the grid"
 
 
 class Charger:
@@ -91,7 +92,8 @@ class Charger:
         self.steps = max(0, (end_us - self._first_ts_us) // self._step_us + 1)
         self._done_steps = 0
         self._meter_interval, self._vehicle_interval = random.choice(UNEVEN_INTERVALS) if uneven else (1, 1)
-        self._charging = Charging(random, curve, rated_watts, health, every_s, (end_us - start_us) / US_PER_SECOND)
+        span_s = (end_us - start_us) / US_PER_SECOND
+        self._charging = Charging(random, curve, rated_watts, health, every_s, span_s, fault is Faulty.V2G)
         self._stranger_kwh = STRANGER_WATTS * every_s / 3_600_000
         self._vehicle_id = f"ev-{seed}-{number:05}"
         self.meter_ids = [f"meter-{seed}-{number:05}"]
@@ -103,6 +105,8 @@ class Charger:
         elif fault is Faulty.SILENT:
             self._silent_from = int(self.steps * random.uniform(0.25, 0.6))
             story = f"meter silent after {self._clock(self._silent_from - 1)}"
+        elif fault is Faulty.V2G:
+            story = f"V2G, {curve.car} at {rated_watts / 1_000:.1f} kW"
         elif fault is Faulty.MOVED and self.steps > INTERVALS_JOIN:
             moved_at = int(self.steps * random.uniform(0.3, 0.7)) // INTERVALS_JOIN * INTERVALS_JOIN
             self._moved_at = max(INTERVALS_JOIN, moved_at)

@@ -16,9 +16,13 @@ AWAY_S = (3_600, 6 * 3_600)
 
 BATTERY_KWH = (40.0, 52.0, 64.0, 77.0)
 
+GIVEN_BACK = (0.3, 0.7)
+"""Share of what it took that a V2G car gives back before it leaves."""
+
 
 class Step(NamedTuple):
-    """One interval: energy in kWh; state of charge in percent and battery temperature in °C at its end."""
+    """One interval: energy in kWh, negative where it flows back; at its end the state of charge in percent and the
+    battery temperature in °C."""
 
     ac_kwh: float
     dc_kwh: float
@@ -27,16 +31,26 @@ class Step(NamedTuple):
 
 
 class Charging:
-    """Makes one step after another; `health` is the share of a healthy charger's output that is left."""
+    """Makes one step after another; `health` is the share of a healthy charger's output that is left. With `v2g` a car
+    gives some of its charge back before it leaves."""
 
     def __init__(
-        self, random: Random, curve: EfficiencyCurve, rated_watts: float, health: float, step_s: int, span_s: float
+        self,
+        random: Random,
+        curve: EfficiencyCurve,
+        rated_watts: float,
+        health: float,
+        step_s: int,
+        span_s: float,
+        v2g: bool,
     ) -> None:
         self._random = random.random
         self._uniform = random.uniform
         self._curve = curve
         self._rated_watts = rated_watts
         self._health = health
+        self._v2g = v2g
+        self._taken_kwh = self._to_give_kwh = 0.0
         self._step_s = step_s
         self._kwh_per_watt = step_s / 3_600_000
         self._soc_per_kwh = 100.0 / random.choice(BATTERY_KWH)
@@ -53,6 +67,8 @@ class Charging:
             if self._temp != self._ambient_temp:
                 self._temp += (self._ambient_temp - self._temp) * self._warming
             return Step(0.0, 0.0, self._soc, self._temp)
+        if self._to_give_kwh:
+            return self._give_back()
         if not self._soc_target:
             self._soc_target = self._uniform(80.0, 99.0)
         watts = self._rated_watts * (0.97 + 0.03 * self._random())
@@ -63,11 +79,26 @@ class Charging:
         self._soc = min(100.0, self._soc + dc_kwh * self._soc_per_kwh)
         self._temp += (self._ambient_temp + watts / 800.0 - self._temp) * self._warming
         step = Step(ac_kwh, dc_kwh, self._soc, self._temp)
+        self._taken_kwh += dc_kwh
         if self._soc >= self._soc_target:
+            if self._v2g:
+                self._to_give_kwh = self._taken_kwh * self._uniform(*GIVEN_BACK)
+            else:
+                self._drive_away()
+        return step
+
+    def _give_back(self) -> Step:
+        dc_kwh = min(self._rated_watts * self._kwh_per_watt, self._to_give_kwh)
+        ac_kwh = dc_kwh * self._curve.at(self._rated_watts) * self._health
+        self._to_give_kwh -= dc_kwh
+        self._soc -= dc_kwh * self._soc_per_kwh
+        self._temp += (self._ambient_temp + self._rated_watts / 800.0 - self._temp) * self._warming
+        step = Step(-ac_kwh, -dc_kwh, self._soc, self._temp)
+        if not self._to_give_kwh:
             self._drive_away()
         return step
 
     def _drive_away(self) -> None:
-        self._soc_target = 0.0
+        self._soc_target = self._taken_kwh = 0.0
         self._soc = max(10.0, self._soc - self._uniform(20.0, 60.0))
         self._steps_away = max(1, int(self._uniform(*AWAY_S) / self._step_s))

@@ -44,6 +44,8 @@ def differences(truth: VehicleTruth, answer: Performance) -> Iterator[str]:
     for name, value in (
         ("kwh_delivered_dc", truth.kwh_delivered_dc),
         ("kwh_consumed_ac", truth.kwh_consumed_ac),
+        ("kwh_returned_dc", truth.kwh_returned_dc),
+        ("kwh_returned_ac", truth.kwh_returned_ac),
         ("efficiency_ratio", truth.efficiency_ratio),
         ("average_battery_temp", truth.average_battery_temp),
         ("coverage", truth.coverage),

@@ -46,6 +46,9 @@ class Faults:
     repeated: float = 0.02
     """Bursts that arrive twice, the second time up to four hours late."""
 
+    v2g: float = 0.02
+    """Vehicles that give back to the grid some of what they took."""
+
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
@@ -144,6 +147,7 @@ def _assigned(plan: FleetPlan) -> Iterator[tuple[int, Faulty | None, bool]]:
         (Faulty.WORN, plan.faults.worn),
         (Faulty.SILENT, plan.faults.silent),
         (Faulty.MOVED, plan.faults.moved),
+        (Faulty.V2G, plan.faults.v2g),
     ):
         faulty += [fault] * _count(share, plan.chargers)
     of_number = dict(zip(numbers, faulty, strict=False))

@@ -12,6 +12,7 @@ LOW_EFFICIENCY_BELOW = 0.85
 IMPLAUSIBLE_ABOVE = 1.02
 EVIDENCE_MIN_KWH = 0.5
 EVIDENCE_MIN_COVERAGE = 0.9
+RETURNED_MAX_SHARE = 0.01
 
 
 @dataclass(slots=True)
@@ -32,15 +33,20 @@ class VehicleTruth:
     battery_temp_sum: float = 0.0
     vehicle_hours: set[int] = field(default_factory=set)
     meter_hours: set[int] = field(default_factory=set)
+    dc_returned_kwh: float = 0.0
+    """What flowed back; the energy above is less by it."""
+    ac_returned_kwh: float = 0.0
 
     def add_meter_reading(self, ts_us: int, kwh: float) -> None:
         """Counts a reading of the meter that fed the vehicle then."""
         self.ac_kwh += kwh
+        self.ac_returned_kwh -= min(kwh, 0.0)
         self.meter_readings += 1
         self.meter_hours.add(hour_of(ts_us))
 
     def add_vehicle_reading(self, ts_us: int, kwh: float, battery_temp: float) -> None:
         self.dc_kwh += kwh
+        self.dc_returned_kwh -= min(kwh, 0.0)
         self.battery_temp_sum += battery_temp
         self.vehicle_readings += 1
         self.vehicle_hours.add(hour_of(ts_us))
@@ -56,11 +62,27 @@ class VehicleTruth:
         return self.ac_kwh if self.meter_readings else None
 
     @property
+    def kwh_returned_dc(self) -> float | None:
+        return self.dc_returned_kwh if self.vehicle_readings else None
+
+    @property
+    def kwh_returned_ac(self) -> float | None:
+        return self.ac_returned_kwh if self.meter_readings else None
+
+    @property
     def efficiency_ratio(self) -> float | None:
-        """Absent where one side is, or where nothing was drawn."""
-        if not self.vehicle_readings or self.ac_kwh == 0.0:
+        """Absent where one side is, or where no more was drawn than flowed back."""
+        if not self.vehicle_readings or self.ac_kwh <= 0.0:
             return None
         return self.dc_kwh / self.ac_kwh
+
+    @property
+    def compared_ratio(self) -> float | None:
+        """What the verdict goes by: the ratio above or, where more flowed back on a side, that of charging alone."""
+        dc, ac = self.dc_kwh + self.dc_returned_kwh, self.ac_kwh + self.ac_returned_kwh
+        if self.dc_returned_kwh <= RETURNED_MAX_SHARE * dc and self.ac_returned_kwh <= RETURNED_MAX_SHARE * ac:
+            return self.efficiency_ratio
+        return dc / ac if self.vehicle_readings and ac > 0.0 else None
 
     @property
     def average_battery_temp(self) -> float | None:
@@ -76,8 +98,8 @@ class VehicleTruth:
     @property
     def verdict(self) -> str:
         """The verdict's name in the contract, without its prefix. Every simulated vehicle has a meter."""
-        ratio, coverage = self.efficiency_ratio, self.coverage
-        if ratio is None or coverage is None or self.ac_kwh < EVIDENCE_MIN_KWH or coverage < EVIDENCE_MIN_COVERAGE:
+        ratio, coverage, drawn = self.compared_ratio, self.coverage, self.ac_kwh + self.ac_returned_kwh
+        if ratio is None or coverage is None or drawn < EVIDENCE_MIN_KWH or coverage < EVIDENCE_MIN_COVERAGE:
             return "INSUFFICIENT_DATA"
         if ratio > IMPLAUSIBLE_ABOVE:
             return "IMPLAUSIBLE"

@@ -1,7 +1,7 @@
 """The kinds of device, and what their readings measure: tables, statements and COPY's columns follow from it.
 
 A statement about any kind is written once, with holes for names: `{device}` in those of tables and columns, `{energy}`,
-and the lists `{measurements}`, `{averaged}` and `{totals}`.
+`{returned}`, and the lists `{measurements}`, `{averaged}` and `{totals}`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ class DeviceKind:
 
     name: str
     energy: str
-    """The interval's energy in kWh: every reading has it."""
+    """The interval's energy in kWh: every reading has it. Negative: it flowed back."""
+    returned: str
+    """What flowed back, in kWh: the sum of the magnitudes of negative energies."""
     optional: Sequence[str]
     """What else a reading may have, in the order of its row."""
     averaged: Sequence[str] = ()
@@ -44,19 +46,26 @@ class DeviceKind:
     def totals(self) -> Names:
         """What a rollup has, beside device and hour: sums, and the numbers of readings in them."""
         averages = (f"{name}_{total}" for name in self.averaged for total in ("sum", "readings"))
-        return Names(("kwh", "readings", *averages))
+        return Names(("kwh", "kwh_returned", "readings", *averages))
 
     def render(self, statement: str) -> str:
         """A statement about any kind as one about this kind."""
         return statement.format(
             device=self.name,
             energy=self.energy,
+            returned=self.returned,
             measurements=self.measurements,
             averaged=Names(self.averaged),
             totals=self.totals,
         )
 
 
-METER = DeviceKind("meter", energy="kwh_consumed_ac", optional=("voltage",))
-VEHICLE = DeviceKind("vehicle", energy="kwh_delivered_dc", optional=("soc", "battery_temp"), averaged=("battery_temp",))
+METER = DeviceKind("meter", energy="kwh_consumed_ac", returned="kwh_returned_ac", optional=("voltage",))
+VEHICLE = DeviceKind(
+    "vehicle",
+    energy="kwh_delivered_dc",
+    returned="kwh_returned_dc",
+    optional=("soc", "battery_temp"),
+    averaged=("battery_temp",),
+)
 KINDS = (METER, VEHICLE)

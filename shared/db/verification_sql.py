@@ -60,7 +60,8 @@ _LOCK = "LOCK TABLE {device}_current_status, {device}_closed_hours IN SHARE ROW 
 # 1e-290 keeps the product from underflow, which is an error here.
 _FIND_HOURS = """
     WITH computed AS (
-        SELECT {device}_key, sum({energy}) AS kwh, count(*) AS readings
+        SELECT {device}_key, sum({energy}) AS kwh, sum(greatest(0, -{energy})) AS kwh_returned, count(*) AS readings,
+            sum(abs({energy})) AS kwh_magnitudes
             {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings, coalesce(sum(abs(#)), 0) AS #_magnitudes}
         FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
             JOIN {device}_telemetry_history AS history USING ({device}_key)
@@ -68,7 +69,7 @@ _FIND_HOURS = """
             AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
         GROUP BY {device}_key
     ), stored AS (
-        SELECT {device}_key, sum({energy}) AS kwh, sum(readings) AS readings
+        SELECT {device}_key, sum({energy}) AS kwh, sum({returned}) AS kwh_returned, sum(readings) AS readings
             {averaged:, sum(#_sum) AS #_sum, sum(#_readings) AS #_readings}
         FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
             JOIN {device}_energy_hourly AS hourly USING ({device}_key)
@@ -82,7 +83,8 @@ _FIND_HOURS = """
             (stored.readings {averaged:, stored.#_readings})
                 IS DISTINCT FROM (computed.readings {averaged:, computed.#_readings})
             OR greatest(
-                abs(stored.kwh - computed.kwh) - 1e-9 * greatest(abs(computed.kwh), 1e-290)
+                abs(stored.kwh - computed.kwh) - 1e-9 * greatest(computed.kwh_magnitudes, 1e-290),
+                abs(stored.kwh_returned - computed.kwh_returned) - 1e-9 * greatest(computed.kwh_returned, 1e-290)
                 {averaged:, abs(stored.#_sum - computed.#_sum) - 1e-9 * greatest(computed.#_magnitudes, 1e-290)}
             ) > 0
         )
@@ -93,7 +95,8 @@ _REMOVE_HOURS = "DELETE FROM {device}_closed_hours WHERE device_key = ANY(%(keys
 
 _ADD_HOURS = """
     WITH computed AS (
-        SELECT device_key, coalesce(sum({energy}), 0) AS kwh, count(history.ts) AS readings
+        SELECT device_key, coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
+            count(history.ts) AS readings
             {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
         FROM unnest(%(keys)s::integer[]) AS device_key
             LEFT JOIN {device}_telemetry_history AS history
@@ -178,10 +181,10 @@ _SOME_READING = "SELECT ts FROM {device}_telemetry_history WHERE ts >= %(day)s A
 
 
 def _side(kind: DeviceKind) -> Side:
-    _, *other_totals = kind.totals
+    _, _, *other_totals = kind.totals
     hours = Derived(
         table=kind.render("{device}_energy_hourly"),
-        columns=(kind.energy, *other_totals),
+        columns=(kind.energy, kind.returned, *other_totals),
         find=kind.render(_FIND_HOURS),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_HOURS),

@@ -1,6 +1,7 @@
 """The commands that talk to running services, through real processes and real channels."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +47,30 @@ def test_a_recorded_charge_is_replayed_and_its_efficiency_is_right(environment: 
     assert "OK" in table
 
 
+def test_what_flows_back_is_told_apart(environment: dict[str, str]) -> None:
+    lines = "\n".join(
+        json.dumps({kind: {f"{kind}Id": device, field: kwh, "timestamp": f"2024-03-05T{hour}:00:00Z"}})
+        for kind, device, field, energies in (
+            ("meter", "test-meter-08", "kwhConsumedAc", (20.0, -14.4)),
+            ("vehicle", "test-ev-08", "kwhDeliveredDc", (18.4, -16.0)),
+        )
+        for hour, kwh in zip((14, 20), energies, strict=True)
+    )
+    pair = "test-ev-08=test-meter-08"
+    sent = energyfleet("replay", "-", "--ending", "now", "--map", pair, environment=environment, stdin=lines)
+    assert sent.returncode == 0, sent.stderr
+    table = energyfleet("performance", "test-ev-08", environment=environment).stdout
+    assert re.findall(r"returned \((.C)\) *│ *([\d.]+) kWh", table) == [("DC", "16.0000"), ("AC", "14.4000")]
+    assert "Charging alone, 18.400 kWh" in table
+    listed = energyfleet("fleet", "--vehicle", "test-ev-08", environment=environment).stdout
+    assert "AC back" in listed
+    assert "16.0 kWh flowed back out of batteries, 14.4 kWh into the grid" in listed
+    as_csv = energyfleet("fleet", "--vehicle", "test-ev-08", "--csv", environment=environment).stdout
+    assert ",16.0,14.4," in as_csv
+    one_way = energyfleet("performance", "test-ev-01", environment=environment).stdout
+    assert "returned" not in one_way
+
+
 def test_a_meter_alone_has_energy_and_no_efficiency(environment: dict[str, str]) -> None:
     file = str(DATA / "charge-point-15min.csv")
     pair = "test-ev-03=test-charge-point-01"
@@ -66,7 +91,7 @@ def test_lines_that_are_bad_or_rejected_are_told_by_number_and_the_others_stored
     assert "3 stored, 0 duplicate, 0 conflicting, 1 rejected; 1 bad lines" in sent.stdout
     bad, rejected, total = sent.stderr.splitlines()
     assert bad.startswith("standard input:4: ")
-    assert rejected.startswith("standard input:5: meter.kwh_consumed_ac OUT_OF_RANGE: -1.0 is not within")
+    assert rejected.startswith("standard input:5: meter.kwh_consumed_ac OUT_OF_RANGE: -1001.0 is not within")
     assert total == "2 of 5 lines were not taken"
     again = energyfleet("replay", "-", "--ending", ending, environment=environment, stdin=lines)
     assert "0 stored, 3 duplicate" in again.stdout

@@ -203,7 +203,7 @@ async def test_ids_that_differ_only_in_case_are_devices_of_their_own_and_hint_at
     assert told == "meter N-1 is unknown: it has sent no reading and is in no mapping; n-1 is known"
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> pytest.CaptureResult[str]:
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     """What a command printed that ended with an exit code."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -236,7 +236,7 @@ def test_every_id_can_be_given_to_the_commands_and_is_printed(
         hour_ago = f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
 
         def said(*arguments: str) -> str:
-            return run(capsys, *arguments).out
+            return str(run(capsys, *arguments).out)
 
         for each in UNUSUAL_IDS:
             if "=" in each:
@@ -257,7 +257,7 @@ def test_commands_warn_where_only_case_tells_ids_apart(
     directory = tmp_path_factory.mktemp("up")
 
     def told(*arguments: str, code: int = 0) -> str:
-        return run(capsys, *arguments, code=code).err
+        return str(run(capsys, *arguments, code=code).err)
 
     with up(directory) as running:
         for service in ("ingestion", "analytics"):

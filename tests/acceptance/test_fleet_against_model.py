@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us, us_from_proto
 from tests.acceptance.test_against_model import close
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, us
-from tests.model import Contradiction, Model, Performance
+from tests.model import Contradiction, Model, Performance, compared_ratio
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -51,7 +51,7 @@ offsets = st.one_of(
     st.integers(-8 * 6, 8 * 6).map(lambda tenth: tenth * US_PER_HOUR // 6),
 )
 numbers = st.sampled_from(VEHICLES)
-kwh = st.integers(0, 2_000).map(lambda wh: wh / 1_000)
+kwh = st.integers(-1_000, 2_000).map(lambda wh: wh / 1_000)
 temperatures = st.none() | st.floats(-40, 80)
 
 
@@ -197,6 +197,8 @@ def check_numbers(answer: Any, expected: Performance) -> None:
     assert close(present(answer, "kwh_consumed_ac"), expected.ac)
     assert close(present(answer, "average_battery_temp"), expected.temp)
     assert close(present(answer, "kwh_lost"), expected.lost)
+    assert close(present(answer, "kwh_returned_dc"), expected.returned_dc)
+    assert close(present(answer, "kwh_returned_ac"), expected.returned_ac)
     ratio = present(answer, "efficiency_ratio")
     assert (ratio is None) == (expected.ratio is None)
     assert ratio is None or expected.ratio is None or math.isclose(ratio, expected.ratio, rel_tol=1e-9)
@@ -220,9 +222,9 @@ async def check_one(
     assert [
         (each.meter_id, instant(each.window.start), instant(each.window.end), each.meter_readings)
         for each in evidence.mappings
-    ] == [(meter, start, end, readings) for meter, start, end, _, readings in expected.feedings]
+    ] == [(meter, start, end, readings) for meter, start, end, _, readings, _ in expected.feedings]
     assert all(
-        close(present(each, "kwh_consumed_ac"), feeding[3])
+        close(present(each, "kwh_consumed_ac"), feeding[3]) and close(present(each, "kwh_returned_ac"), feeding[5])
         for each, feeding in zip(evidence.mappings, expected.feedings, strict=True)
     )
     return answer
@@ -311,8 +313,8 @@ async def check_fleet(
 
 def check_order(rows: list[wire.VehiclePerformance], *, by_loss: bool) -> None:
     def place(row: wire.VehiclePerformance) -> tuple[bool, float, str]:
-        name = "kwh_lost" if by_loss else "efficiency_ratio"
-        number = present(row, name)
+        energies = ("kwh_delivered_dc", "kwh_consumed_ac", "kwh_returned_dc", "kwh_returned_ac")
+        number = present(row, "kwh_lost") if by_loss else compared_ratio(*(present(row, name) for name in energies))
         return number is None, (number or 0.0) * (-1 if by_loss else 1), row.vehicle_id
 
     assert [row.vehicle_id for row in rows] == [row.vehicle_id for row in sorted(rows, key=place)]
@@ -329,9 +331,12 @@ def check_totals(answer: wire.ListVehiclePerformanceResponse, expected: dict[str
     assert totals.meter_readings == sum(each.meter_readings for each in everybody)
     assert close(present(totals, "kwh_delivered_dc"), total("dc", everybody))
     assert close(present(totals, "kwh_consumed_ac"), total("ac", everybody))
+    assert close(present(totals, "kwh_returned_dc"), total("returned_dc", everybody))
+    assert close(present(totals, "kwh_returned_ac"), total("returned_ac", everybody))
     healthy = [each for each in everybody if each.verdict in ("VERDICT_OK", "VERDICT_LOW_EFFICIENCY")]
-    dc, ac = total("dc", healthy), total("ac", healthy)
-    assert close(present(totals, "efficiency_ratio"), dc / ac if dc is not None and ac else None)
+    dc, ac, returned_ac = (total(name, healthy) for name in ("dc", "ac", "returned_ac"))
+    ratio = dc / ac if dc is not None and ac is not None and ac > 1e-9 * (returned_ac or 0) else None
+    assert close(present(totals, "efficiency_ratio"), ratio)
     assert close(present(totals, "kwh_lost"), ac - dc if dc is not None and ac is not None else None)
     counted = Counter(each.verdict for each in everybody)
     assert [(wire.Verdict.Name(each.verdict), each.vehicles) for each in totals.by_verdict] == [
@@ -341,6 +346,8 @@ def check_totals(answer: wire.ListVehiclePerformanceResponse, expected: dict[str
         among = [one for one in everybody if one.verdict == wire.Verdict.Name(each.verdict)]
         assert close(present(each, "kwh_delivered_dc"), total("dc", among))
         assert close(present(each, "kwh_consumed_ac"), total("ac", among))
+        assert close(present(each, "kwh_returned_dc"), total("returned_dc", among))
+        assert close(present(each, "kwh_returned_ac"), total("returned_ac", among))
 
 
 def test_the_anchors_are_within_what_is_kept() -> None:

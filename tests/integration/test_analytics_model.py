@@ -29,7 +29,7 @@ _instants = st.builds(
     st.sampled_from([0, 0, 1, 30]),
     st.sampled_from([-1, 0, 0, 0, 1]),
 )
-_kwh = st.integers(0, 10**9).map(lambda mwh: mwh / 1_000_000)
+_kwh = st.integers(-(10**6), 10**6).map(lambda wh: wh / 1_000)
 _temperatures = st.none() | st.floats(-60, 150)
 
 
@@ -75,8 +75,10 @@ def expected(history: History, vehicle_id: str) -> wire.GetVehiclePerformanceRes
     )
     if delivered:
         answer.kwh_delivered_dc = fsum(kwh for kwh, _ in delivered.values())
+        answer.kwh_returned_dc = fsum(-kwh for kwh, _ in delivered.values() if kwh < 0)
     if consumed:
         answer.kwh_consumed_ac = fsum(kwh for _, kwh in consumed)
+        answer.kwh_returned_ac = fsum(-kwh for _, kwh in consumed if kwh < 0)
     temperatures = [temperature for _, temperature in delivered.values() if temperature is not None]
     if temperatures:
         answer.average_battery_temp = fsum(temperatures) / len(temperatures)
@@ -119,13 +121,14 @@ async def test_performance_is_what_the_readings_say(postgres: EmbeddedServer, da
         answer = await servicer.GetVehiclePerformance(request, cast(Context, None))
 
     model = expected(history, vehicle_id)
-    for name in ("kwh_delivered_dc", "kwh_consumed_ac", "average_battery_temp", "coverage"):
+    energies: tuple[Any, ...] = ("kwh_delivered_dc", "kwh_consumed_ac", "kwh_returned_dc", "kwh_returned_ac")
+    for name in (*energies, "average_battery_temp", "coverage"):
         assert answer.HasField(name) == model.HasField(name), name
         assert getattr(answer, name) == pytest.approx(getattr(model, name), rel=1e-9, abs=1e-9), name
     for name in ("vehicle_id", "window", "vehicle_readings", "meter_readings"):
         assert getattr(answer, name) == getattr(model, name), name
     assert (answer.verdict == wire.VERDICT_NO_METER) == (not mapped)
-    has_ratio = model.HasField("kwh_delivered_dc") and model.kwh_consumed_ac > 0
+    has_ratio = model.HasField("kwh_delivered_dc") and model.kwh_consumed_ac > 1e-9 * model.kwh_returned_ac
     assert answer.HasField("efficiency_ratio") == has_ratio
     if has_ratio:
         assert answer.efficiency_ratio * answer.kwh_consumed_ac == pytest.approx(answer.kwh_delivered_dc, rel=1e-9)

@@ -34,7 +34,7 @@ alike = st.text(st.sampled_from("aAbB"), min_size=1, max_size=4) | st.sampled_fr
 _ROLL_UP = """
 INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
 SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
-       sum({energy}), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
+       sum({energy}), sum(greatest(0, -{energy})), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
 FROM {device}_telemetry_history WHERE {device}_key = %(key)s GROUP BY {device}_key, hour_start
 ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = excluded.#}
 """
@@ -140,6 +140,8 @@ async def test_totals_are_sums_of_readings_however_often_each_side_reports(rows:
         meter_readings=60,
         hours_either=1,
         hours_both=1,
+        kwh_returned_dc=0.0,
+        kwh_returned_ac=0.0,
     )
 
 
@@ -201,6 +203,8 @@ async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries:
         meter_readings=0,
         hours_either=0,
         hours_both=0,
+        kwh_returned_dc=None,
+        kwh_returned_ac=None,
     )
     assert await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY) == silent
     rows.delivered(car, (MIDNIGHT_US + 1, 0.0), (MIDNIGHT_US + 2, 0.0, -10.0), (MIDNIGHT_US + 3, 0.0, 0.0))
@@ -339,9 +343,9 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     for number in range(1, 21):
         rows.mapping(rows.vehicle(f"car-{number}"), rows.meter(f"meter-{number}"), MIDNIGHT_US - 100 * US_PER_DAY)
     for columns in (
-        "meter_closed_hours (device_key, hour_start, kwh, readings) SELECT device, hour, 1, 1",
-        "vehicle_closed_hours (device_key, hour_start, kwh, readings, battery_temp_sum,"
-        " battery_temp_readings) SELECT device, hour, 0.9, 1, 20, 1",
+        "meter_closed_hours (device_key, hour_start, kwh, kwh_returned, readings) SELECT device, hour, 1, 0, 1",
+        "vehicle_closed_hours (device_key, hour_start, kwh, kwh_returned, readings, battery_temp_sum,"
+        " battery_temp_readings) SELECT device, hour, 0.9, 0, 1, 20, 1",
     ):
         rows.connection.execute(
             f"INSERT INTO {columns} FROM generate_series(1, 20) AS device,"
@@ -368,7 +372,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     found = (await queries.fleet.totals(window, vehicle_ids)).value
     assert len(found) == (1 if named else 20)
     assert {totals._replace(kwh_delivered_dc=None) for totals in found.within(0, len(found))} == {
-        Totals(1, None, 24.0, 20.0, 24, 24, 24, 24)
+        Totals(1, None, 24.0, 20.0, 24, 24, 24, 24, 0.0, 0.0)
     }
 
 

@@ -186,8 +186,8 @@ async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
         (difference,) = await repairing
     await writer.close()
 
-    assert difference.stored == {"kwh_consumed_ac": 0.25, "readings": 1}
-    assert difference.history == {"kwh_consumed_ac": 1.75, "readings": 2}
+    assert difference.stored == {"kwh_consumed_ac": 0.25, "kwh_returned_ac": 0.0, "readings": 1}
+    assert difference.history == {"kwh_consumed_ac": 1.75, "kwh_returned_ac": 0.0, "readings": 2}
     assert await differences(database_url) == []
 
 

@@ -222,7 +222,7 @@ async def test_appended_readings_on_and_beside_the_hour_and_midnight_add_to_the_
 instants = st.integers(-150, 150).map(lambda half_minutes: MIDNIGHT_US + half_minutes * 30 * US_PER_SECOND) | st.builds(
     lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside, st.integers(-1, 1), st.sampled_from([-1, 0, 1])
 )
-energies = st.sampled_from([0.0, 0.25, 1.5])
+energies = st.sampled_from([0.0, 0.25, 1.5, -0.75])
 vehicle_values = st.tuples(energies, st.sampled_from([None, 50.0]), st.sampled_from([None, 0.0, 25.0]))
 meter_values = st.tuples(energies, st.sampled_from([None, 230.0]))
 
@@ -319,11 +319,13 @@ def check(
             sums[device_id, hour_start_us(ts_us)].append(values)
     expected = {}
     for place, all_values in sums.items():
-        of_hour: list[float] = [math.fsum(values[0] or 0.0 for values in all_values), len(all_values)]
+        energy = [values[0] or 0.0 for values in all_values]
+        returned = math.fsum(-kwh for kwh in energy if kwh < 0)
+        of_hour: list[float] = [math.fsum(energy), returned, len(energy)]
         for name in kind.averaged:
             column = [values[kind.measurements.index(name)] for values in all_values]
             known = [value for value in column if value is not None]
             of_hour += [math.fsum(known), len(known)]
         expected[place] = tuple(of_hour)
-    found = stored_in("energy_hourly", "hour_start, {energy}, readings {averaged:, #_sum, #_readings}")
+    found = stored_in("energy_hourly", "hour_start, {energy}, {returned}, readings {averaged:, #_sum, #_readings}")
     assert found == expected  # quarters add up exactly

@@ -14,7 +14,11 @@ from analytics_svc.questions import Verdict
 from analytics_svc.totals import Totals
 
 THRESHOLDS = Thresholds(
-    low_efficiency_below=0.85, implausible_above=1.02, evidence_min_kwh=0.5, evidence_min_coverage=0.9
+    low_efficiency_below=0.85,
+    implausible_above=1.02,
+    evidence_min_kwh=0.5,
+    evidence_min_coverage=0.9,
+    returned_max_share=0.01,
 )
 
 
@@ -29,6 +33,8 @@ def some_totals(**differing: Any) -> Totals:
         "meter_readings": 600,
         "hours_either": 10,
         "hours_both": 10,
+        "kwh_returned_dc": 0.0,
+        "kwh_returned_ac": 0.0,
     }
     return Totals(**(healthy | differing))
 
@@ -218,7 +224,80 @@ def test_the_limits_are_those_that_are_configured() -> None:
     assert judged(lenient, kwh_delivered_dc=10.5, hours_both=0).verdict is Verdict.OK
 
 
+# The V2G row of the field: 2.5 kWh eight times and -1.8 kWh eight times at the meter, 2.3 and -2.0 at the vehicle.
+BOTH_WAYS: dict[str, Any] = {
+    "kwh_delivered_dc": 18.4 - 16.0,
+    "kwh_consumed_ac": 20.0 - 14.4,
+    "kwh_returned_dc": 16.0,
+    "kwh_returned_ac": 14.4,
+}
+
+
+def test_of_a_vehicle_that_gives_back_charging_is_compared_with_charging() -> None:
+    performance = judged(**BOTH_WAYS)
+    assert performance.verdict is Verdict.OK
+    assert performance.compared_ratio == pytest.approx(0.92)
+    assert performance.efficiency_ratio == pytest.approx(2.4 / 5.6), "the plain quotient stays what it is"
+    assert performance.kwh_lost == pytest.approx(3.2), "in both directions"
+    assert performance.reason == (
+        "Charging alone, 18.400 kWh were delivered of 20.000 kWh drawn, 92.0 %: at least the 85 % of a healthy charger."
+    )
+
+
+def test_the_call_to_inspect_a_charger_that_gives_back_names_what_is_lost_while_charging() -> None:
+    performance = judged(**(BOTH_WAYS | {"kwh_delivered_dc": 0.0}))
+    assert performance.verdict is Verdict.LOW_EFFICIENCY
+    assert "80.0 %" in performance.reason
+    assert "loses 4.000 kWh of 20.000 kWh while charging" in performance.alert
+
+
+def test_where_as_much_flowed_back_as_was_drawn_there_is_no_quotient_but_a_verdict() -> None:
+    rounding = 0.1 + 0.2 - 0.3
+    assert rounding > 0
+    for drawn in (rounding, 0.0, -rounding, -5.0):
+        performance = judged(
+            kwh_consumed_ac=drawn, kwh_returned_ac=10.0 - drawn, kwh_delivered_dc=-2.0, kwh_returned_dc=11.0
+        )
+        assert performance.efficiency_ratio is None
+        assert performance.verdict is Verdict.OK
+        assert performance.kwh_lost == drawn + 2.0
+
+
+def test_a_ratio_may_be_negative_and_the_verdict_goes_by_charging() -> None:
+    performance = judged(kwh_consumed_ac=9.0, kwh_returned_ac=1.0, kwh_delivered_dc=-3.0, kwh_returned_dc=12.0)
+    assert performance.efficiency_ratio == pytest.approx(-1 / 3)
+    assert (performance.verdict, performance.compared_ratio) == (Verdict.OK, 0.9)
+
+
+@pytest.mark.parametrize(("side", "at_most"), [("dc", 9.0 / 99), ("ac", 10.0 / 99)])
+@pytest.mark.parametrize(("times", "both_ways"), [(1.0, False), (1 + 1e-12, False), (1 + 1e-7, True)])
+def test_a_counter_that_steps_back_by_no_more_than_a_hundredth_nets_by_itself(
+    side: str, at_most: float, times: float, both_ways: bool
+) -> None:
+    returned: dict[str, Any] = {f"kwh_returned_{side}": at_most * times}
+    performance = judged(**returned)
+    assert performance.efficiency_ratio == 0.9
+    assert (performance.compared_ratio != 0.9) == both_ways
+    assert performance.reason.startswith("Charging alone") == both_ways
+
+
+def test_a_side_that_only_gave_back_drew_too_little_for_a_verdict() -> None:
+    performance = judged(kwh_consumed_ac=-7.2, kwh_returned_ac=7.2, kwh_delivered_dc=-8.0, kwh_returned_dc=8.0)
+    assert performance.verdict is Verdict.INSUFFICIENT_DATA
+    assert performance.reason == "0.000 kWh were drawn; 0.5 kWh are needed for a verdict."
+
+
+def test_what_was_drawn_is_evidence_whatever_flowed_back() -> None:
+    assert judged(kwh_consumed_ac=0.4, kwh_returned_ac=0.1, kwh_delivered_dc=0.45).verdict is Verdict.OK
+
+
+def test_how_much_may_flow_back_is_configured() -> None:
+    lenient = replace(THRESHOLDS, returned_max_share=0.9)
+    assert judged(lenient, **BOTH_WAYS).verdict is Verdict.LOW_EFFICIENCY
+
+
 _kwh = st.none() | st.floats(0, 1e9)
+_returned = st.just(0.0) | st.floats(0, 1e9)
 _readings = st.integers(0, 3)
 
 
@@ -226,17 +305,27 @@ _readings = st.integers(0, 3)
     mappings=_readings,
     dc=_kwh,
     ac=_kwh,
+    returned=st.tuples(_returned, _returned),
     of_vehicle=_readings,
     of_meter=_readings,
     hours=st.tuples(_readings, _readings),
 )
 def test_a_verdict_never_claims_more_than_its_numbers(
-    mappings: int, dc: float | None, ac: float | None, of_vehicle: int, of_meter: int, hours: tuple[int, int]
+    mappings: int,
+    dc: float | None,
+    ac: float | None,
+    returned: tuple[float, float],
+    of_vehicle: int,
+    of_meter: int,
+    hours: tuple[int, int],
 ) -> None:
+    """`dc` and `ac` flowed in, and `returned` flowed back."""
     performance = judged(
         mappings=mappings,
-        kwh_delivered_dc=dc if of_vehicle else None,
-        kwh_consumed_ac=ac if of_meter else None,
+        kwh_delivered_dc=None if dc is None or not of_vehicle else dc - returned[0],
+        kwh_consumed_ac=None if ac is None or not of_meter else ac - returned[1],
+        kwh_returned_dc=None if dc is None or not of_vehicle else returned[0],
+        kwh_returned_ac=None if ac is None or not of_meter else returned[1],
         vehicle_readings=of_vehicle,
         meter_readings=of_meter,
         hours_both=min(hours),
@@ -246,7 +335,7 @@ def test_a_verdict_never_claims_more_than_its_numbers(
     assert (performance.alert != "") == (performance.verdict is Verdict.LOW_EFFICIENCY)
     assert (performance.verdict is Verdict.NO_METER) == (mappings == 0)
     if performance.verdict in (Verdict.OK, Verdict.LOW_EFFICIENCY, Verdict.IMPLAUSIBLE):
-        assert performance.efficiency_ratio is not None
-        assert math.isfinite(performance.efficiency_ratio)
+        assert performance.compared_ratio is not None
+        assert math.isfinite(performance.compared_ratio)
         assert of_vehicle
         assert of_meter

@@ -13,8 +13,9 @@ from shared.timestamps import US_PER_HOUR
 
 def a_truth() -> VehicleTruth:
     truth = VehicleTruth("ev-1", "healthy")
-    truth.add_vehicle_reading(US_PER_HOUR, 0.9, 25.0)
-    truth.add_meter_reading(US_PER_HOUR, 1.0)
+    for dc_kwh, ac_kwh in ((1.8, 2.0), (-0.9, -0.8)):
+        truth.add_vehicle_reading(US_PER_HOUR, dc_kwh, 25.0)
+        truth.add_meter_reading(US_PER_HOUR, ac_kwh)
     return truth
 
 
@@ -22,14 +23,16 @@ def an_answer() -> GetVehiclePerformanceResponse:
     return GetVehiclePerformanceResponse(
         vehicle_id="ev-1",
         kwh_delivered_dc=0.9,
-        kwh_consumed_ac=1.0,
-        efficiency_ratio=0.9,
-        kwh_lost=0.1,
+        kwh_consumed_ac=1.2,
+        efficiency_ratio=0.75,
+        kwh_lost=0.3,
         average_battery_temp=25.0,
-        vehicle_readings=1,
-        meter_readings=1,
+        vehicle_readings=2,
+        meter_readings=2,
         coverage=1.0,
         verdict=Verdict.VERDICT_OK,
+        kwh_returned_dc=0.9,
+        kwh_returned_ac=0.8,
     )
 
 
@@ -44,6 +47,8 @@ def test_an_answer_that_is_true_differs_in_nothing() -> None:
     [
         "kwh_delivered_dc",
         "kwh_consumed_ac",
+        "kwh_returned_dc",
+        "kwh_returned_ac",
         "efficiency_ratio",
         "average_battery_temp",
         "coverage",

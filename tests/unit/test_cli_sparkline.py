@@ -5,7 +5,7 @@ from energyfleet.v1.analytics_service_pb2 import PerformanceBucket, PerformanceT
 
 from fleetcli.commands.sparkline import sparkline
 
-LIMITS = PerformanceThresholds(low_efficiency_below=0.85, implausible_above=1.02)
+LIMITS = PerformanceThresholds(low_efficiency_below=0.85, implausible_above=1.02, returned_max_share=0.01)
 
 
 def an_hour(ac: float, ratio: float) -> PerformanceBucket:
@@ -24,6 +24,26 @@ def test_height_is_energy_and_colour_is_the_ratio_within_its_limits() -> None:
     line = sparkline(hours, LIMITS)
     assert line.plain == "·█▂▅▃▄"
     assert [str(span.style) for span in line.spans] == ["dim", "green", "green", "bold red", "bold magenta", "yellow"]
+
+
+def test_what_flows_back_has_height_and_charging_the_colour() -> None:
+    hours = [
+        an_hour(8.0, 0.9),
+        PerformanceBucket(
+            kwh_consumed_ac=2.0,
+            kwh_delivered_dc=1.4,
+            efficiency_ratio=0.7,
+            kwh_lost=0.6,
+            kwh_returned_ac=1.0,
+            kwh_returned_dc=1.3,
+        ),
+        PerformanceBucket(
+            kwh_consumed_ac=-7.2, kwh_delivered_dc=-8.0, kwh_lost=0.8, kwh_returned_ac=7.2, kwh_returned_dc=8.0
+        ),
+    ]
+    line = sparkline(hours, LIMITS)
+    assert line.plain == "█▅█"
+    assert [str(span.style) for span in line.spans] == ["green", "green", "yellow"]
 
 
 @pytest.mark.parametrize(("hours", "plain"), [([], ""), ([PerformanceBucket(kwh_delivered_dc=0.0)] * 2, "▁▁")])

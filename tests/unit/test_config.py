@@ -24,6 +24,7 @@ from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Set
         (Settings, "SCHEMA", "n" * 64, "ENERGYFLEET_SCHEMA: "),
         (AnalyticsSettings, "ANALYTICS_METRICS_ADDRESS", "9090", "not HOST:PORT"),
         (AnalyticsSettings, "LOW_EFFICIENCY_BELOW", "85", "ENERGYFLEET_LOW_EFFICIENCY_BELOW: "),
+        (AnalyticsSettings, "RETURNED_MAX_SHARE", "1", "ENERGYFLEET_RETURNED_MAX_SHARE: "),
         (AnalyticsSettings, "STALE_AFTER_S", "0", "ENERGYFLEET_STALE_AFTER_S: "),
         (AnalyticsSettings, "STALE_AFTER_S", "inf", "ENERGYFLEET_STALE_AFTER_S: "),
         (AnalyticsSettings, "ANALYTICS_ADDRESS", "0.0.0.0:0", "ENERGYFLEET_ANALYTICS_ADDRESS: "),

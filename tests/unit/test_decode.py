@@ -31,7 +31,7 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_meter_reading(meter_id="meter-1\n"), "meter.meter_id", RejectionReason.MALFORMED),
         (a_meter_reading(meter_id="zähler"), "meter.meter_id", RejectionReason.MALFORMED),
         (a_meter_reading(kwh_consumed_ac=None), "meter.kwh_consumed_ac", RejectionReason.MISSING),
-        (a_meter_reading(kwh_consumed_ac=-1e-9), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=-1000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=1000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=math.nan), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=math.inf), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
@@ -46,6 +46,7 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_vehicle_reading(vehicle_id=""), "vehicle.vehicle_id", RejectionReason.MISSING),
         (a_vehicle_reading(vehicle_id=" a"), "vehicle.vehicle_id", RejectionReason.MALFORMED),
         (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", RejectionReason.MISSING),
+        (a_vehicle_reading(kwh_delivered_dc=-1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
         (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
         (a_vehicle_reading(ts_us=None), "vehicle.timestamp", RejectionReason.MISSING),
     ],
@@ -121,6 +122,8 @@ def test_a_rejection_names_the_device_where_there_is_an_id() -> None:
         a_vehicle_reading(kwh_delivered_dc=0, soc=0, battery_temp=-60),
         a_vehicle_reading(kwh_delivered_dc=1000, soc=100, battery_temp=150),
         a_vehicle_reading(soc=None, battery_temp=None),
+        a_meter_reading(kwh_consumed_ac=-1000),
+        a_vehicle_reading(kwh_delivered_dc=-1000),
     ],
 )
 def test_a_reading_on_the_bounds_is_kept(reading: Telemetry) -> None:
@@ -130,7 +133,7 @@ def test_a_reading_on_the_bounds_is_kept(reading: Telemetry) -> None:
 @given(
     meter_id=st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True),
     ts_us=st.integers(BOUNDS.earliest_us, BOUNDS.latest_us),
-    kwh=st.floats(0, 1000),
+    kwh=st.floats(-1000, 1000),
     voltage=st.none() | st.floats(0, 2000),
     soc=st.none() | st.floats(0, 100),
     temp=st.none() | st.floats(-60, 150),

@@ -18,16 +18,18 @@ def test_decoded_rows_have_the_measurements_of_their_kind_in_its_order(
     [
         ("SELECT {device}_key FROM {device}s", "SELECT meter_key FROM meters", "SELECT pump_key FROM pumps"),
         ("sum({energy})", "sum(kwh_consumed_ac)", "sum(kwh)"),
+        ("sum({returned})", "sum(kwh_returned_ac)", "sum(back)"),
         ("{measurements}", "kwh_consumed_ac, voltage", "kwh, flow, heat"),
         ("SET {measurements:# = old.#}", "SET kwh_consumed_ac = old.kwh_consumed_ac, voltage = old.voltage",
          "SET kwh = old.kwh, flow = old.flow, heat = old.heat"),
         ("count(*) {averaged:, sum(#)}", "count(*) ", "count(*) , sum(heat), sum(flow)"),
-        ("{totals:hour_#}", "hour_kwh, hour_readings",
-         "hour_kwh, hour_readings, hour_heat_sum, hour_heat_readings, hour_flow_sum, hour_flow_readings"),
+        ("{totals:hour_#}", "hour_kwh, hour_kwh_returned, hour_readings",
+         "hour_kwh, hour_kwh_returned, hour_readings,"
+         " hour_heat_sum, hour_heat_readings, hour_flow_sum, hour_flow_readings"),
     ],
 )  # fmt: skip
 def test_a_statement_about_any_kind_is_rendered_with_the_names_of_one(
     statement: str, of_meters: str, of_pumps: str
 ) -> None:
-    pump = DeviceKind("pump", energy="kwh", optional=("flow", "heat"), averaged=("heat", "flow"))
+    pump = DeviceKind("pump", energy="kwh", returned="back", optional=("flow", "heat"), averaged=("heat", "flow"))
     assert (METER.render(statement), pump.render(statement)) == (of_meters, of_pumps)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from analytics_svc import hour_cache
 from analytics_svc.hour_cache import Hour, HourCache, Sums
 
-Reported = dict[int, tuple[float, int, float, int]]
-"""By key: energy, readings, and of vehicles the sum of temperatures and how many there were."""
+Reported = dict[int, tuple[float, int, float, int, float]]
+"""By key: energy, readings, of vehicles the sum of temperatures and how many there were, and what flowed back."""
 
 reported = st.dictionaries(
     st.integers(1, 9),
@@ -20,6 +20,7 @@ reported = st.dictionaries(
         st.integers(1, 2**31 - 1),
         st.integers(-400, 400).map(lambda tenths: tenths / 8),
         st.integers(0, 60),
+        st.sampled_from([0.0, 0.0, 0.125, 7.5]),
     ),
 )
 
@@ -34,8 +35,10 @@ def hour(told: Reported, version: str = "", *, of_vehicles: bool = True) -> Hour
     kwh, readings, temps, temp_readings = (
         packed(form, [each[column] for each in values]) for column, form in enumerate("didi")
     )
+    returned = {key: each[4] for key, each in told.items() if each[4]}
+    returned_columns = packed("i", list(returned)), packed("d", list(returned.values()))
     averages = (temps, temp_readings) if of_vehicles else ()
-    return Hour.of((None, version, packed("i", list(told)), kwh, readings, *averages))
+    return Hour.of((None, version, packed("i", list(told)), kwh, readings, *returned_columns, *averages))
 
 
 @given(st.sets(st.integers(1, 9)), st.lists(reported, max_size=64), st.booleans())
@@ -50,6 +53,7 @@ def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
         present = [each for each in its if each is not None]
         assert sums.kwh[place] == sum(each[0] for each in present)
         assert sums.readings[place] == sum(each[1] for each in present)
+        assert sums.kwh_returned[place] == sum(each[4] for each in present)
         for temps, temp_readings in sums.averages:
             assert temps[place] == sum(each[2] for each in present)
             assert temp_readings[place] == sum(each[3] for each in present)
@@ -59,7 +63,7 @@ def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
 def test_what_was_asked_for_last_is_kept_and_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hour_cache, "ROWS_MAX", 6)
     kept = HourCache()
-    two, three = (dict.fromkeys(range(count), (1.0, 1, 20.0, 1)) for count in (2, 3))
+    two, three = (dict.fromkeys(range(count), (1.0, 1, 20.0, 1, 0.0)) for count in (2, 3))
     kept.keep({at: hour(two, "first") for at in (1, 2, 3)})
     kept.keep({1: hour(two, "second")})
     assert {at: each.version for at, each in kept.of(range(5)).items()} == {1: "second", 2: "first", 3: "first"}
@@ -67,5 +71,5 @@ def test_what_was_asked_for_last_is_kept_and_no_more_than_fits(monkeypatch: pyte
     assert kept.of(range(5)).keys() == {1, 4}
     kept.keep({5: hour({})})
     assert kept.of(range(6)).keys() == {1, 4, 5}
-    kept.keep({6: hour(dict.fromkeys(range(7), (1.0, 1, 20.0, 1)))})
+    kept.keep({6: hour(dict.fromkeys(range(7), (1.0, 1, 20.0, 1, 0.0)))})
     assert kept.of(range(7)) == {}

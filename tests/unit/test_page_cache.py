@@ -27,7 +27,7 @@ def watch() -> Watch:
 
 
 def a_result(vehicles: int = 3) -> FleetResult:
-    found = FleetTotals.of(["v"] * vehicles, [Totals(0, None, None, None, 0, 0, 0, 0)] * vehicles)
+    found = FleetTotals.of(["v"] * vehicles, [Totals(0, None, None, None, 0, 0, 0, 0, None, None)] * vehicles)
     return FleetResult(Window(0, 1), found, range(vehicles), GroupTotals.of(found, ()), {}, None, None, (), 0)
 
 

@@ -13,7 +13,7 @@ from fleetcli.simulation.truth import VehicleTruth, hour_of
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 
 END_US = 1_770_631_200_123_456
-NO_FAULTS = Faults(worn=0, silent=0, moved=0, uneven=0, late=0, repeated=0)
+NO_FAULTS = Faults(worn=0, silent=0, moved=0, uneven=0, late=0, repeated=0, v2g=0)
 
 shares = st.sampled_from([0.0, 0.2, 1.0])
 plans = st.builds(
@@ -24,7 +24,9 @@ plans = st.builds(
     st.floats(0.01, 8),
     st.sampled_from([30, 60, 61, 300, 3_600]),
     st.integers(0, 10_000),
-    st.builds(Faults, worn=shares, silent=shares, moved=shares, uneven=shares, late=shares, repeated=shares),
+    st.builds(
+        Faults, worn=shares, silent=shares, moved=shares, uneven=shares, late=shares, repeated=shares, v2g=shares
+    ),
 )
 
 
@@ -75,6 +77,8 @@ def test_the_truth_is_what_the_readings_and_mappings_say(plan: FleetPlan) -> Non
         assert truth.ac_kwh == pytest.approx(recounted.ac_kwh, rel=1e-12)
         assert truth.battery_temp_sum == pytest.approx(recounted.battery_temp_sum, rel=1e-12)
         assert (truth.vehicle_readings, truth.meter_readings) == (recounted.vehicle_readings, recounted.meter_readings)
+        assert truth.dc_returned_kwh == pytest.approx(recounted.dc_returned_kwh, rel=1e-12)
+        assert truth.ac_returned_kwh == pytest.approx(recounted.ac_returned_kwh, rel=1e-12)
         assert (truth.coverage, truth.verdict) == (recounted.coverage, recounted.verdict)
 
 
@@ -116,7 +120,7 @@ def test_without_faults_readings_come_once_and_each_device_in_its_order() -> Non
 
 
 def test_late_readings_arrive_behind_newer_ones_of_their_device() -> None:
-    fleet = Fleet(a_plan(chargers=3, faults=Faults(0, 0, 0, 0, late=0.2, repeated=0)))
+    fleet = Fleet(a_plan(chargers=3, faults=Faults(0, 0, 0, 0, late=0.2, repeated=0, v2g=0)))
     newest: dict[str, int] = defaultdict(int)
     behind = 0
     for reading in readings_of(fleet):
@@ -126,7 +130,7 @@ def test_late_readings_arrive_behind_newer_ones_of_their_device() -> None:
 
 
 def test_worn_chargers_are_all_below_the_limit() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(1, 0, 0, 0, 0, 0)))
+    fleet = a_run_fleet(a_plan(faults=Faults(1, 0, 0, 0, 0, 0, 0)))
     assert {truth.verdict for truth in fleet.truth} == {"LOW_EFFICIENCY"}
 
 
@@ -139,36 +143,51 @@ def test_most_healthy_chargers_are_fine_and_those_at_low_power_may_not_be() -> N
 
 
 def test_a_silent_meter_leaves_too_little_to_say() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(0, 1, 0, 0, 0, 0)))
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 1, 0, 0, 0, 0, 0)))
     assert {truth.verdict for truth in fleet.truth} == {"INSUFFICIENT_DATA"}
     assert all(0.2 < (truth.coverage or 0) < 0.7 for truth in fleet.truth)
 
 
 def test_what_strangers_draw_at_a_meter_does_not_count() -> None:
-    moved = a_run_fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0)))
+    moved = a_run_fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0, 0)))
     stayed = a_run_fleet(a_plan())
     for truth, same in zip(moved.truth, stayed.truth, strict=True):
         assert truth.ac_kwh > 0
         assert truth.coverage == 1
         assert 0.4 < (truth.efficiency_ratio or 0) < 1, same.story
     per_meter: dict[str, float] = defaultdict(float)
-    for reading in readings_of(Fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0)))):
+    for reading in readings_of(Fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0, 0)))):
         if isinstance(reading, MeterReading):
             per_meter[reading.meter_id] += reading.kwh_consumed_ac
     assert sum(per_meter.values()) > 1.3 * sum(truth.ac_kwh for truth in moved.truth)
 
 
 def test_uneven_sides_report_different_numbers_of_readings_and_the_same_energy() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 1, 0, 0)))
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 1, 0, 0, 0)))
     for truth in fleet.truth:
         more, fewer = sorted((truth.vehicle_readings, truth.meter_readings), reverse=True)
         assert more >= 4 * fewer
         assert 0.4 < (truth.efficiency_ratio or 0) < 1
 
 
+def test_a_v2g_car_gives_back_less_than_it_took_and_is_judged_by_how_it_charges() -> None:
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 0, 0, 0, 1)))
+    giving = [truth for truth in fleet.truth if truth.dc_returned_kwh]
+    assert len(giving) > 30, "the others charge all day"
+    for truth in giving:
+        assert truth.story.startswith("V2G")
+        assert truth.ac_returned_kwh < truth.dc_returned_kwh < 0.7 * (truth.dc_kwh + truth.dc_returned_kwh)
+        assert truth.ac_kwh > truth.dc_kwh > 0, "there are losses in both directions"
+        assert 0.6 < (truth.compared_ratio or 0) < 1
+        assert (truth.efficiency_ratio or 0) < (truth.compared_ratio or 0)
+    assert sum(truth.verdict == "OK" for truth in giving) > 20
+
+
 def test_a_share_above_zero_means_at_least_one_charger() -> None:
-    fleet = Fleet(a_plan(chargers=4, faults=Faults(0.001, 0.001, 0.001, 0.001, 0, 0)))
-    assert fleet.faults == "1 worn, 1 with a silent meter, 1 moved to another meter, 1 with uneven intervals"
+    fleet = Fleet(a_plan(chargers=4, faults=Faults(0.001, 0.001, 0.001, 0.001, 0, 0, 0.001)))
+    assert fleet.faults == (
+        "1 worn, 1 with a silent meter, 1 moved to another meter, 1 that give back to the grid, 1 with uneven intervals"
+    )
 
 
 def test_a_reading_at_the_full_hour_belongs_to_the_hour_that_ends() -> None:
@@ -191,6 +210,20 @@ def test_the_truth_knows_the_contracts_verdicts(dc_kwh: float, ac_kwh: float, ve
     truth = VehicleTruth("ev", "")
     truth.add_vehicle_reading(US_PER_SECOND, dc_kwh, 20.0)
     truth.add_meter_reading(US_PER_SECOND, ac_kwh)
+    assert truth.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("given_dc", "given_ac", "verdict"),
+    [(16.0, 14.4, "OK"), (0.0, 14.4, "OK"), (20.0, 20.0, "OK"), (0.0, 0.2, "OK"), (6.0, 0.0, "OK")],
+)
+def test_the_truth_compares_charging_with_charging(given_dc: float, given_ac: float, verdict: str) -> None:
+    truth = VehicleTruth("ev", "")
+    for kwh in (18.4, -given_dc):
+        truth.add_vehicle_reading(US_PER_SECOND, kwh, 20.0)
+    for kwh in (20.0, -given_ac):
+        truth.add_meter_reading(US_PER_SECOND, kwh)
+    assert (truth.kwh_returned_dc, truth.kwh_returned_ac) == (given_dc, given_ac)
     assert truth.verdict == verdict
 
 

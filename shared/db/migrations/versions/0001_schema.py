@@ -83,9 +83,11 @@ _READINGS = (
         voltage double precision,
         hour_start timestamptz NOT NULL,
         hour_kwh double precision NOT NULL DEFAULT 0,
+        hour_kwh_returned double precision NOT NULL DEFAULT 0,
         hour_readings integer NOT NULL DEFAULT 0,
         closed_hour_start timestamptz,
         closed_kwh double precision,
+        closed_kwh_returned double precision,
         closed_readings integer
     ) WITH (fillfactor = 70)
     """,
@@ -98,11 +100,13 @@ _READINGS = (
         battery_temp double precision,
         hour_start timestamptz NOT NULL,
         hour_kwh double precision NOT NULL DEFAULT 0,
+        hour_kwh_returned double precision NOT NULL DEFAULT 0,
         hour_readings integer NOT NULL DEFAULT 0,
         hour_battery_temp_sum double precision NOT NULL DEFAULT 0,
         hour_battery_temp_readings integer NOT NULL DEFAULT 0,
         closed_hour_start timestamptz,
         closed_kwh double precision,
+        closed_kwh_returned double precision,
         closed_readings integer,
         closed_battery_temp_sum double precision,
         closed_battery_temp_readings integer
@@ -118,6 +122,7 @@ _ROLLUPS = (
         device_key integer NOT NULL,
         hour_start timestamptz NOT NULL,
         kwh double precision NOT NULL,
+        kwh_returned double precision NOT NULL,
         readings integer NOT NULL,
         PRIMARY KEY (device_key, hour_start)
     ) WITH (fillfactor = 70)
@@ -127,6 +132,7 @@ _ROLLUPS = (
         device_key integer NOT NULL,
         hour_start timestamptz NOT NULL,
         kwh double precision NOT NULL,
+        kwh_returned double precision NOT NULL,
         readings integer NOT NULL,
         battery_temp_sum double precision NOT NULL,
         battery_temp_readings integer NOT NULL,
@@ -136,17 +142,20 @@ _ROLLUPS = (
     *_of_both("CREATE INDEX {device}_closed_hours_hour_start ON {device}_closed_hours (hour_start)"),
     """
     CREATE VIEW meter_energy_hourly AS
-        SELECT device_key AS meter_key, hour_start, kwh AS kwh_consumed_ac, readings FROM meter_closed_hours
+        SELECT device_key AS meter_key, hour_start, kwh AS kwh_consumed_ac, kwh_returned AS kwh_returned_ac, readings
+        FROM meter_closed_hours
         UNION ALL
-        SELECT meter_key, hour_start, hour_kwh, hour_readings FROM meter_current_status WHERE hour_readings > 0
+        SELECT meter_key, hour_start, hour_kwh, hour_kwh_returned, hour_readings
+        FROM meter_current_status WHERE hour_readings > 0
     """,
     """
     CREATE VIEW vehicle_energy_hourly AS
-        SELECT device_key AS vehicle_key, hour_start, kwh AS kwh_delivered_dc, readings,
-            battery_temp_sum, battery_temp_readings
+        SELECT device_key AS vehicle_key, hour_start, kwh AS kwh_delivered_dc, kwh_returned AS kwh_returned_dc,
+            readings, battery_temp_sum, battery_temp_readings
         FROM vehicle_closed_hours
         UNION ALL
-        SELECT vehicle_key, hour_start, hour_kwh, hour_readings, hour_battery_temp_sum, hour_battery_temp_readings
+        SELECT vehicle_key, hour_start, hour_kwh, hour_kwh_returned, hour_readings,
+            hour_battery_temp_sum, hour_battery_temp_readings
         FROM vehicle_current_status WHERE hour_readings > 0
     """,
     *_of_both("""

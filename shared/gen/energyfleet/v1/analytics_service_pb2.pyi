@@ -72,7 +72,9 @@ class _PerformanceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Perf
     PERFORMANCE_ORDER_UNSPECIFIED: _PerformanceOrder.ValueType  # 0
     """As PERFORMANCE_ORDER_RATIO."""
     PERFORMANCE_ORDER_RATIO: _PerformanceOrder.ValueType  # 1
-    """The lowest `efficiency_ratio`; vehicles without one come last."""
+    """The lowest ratio, as the verdict compares it: `efficiency_ratio` or, where much energy flowed back, that of charging
+    alone, see `PerformanceThresholds.returned_max_share`. Vehicles without one come last.
+    """
     PERFORMANCE_ORDER_KWH_LOST: _PerformanceOrder.ValueType  # 2
     """The highest `kwh_lost`; vehicles without one come last."""
 
@@ -82,7 +84,9 @@ class PerformanceOrder(_PerformanceOrder, metaclass=_PerformanceOrderEnumTypeWra
 PERFORMANCE_ORDER_UNSPECIFIED: PerformanceOrder.ValueType  # 0
 """As PERFORMANCE_ORDER_RATIO."""
 PERFORMANCE_ORDER_RATIO: PerformanceOrder.ValueType  # 1
-"""The lowest `efficiency_ratio`; vehicles without one come last."""
+"""The lowest ratio, as the verdict compares it: `efficiency_ratio` or, where much energy flowed back, that of charging
+alone, see `PerformanceThresholds.returned_max_share`. Vehicles without one come last.
+"""
 PERFORMANCE_ORDER_KWH_LOST: PerformanceOrder.ValueType  # 2
 """The highest `kwh_lost`; vehicles without one come last."""
 Global___PerformanceOrder: _TypeAlias = PerformanceOrder  # noqa: Y015
@@ -224,21 +228,28 @@ class GetVehiclePerformanceResponse(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into the battery within the window, in kWh. Absent: the vehicle sent no reading."""
+    """Energy delivered into the battery within the window, in kWh, less what flowed back: the sum of the readings as they
+    are. Absent: the vehicle sent no reading.
+    """
     kwh_consumed_ac: _builtins.float
-    """Energy drawn by the meters that fed this vehicle, while they fed it, within the window, in kWh. Absent: they sent
-    no reading, or there was no such meter.
+    """Energy drawn by the meters that fed this vehicle, while they fed it, within the window, in kWh, less what flowed
+    back: the sum of the readings as they are. Absent: they sent no reading, or there was no such meter.
     """
     efficiency_ratio: _builtins.float
     """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
-    alternating current was drawn.
+    more alternating current was drawn than flowed back. Where much flowed back, this is not the ratio of charging: see
+    `PerformanceThresholds.returned_max_share`.
     """
     kwh_lost: _builtins.float
-    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh. Negative when the ratio is above 1. Absent: one of the two is absent."""
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Negative when more was delivered
+    than drawn. Absent: one of the two is absent.
+    """
     average_battery_temp: _builtins.float
     """Mean of the vehicle's battery temperatures within the window, one weight a reading, in degrees Celsius.
     Absent: none was measured.
@@ -255,6 +266,15 @@ class GetVehiclePerformanceResponse(_message.Message):
     """The verdict's reason, a sentence for people."""
     alert: _builtins.str
     """A call to act, a sentence for people. Empty unless the verdict is VERDICT_LOW_EFFICIENCY."""
+    kwh_returned_dc: _builtins.float
+    """Energy that flowed back out of the battery within the window, in kWh: the magnitudes of the negative readings, which
+    `kwh_delivered_dc` is less by. 0: nothing flowed back. Absent: the vehicle sent no reading.
+    """
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid within the window through the meters that fed this vehicle, while they fed it,
+    in kWh: the magnitudes of the negative readings, which `kwh_consumed_ac` is less by. 0: nothing flowed back. Absent
+    with `kwh_consumed_ac`.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -292,11 +312,13 @@ class GetVehiclePerformanceResponse(_message.Message):
         alert: _builtins.str = ...,
         evidence: Global___PerformanceEvidence | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
+        kwh_returned_dc: _builtins.float | None = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -310,6 +332,10 @@ class GetVehiclePerformanceResponse(_message.Message):
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
     @_typing.overload
@@ -322,6 +348,10 @@ class GetVehiclePerformanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___GetVehiclePerformanceResponse: _TypeAlias = GetVehiclePerformanceResponse  # noqa: Y015
 
@@ -403,12 +433,15 @@ class FeedingInterval(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
     METER_READINGS_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     kwh_consumed_ac: _builtins.float
-    """Energy that the meter drew meanwhile, in kWh. Absent: it sent no reading."""
+    """Energy that the meter drew meanwhile, in kWh, less what flowed back. Absent: it sent no reading."""
     meter_readings: _builtins.int
     """Readings that the meter sent meanwhile."""
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid through the meter meanwhile, in kWh. Absent: it sent no reading."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """From when to when, within the window asked about: `start < timestamp <= end`. `ListMappings` has the mapping whole."""
@@ -420,14 +453,20 @@ class FeedingInterval(_message.Message):
         window: Global___TimeWindow | None = ...,
         kwh_consumed_ac: _builtins.float | None = ...,
         meter_readings: _builtins.int = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_returned_ac", b"_kwh_returned_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_returned_ac", b"kwh_returned_ac", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "meter_id", b"meter_id", "meter_readings", b"meter_readings", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_returned_ac", b"_kwh_returned_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_returned_ac", b"kwh_returned_ac", "meter_id", b"meter_id", "meter_readings", b"meter_readings", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
 
 Global___FeedingInterval: _TypeAlias = FeedingInterval  # noqa: Y015
 
@@ -441,14 +480,22 @@ class PerformanceThresholds(_message.Message):
     IMPLAUSIBLE_ABOVE_FIELD_NUMBER: _builtins.int
     EVIDENCE_MIN_KWH_FIELD_NUMBER: _builtins.int
     EVIDENCE_MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    RETURNED_MAX_SHARE_FIELD_NUMBER: _builtins.int
     low_efficiency_below: _builtins.float
-    """A ratio below it is VERDICT_LOW_EFFICIENCY."""
+    """A ratio below it is VERDICT_LOW_EFFICIENCY. The ratio is `efficiency_ratio` or that of charging alone, see
+    `returned_max_share`.
+    """
     implausible_above: _builtins.float
     """A ratio above it is VERDICT_IMPLAUSIBLE: 1 and the tolerance of the meters."""
     evidence_min_kwh: _builtins.float
-    """Less alternating current, in kWh, is VERDICT_INSUFFICIENT_DATA."""
+    """Less alternating current, in kWh, is VERDICT_INSUFFICIENT_DATA. What was drawn counts, whatever flowed back."""
     evidence_min_coverage: _builtins.float
     """Less coverage, 0 to 1, is VERDICT_INSUFFICIENT_DATA."""
+    returned_max_share: _builtins.float
+    """Where a larger share, 0 to 1, of what flowed in flowed back, on either side, the verdict compares charging with
+    charging: `kwh_delivered_dc + kwh_returned_dc` over `kwh_consumed_ac + kwh_returned_ac`, what flowed in. Otherwise
+    it goes by `efficiency_ratio`: a counter that steps back a little nets by itself.
+    """
     def __init__(
         self,
         *,
@@ -456,10 +503,11 @@ class PerformanceThresholds(_message.Message):
         implausible_above: _builtins.float = ...,
         evidence_min_kwh: _builtins.float = ...,
         evidence_min_coverage: _builtins.float = ...,
+        returned_max_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below", "returned_max_share", b"returned_max_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -601,20 +649,25 @@ class VehiclePerformance(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     VERDICT_REASON_FIELD_NUMBER: _builtins.int
     ALERT_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into the battery, in kWh. Absent: the vehicle sent no reading."""
+    """Energy delivered into the battery, in kWh, less what flowed back. Absent: the vehicle sent no reading."""
     kwh_consumed_ac: _builtins.float
-    """Energy drawn by the meters that fed this vehicle, while they fed it, in kWh. Absent: they sent no reading, or there
-    was no such meter.
+    """Energy drawn by the meters that fed this vehicle, while they fed it, in kWh, less what flowed back. Absent: they
+    sent no reading, or there was no such meter.
     """
     efficiency_ratio: _builtins.float
     """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
-    alternating current was drawn.
+    more alternating current was drawn than flowed back. Where much flowed back, this is not the ratio of charging: see
+    `PerformanceThresholds.returned_max_share`.
     """
     kwh_lost: _builtins.float
-    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh. Negative when the ratio is above 1. Absent: one of the two is absent."""
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Negative when more was delivered
+    than drawn. Absent: one of the two is absent.
+    """
     average_battery_temp: _builtins.float
     """Mean of the vehicle's battery temperatures, one weight a reading, in degrees Celsius. Absent: none was measured."""
     vehicle_readings: _builtins.int
@@ -629,6 +682,12 @@ class VehiclePerformance(_message.Message):
     """The verdict's reason, a sentence for people."""
     alert: _builtins.str
     """A call to act, a sentence for people. Empty unless the verdict is VERDICT_LOW_EFFICIENCY."""
+    kwh_returned_dc: _builtins.float
+    """Energy that flowed back out of the battery, in kWh. 0: nothing did. Absent: the vehicle sent no reading."""
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid through the meters that fed this vehicle, while they fed it, in kWh. 0:
+    nothing did. Absent with `kwh_consumed_ac`.
+    """
     def __init__(
         self,
         *,
@@ -644,10 +703,12 @@ class VehiclePerformance(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         verdict_reason: _builtins.str = ...,
         alert: _builtins.str = ...,
+        kwh_returned_dc: _builtins.float | None = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -661,6 +722,10 @@ class VehiclePerformance(_message.Message):
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
     @_typing.overload
@@ -673,6 +738,10 @@ class VehiclePerformance(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___VehiclePerformance: _TypeAlias = VehiclePerformance  # noqa: Y015
 
@@ -690,22 +759,33 @@ class FleetTotals(_message.Message):
     EFFICIENCY_RATIO_FIELD_NUMBER: _builtins.int
     KWH_LOST_FIELD_NUMBER: _builtins.int
     BY_VERDICT_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     vehicles: _builtins.int
     """Vehicles."""
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into batteries, in kWh. Absent: no vehicle sent a reading."""
+    """Energy delivered into batteries, in kWh, less what flowed back. Absent: no vehicle sent a reading."""
     kwh_consumed_ac: _builtins.float
-    """Energy drawn by meters while they fed one of the vehicles, in kWh. Absent: no such meter sent a reading."""
+    """Energy drawn by meters while they fed one of the vehicles, in kWh, less what flowed back. Absent: no such meter
+    sent a reading.
+    """
     vehicle_readings: _builtins.int
     """Readings of the vehicles."""
     meter_readings: _builtins.int
     """Readings of the meters that fed them, while they fed them."""
     efficiency_ratio: _builtins.float
-    """Energy delivered over energy drawn of the vehicles whose verdict is VERDICT_OK or VERDICT_LOW_EFFICIENCY: of the
-    others one side is missing or wrong. Absent: there are none.
+    """Energy delivered over energy drawn, each less what flowed back, of the vehicles whose verdict is VERDICT_OK or
+    VERDICT_LOW_EFFICIENCY: of the others one side is missing or wrong. Absent: there are none, or no more
+    alternating current was drawn than flowed back.
     """
     kwh_lost: _builtins.float
     """Energy drawn less energy delivered of the same vehicles, in kWh. Absent: there are none."""
+    kwh_returned_dc: _builtins.float
+    """Energy that flowed back out of batteries, in kWh. Absent: no vehicle sent a reading."""
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid through meters while they fed one of the vehicles, in kWh. Absent: no such
+    meter sent a reading.
+    """
     @_builtins.property
     def by_verdict(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictTotals]:
         """The vehicles by verdict: each verdict once, in the order of their numbers, also where it has no vehicle."""
@@ -721,10 +801,12 @@ class FleetTotals(_message.Message):
         efficiency_ratio: _builtins.float | None = ...,
         kwh_lost: _builtins.float | None = ...,
         by_verdict: _abc.Iterable[Global___VerdictTotals] | None = ...,
+        kwh_returned_dc: _builtins.float | None = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "by_verdict", b"by_verdict", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "vehicles", b"vehicles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "by_verdict", b"by_verdict", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "vehicles", b"vehicles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
     _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
@@ -734,6 +816,10 @@ class FleetTotals(_message.Message):
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__efficiency_ratio) -> _WhichOneofReturnType__efficiency_ratio | None: ...
     @_typing.overload
@@ -742,6 +828,10 @@ class FleetTotals(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___FleetTotals: _TypeAlias = FleetTotals  # noqa: Y015
 
@@ -755,14 +845,22 @@ class VerdictTotals(_message.Message):
     VEHICLES_FIELD_NUMBER: _builtins.int
     KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
     KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """The verdict."""
     vehicles: _builtins.int
     """Vehicles with it."""
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into their batteries, in kWh. Absent: none of them sent a reading."""
+    """Energy delivered into their batteries, in kWh, less what flowed back. Absent: none of them sent a reading."""
     kwh_consumed_ac: _builtins.float
-    """Energy drawn by meters while they fed them, in kWh. Absent: no such meter sent a reading."""
+    """Energy drawn by meters while they fed them, in kWh, less what flowed back. Absent: no such meter sent a reading."""
+    kwh_returned_dc: _builtins.float
+    """Energy that flowed back out of their batteries, in kWh. Absent: none of them sent a reading."""
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid through meters while they fed them, in kWh. Absent: no such meter sent a
+    reading.
+    """
     def __init__(
         self,
         *,
@@ -770,19 +868,29 @@ class VerdictTotals(_message.Message):
         vehicles: _builtins.int = ...,
         kwh_delivered_dc: _builtins.float | None = ...,
         kwh_consumed_ac: _builtins.float | None = ...,
+        kwh_returned_dc: _builtins.float | None = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "vehicles", b"vehicles", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "vehicles", b"vehicles", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___VerdictTotals: _TypeAlias = VerdictTotals  # noqa: Y015
 
@@ -900,28 +1008,37 @@ class PerformanceBucket(_message.Message):
     AVERAGE_BATTERY_TEMP_FIELD_NUMBER: _builtins.int
     VEHICLE_READINGS_FIELD_NUMBER: _builtins.int
     METER_READINGS_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     empty: _builtins.bool
     """Neither the vehicle nor a meter that fed it reported: every value is absent and the counts are 0."""
     mapped: _builtins.bool
     """A meter was mapped to the vehicle for some part of the bucket."""
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into the battery, in kWh. Absent: the vehicle sent no reading."""
+    """Energy delivered into the battery, in kWh, less what flowed back. Absent: the vehicle sent no reading."""
     kwh_consumed_ac: _builtins.float
-    """Energy drawn by the meters that fed this vehicle, while they fed it, in kWh. Absent: they sent no reading, or there
-    was no such meter.
+    """Energy drawn by the meters that fed this vehicle, while they fed it, in kWh, less what flowed back. Absent: they
+    sent no reading, or there was no such meter.
     """
     efficiency_ratio: _builtins.float
     """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
-    alternating current was drawn.
+    more alternating current was drawn than flowed back. Where much flowed back, this is not the ratio of charging: see
+    `PerformanceThresholds.returned_max_share`.
     """
     kwh_lost: _builtins.float
-    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh. Absent: one of the two is absent."""
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Absent: one of the two is absent."""
     average_battery_temp: _builtins.float
     """Mean of the vehicle's battery temperatures, one weight a reading, in degrees Celsius. Absent: none was measured."""
     vehicle_readings: _builtins.int
     """Readings of the vehicle."""
     meter_readings: _builtins.int
     """Readings of the meters that fed it, while they fed it."""
+    kwh_returned_dc: _builtins.float
+    """Energy that flowed back out of the battery, in kWh. 0: nothing did. Absent: the vehicle sent no reading."""
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid through the meters that fed this vehicle, while they fed it, in kWh. 0:
+    nothing did. Absent with `kwh_consumed_ac`.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The bucket's part of the window: the first and the last bucket are cut where the window begins and ends."""
@@ -939,10 +1056,12 @@ class PerformanceBucket(_message.Message):
         average_battery_temp: _builtins.float | None = ...,
         vehicle_readings: _builtins.int = ...,
         meter_readings: _builtins.int = ...,
+        kwh_returned_dc: _builtins.float | None = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "average_battery_temp", b"average_battery_temp", "efficiency_ratio", b"efficiency_ratio", "empty", b"empty", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "mapped", b"mapped", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "efficiency_ratio", b"efficiency_ratio", "empty", b"empty", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapped", b"mapped", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -954,6 +1073,10 @@ class PerformanceBucket(_message.Message):
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
     @_typing.overload
@@ -964,6 +1087,10 @@ class PerformanceBucket(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___PerformanceBucket: _TypeAlias = PerformanceBucket  # noqa: Y015
 

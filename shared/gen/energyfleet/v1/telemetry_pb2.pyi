@@ -30,8 +30,8 @@ class MeterReading(_message.Message):
     meter_id: _builtins.str
     """The meter that measured. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     kwh_consumed_ac: _builtins.float
-    """Energy drawn from the grid since this meter's previous reading, in kWh: `>= 0` and `<= 1000`.
-    Required: zero is a measurement, absence is rejected.
+    """Energy drawn from the grid since this meter's previous reading, in kWh: `>= -1000` and `<= 1000`. Negative: so much
+    more flowed back into the grid. Required: zero is a measurement, absence is rejected.
     """
     voltage: _builtins.float
     """Voltage at the meter, in volts: `>= 0` and `<= 2000`, else the reading is stored without it. Absent: not measured."""
@@ -83,8 +83,8 @@ class VehicleReading(_message.Message):
     measured.
     """
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into the battery since this vehicle's previous reading, in kWh: `>= 0` and `<= 1000`.
-    Required: zero is a measurement, absence is rejected.
+    """Energy delivered into the battery since this vehicle's previous reading, in kWh: `>= -1000` and `<= 1000`. Negative:
+    so much more flowed back out of it. Required: zero is a measurement, absence is rejected.
     """
     battery_temp: _builtins.float
     """Battery temperature at `timestamp`, in degrees Celsius: `>= -60` and `<= 150`, else the reading is stored without it.
