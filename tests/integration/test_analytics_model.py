@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import fsum
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import pytest
