@@ -109,7 +109,7 @@ async def test_a_rejected_reading_registers_no_device_and_is_evidence_of_a_known
         a_meter_reading("known", ahead_us),
         a_meter_reading("ghost", ahead_us),
         a_vehicle_reading("ghost", ahead_us),
-        a_meter_reading("known", kwh_consumed_ac=-1),
+        a_meter_reading("known", kwh_consumed_ac=None),
     ]
     evidence = DeviceEvidence(parameters)
     decoded = decode(readings, 0, TimeBounds.at(NOW_US, 400))

@@ -32,7 +32,7 @@ async def test_two_processes_add_up_and_the_last_refusal_stays(parameters: dict[
     readings = [
         a_meter_reading("m", kwh_consumed_ac=None),
         a_meter_reading("m", voltage=6553.5),
-        a_meter_reading("not an id/", kwh_consumed_ac=None),
+        a_meter_reading(" not an id", kwh_consumed_ac=None),
         a_vehicle_reading("m", soc=255, battery_temp=-127),
     ]
     for evidence, now_us in ((one, NOW_US + 7), (other, NOW_US)):
