@@ -19,6 +19,9 @@ from analytics_svc.totals import Bucket, Evidence, Totals
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.timestamps import proto_from_us
 
+DOUBTED = "DOUBTED"
+"""In place of a reason where a reading is stored and its energy does not count."""
+
 _READINGS: Mapping[DeviceKind, Callable[..., Any]] = {METER: MeterReading, VEHICLE: VehicleReading}
 
 
@@ -40,6 +43,8 @@ def performance_answer(
             hours_either=totals.hours_either,
             hours_both=totals.hours_both,
             mapping_count=totals.mappings,
+            vehicle_quality=_quality_message(evidence.vehicle_quality),
+            meter_quality=_quality_message(evidence.meter_quality),
             mappings=[
                 wire.FeedingInterval(
                     meter_id=each.meter_id,
@@ -132,6 +137,9 @@ def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, s
         "similar_ids": found.similar_ids,
     }
     for refusal in found.refusals:
+        if refusal.reason == DOUBTED:
+            fields["doubted_readings"] = refusal.count
+            continue
         name = "omissions" if refusal.field.partition(".")[2] in kind.optional else "rejections"
         fields.setdefault(name, []).append(_refusal_message(refusal))
     if status is not None:
@@ -158,6 +166,16 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
         late_readings=evidence.late_readings,
         future_readings=evidence.future_readings,
         conflicting_readings=evidence.conflicting_readings,
+    )
+
+
+def _quality_message(counts: Mapping[str, int]) -> wire.QualityCounts:
+    return wire.QualityCounts(
+        doubted_readings=counts.get("doubted", 0),
+        register_baselines=counts.get("baseline", 0),
+        register_resets=counts.get("reset", 0),
+        register_jumps=counts.get("jump", 0),
+        corrected_readings=counts.get("corrected", 0),
     )
 
 

@@ -57,6 +57,8 @@ class Queries:
             first_meter_us=_us_or_none(row.first_meter_ts),
             last_meter_us=_us_or_none(row.last_meter_ts),
             feedings=feedings,
+            vehicle_quality=row.vehicle_quality or {},
+            meter_quality=row.meter_quality or {},
             similar_vehicle_ids=row.similar_ids,
         )
         return answer.replace((Totals.of(row), evidence))

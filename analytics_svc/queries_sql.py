@@ -96,6 +96,7 @@ SELECT mappings, kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicl
        hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, first_meter_ts, last_meter_ts,
        (SELECT meter_id FROM meters WHERE meter_key = found.meter_key) AS meter_id,
        found.since, found.until, kwh, readings, kwh_returned_dc, kwh_returned_ac, kwh_returned,
+       vehicle_quality, meter_quality,
        {VEHICLE.render(_similar_ids("CAST(:vehicle_id AS text)"))}
 FROM vehicles
 CROSS JOIN ({_with_whole_hours(_ASKED, "since, until, kept_since")} OFFSET 0) AS asked
@@ -145,7 +146,27 @@ CROSS JOIN LATERAL (
     SELECT kwh_delivered_dc, kwh_consumed_ac, average_battery_temp, vehicle_readings, meter_readings,
            hours_either, hours_both, first_vehicle_ts, last_vehicle_ts, mappings, first_meter_ts, last_meter_ts,
            feedings.meter_key, feedings.since, feedings.until, feedings.kwh, feedings.readings,
-           kwh_returned_dc, kwh_returned_ac, feedings.kwh_returned
+           kwh_returned_dc, kwh_returned_ac, feedings.kwh_returned,
+           (
+               SELECT jsonb_object_agg(counting, readings) FROM (
+                   SELECT counting, count(*) AS readings FROM vehicle_telemetry_history
+                   WHERE vehicle_key = vehicles.vehicle_key AND ts > asked.since AND ts <= asked.until
+                     AND {_OF_THE_DAYS} AND counting IS NOT NULL
+                   GROUP BY counting
+               ) AS counted
+           ) AS vehicle_quality,
+           (
+               SELECT jsonb_object_agg(counting, readings) FROM (
+                   SELECT counting, count(*) AS readings
+                   FROM mapped CROSS JOIN LATERAL (
+                       SELECT counting FROM meter_telemetry_history
+                       WHERE meter_key = mapped.meter_key AND ts > mapped.since AND ts <= mapped.until
+                         AND {_OF_THE_DAYS} AND counting IS NOT NULL
+                       OFFSET 0
+                   ) AS history
+                   GROUP BY counting
+               ) AS counted
+           ) AS meter_quality
     FROM (
         SELECT sum(dc) AS kwh_delivered_dc, sum(ac) AS kwh_consumed_ac,
                sum(returned_dc) AS kwh_returned_dc, sum(returned_ac) AS kwh_returned_ac,

@@ -3,7 +3,7 @@
 Energy is in kWh, None without a reading; temperatures are in degrees Celsius, None where none was measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple, Self
@@ -99,6 +99,9 @@ class Evidence:
     last_meter_us: int | None
     feedings: Sequence[Feeding]
     """By start; where there are very many, the last ones."""
+    vehicle_quality: Mapping[str, int]
+    """How many readings do not simply count, by why."""
+    meter_quality: Mapping[str, int]
     similar_vehicle_ids: Sequence[str]
     """Other vehicles whose ids differ from this one's only in case; where there are many, the first ones."""
 

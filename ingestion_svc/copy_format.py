@@ -30,7 +30,7 @@ _EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 class Columns:
     """Rows of one kind: where their devices are remembered, microseconds, kWh, and measurements that may be absent.
 
-    NaN is one that is absent: `decode` lets no other through.
+    NaN is one that is absent: `decode` lets no other through. The last measurement is the register.
     """
 
     slots: Positions
@@ -50,6 +50,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.ts_us)
+
+    @property
+    def register(self) -> Floats:
+        return self.measured[-1]
 
     def at(self, positions: Positions) -> Self:
         """The rows at some positions, in that order."""
@@ -71,12 +75,13 @@ def appended_readings(keys: Keys, rows: Columns) -> bytes:
     return _copied(*_readings(keys, rows))
 
 
-def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
+def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int], previous_us: Times) -> bytes:
     """COPY's bytes for what the rows add to their devices' hours `(h, h + 1 h]`, and the newest reading of each.
 
     They are (whether no later hour of the device is there, hour_start, hour_kwh, hour_kwh_returned, hour_readings), the
-    sum and the count of each measurement at the positions `averaged`, and then what `appended_readings` has. Takes at
-    least one row, the rows of a device side by side and in the order of their timestamps.
+    sum and the count of each measurement at the positions `averaged`, then what `appended_readings` has, and the
+    timestamp of the device's newest reading before all of them. Takes at least one row, the rows of a device side by
+    side and in the order of their timestamps, and `previous_us` for each.
     """
     hours = (rows.ts_us - 1) // US_PER_HOUR
     first = np.flatnonzero((np.diff(keys, prepend=keys[0] - 1) != 0) | (np.diff(hours, prepend=hours[0]) != 0))
@@ -94,6 +99,7 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int]) -> bytes:
         (last - first + 1).astype(np.int32),
         *sums,
         *(each[last] for each in _readings(keys, rows)),
+        previous_us[first] - _EPOCH_US,
     )
 
 
@@ -104,12 +110,18 @@ def _readings(keys: Keys, rows: Columns) -> Sequence[NDArray[Any]]:
 def _copied(*columns: NDArray[Any]) -> bytes:
     """Rows of numbers; NaN is NULL."""
     fields = [("columns", ">i2")]
+    never = [column.dtype.kind == "f" and bool(np.isnan(column).all()) for column in columns]
     for number, column in enumerate(columns):
-        fields += [(f"length{number}", ">i4"), (f"value{number}", column.dtype.newbyteorder(">").str)]
+        fields.append((f"length{number}", ">i4"))
+        if not never[number]:
+            fields.append((f"value{number}", column.dtype.newbyteorder(">").str))
     rows = np.empty(len(columns[0]), np.dtype(fields))
     rows["columns"] = len(columns)
     absent: list[tuple[str, NDArray[np.bool_]]] = []
     for number, column in enumerate(columns):
+        if never[number]:
+            rows[f"length{number}"] = _NULL
+            continue
         length, value = rows[f"length{number}"], rows[f"value{number}"]
         length[:] = column.itemsize
         value[:] = column

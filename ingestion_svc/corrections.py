@@ -1,6 +1,7 @@
 """What counts of a stored reading's energy, where an operator says that it is not what was sent.
 
-History's energy is what counts, and `sent_kwh` what was sent where that differs. Status and the rollup of the reading's
+History's energy is what counts, and `sent_kwh` what was sent where that differs; `counting` says that it was corrected,
+and no other reading that comes later changes it. Status and the rollup of the reading's
 hour follow in the same transaction; the rollup is added up anew from history, by the statements of `verify --repair`.
 """
 
@@ -20,6 +21,7 @@ from ingestion_svc.corrections_sql import (
     LOCK_TABLES,
     RECORD,
 )
+from ingestion_svc.counting import PowerLimit
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.engine import shielded
 from shared.db.verification_sql import SIDES
@@ -47,7 +49,7 @@ class CorrectionOrder:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What an operator said of one reading; energy in kWh, times in microseconds."""
+    """What an operator said of one reading; energy in kWh, times in microseconds. `sent_kwh` counts without it."""
 
     number: int
     device_kind: str
@@ -80,7 +82,7 @@ class CorrectionsQuestion:
 
 
 @shielded
-async def correct_reading(engine: AsyncEngine, order: CorrectionOrder) -> Correction | None:
+async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limit: PowerLimit) -> Correction | None:
     """Makes an energy count, unless it does already. Returns the correction that says so, None where none ever did.
 
     Raises UnknownReading.
@@ -89,20 +91,25 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder) -> Correc
         await connection.execute(LOCK_TABLES[order.kind])
         key = (await connection.execute(LOCK_DEVICE[order.kind], {"device_id": order.device_id})).scalar()
         reading = {"device_key": key, "ts": datetime_from_us(order.ts_us)}
-        found = (await connection.execute(FIND[order.kind], reading)).one_or_none()
+        limits = {"power_max_kw": limit.max_kw, "power_min_interval_s": limit.min_interval_s}
+        found = (await connection.execute(FIND[order.kind], reading | limits)).one_or_none()
         if found is None:
             raise UnknownReading(order.kind.name, order.device_id, order.ts_us)
         named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": reading["ts"]}
         last = (await connection.execute(LAST, named)).one_or_none()
         before = None if last is None else Correction.of(last)
-        kwh = found.sent_kwh if order.kwh is None else order.kwh
-        if (kwh, order.voided) == (found.kwh, before is not None and before.voided):
+        if order.kwh is None:
+            kwh, counting = found.uncorrected_kwh, found.uncorrected_counting
+        else:
+            kwh, counting = order.kwh, "corrected"
+        voided_before = before is not None and before.voided
+        if (kwh, counting, order.voided) == (found.kwh, found.counting, voided_before):
             return before
-        await _count(connection, order.kind, reading, kwh, found.sent_kwh)
+        await _count(connection, order.kind, reading, kwh, {"counting": counting, "sent_kwh": found.sent_kwh})
         recorded = await connection.execute(
             RECORD,
             named
-            | {"sent_kwh": found.sent_kwh, "kwh_before": found.kwh, "kwh": kwh, "voided": order.voided}
+            | {"sent_kwh": found.uncorrected_kwh, "kwh_before": found.kwh, "kwh": kwh, "voided": order.voided}
             | {"author": order.author, "note": order.note},
         )
         return Correction.of(recorded.one())
@@ -123,9 +130,9 @@ async def list_corrections(engine: AsyncEngine, question: CorrectionsQuestion) -
 
 
 async def _count(
-    connection: AsyncConnection, kind: DeviceKind, reading: dict[str, Any], kwh: float, sent_kwh: float
+    connection: AsyncConnection, kind: DeviceKind, reading: dict[str, Any], kwh: float, sent: dict[str, Any]
 ) -> None:
-    await connection.execute(CHANGE_HISTORY[kind], reading | {"kwh": kwh, "sent_kwh": sent_kwh})
+    await connection.execute(CHANGE_HISTORY[kind], reading | sent | {"kwh": kwh})
     await connection.execute(CHANGE_STATUS[kind], reading | {"kwh": kwh})
     hour_us = (us_from_datetime(reading["ts"]) - 1) // US_PER_HOUR * US_PER_HOUR
     hour = {

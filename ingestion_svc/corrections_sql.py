@@ -15,14 +15,34 @@ _LOCK_DEVICE = """
 """
 LOCK_DEVICE = {kind: text(kind.render(_LOCK_DEVICE)) for kind in KINDS}
 
+# What counts of the reading, and what would count without a correction.
 _FIND = """
-    SELECT {energy} AS kwh, coalesce(sent_kwh, {energy}) AS sent_kwh
-    FROM {device}_telemetry_history WHERE {device}_key = :device_key AND ts = :ts
+    WITH reading AS (
+        SELECT {energy} AS kwh, counting, register_kwh, before_ts, before_register_kwh, history.ts,
+            coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) AS sent_kwh
+        FROM {device}_telemetry_history AS history LEFT JOIN LATERAL (
+            SELECT ts AS before_ts, register_kwh AS before_register_kwh
+            FROM {device}_telemetry_history AS earlier
+            WHERE earlier.{device}_key = :device_key AND earlier.ts < :ts
+            ORDER BY ts DESC LIMIT 1
+        ) AS before ON true
+        WHERE history.{device}_key = :device_key AND history.ts = :ts
+    ), judged AS (
+        SELECT kwh, counting, sent_kwh, register_kwh, before_register_kwh, counting_of(
+            sent_kwh, register_kwh, before_register_kwh,
+            plausible_kwh(ts, before_ts, :power_max_kw, :power_min_interval_s)
+        ) AS uncorrected_counting
+        FROM reading
+    )
+    SELECT kwh, counting, sent_kwh, uncorrected_counting,
+        counted_kwh(uncorrected_counting, sent_kwh, register_kwh, before_register_kwh) AS uncorrected_kwh
+    FROM judged
 """
 FIND = {kind: text(kind.render(_FIND)) for kind in KINDS}
 
 _CHANGE_HISTORY = """
-    UPDATE {device}_telemetry_history SET {energy} = :kwh, sent_kwh = nullif(:sent_kwh, :kwh)
+    UPDATE {device}_telemetry_history
+    SET {energy} = :kwh, counting = :counting, sent_kwh = nullif(:sent_kwh, :kwh)
     WHERE {device}_key = :device_key AND ts = :ts
 """
 CHANGE_HISTORY = {kind: text(kind.render(_CHANGE_HISTORY)) for kind in KINDS}

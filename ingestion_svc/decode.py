@@ -16,6 +16,7 @@ from ingestion_svc.readings import (
     INTERVAL_MAX_KWH,
     INTERVAL_MIN_KWH,
     NOT_YET_MAX_US,
+    REGISTER_MAX_KWH,
     SOC_MAX,
     VOLTAGE_MAX,
     Decoded,
@@ -106,9 +107,11 @@ def _meter_row(
     meter_id = remembered_device_id(reading.meter_id)
     if meter_id is None:
         _reject_id("meter.meter_id", reading.meter_id)
+    kwh: float | None
+    register: float | None = None
     kwh = reading.kwh_consumed_ac
-    if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "meter.kwh_consumed_ac", INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
+    if not 0.0 < kwh <= INTERVAL_MAX_KWH or reading.HasField("register_kwh"):
+        kwh, register = _energy(reading, "meter", "kwh_consumed_ac")
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
@@ -118,7 +121,7 @@ def _meter_row(
     voltage = volts = reading.voltage
     if not 0.0 < volts <= VOLTAGE_MAX:
         voltage = _unless_omitted(reading, index, meter_id, "meter.voltage", 0.0, VOLTAGE_MAX, "V", omit)
-    return _new_row(MeterRow, (meter_id, ts_us, kwh, voltage))
+    return _new_row(MeterRow, (meter_id, ts_us, kwh, voltage, register))
 
 
 def _vehicle_row(
@@ -127,9 +130,11 @@ def _vehicle_row(
     vehicle_id = remembered_device_id(reading.vehicle_id)
     if vehicle_id is None:
         _reject_id("vehicle.vehicle_id", reading.vehicle_id)
+    kwh: float | None
+    register: float | None = None
     kwh = reading.kwh_delivered_dc
-    if not 0.0 < kwh <= INTERVAL_MAX_KWH:
-        _require(reading, "vehicle.kwh_delivered_dc", INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
+    if not 0.0 < kwh <= INTERVAL_MAX_KWH or reading.HasField("register_kwh"):
+        kwh, register = _energy(reading, "vehicle", "kwh_delivered_dc")
     timestamp = reading.timestamp
     nanos = timestamp.nanos
     ts_us = timestamp.seconds * US_PER_SECOND + nanos // 1_000
@@ -145,16 +150,27 @@ def _vehicle_row(
         temp = _unless_omitted(
             reading, index, vehicle_id, "vehicle.battery_temp", BATTERY_TEMP_MIN, BATTERY_TEMP_MAX, "°C", omit
         )
-    return _new_row(VehicleRow, (vehicle_id, ts_us, kwh, soc, temp))
+    return _new_row(VehicleRow, (vehicle_id, ts_us, kwh, soc, temp, register))
 
 
-def _require(reading: MeterReading | VehicleReading, path: str, least: float, most: float, unit: str) -> None:
-    name: Any = path.partition(".")[2]
+def _energy(reading: MeterReading | VehicleReading, side: str, name: Any) -> tuple[float | None, float | None]:
+    """The energy of the interval or what the register shows: one of the two, and None for the other."""
+    path = f"{side}.{name}"
+    if reading.HasField("register_kwh"):
+        if reading.HasField(name):
+            raise _Rejected(path, RejectionReason.MALFORMED, "set either this or register_kwh, not both")
+        why = _violation(reading.register_kwh, 0.0, REGISTER_MAX_KWH, "kWh")
+        if why:
+            raise _Rejected(f"{side}.register_kwh", RejectionReason.OUT_OF_RANGE, why)
+        return None, reading.register_kwh
+    accepted = f"{INTERVAL_MIN_KWH:g} to {INTERVAL_MAX_KWH:g} kWh"
     if not reading.HasField(name):
-        raise _Rejected(path, RejectionReason.MISSING, f"required: {least:g} to {most:g} {unit}")
-    why = _violation(getattr(reading, name), least, most, unit)
+        raise _Rejected(path, RejectionReason.MISSING, f"required: {accepted}, or register_kwh")
+    kwh: float = getattr(reading, name)
+    why = _violation(kwh, INTERVAL_MIN_KWH, INTERVAL_MAX_KWH, "kWh")
     if why:
         raise _Rejected(path, RejectionReason.OUT_OF_RANGE, why)
+    return kwh, None
 
 
 def _unless_omitted(

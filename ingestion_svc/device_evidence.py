@@ -31,6 +31,9 @@ devices: so that takes some seconds, and a fifth of one connection's time."""
 FLUSH_COOLDOWN_MAX_S = 1.0
 """After a statement that an outage or a lock held up."""
 
+DOUBTED = "DOUBTED"
+"""In place of a reason where a reading is stored and its energy does not count."""
+
 CHUNK_TIMEOUT_S = 10.0
 """A database that takes longer to connect, or for a statement, gets the rest with the next flush."""
 
@@ -83,6 +86,10 @@ class DeviceEvidence(BackgroundLoop):
             clocks.count(clocks.conflicting, [rows[at][0] for at in written.conflicts])
         for at in written.refused:
             self._refused(kind, Rejection.by_database(at, rows[at][0]), arrived_us)
+        for at in written.doubted:
+            energy = f"{kind.name}.{kind.energy}"
+            why = f"{rows[at][2]:g} kWh are more than is plausible since the reading before"
+            self._refusals[kind].note(RefusalRow(rows[at][0], energy, DOUBTED, 1, arrived_us, why))
         if written.duplicates or written.conflicts or written.refused:
             rows = _stored(rows, written)
         clocks.stored(rows, arrived_us)

@@ -38,6 +38,7 @@ class Answer(Summary):
         self.rejected += receipt.rejected
         self.not_yet += receipt.not_yet
         self.omitted += receipt.omitted
+        self.doubted += receipt.doubted
         for name in ("rejections", "conflicts", "omissions"):
             listed, more = getattr(self, name), getattr(receipt, name)
             listed += [replace(each, sequence=sequence) for each in more[: REJECTIONS_MAX - len(listed)]]

@@ -6,10 +6,12 @@ the end: too low a hint costs a transaction that is rolled back, too high a one 
 
 from collections.abc import Sequence
 from itertools import islice, repeat
+from typing import NamedTuple
 
 import numpy as np
 
-from ingestion_svc.copy_format import Columns, Keys, Positions, Times
+from ingestion_svc.copy_format import Columns, Floats, Keys, Positions, Times
+from ingestion_svc.counting import PowerLimit, simply_counted
 
 DEVICE_KEYS_MAX = 100_000
 """Devices that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""
@@ -23,17 +25,29 @@ PAUSE_MAX_BATCHES = 64
 NOT_KNOWN = -1
 """The slot of a device that is not remembered."""
 
-_NOTHING: Positions = np.empty(0, np.intp)
+
+class Appendable(NamedTuple):
+    """Rows that may be appended: where they are in their batch, what counts of each in kWh, and the timestamp of its
+    device's newest reading before all of them."""
+
+    positions: Positions
+    kwh: Floats
+    previous_us: Times
+
+
+NOTHING = Appendable(np.empty(0, np.intp), np.empty(0), np.empty(0, np.int64))
 
 
 class KnownDevices:
     """Keys and newest readings, both only of what was committed."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: PowerLimit) -> None:
+        self._limit = limit
         self._slots: dict[str, int] = {}
         # By slot:
         self._keys = np.zeros(DEVICE_KEYS_MAX, np.int32)
         self._high_water_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
+        self._high_water_register = np.full(DEVICE_KEYS_MAX, np.nan)  # of the same reading
         self._pause = 0
         self._next_pause = 1
 
@@ -48,26 +62,31 @@ class KnownDevices:
         """The database's keys of remembered devices; anything for NOT_KNOWN."""
         return self._keys[slots]
 
-    def appendable(self, rows: Columns) -> Positions:
-        """Where the rows are of those devices of whom each is newer than the one before and than all that is known.
+    def appendable(self, rows: Columns) -> Appendable:
+        """The rows of those devices of whom each is newer than the one before and than all that is known, and counts as
+        it was sent or with the rise of its register.
 
-        Their positions, by the devices' keys (the order of the indexes, and the same for all writers), and of a device
-        as they came. Nothing where appending so few would not pay, or has failed of late.
+        By the devices' keys (the order of the indexes, and the same for all writers), and of a device as they came.
+        Nothing where appending so few would not pay, or has failed of late.
         """
         if self._pause:
             self._pause -= 1
-            return _NOTHING
+            return NOTHING
         if len(rows) < APPEND_MIN_READINGS:
-            return _NOTHING
+            return NOTHING
         positions = np.flatnonzero(rows.slots != NOT_KNOWN)
         positions = positions[np.argsort(self._keys[rows.slots[positions]], kind="stable")]
-        slots, ts_us = rows.slots[positions], rows.ts_us[positions]
-        first = np.flatnonzero(np.diff(slots, prepend=NOT_KNOWN))
-        before_us = np.roll(ts_us, 1)
-        before_us[first] = self._high_water_us[slots[first]]
-        goes_forward = np.logical_and.reduceat((before_us > 0) & (before_us < ts_us), first)
-        positions = positions[np.repeat(goes_forward, np.diff(first, append=len(positions)))]
-        return positions if len(positions) >= APPEND_MIN_READINGS else _NOTHING
+        known = rows.at(positions)
+        first = np.flatnonzero(np.diff(known.slots, prepend=NOT_KNOWN))
+        before_us, before_register = np.roll(known.ts_us, 1), np.roll(known.register, 1)
+        before_us[first] = self._high_water_us[known.slots[first]]
+        before_register[first] = self._high_water_register[known.slots[first]]
+        kwh = simply_counted(known, before_us, before_register, self._limit)
+        goes_on = (before_us > 0) & (before_us < known.ts_us) & ~np.isnan(kwh)
+        kept = np.repeat(np.logical_and.reduceat(goes_on, first), np.diff(first, append=len(positions)))
+        if np.count_nonzero(kept) < APPEND_MIN_READINGS:
+            return NOTHING
+        return Appendable(positions[kept], kwh[kept], self._high_water_us[known.slots[kept]])
 
     def remember(self, new_keys: dict[str, int]) -> None:
         """Remembers the keys of devices that a transaction committed. Whoever has slots must ask for them anew."""
@@ -78,7 +97,7 @@ class KnownDevices:
             self._keys[slot] = key
             self._high_water_us[slot] = 0
 
-    def learn(self, slots: Positions, ts_us: Times, not_inserted: Sequence[int], *, appended: bool) -> None:
+    def learn(self, slots: Positions, rows: Columns, not_inserted: Sequence[int], *, appended: bool) -> None:
         """Remembers the rows that a transaction committed, of which history did not take the ones at some positions;
         `appended`: some of them went the fast path.
 
@@ -86,7 +105,10 @@ class KnownDevices:
         again. The newest of such a device is forgotten until it comes with nothing but new rows.
         """
         remembered = slots != NOT_KNOWN
-        np.maximum.at(self._high_water_us, slots[remembered], ts_us[remembered])
+        slots_of, ts_us = slots[remembered], rows.ts_us[remembered]
+        np.maximum.at(self._high_water_us, slots_of, ts_us)
+        newest = ts_us == self._high_water_us[slots_of]
+        self._high_water_register[slots_of[newest]] = rows.register[remembered][newest]
         unsure = slots[np.asarray(not_inserted, np.intp)]
         self._high_water_us[unsure[unsure != NOT_KNOWN]] = 0
         if appended:

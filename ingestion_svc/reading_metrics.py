@@ -48,6 +48,7 @@ class IngestionMetrics:
         for kind in KINDS:
             for name in kind.optional:
                 self._omitted.labels(name)
+        self._doubted = counter("doubted_readings_total", "Stored readings whose energy does not count")
         self._batch_readings = Histogram(
             "batch_readings", "Readings of a batch", **named, buckets=BATCH_BUCKETS_READINGS
         )
@@ -85,6 +86,7 @@ class IngestionMetrics:
         if refused:
             self._rejected.inc(refused)
             self._rejections.labels(_label(RejectionReason.REFUSED_BY_DATABASE)).inc(refused)
+        self._doubted.inc(len(written.doubted))
         self._commit.observe(took_s)
 
     def resolved(self, waited_s: Iterable[float]) -> None:

@@ -7,12 +7,15 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from shared.timestamps import US_PER_DAY, US_PER_SECOND
 
-INTERVAL_MIN_KWH, INTERVAL_MAX_KWH = -1_000.0, 1_000.0
-"""One reading's energy, negative where it flowed back. A megawatt charger takes an hour for either; more is a register
-sent as an interval."""
+INTERVAL_MIN_KWH, INTERVAL_MAX_KWH = -1_000.0, 1_000_000.0
+"""One reading's energy, negative where it flowed back. What of it is plausible depends on the time that it stands for;
+a megawatt takes six weeks for the most."""
 
 VOLTAGE_MAX = 2_000.0
 """Volts. Above the 1,500 V of the largest direct-current systems."""
+
+REGISTER_MAX_KWH = 1e9
+"""What a register shows: more digits than any has, and few enough that a difference is exact to a watt-hour."""
 
 SOC_MAX = 100.0
 """Percent."""
@@ -35,22 +38,26 @@ KiB."""
 
 
 class MeterRow(NamedTuple):
-    """A meter's reading, checked. Energy in kWh, voltage in volts or None, time in microseconds."""
+    """A meter's reading, checked. Energy or register in kWh, voltage in volts or None, time in microseconds."""
 
     meter_id: str
     ts_us: int
-    kwh_consumed_ac: float
+    kwh_consumed_ac: float | None
+    """Of the interval. None: the register tells it."""
     voltage: float | None
+    register_kwh: float | None = None
 
 
 class VehicleRow(NamedTuple):
-    """A vehicle's reading, checked. Energy in kWh, soc in percent or None, battery_temp in °C or None."""
+    """A vehicle's reading, checked. Energy or register in kWh, soc in percent or None, battery_temp in °C or None."""
 
     vehicle_id: str
     ts_us: int
-    kwh_delivered_dc: float
+    kwh_delivered_dc: float | None
+    """Of the interval. None: the register tells it."""
     soc: float | None
     battery_temp: float | None
+    register_kwh: float | None = None
 
 
 AnyRow = TypeVar("AnyRow", bound=MeterRow | VehicleRow)
@@ -155,6 +162,8 @@ class Summary:
     """Of those that are rejected."""
     omitted: int = 0
     """Values, not readings."""
+    doubted: int = 0
+    """Of those that are stored."""
     rejections: list[Rejection] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     omissions: list[Omission] = field(default_factory=list)
@@ -203,12 +212,15 @@ class Written:
     refused: list[int] = field(default_factory=list)
     stored: dict[int, Values] = field(default_factory=dict)
     """By position in `conflicts`: the values that were there and stay."""
+    doubted: list[int] = field(default_factory=list)
+    """Rows that are stored, but whose energy does not count."""
 
     def add(self, other: "Written", offset: int) -> None:
         """Adds the outcome of the rows that begin at a position of ours."""
         self.duplicates += [offset + position for position in other.duplicates]
         self.conflicts += [offset + position for position in other.conflicts]
         self.refused += [offset + position for position in other.refused]
+        self.doubted += [offset + position for position in other.doubted]
         self.stored |= {offset + position: values for position, values in other.stored.items()}
 
     def of(self, positions: Sequence[int]) -> "Written":
@@ -218,4 +230,5 @@ class Written:
             [positions[position] for position in self.conflicts],
             [positions[position] for position in self.refused],
             {positions[position]: values for position, values in self.stored.items()},
+            [positions[position] for position in self.doubted],
         )

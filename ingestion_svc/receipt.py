@@ -91,6 +91,7 @@ class Receipt(Summary):
         """Counts a committed submission: all of it stored but for the rows at the positions that `written` names."""
         self.stored += len(submission.rows) - len(written.duplicates) - len(written.conflicts) - len(written.refused)
         self.duplicate += len(written.duplicates)
+        self.doubted += len(written.doubted)
         if written.conflicts:
             self.conflicting += len(written.conflicts)
             self.conflicts += [

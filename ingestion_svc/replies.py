@@ -23,6 +23,7 @@ def summary_message(summary: Summary) -> wire.IngestionSummary:
         conflicts=[_conflict_message(each) for each in summary.conflicts],
         not_yet=summary.not_yet,
         omitted_values=summary.omitted,
+        doubted=summary.doubted,
         omissions=[wire.OmittedValue(**asdict(each)) for each in summary.omissions],
     )
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ingestion_svc.admission import Admission
 from ingestion_svc.correction_requests import parse_correct_reading, parse_list_corrections
 from ingestion_svc.corrections import correct_reading, list_corrections
+from ingestion_svc.counting import PowerLimit
 from ingestion_svc.decode import WireMessage
 from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
@@ -45,12 +46,14 @@ class IngestionServicer(IngestionServiceServicer):
         engine: AsyncEngine,
         bounds: Callable[[], TimeBounds],
         unacknowledged_max_readings: int,
+        limit: PowerLimit,
     ) -> None:
         self._admission = admission
         self._intake = intake
         self._engine = engine
         self._bounds = bounds
         self._unacknowledged_max_readings = unacknowledged_max_readings
+        self._limit = limit
 
     async def StreamTelemetry(
         self, request_iterator: AsyncIterator[wire.StreamTelemetryRequest], context: Context
@@ -94,7 +97,7 @@ class IngestionServicer(IngestionServiceServicer):
     async def CorrectReading(
         self, request: wire.CorrectReadingRequest, context: Context
     ) -> wire.CorrectReadingResponse:
-        correction = await correct_reading(self._engine, parse_correct_reading(request))
+        correction = await correct_reading(self._engine, parse_correct_reading(request), self._limit)
         return wire.CorrectReadingResponse(correction=None if correction is None else correction_message(correction))
 
     async def ListCorrections(

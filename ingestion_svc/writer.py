@@ -3,16 +3,19 @@
 The slow path: the rows go by COPY into a temporary table that lives as long as the session. Then one statement
 inserts into history what is new there and, from the rows that it really inserted, brings current status forward and
 adds to the hourly rollups. A resend can therefore never be counted twice, whatever happened between COMMIT and the
-answer.
+answer. What counts of a row depends on the reading before it, so a late row changes what counts of the one after it:
+that follows in the same transaction.
 
-The fast path, for devices whose rows are all newer than what this writer saw of them: COPY straight into history, and
-status and rollups from what is known of the rows here. If history has one of them after all, its primary key fails the
-transaction, nothing of it stays, and all rows go the slow path.
+The fast path, for devices whose rows are all newer than what this writer saw of them, and of which all simply counts:
+COPY straight into history, and status and rollups from what is known of the rows here. If a device's newest reading is
+another one after all, or history has one of the rows, the transaction fails, nothing of it stays, and all rows go the
+slow path.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Generic
 
 import numpy as np
@@ -21,8 +24,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from ingestion_svc.copy_format import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
+from ingestion_svc.counting import PowerLimit
 from ingestion_svc.failpoints import FailPoints
-from ingestion_svc.known_devices import NOT_KNOWN, KnownDevices
+from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
@@ -35,12 +39,20 @@ _log = structlog.get_logger()
 PARTITION_DAYS_MAX = 1_000
 """Days whose partition a writer knows to be there: more than retention keeps."""
 
+NEIGHBOUR_MAX_US = US_PER_DAY
+"""How far from a batch's late rows the readings before and after them are looked for, before all days are looked at."""
+
+EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC)}
+
 _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
 
 
-class _StatusMissing(Exception):
-    """Somebody else took the status of a known device away."""
+_DEFAULT_LIMIT = PowerLimit()
+
+
+class _StatusChanged(Exception):
+    """Somebody else changed the status of a known device, or took it away."""
 
 
 class _RowsRefused(Exception):
@@ -51,14 +63,20 @@ class Writer(Generic[AnyRow]):
     """Owns one connection and writes one kind of reading through it. Not for use by two tasks at once."""
 
     def __init__(
-        self, target: Target[AnyRow], parameters: Mapping[str, Any], timeout_s: float, pass_fail_point: FailPoints
+        self,
+        target: Target[AnyRow],
+        parameters: Mapping[str, Any],
+        timeout_s: float,
+        pass_fail_point: FailPoints,
+        limit: PowerLimit = _DEFAULT_LIMIT,
     ) -> None:
         self._target = target
         self._parameters = parameters
         self._timeout_s = timeout_s
         self._pass_fail_point = pass_fail_point
         self._connection: AsyncConnection[Any] | None = None
-        self._devices = KnownDevices()
+        self._limit = {"power_max_kw": limit.max_kw, "power_min_interval_s": limit.min_interval_s}
+        self._devices = KnownDevices(limit)
         self._partition_days: set[int] = set()
 
     async def write(self, rows: Sequence[AnyRow]) -> Written:
@@ -118,26 +136,26 @@ class Writer(Generic[AnyRow]):
         columns = Columns.of(rows, self._slots(rows))
         await self._ensure_partitions(connection, columns)
         appendable = self._devices.appendable(columns)
-        if len(appendable):
+        if len(appendable.positions):
             try:
                 return await self._store(connection, rows, columns, appendable)
-            except (psycopg.errors.UniqueViolation, _StatusMissing) as error:
+            except (psycopg.errors.UniqueViolation, _StatusChanged) as error:
                 _log.info("append_rolled_back", readings=len(rows), reason=type(error).__name__)
                 self._devices.hold_off()
-        return await self._store(connection, rows, columns, appendable[:0])
+        return await self._store(connection, rows, columns, NOTHING)
 
     async def _store(
-        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], columns: Columns, appendable: Positions
+        self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], columns: Columns, appendable: Appendable
     ) -> Written:
-        """One transaction: appends the rows at the positions `appendable`, and takes the others the slow path."""
-        others = np.delete(np.arange(len(rows)), appendable)
-        written, new_keys = Written(), dict[str, int]()
+        """One transaction: appends the rows that may be, and takes the others the slow path."""
+        others = np.delete(np.arange(len(rows)), appendable.positions)
+        written, new_keys, hours = Written(), dict[str, int](), set(_hours(columns))
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
-            if len(appendable):
-                await self._append(columns.at(appendable), cursor)
+            if len(appendable.positions):
+                await self._append(columns, appendable, cursor)
             if len(others):
-                written, new_keys = await self._merge(rows, columns, others, cursor)
-            await cursor.execute(self._target.mark_hours, {"hours": _hours(columns)}, prepare=True)
+                written, new_keys = await self._merge(rows, columns, others, hours, cursor)
+            await cursor.execute(self._target.mark_hours, {"hours": sorted(hours)}, prepare=True)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
         not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
@@ -145,40 +163,83 @@ class Writer(Generic[AnyRow]):
         if new_keys:
             self._devices.remember(new_keys)
             slots = self._slots(rows)
-        self._devices.learn(slots, columns.ts_us, not_inserted, appended=len(appendable) > 0)
+        self._devices.learn(slots, columns, not_inserted, appended=len(appendable.positions) > 0)
         return written
 
     def _slots(self, rows: Sequence[AnyRow]) -> Positions:
         return self._devices.slots([row[0] for row in rows])
 
-    async def _append(self, rows: Columns, cursor: psycopg.AsyncCursor[Any]) -> None:
-        """Raises UniqueViolation where history has a row already, and _StatusMissing."""
+    async def _append(self, columns: Columns, appendable: Appendable, cursor: psycopg.AsyncCursor[Any]) -> None:
+        """Raises UniqueViolation where history has a row already, and _StatusChanged."""
+        rows = replace(columns.at(appendable.positions), kwh=appendable.kwh)
         keys = self._devices.keys(rows.slots)
-        async with cursor.copy(self._target.copy_to_history) as copy:
-            await copy.write(appended_readings(keys, rows))
         async with cursor.copy(self._target.copy_to_staged_hours) as copy:
-            await copy.write(staged_hours(keys, rows, self._target.averaged))
+            await copy.write(staged_hours(keys, rows, self._target.averaged, appendable.previous_us))
         await cursor.execute(self._target.add_hours, prepare=True)
         [(found,)] = await cursor.fetchall()
         if found < 1 + np.count_nonzero(np.diff(keys)):
-            raise _StatusMissing
+            raise _StatusChanged
+        async with cursor.copy(self._target.copy_to_history) as copy:
+            await copy.write(appended_readings(keys, rows))
 
     async def _merge(
-        self, rows: Sequence[AnyRow], columns: Columns, positions: Positions, cursor: psycopg.AsyncCursor[Any]
+        self,
+        rows: Sequence[AnyRow],
+        columns: Columns,
+        positions: Positions,
+        hours: set[datetime],
+        cursor: psycopg.AsyncCursor[Any],
     ) -> tuple[Written, dict[str, int]]:
-        """What became of the rows at some positions, and the keys of devices that were not known here."""
+        """What became of the rows at some positions, and the keys of devices that were not known here.
+
+        Adds the hours to `hours` in which something else changed than these rows.
+        """
         target = self._target
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
         keys, new_keys = await self._resolve(rows, columns.slots, cursor)
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns))
-        await cursor.execute(target.insert, prepare=True)
-        [(inserted, missed)] = await cursor.fetchall()
-        if inserted == len(rows):
-            return Written(), new_keys
-        stored = await self._find_stored(columns, missed, cursor) if missed else {}
-        return _compare(rows, set(missed), stored).of(positions.tolist()), new_keys
+        followed = await self._find_neighbours(columns, len(np.unique(keys)), cursor)
+        await cursor.execute(target.insert, self._limit, prepare=True)
+        [(inserted, missed, doubted)] = await cursor.fetchall()
+        if followed is not None:
+            await cursor.execute(target.count_anew, self._limit | followed, prepare=False)
+            [(changed,)] = await cursor.fetchall()
+            hours.update(changed)
+        written = Written(doubted=sorted(doubted))
+        if inserted < len(rows):
+            stored = await self._find_stored(columns, missed, cursor) if missed else {}
+            _compare(rows, set(missed), stored, written)
+        return written.of(positions.tolist()), new_keys
+
+    async def _find_neighbours(
+        self, columns: Columns, devices: int, cursor: psycopg.AsyncCursor[Any]
+    ) -> dict[str, datetime] | None:
+        """Locks the staged rows' devices, and finds between which stored readings late rows belong.
+
+        The first and the last timestamp of stored readings that now come after late rows; None where there are none.
+        """
+        target = self._target
+        await cursor.execute(target.lock_status, prepare=True)
+        [(locked, late)] = await cursor.fetchall()
+        if locked < devices:
+            await cursor.execute(target.lock_new_devices, prepare=True)
+            await cursor.execute(target.lock_status, prepare=True)
+            [(locked, late)] = await cursor.fetchall()
+        if not late:
+            return None
+        near = {
+            "first": datetime_from_us(int(columns.ts_us.min()) - NEIGHBOUR_MAX_US),
+            "last": datetime_from_us(int(columns.ts_us.max()) + NEIGHBOUR_MAX_US),
+        }
+        await cursor.execute(target.find_neighbours, near, prepare=False)
+        [(beyond, first, last)] = await cursor.fetchall()
+        if beyond:
+            await cursor.execute(target.forget_neighbours)
+            await cursor.execute(target.find_neighbours, EVER, prepare=False)
+            [(_, first, last)] = await cursor.fetchall()
+        return None if first is None else {"first": first, "last": last}
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -224,8 +285,8 @@ class Writer(Generic[AnyRow]):
         bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
         await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
         return {
-            ordinal: (kwh if sent_kwh is None else sent_kwh, *others)
-            for ordinal, sent_kwh, kwh, *others in await cursor.fetchall()
+            ordinal: (None if register is not None else kwh if sent_kwh is None else sent_kwh, *others, register)
+            for ordinal, sent_kwh, kwh, *others, register in await cursor.fetchall()
         }
 
 
@@ -237,13 +298,12 @@ def _hours(rows: Columns) -> list[datetime]:
     return [datetime_from_us(hour * US_PER_HOUR) for hour in np.unique((rows.ts_us - 1) // US_PER_HOUR).tolist()]
 
 
-def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, Values]) -> Written:
+def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, Values], written: Written) -> None:
     """Tells duplicates from conflicts.
 
     A row is held against what history has in its slot: what was found there (`missed`, `stored`), or else the first
     row of the batch with its device and timestamp.
     """
-    written = Written()
     inserted: dict[tuple[str, int], int] = {}
     for position, row in enumerate(rows):
         if position in missed:
@@ -260,4 +320,3 @@ def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, Values]
         else:
             written.conflicts.append(position)
             written.stored[position] = values
-    return written

@@ -23,7 +23,13 @@ _OPEN_SESSION = (
         newest boolean, hour_start timestamptz, hour_kwh double precision, hour_kwh_returned double precision,
         hour_readings integer
         {averaged:, hour_#_sum double precision, hour_#_readings integer},
-        device_key integer, ts timestamptz, {measurements:# double precision}
+        device_key integer, ts timestamptz, {measurements:# double precision}, previous_ts timestamptz
+    ) ON COMMIT DELETE ROWS
+    """,
+    """
+    CREATE TEMPORARY TABLE staged_neighbours (
+        ordinal integer, stored boolean, before_ts timestamptz, before_register_kwh double precision,
+        after_ts timestamptz
     ) ON COMMIT DELETE ROWS
     """,
 )
@@ -43,7 +49,8 @@ _COPY_TO_HISTORY = """
 """
 
 _COPY_TO_STAGED_HOURS = """
-    COPY staged_hours (newest, hour_start, {totals:hour_#}, device_key, ts, {measurements}) FROM STDIN (FORMAT BINARY)
+    COPY staged_hours (newest, hour_start, {totals:hour_#}, device_key, ts, {measurements}, previous_ts)
+    FROM STDIN (FORMAT BINARY)
 """
 
 # How a row of current status changes. `excluded` is the newest of a device's hours in a batch, with its newest reading.
@@ -81,16 +88,99 @@ _CLOSE_HOURS = """
     ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = closed.# + excluded.#}
 """
 
+# Locks the status of the staged rows' devices until the transaction ends: who writes readings of a device waits for
+# that. Returns how many devices have one, and whether any row is not newer than all that is stored of its device.
+_LOCK_STATUS = """
+    WITH locked AS (
+        SELECT {device}_key AS device_key, ts FROM {device}_current_status
+        WHERE {device}_key IN (SELECT device_key FROM staged_readings)
+        ORDER BY {device}_key FOR UPDATE
+    )
+    SELECT (SELECT count(*) FROM locked),
+        EXISTS (SELECT FROM staged_readings AS staged JOIN locked USING (device_key) WHERE staged.ts <= locked.ts)
+"""
+
+# For devices that have no status to lock yet.
+_LOCK_NEW_DEVICES = """
+    SELECT pg_advisory_xact_lock(hashtextextended('energyfleet.new_{device}s.' || current_schema(), 0))
+"""
+
+# For each staged row that is not newer than all that is stored of its device: whether it is stored, and if not, between
+# which stored readings it belongs. The bounds let the planner leave out other days. Returns whether readings may lie
+# beyond them, and between which timestamps the readings lie that now come after other ones.
+_FIND_NEIGHBOURS = """
+    WITH found AS (
+        INSERT INTO staged_neighbours (ordinal, stored, before_ts, before_register_kwh, after_ts)
+        SELECT staged.ordinal, stored.ts IS NOT NULL, before.ts, before.register_kwh, after.ts
+        FROM staged_readings AS staged JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
+            LEFT JOIN LATERAL (
+                SELECT ts FROM {device}_telemetry_history AS history
+                WHERE history.{device}_key = staged.device_key AND history.ts = staged.ts
+                    AND history.ts BETWEEN %(first)s AND %(last)s
+                LIMIT 1
+            ) AS stored ON true
+            LEFT JOIN LATERAL (
+                SELECT ts, register_kwh FROM {device}_telemetry_history AS history
+                WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts < staged.ts
+                    AND history.ts BETWEEN %(first)s AND %(last)s
+                ORDER BY ts DESC LIMIT 1
+            ) AS before ON true
+            LEFT JOIN LATERAL (
+                SELECT ts FROM {device}_telemetry_history AS history
+                WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts > staged.ts
+                    AND history.ts BETWEEN %(first)s AND %(last)s
+                ORDER BY ts LIMIT 1
+            ) AS after ON true
+        WHERE staged.ts <= status.ts
+        RETURNING stored, before_ts, after_ts
+    )
+    SELECT coalesce(bool_or(NOT stored AND (before_ts IS NULL OR after_ts IS NULL)), false),
+        min(after_ts), max(after_ts)
+    FROM found
+"""
+
+_FORGET_NEIGHBOURS = "DELETE FROM staged_neighbours"
+
 # Returns how many rows were inserted and, where some were not, the ordinals of those that history had already. Of rows
-# that repeat each other the first one counts.
+# that repeat each other the first one counts. What counts of a row depends on the reading before it: another staged
+# row, the newest one that was stored before, or of a late row its neighbour.
 _INSERT = (
     """
-    WITH inserted AS (
-        INSERT INTO {device}_telemetry_history ({device}_key, ts, {measurements})
-        SELECT device_key, ts, {measurements} FROM staged_readings
-        ORDER BY device_key, ts, ordinal
+    WITH staged AS (
+        SELECT DISTINCT ON (staged.device_key, staged.ts) staged.device_key, staged.ts, {measurements:staged.#},
+            neighbours.ordinal IS NOT NULL AS late,
+            CASE WHEN neighbours.ordinal IS NULL THEN status.ts ELSE neighbours.before_ts END AS stored_ts,
+            CASE WHEN neighbours.ordinal IS NULL THEN status.register_kwh ELSE before_register_kwh END
+                AS stored_register_kwh
+        FROM staged_readings AS staged
+            LEFT JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
+            LEFT JOIN staged_neighbours AS neighbours ON neighbours.ordinal = staged.ordinal
+        WHERE neighbours.stored IS NOT TRUE
+        ORDER BY staged.device_key, staged.ts, staged.ordinal
+    ), following AS (
+        SELECT device_key, ts, {measurements}, stored_ts, stored_register_kwh,
+            lag(ts) OVER device AS staged_ts, lag(register_kwh) OVER device AS staged_register_kwh
+        FROM staged
+        WINDOW device AS (PARTITION BY device_key ORDER BY ts)
+    ), judged AS (
+        SELECT device_key, ts, {measurements}, before_register_kwh,
+            counting_of({energy}, register_kwh, before_register_kwh,
+                plausible_kwh(ts, greatest(staged_ts, stored_ts), %(power_max_kw)s, %(power_min_interval_s)s)
+            ) AS counting
+        FROM (
+            SELECT device_key, ts, {measurements}, staged_ts, stored_ts,
+                CASE WHEN staged_ts > stored_ts OR stored_ts IS NULL THEN staged_register_kwh
+                    ELSE stored_register_kwh END AS before_register_kwh
+            FROM following
+        ) AS preceded
+    ), inserted AS (
+        INSERT INTO {device}_telemetry_history ({device}_key, ts, {measurements}, sent_kwh, counting)
+        SELECT device_key, ts, counted_kwh(counting, {energy}, register_kwh, before_register_kwh), {optional},
+            CASE WHEN counting = 'doubted' THEN {energy} END, counting
+        FROM judged
+        ORDER BY device_key, ts
         ON CONFLICT DO NOTHING
-        RETURNING {device}_key AS device_key, ts, {measurements},
+        RETURNING {device}_key AS device_key, ts, {measurements}, counting,
             date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
     ), hours AS (
         SELECT DISTINCT ON (device_key, hour_start) device_key, hour_start, ts, {measurements},
@@ -116,9 +206,68 @@ _INSERT = (
         SELECT ordinal FROM staged_readings
         WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM staged_readings)
             AND (device_key, ts) NOT IN (SELECT device_key, ts FROM inserted)
+    ), ARRAY(
+        SELECT min(ordinal) FROM staged_readings JOIN inserted USING (device_key, ts)
+        WHERE counting = 'doubted' GROUP BY device_key, ts
     )
     """
 )
+
+# What counts of the stored readings that now come after late rows, of which only the last one before each of them
+# matters; the bounds let the planner leave out other days. What an operator has corrected stays.
+_COUNT_ANEW = """
+    WITH followed AS (
+        SELECT DISTINCT ON (staged.device_key, after_ts)
+            staged.device_key, after_ts, staged.ts AS before_ts, staged.register_kwh AS before_register_kwh
+        FROM staged_neighbours JOIN staged_readings AS staged USING (ordinal)
+        WHERE after_ts IS NOT NULL
+        ORDER BY staged.device_key, after_ts, staged.ts DESC, staged.ordinal
+    ), judged AS (
+        SELECT followed.device_key, ts, before_register_kwh, history.register_kwh, history.{energy} AS kwh_before,
+            coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END) AS sent_kwh,
+            counting_of(
+                coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END),
+                history.register_kwh, before_register_kwh,
+                plausible_kwh(ts, before_ts, %(power_max_kw)s, %(power_min_interval_s)s)
+            ) AS counting
+        FROM followed JOIN {device}_telemetry_history AS history
+            ON history.{device}_key = followed.device_key AND history.ts = followed.after_ts
+            AND history.ts BETWEEN %(first)s AND %(last)s
+        WHERE history.counting IS DISTINCT FROM 'corrected'
+    ), counted AS (
+        SELECT device_key, ts, kwh_before, sent_kwh, counting,
+            counted_kwh(counting, sent_kwh, register_kwh, before_register_kwh) AS kwh
+        FROM judged
+    ), changed AS (
+        UPDATE {device}_telemetry_history AS history
+        SET {energy} = kwh, counting = counted.counting,
+            sent_kwh = CASE WHEN counted.counting = 'doubted' THEN counted.sent_kwh END
+        FROM counted
+        WHERE history.{device}_key = device_key AND history.ts = counted.ts
+            AND history.ts BETWEEN %(first)s AND %(last)s
+            AND (history.{energy}, history.counting) IS DISTINCT FROM (kwh, counted.counting)
+        RETURNING device_key, counted.ts, kwh, kwh_before,
+            date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
+    ), hours AS (
+        SELECT device_key, hour_start, sum(kwh - kwh_before) AS kwh,
+            sum(greatest(0, -kwh) - greatest(0, -kwh_before)) AS kwh_returned,
+            max(ts) AS ts, (array_agg(kwh ORDER BY ts DESC))[1] AS newest_kwh
+        FROM changed GROUP BY device_key, hour_start
+    ), open AS (
+        UPDATE {device}_current_status AS status
+        SET {energy} = CASE WHEN status.ts = hours.ts THEN newest_kwh ELSE status.{energy} END,
+            hour_kwh = hour_kwh + kwh, hour_kwh_returned = hour_kwh_returned + kwh_returned
+        FROM hours
+        WHERE status.{device}_key = device_key AND status.hour_start = hours.hour_start
+        RETURNING device_key
+    ), closed AS (
+        UPDATE {device}_closed_hours AS closed
+        SET kwh = closed.kwh + hours.kwh, kwh_returned = closed.kwh_returned + hours.kwh_returned
+        FROM hours
+        WHERE closed.device_key = hours.device_key AND closed.hour_start = hours.hour_start
+    )
+    SELECT ARRAY(SELECT DISTINCT hour_start FROM hours)
+"""
 
 # What was sent for the slots of some rows. The bounds let the planner leave out the other days; the limit makes it look
 # each row up by its key.
@@ -133,7 +282,7 @@ _FIND_STORED = """
     WHERE staged.ordinal = ANY(%(ordinals)s)
 """
 
-# Returns how many devices it found: all must be known.
+# Returns how many devices it found with the newest reading that was expected of them: all must be.
 _ADD_HOURS = (
     """
     WITH hours AS (
@@ -143,7 +292,7 @@ _ADD_HOURS = (
     + _CHANGE_STATUS
     + """
         FROM (SELECT * FROM staged_hours WHERE newest ORDER BY device_key OFFSET 0) AS excluded
-        WHERE status.{device}_key = excluded.device_key
+        WHERE status.{device}_key = excluded.device_key AND status.ts = excluded.previous_ts
         RETURNING status.{device}_key AS device_key, closed_hour_start, {totals:closed_#}
     ), closed AS ("""
     + _CLOSE_HOURS
@@ -157,12 +306,13 @@ _ADD_HOURS = (
 class Target(Generic[AnyRow]):
     """Where one kind of reading goes.
 
-    The slow path is `copy_to_staging`, `insert` and, where rows were not inserted, `find_stored`; the fast path
-    `copy_to_history`, `copy_to_staged_hours` and `add_hours`. Both end with `mark_hours`.
+    The slow path is `copy_to_staging`, `lock_status`, `insert` and, where rows were not inserted, `find_stored`; where
+    rows are late also `find_neighbours` before and `count_anew` after `insert`. The fast path is
+    `copy_to_staged_hours`, `add_hours` and `copy_to_history`. Both end with `mark_hours`.
 
-    History comes first, then status, then the closed hours, each in the order of its key: two transactions that meet
-    can then wait for each other, but never deadlock; unless one appends and merges: PostgreSQL then ends one of them,
-    and that is written again.
+    The status of a device is locked before anything else of it is written, in the order of the keys: two transactions
+    that meet can then wait for each other, but never deadlock; unless one appends and merges: PostgreSQL then ends one
+    of them, and that is written again.
     """
 
     history_table: str
@@ -171,7 +321,12 @@ class Target(Generic[AnyRow]):
     find_devices: str
     add_devices: str
     copy_to_staging: str
+    lock_status: str
+    lock_new_devices: str
+    find_neighbours: str
+    forget_neighbours: str
     insert: str
+    count_anew: str
     find_stored: str
     copy_to_history: str
     copy_to_staged_hours: str
@@ -188,7 +343,12 @@ def _target(kind: DeviceKind) -> Target[Any]:
         find_devices=kind.render(_FIND_DEVICES),
         add_devices=kind.render(_ADD_DEVICES),
         copy_to_staging=kind.render(_COPY_TO_STAGING),
+        lock_status=kind.render(_LOCK_STATUS),
+        lock_new_devices=kind.render(_LOCK_NEW_DEVICES),
+        find_neighbours=kind.render(_FIND_NEIGHBOURS),
+        forget_neighbours=_FORGET_NEIGHBOURS,
         insert=kind.render(_INSERT),
+        count_anew=kind.render(_COUNT_ANEW),
         find_stored=kind.render(_FIND_STORED),
         copy_to_history=kind.render(_COPY_TO_HISTORY),
         copy_to_staged_hours=kind.render(_COPY_TO_STAGED_HOURS),

@@ -144,6 +144,14 @@ class IngestionSettings(ServingSettings):
     device_max_readings_per_s: PositiveFloat | None = Field(
         None, description="readings a second that one device may send, a minute of them at once; unset: any number"
     )
+    power_max_kw: PositiveFloat = Field(
+        500.0, description="kW above which the energy of a reading does not count: more than one charger delivers"
+    )
+    power_min_interval_s: PositiveFloat = Field(
+        900.0,
+        description="seconds that a reading's energy may stand for at least, however soon it follows another reading: a"
+        " quarter-hour metering interval",
+    )
     outage_grace_s: PositiveFloat = Field(
         5.0, description="seconds of an outage that are waited through before callers are told UNAVAILABLE"
     )

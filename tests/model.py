@@ -1,8 +1,8 @@
 """The fleet in plain Python: what must come out of whatever was sent. Slow, obvious, and without a database."""
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ Device = tuple[str, str]
 """`("meter", id)` or `("vehicle", id)`."""
 
 Values = tuple[float | None, ...]
-"""(kWh, volts) or (kWh, percent, degrees Celsius)."""
+"""(kWh, volts, register) or (kWh, percent, degrees Celsius, register); of kWh and register one is None."""
 
 NEVER_US = -1
 """Before all that is sent here."""
@@ -116,6 +116,23 @@ def compared_ratio(
     return dc / ac if ac > 1e-9 * returned_ac else None
 
 
+def count(ts_us: int, sent: Values, before: tuple[int, Values] | None) -> tuple[float, str | None]:
+    """The energy that counts of a reading after another one in time, and why if it is not simply what was sent."""
+    kwh, register = sent[0], sent[-1]
+    seconds = 0.0 if before is None else max((ts_us - before[0]) / 1e6, 900.0)
+    plausible = 1_000.0 if before is None else 500.0 * seconds / 3_600
+    if kwh is not None:
+        return (kwh, None) if abs(kwh) <= plausible else (0.0, "doubted")
+    assert register is not None
+    register_before = None if before is None else before[1][-1]
+    if register_before is None:
+        return 0.0, "baseline"
+    if register >= register_before:
+        rise = register - register_before
+        return (rise, None) if rise <= plausible else (0.0, "jump")
+    return (register, "reset") if register <= plausible else (0.0, "jump")
+
+
 def hour_start_us(ts_us: int) -> int:
     """The hour `(h, h + 1 h]` that a timestamp belongs to."""
     return (ts_us - 1) // US_PER_HOUR * US_PER_HOUR
@@ -174,10 +191,20 @@ class Model:
 
     def counted(self, device: Device) -> dict[int, Values]:
         """Its readings, with the energy that counts."""
-        return {
-            ts_us: (self.corrected.get((device, ts_us), values[0]), *values[1:])
-            for ts_us, values in self.history.get(device, {}).items()
-        }
+        return {ts_us: (kwh, *values[1:]) for ts_us, (kwh, _), values in self._judged(device)}
+
+    def told(self, device: Device, start_us: int, end_us: int) -> Counter[str]:
+        """How many of its readings within a window do not simply count as sent, by why."""
+        return Counter(why for ts_us, (_, why), _ in self._judged(device) if why and start_us < ts_us <= end_us)
+
+    def _judged(self, device: Device) -> Iterator[tuple[int, tuple[float, str | None], Values]]:
+        before: tuple[int, Values] | None = None
+        for ts_us, values in sorted(self.history.get(device, {}).items()):
+            judged = count(ts_us, values, before)
+            if (device, ts_us) in self.corrected:
+                judged = self.corrected[device, ts_us], "corrected"
+            yield ts_us, judged, values
+            before = ts_us, values
 
     def map(self, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None = None) -> None:
         touching = [
@@ -298,27 +325,29 @@ class Model:
         return self._checked(in_time) is not None
 
     def _checked(self, reading: Telemetry) -> tuple[Device, int, Values] | None:
-        """The tests' readings are wrong in few ways: no side, energy absent or out of bounds, a time out of bounds."""
+        """The tests' readings are wrong in few ways: no side, not one of energy and register, either or a time out of
+        bounds."""
         side = reading.WhichOneof("reading")
         if side is None:
             return None
-        it = reading.meter if side == "meter" else reading.vehicle
+        it: Any = reading.meter if side == "meter" else reading.vehicle
         ts_us = it.timestamp.seconds * US_PER_SECOND + it.timestamp.nanos // 1_000
         if not NOW_US - 400 * US_PER_DAY <= ts_us <= NOW_US + 300 * US_PER_SECOND:
             return None
-        if side == "meter":
-            meter = reading.meter
-            if not meter.HasField("kwh_consumed_ac") or abs(meter.kwh_consumed_ac) > 1_000:
-                return None
-            return ("meter", meter.meter_id), ts_us, (meter.kwh_consumed_ac, _or_none(meter, "voltage"))
-        vehicle = reading.vehicle
-        if not vehicle.HasField("kwh_delivered_dc") or abs(vehicle.kwh_delivered_dc) > 1_000:
+        names = ("kwh_consumed_ac", "voltage") if side == "meter" else ("kwh_delivered_dc", "soc", "battery_temp")
+        values = tuple(_or_none(it, name) for name in (*names, "register_kwh"))
+        kwh, register = values[0], values[-1]
+        if (kwh is None) == (register is None) or not _within_bounds(
+            0 if register is None else -1, side, kwh if register is None else register
+        ):
             return None
-        values = (vehicle.kwh_delivered_dc, _or_none(vehicle, "soc"), _or_none(vehicle, "battery_temp"))
-        return ("vehicle", vehicle.vehicle_id), ts_us, values
+        return (side, it.meter_id if side == "meter" else it.vehicle_id), ts_us, values
 
 
-_BOUNDS = {"meter": ((-1_000, 1_000), (0, 2_000)), "vehicle": ((-1_000, 1_000), (0, 100), (-60, 150))}
+_BOUNDS = {
+    "meter": ((-1_000, 1_000_000), (0, 2_000), (0, 1e9)),
+    "vehicle": ((-1_000, 1_000_000), (0, 100), (-60, 150), (0, 1e9)),
+}
 
 
 def _within_bounds(at: int, side: str, value: float | None) -> bool:

@@ -268,6 +268,7 @@ def _add(totals: IngestionSummary, summary: IngestionSummary) -> None:
     totals.conflicting += summary.conflicting
     totals.rejected += summary.rejected
     totals.not_yet += summary.not_yet
+    totals.doubted += summary.doubted
     totals.omitted_values += summary.omitted_values
     # At most as many as one answer may list; `on_answer` gets all of them.
     totals.rejections.extend(summary.rejections[: max(0, 100 - len(totals.rejections))])

@@ -135,6 +135,9 @@ def _show_performance(answer: Performance) -> None:
     table.add_row("battery, on average", measured(answer, "average_battery_temp", "{:.1f} °C"))
     table.add_row("readings", f"{answer.vehicle_readings:,} of the vehicle, {answer.meter_readings:,} of its meters")
     table.add_row("hours with both sides", measured(answer, "coverage", "{:.0%}"))
+    for side, quality in (("vehicle", answer.evidence.vehicle_quality), ("meters", answer.evidence.meter_quality)):
+        for counted in quality.ListFields():
+            table.add_row(f"{side}: {counted[0].name.replace('_', ' ')}", f"{counted[1]:,}")
     out.print(table)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -13,8 +14,8 @@ from fleetcli.commands.console import note, progress_bar, say
 from fleetcli.commands.options import hours_option, moment_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.stack import connected, database
-from shared.config import Settings, read_settings
-from shared.db.verification import EVER_US, Difference, checks, find, repair_rows
+from shared.config import IngestionSettings, read_settings
+from shared.db.verification import EVER_US, POWER_LIMITS, Difference, checks, find, repair_rows
 from shared.timestamps import US_PER_HOUR, iso_from_us, system_clock
 
 DIFFERENCES_SHOWN = 20
@@ -29,6 +30,8 @@ class _Seen:
     """Of either kind of device."""
     checks: int = 0
     checks_done: int = 0
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Of power: what counts depends on them."""
     lines: list[str] = field(default_factory=list)
     differences: Counter[str] = field(default_factory=Counter)
     """By table."""
@@ -59,7 +62,9 @@ def verify(
     """
     start_us, end_us = _span(from_, until, hours)
     seen = _Seen(show)
-    with database(read_settings(Settings)) as used:
+    settings = read_settings(IngestionSettings)
+    seen.limits = {name: getattr(settings, name) for name in POWER_LIMITS}
+    with database(settings) as used:
         try:
             stopped = asyncio.run(run_until_asked_to_stop(_verify(used.owner_url, start_us, end_us, repair, seen)))
         finally:
@@ -109,7 +114,7 @@ async def _verify(url: str, start_us: int, end_us: int, repair: bool, seen: _See
 async def _look(connection: AsyncConnection[Any], start_us: int, end_us: int, repair: bool, seen: _Seen) -> None:
     with progress_bar() as progress:
         task = progress.add_task("looking for hours", total=None)
-        todo = await checks(connection, start_us, end_us)
+        todo = await checks(connection, start_us, end_us, seen.limits)
         seen.checks = len(todo)
         seen.devices = sum(len(check.keys) for check in todo if check.hour_us is None)
         seen.hours = len({check.hour_us for check in todo} - {None})

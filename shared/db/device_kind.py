@@ -1,11 +1,14 @@
 """The kinds of device, and what their readings measure: tables, statements and COPY's columns follow from it.
 
 A statement about any kind is written once, with holes for names: `{device}` in those of tables and columns, `{energy}`,
-`{returned}`, and the lists `{measurements}`, `{averaged}` and `{totals}`.
+`{returned}`, and the lists `{measurements}`, `{optional}` (those but the energy), `{averaged}` and `{totals}`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+REGISTER = "register_kwh"
+"""What a device's register shows, in the place of an interval's energy."""
 
 
 class Names(tuple[str, ...]):
@@ -29,7 +32,7 @@ class DeviceKind:
     returned: str
     """What flowed back, in kWh: the sum of the magnitudes of negative energies."""
     optional: Sequence[str]
-    """What else a reading may have, in the order of its row."""
+    """What else a reading may have, in the order of its row; its register comes last."""
     averaged: Sequence[str] = ()
     """Those of which the rollups keep the sum and the number, for the average."""
 
@@ -40,7 +43,7 @@ class DeviceKind:
     @property
     def measurements(self) -> Names:
         """All that a reading may have, beside device and timestamp."""
-        return Names((self.energy, *self.optional))
+        return Names((self.energy, *self.optional, REGISTER))
 
     @property
     def totals(self) -> Names:
@@ -55,6 +58,7 @@ class DeviceKind:
             energy=self.energy,
             returned=self.returned,
             measurements=self.measurements,
+            optional=Names((*self.optional, REGISTER)),
             averaged=Names(self.averaged),
             totals=self.totals,
         )

@@ -78,9 +78,18 @@ def _add_tables(kind: DeviceKind) -> None:
         _key(key),
         _timestamptz("ts"),
         *_measurements(kind),
-        # What was sent where that is not the energy that counts: an operator has corrected it.
+        # The energy that was sent where it is not what counts, and why what counts is not simply that or the register's
+        # rise: what the function `counting_of` says, or `corrected` by an operator.
         Column("sent_kwh", Double),
+        Column("counting", Text),
         PrimaryKeyConstraint(key, "ts", postgresql_include=[kind.energy, *kind.averaged]),
+        Index(
+            f"{kind.history}_counting",
+            key,
+            "ts",
+            postgresql_include=["counting"],
+            postgresql_where=text("counting IS NOT NULL"),
+        ),
         postgresql_partition_by="RANGE (ts)",
     )
     # A device's newest reading, and what was reported in the hour of it so far: its rollup, until a reading of a later

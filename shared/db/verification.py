@@ -6,8 +6,8 @@ table waiting while it recomputes the rows that differ. History is the truth; it
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +27,9 @@ from shared.timestamps import (
 EVER_US = (TIMESTAMP_MIN_US, TIMESTAMP_MAX_US // US_PER_HOUR * US_PER_HOUR)
 """The start and the end of a span that leaves nothing out, in whole hours."""
 
+POWER_LIMITS: Mapping[str, float] = {"power_max_kw": 500.0, "power_min_interval_s": 900.0}
+"""What is configured by default."""
+
 _HOUR = timedelta(hours=1)
 
 _LIMIT_LOCK_WAIT = "SET LOCAL lock_timeout = '2s'"
@@ -43,6 +46,7 @@ class Check:
     derived: Derived
     keys: list[int]
     hour_us: int | None
+    limits: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,11 @@ class Difference:
     """The same as history has it; None where it has nothing."""
 
 
-async def checks(connection: AsyncConnection[Any], start_us: int, end_us: int) -> list[Check]:
-    """What there is to look at: current status, and the hours that begin within `[start_us, end_us)`.
+async def checks(
+    connection: AsyncConnection[Any], start_us: int, end_us: int, limits: Mapping[str, float] = POWER_LIMITS
+) -> list[Check]:
+    """What there is to look at: current status, and of the hours that begin within `[start_us, end_us)` the rollups and
+    what counts of their readings, which depends on `limits`, see `ENERGYFLEET_POWER_MAX_KW`.
 
     Hours in which nothing is stored are left out, and those before the retention floor. A device or an hour that
     appears later is not among them. Raises the driver's errors.
@@ -71,9 +78,10 @@ async def checks(connection: AsyncConnection[Any], start_us: int, end_us: int) -
     start_us = max(start_us, await retention_floor_us(connection))
     for side in SIDES:
         keys = [key for (key,) in await _rows(connection, side.keys, {})]
-        hours = await _hours(connection, side, start_us, end_us)
-        found.append(Check(side.status, keys, None))
-        found += [Check(side.hours, keys, hour) for hour in sorted(hours)]
+        hours = sorted(await _hours(connection, side, start_us, end_us))
+        found += [Check(side.counting, keys, hour, limits) for hour in hours]
+        found.append(Check(side.status, keys, None, limits))
+        found += [Check(side.hours, keys, hour, limits) for hour in hours]
     return found
 
 
@@ -91,7 +99,7 @@ async def repair_rows(
     errors, LockNotAvailable among them when others kept the table for themselves for a long time.
     """
     assert connection.autocommit
-    suspects = Check(check.derived, [each.device_key for each in differences], check.hour_us)
+    suspects = replace(check, keys=[each.device_key for each in differences])
     for _ in range(_REPAIR_TRIES - 1):
         try:
             return await _repair_rows(connection, suspects)
@@ -106,9 +114,10 @@ async def _repair_rows(connection: AsyncConnection[Any], suspects: Check) -> lis
         await connection.execute(suspects.derived.lock)
         # From here on each statement sees all that was committed, and nothing is added to what it sees of this table.
         found = await find(connection, suspects)
-        wrong = _parameters(Check(suspects.derived, [each.device_key for each in found], suspects.hour_us))
+        wrong = _parameters(replace(suspects, keys=[each.device_key for each in found]))
         await connection.execute(suspects.derived.remove, wrong, prepare=False)
-        await connection.execute(suspects.derived.add, wrong, prepare=False)
+        if suspects.derived.add:
+            await connection.execute(suspects.derived.add, wrong, prepare=False)
         if suspects.derived.mark_hours is not None:
             await connection.execute(suspects.derived.mark_hours, {"hours": [wrong["hour"]]}, prepare=False)
     return found
@@ -134,7 +143,7 @@ async def _rows(connection: AsyncConnection[Any], query: str, parameters: dict[s
 
 def _parameters(check: Check) -> dict[str, Any]:
     hour = None if check.hour_us is None else datetime_from_us(check.hour_us)
-    return {"keys": check.keys, "hour": hour, "next_hour": hour and hour + _HOUR}
+    return {"keys": check.keys, "hour": hour, "next_hour": hour and hour + _HOUR, **check.limits}
 
 
 def _difference(check: Check, row: tuple[Any, ...]) -> Difference:

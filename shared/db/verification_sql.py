@@ -23,9 +23,9 @@ class Derived:
     lock: str
     """Waits until nobody writes to the table, and lets nobody write to it before the transaction ends."""
     remove: str
-    """Deletes the rows of `keys`."""
+    """Deletes the rows of `keys`; of history, where nothing is deleted, it makes count what should."""
     add: str
-    """Inserts the rows of `keys` as history has them. Of these there must be none."""
+    """Inserts the rows of `keys` as history has them. Of these there must be none. Empty where `remove` repairs."""
     mark_hours: str | None = None
     """Tells readers of `hours` that they changed; None in a table without hours."""
 
@@ -35,6 +35,7 @@ class Side:
     """One kind of device, its derived tables, and where there is something to look at."""
 
     history_table: str
+    counting: Derived
     hours: Derived
     status: Derived
     keys: str
@@ -52,8 +53,8 @@ DAYS = """
     WHERE inhparent = %(history_table)s::regclass
 """
 
-# Neither hours nor status may change.
-_LOCK = "LOCK TABLE {device}_current_status, {device}_closed_hours IN SHARE ROW EXCLUSIVE MODE"
+# Neither hours nor status may change, nor may a writer lock a status: it would wait for us, and we for it.
+_LOCK = "LOCK TABLE {device}_current_status, {device}_closed_hours IN EXCLUSIVE MODE"
 
 # Hours that began before the retention floor are not judged: some of their readings may be dropped. Sums may differ by
 # 1e-9 of the magnitudes that were added, since the order of additions differs; NaN is greater than any such difference.
@@ -90,6 +91,65 @@ _FIND_HOURS = """
         )
     ORDER BY {device}_key
 """
+
+# The readings of an hour beside the reading before each, and what counts of them by that; `sent_kwh` is the interval's
+# energy. What an operator has corrected stays, and so does the first reading where earlier ones may have been dropped.
+_COUNTED = """
+    WITH within AS (
+        SELECT {device}_key, ts, {energy} AS kwh, register_kwh, counting,
+            coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) AS sent_kwh,
+            lag(ts) OVER device AS previous_ts, lag(register_kwh) OVER device AS previous_register_kwh
+        FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
+            JOIN {device}_telemetry_history AS history USING ({device}_key)
+        WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s
+        WINDOW device AS (PARTITION BY {device}_key ORDER BY ts)
+    ), preceded AS (
+        SELECT {device}_key, ts, kwh, register_kwh, counting, sent_kwh, coalesce(previous_ts, before_ts) AS before_ts,
+            CASE WHEN previous_ts IS NULL THEN earlier_register_kwh ELSE previous_register_kwh END
+                AS before_register_kwh
+        FROM within LEFT JOIN LATERAL (
+            SELECT ts AS before_ts, register_kwh AS earlier_register_kwh FROM {device}_telemetry_history AS history
+            WHERE previous_ts IS NULL AND history.{device}_key = within.{device}_key AND history.ts <= %(hour)s
+            ORDER BY ts DESC LIMIT 1
+        ) AS earlier ON true
+    ), judged AS (
+        SELECT {device}_key, ts, before_ts, kwh, register_kwh, counting, sent_kwh, before_register_kwh, counting_of(
+            sent_kwh, register_kwh, before_register_kwh,
+            plausible_kwh(ts, before_ts, %(power_max_kw)s, %(power_min_interval_s)s)
+        ) AS right_counting
+        FROM preceded WHERE counting IS DISTINCT FROM 'corrected'
+    ), counted AS (
+        SELECT {device}_key, ts, before_ts, kwh, counting, sent_kwh, right_counting,
+            counted_kwh(right_counting, sent_kwh, register_kwh, before_register_kwh) AS right_kwh
+        FROM judged
+    ), wrong AS (
+        SELECT {device}_key, ts, kwh, sent_kwh, right_counting, right_kwh FROM counted
+        WHERE (kwh, counting) IS DISTINCT FROM (right_kwh, right_counting)
+            AND %(hour)s >= (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
+            AND (before_ts IS NOT NULL OR (SELECT floor_day FROM retention) = '0001-01-01')
+    )
+"""
+
+_FIND_COUNTING = (
+    _COUNTED  # noqa: S608 (both are constants)
+    + """
+    SELECT {device}_key, {device}_id, sum(kwh), count(*), sum(right_kwh), count(*)
+    FROM wrong LEFT JOIN {device}s USING ({device}_key)
+    GROUP BY {device}_key, {device}_id ORDER BY {device}_key
+"""
+)
+
+_CHANGE_COUNTING = (
+    _COUNTED  # noqa: S608 (both are constants)
+    + """
+    UPDATE {device}_telemetry_history AS history
+    SET {energy} = right_kwh, counting = right_counting,
+        sent_kwh = CASE WHEN right_counting = 'doubted' THEN wrong.sent_kwh END
+    FROM wrong
+    WHERE history.{device}_key = wrong.{device}_key AND history.ts = wrong.ts
+        AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
+"""
+)
 
 _REMOVE_HOURS = "DELETE FROM {device}_closed_hours WHERE device_key = ANY(%(keys)s) AND hour_start = %(hour)s"
 
@@ -191,6 +251,14 @@ def _side(kind: DeviceKind) -> Side:
         add=kind.render(_ADD_HOURS),
         mark_hours=kind.render(MARK_HOURS),
     )
+    counting = Derived(
+        table=kind.history,
+        columns=(kind.energy, "readings"),
+        find=kind.render(_FIND_COUNTING),
+        lock=kind.render(_LOCK),
+        remove=kind.render(_CHANGE_COUNTING),
+        add="",
+    )
     status = Derived(
         table=kind.render("{device}_current_status"),
         columns=("ts", *kind.measurements),
@@ -201,6 +269,7 @@ def _side(kind: DeviceKind) -> Side:
     )
     return Side(
         history_table=kind.history,
+        counting=counting,
         hours=hours,
         status=status,
         keys=kind.render(_KEYS),

@@ -10,7 +10,7 @@ import pytest
 from energyfleet.v1 import analytics_service_pb2 as analytics_wire
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
-from energyfleet.v1.telemetry_pb2 import Telemetry
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -204,7 +204,7 @@ async def test_a_glitch_is_corrected_and_answers_about_the_past_follow(
     quarters = [EVENING_US - 10 * US_PER_HOUR + number * QUARTER_US for number in range(1, 41)]
     glitch_us = quarters[20]
     readings = [
-        *(a_meter_reading(ts_us=ts_us, kwh_consumed_ac=320.05 if ts_us == glitch_us else 1.85) for ts_us in quarters),
+        *(a_meter_reading(ts_us=ts_us, kwh_consumed_ac=120.05 if ts_us == glitch_us else 1.85) for ts_us in quarters),
         *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in quarters),
     ]
     assert (await send(ingest, *readings)).stored == 80
@@ -225,7 +225,7 @@ async def test_a_glitch_is_corrected_and_answers_about_the_past_follow(
             meter_id="meter-001", timestamp=proto_from_us(glitch_us), author="Ada", note="a glitch, ticket 12", **energy
         )
 
-    await drawn(39 * 1.85 + 320.05, analytics_wire.VERDICT_LOW_EFFICIENCY)
+    await drawn(39 * 1.85 + 120.05, analytics_wire.VERDICT_LOW_EFFICIENCY)
     replaced = await ingest.CorrectReading(correction(kwh=1.85))
     await drawn(40 * 1.85, analytics_wire.VERDICT_OK)
     assert (await ingest.CorrectReading(correction(kwh=1.85))).correction == replaced.correction
@@ -234,7 +234,7 @@ async def test_a_glitch_is_corrected_and_answers_about_the_past_follow(
     await ingest.CorrectReading(correction(voided=Empty()))
     await drawn(39 * 1.85, analytics_wire.VERDICT_OK)
     await ingest.CorrectReading(correction(as_sent=Empty()))
-    await drawn(39 * 1.85 + 320.05, analytics_wire.VERDICT_LOW_EFFICIENCY)
+    await drawn(39 * 1.85 + 120.05, analytics_wire.VERDICT_LOW_EFFICIENCY)
 
     listed = await ingest.ListCorrections(wire.ListCorrectionsRequest(meter_id="meter-001", page_size=2))
     rest = await ingest.ListCorrections(
@@ -242,9 +242,9 @@ async def test_a_glitch_is_corrected_and_answers_about_the_past_follow(
     )
     told = [*listed.corrections, *rest.corrections]
     assert [(each.sent_kwh, each.kwh_before, each.kwh, each.voided) for each in told] == [
-        (320.05, 0.0, 320.05, False),
-        (320.05, 1.85, 0.0, True),
-        (320.05, 320.05, 1.85, False),
+        (120.05, 0.0, 120.05, False),
+        (120.05, 1.85, 0.0, True),
+        (120.05, 120.05, 1.85, False),
     ]
     assert {(each.meter_id, each.author, each.note) for each in told} == {("meter-001", "Ada", "a glitch, ticket 12")}
     assert not (await ingest.ListCorrections(wire.ListCorrectionsRequest(vehicle_id="meter-001"))).corrections
@@ -283,3 +283,106 @@ async def test_corrections_and_readings_of_the_same_hour_do_not_lose_each_other(
     answer = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
     assert (answer.kwh_consumed_ac, answer.meter_readings) == (120.0, 80)
     assert await differences(database_url) == []
+
+
+def register(ts_us: int, kwh: float, meter_id: str = "meter-001") -> Telemetry:
+    return Telemetry(meter=MeterReading(meter_id=meter_id, timestamp=proto_from_us(ts_us), register_kwh=kwh))
+
+
+async def performance(ask: AnalyticsServiceAsyncStub) -> analytics_wire.GetVehiclePerformanceResponse:
+    return await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+
+
+async def test_of_registers_the_differences_count_whatever_the_order(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, database_url: str
+) -> None:
+    await map_pair(ingest)
+    shown = [
+        register(EVENING_US + at * QUARTER_US, kwh) for at, kwh in enumerate((4021.700, 4021.810, 4021.931, 4022.0))
+    ]
+    for reading in (shown[0], shown[3], shown[1], shown[2], shown[1]):
+        await send(ingest, reading)
+
+    answer = await performance(ask)
+    assert answer.kwh_consumed_ac == pytest.approx(0.3)
+    assert answer.meter_readings == 4
+    assert answer.evidence.meter_quality == analytics_wire.QualityCounts(register_baselines=1)
+    assert (await send(ingest, shown[2])).duplicate == 1
+    assert (await send(ingest, register(EVENING_US + 2 * QUARTER_US, 4021.9))).conflicting == 1
+    status = await ask.GetMeterStatus(analytics_wire.GetMeterStatusRequest(meter_id="meter-001"))
+    assert status.reading.register_kwh == 4022.0
+    assert await differences(database_url) == []
+
+
+async def test_a_register_that_falls_was_reset_and_one_that_jumps_begins_anew(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    shown = (4021.7, 4023.55, 0.4, 2.25, 999_999.0, 2.25, 4.1)
+    await send(ingest, *(register(EVENING_US + at * QUARTER_US, kwh) for at, kwh in enumerate(shown)))
+
+    answer = await performance(ask)
+    # 1.85 of the first meter, 0.4 and 1.85 of the second one, nothing of the glitch, 2.25 after it, and 1.85
+    assert answer.kwh_consumed_ac == pytest.approx(1.85 + 0.4 + 1.85 + 2.25 + 1.85)
+    assert answer.evidence.meter_quality == analytics_wire.QualityCounts(
+        register_baselines=1, register_resets=2, register_jumps=1
+    )
+
+
+async def test_watt_hours_sent_as_kilowatt_hours_are_doubted_and_do_not_count(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    sent = [
+        a_meter_reading(ts_us=EVENING_US + at * QUARTER_US, kwh_consumed_ac=kwh)
+        for at, kwh in enumerate((0, 905, 905, 1160))
+    ]
+    summary = await send(ingest, *sent)
+    assert (summary.stored, summary.doubted) == (4, 3)
+
+    answer = await performance(ask)
+    assert answer.kwh_consumed_ac == 0.0
+    assert answer.evidence.meter_quality.doubted_readings == 3
+    assert (await send(ingest, *sent)).duplicate == 4
+
+
+async def test_a_piece_of_energy_for_an_outage_of_three_days_is_plausible(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    before_us = EVENING_US - 72 * US_PER_HOUR
+    late = a_meter_reading(ts_us=EVENING_US - QUARTER_US, kwh_consumed_ac=0.0)
+    await send(ingest, a_meter_reading(ts_us=before_us, kwh_consumed_ac=0.01))
+    assert (await send(ingest, a_meter_reading(ts_us=EVENING_US, kwh_consumed_ac=1_861.85))).doubted == 0
+    assert (await performance(ask)).kwh_consumed_ac == 1_861.85
+    await send(ingest, late)
+    answer = await performance(ask)
+    assert answer.kwh_consumed_ac == 0.0, "within a quarter of an hour it is not"
+    assert answer.evidence.meter_quality.doubted_readings == 1
+
+
+async def test_a_glitch_is_doubted_at_once_and_can_be_corrected(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    glitch_us = EVENING_US + 2 * QUARTER_US
+    await send(
+        ingest,
+        *(
+            a_meter_reading(ts_us=EVENING_US + at * QUARTER_US, kwh_consumed_ac=320.05 if at == 2 else 1.85)
+            for at in range(5)
+        ),
+        *(a_vehicle_reading(ts_us=EVENING_US + at * QUARTER_US, kwh_delivered_dc=1.665) for at in range(5)),
+    )
+    answer = await performance(ask)
+    assert answer.kwh_consumed_ac == pytest.approx(4 * 1.85)
+    assert answer.evidence.meter_quality.doubted_readings == 1
+    await ingest.CorrectReading(
+        wire.CorrectReadingRequest(
+            meter_id="meter-001", timestamp=proto_from_us(glitch_us), kwh=1.85, author="Ada", note="a glitch"
+        )
+    )
+    answer = await performance(ask)
+    assert answer.efficiency_ratio == pytest.approx(0.90)
+    assert answer.verdict == analytics_wire.VERDICT_OK
+    assert answer.evidence.meter_quality == analytics_wire.QualityCounts(corrected_readings=1)

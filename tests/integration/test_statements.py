@@ -31,6 +31,8 @@ PARAMETERS = {
     **{name: [1] for name in ("keys", "ordinals")},
     "hours": [HOUR],
     "ids": ["a"],
+    "power_max_kw": 500.0,
+    "power_min_interval_s": 900.0,
 }
 NO_ROWS = b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
 """A binary COPY of none."""
@@ -89,14 +91,14 @@ def statements(owner: Any) -> list[str]:
 def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psycopg.Connection[Any]) -> None:
     for statement in target.open_session:
         ingestion.execute(statement)
-    assert len(statements(target)) == 9
+    assert len(statements(target)) == 14
     for statement in statements(target):
         plan(ingestion, statement)
 
 
 @pytest.mark.parametrize("side", SIDES, ids=["meters", "vehicles"])
 def test_statements_of_verify_are_planned(side: Side, owner: psycopg.Connection[Any]) -> None:
-    assert len(statements(side)) == 12
+    assert len(statements(side)) == 15
     for statement in statements(side):
         plan(owner, statement)
 

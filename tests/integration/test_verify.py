@@ -6,14 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 import psycopg
 import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, errors
 
-from ingestion_svc.copy_format import Columns, appended_readings, staged_hours
 from ingestion_svc.readings import MeterRow, VehicleRow
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
@@ -191,27 +189,28 @@ async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
     assert await differences(database_url) == []
 
 
-async def test_mending_does_not_wait_for_a_writer_that_has_yet_to_add_to_rollups(
+async def test_what_counts_is_held_against_what_was_sent(
     owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
 ) -> None:
-    await write(ingestion_url, [a_reading(0)])
-    owner.execute("UPDATE meter_current_status SET hour_readings = 7")
-    key = owner.execute("SELECT meter_key FROM meters").fetchall()[0][0]
-    keys = np.array([key], np.int32)
-    rows = Columns.of([MeterRow("m0", a_reading(1).ts_us, 0.25, None)], np.zeros(1, np.intp))
-    async with connected(database_url) as connection, connected(ingestion_url) as writer:
-        for statement in METERS.open_session:
-            await writer.execute(statement)
-        check, found = await only_hour(connection)
-        async with writer.transaction(), writer.cursor() as cursor:
-            async with cursor.copy(METERS.copy_to_history) as copy:
-                await copy.write(appended_readings(keys, rows))
-            assert len(await repair_rows(connection, found, check)) == 1
-            async with cursor.copy(METERS.copy_to_staged_hours) as copy:
-                await copy.write(staged_hours(keys, rows, METERS.averaged))
-            await cursor.execute(METERS.add_hours)
-
+    registers = [(0, None, 10.0), (15, None, 11.5), (30, None, 4.0), (90, 2.0, None), (105, 300.0, None)]
+    rows = [
+        MeterRow("m0", NOW_US + minutes * 60 * US_PER_SECOND, kwh, None, shown) for minutes, kwh, shown in registers
+    ]
+    writer = Writer(METERS, connection_parameters(ingestion_url, "test"), 30, lambda place: None)
+    await writer.write(rows)
+    await writer.close()
     assert await differences(database_url) == []
+    before = owner.execute("SELECT * FROM meter_telemetry_history ORDER BY ts").fetchall()
+    owner.execute("UPDATE meter_telemetry_history SET kwh_consumed_ac = kwh_consumed_ac + 1 WHERE kwh_consumed_ac <> 2")
+    owner.execute(
+        "UPDATE meter_telemetry_history SET counting = 'doubted', sent_kwh = 2, kwh_consumed_ac = 0"
+        " WHERE kwh_consumed_ac = 2"
+    )
+
+    assert {each.table for each in await differences(database_url)} >= {"meter_telemetry_history"}
+    await repaired(database_url)
+    assert await differences(database_url) == []
+    assert owner.execute("SELECT * FROM meter_telemetry_history ORDER BY ts").fetchall() == before
 
 
 async def test_damage_is_mended_while_writers_go_on(
@@ -243,7 +242,7 @@ async def test_damage_is_mended_while_writers_go_on(
         writers = [group.create_task(go_on_writing()) for _ in range(2)]
         for _ in range(5):
             for table, statement in damaging.items():
-                await vandal.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE; {statement}")
+                await vandal.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE; {statement}")
             assert len(await repaired(database_url)) > 40
         done.set()
 
@@ -290,8 +289,8 @@ async def test_only_hours_within_the_span_are_looked_at(
     hours = {}
     async with connected(database_url) as connection:
         for start, end in ((-2, -1), (-1, 0), (0, 1), (1, 2)):
-            span = (MIDNIGHT_US + each * US_PER_HOUR for each in (start, end))
+            span = MIDNIGHT_US + start * US_PER_HOUR, MIDNIGHT_US + end * US_PER_HOUR
             hours[start] = [
-                len(await find(connection, each)) for each in await checks(connection, *span) if each.hour_us
+                len(await find(connection, each)) for each in await checks(connection, *span) if each.derived.mark_hours
             ]
     assert hours == {-2: [1], -1: [1], 0: [1], 1: [0]}

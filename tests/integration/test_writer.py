@@ -43,7 +43,7 @@ async def writing(url: str, target: Target[AnyRow], timeout_s: float = 30) -> As
 
 def meter_rows(count: int, devices: int = 10) -> list[MeterRow]:
     return [
-        MeterRow(f"m{at % devices}", NOW_US - at // devices * 60 * US_PER_SECOND, 0.5 + at, 230.0)
+        MeterRow(f"m{at % devices}", NOW_US - at // devices * 60 * US_PER_SECOND, 0.5 + at % 64 / 8, 230.0)
         for at in range(count)
     ]
 
@@ -97,7 +97,7 @@ async def test_the_same_day_from_two_writers_at_once_in_other_orders_counts_once
     duplicates = sum(await asyncio.gather(replay(), replay()))
 
     assert duplicates == 5 * len(rows)
-    total = sum(row.kwh_consumed_ac for row in rows)
+    total = sum(row.kwh_consumed_ac or 0.0 for row in rows)
     readings, kwh, hourly_readings, hourly_kwh = totals(database_url)
     assert (readings, hourly_readings) == (3_000, 3_000)
     assert [kwh, hourly_kwh] == pytest.approx([total, total], rel=1e-9)
@@ -107,7 +107,7 @@ async def test_a_repeat_inside_a_batch_is_a_duplicate_or_a_conflict_with_the_fir
     row = MeterRow("m", NOW_US, 1.0, 230.0)
     other = row._replace(voltage=None)
     async with writing(ingestion_url, METERS) as writer:
-        stays = (1.0, 230.0)
+        stays = (1.0, 230.0, None)
         assert await writer.write([row, row, other]) == Written([1], [2], stored={2: stays})
         assert await writer.write([other, row, other]) == Written([1], [0, 2], stored={0: stays, 2: stays})
 

@@ -22,7 +22,7 @@ from shared.db.engine import connection_parameters
 from shared.errors import DatabaseUnavailable
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
 from tests.builders import NOW_US
-from tests.model import hour_start_us
+from tests.model import Values, count, hour_start_us
 
 MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
 _examples = itertools.count()
@@ -110,7 +110,7 @@ async def test_what_another_writer_stored_is_found_by_the_key_and_counted_once(u
     await other.write([at(1), at(2, kwh=7.0)])
 
     written = await one.write([at(1, "n"), at(1), at(2), at(3)])
-    assert written == Written(duplicates=[1], conflicts=[2], stored={2: (7.0, 230.0)})
+    assert written == Written(duplicates=[1], conflicts=[2], stored={2: (7.0, 230.0, None)})
 
     assert (one.appends, one.merges) == (1, 2), "tried, rolled back, and written the slow path"
     assert meter_readings(url) == (6, 6)
@@ -174,7 +174,7 @@ async def test_status_stays_at_the_newest_reading_when_a_stale_writer_appends_be
     await one.write([at(0)])
     await other.write([at(9, kwh=9.0)])
     assert await one.write([at(5, kwh=5.0)]) == Written()
-    assert (one.appends, one.merges) == (1, 1)
+    assert (one.appends, one.merges) == (1, 2), "tried, rolled back, and written the slow path"
     with stored(url) as connection:
         status = connection.execute("SELECT kwh_consumed_ac FROM meter_current_status").fetchall()
     assert status == [(9.0,)]
@@ -222,9 +222,18 @@ async def test_appended_readings_on_and_beside_the_hour_and_midnight_add_to_the_
 instants = st.integers(-150, 150).map(lambda half_minutes: MIDNIGHT_US + half_minutes * 30 * US_PER_SECOND) | st.builds(
     lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside, st.integers(-1, 1), st.sampled_from([-1, 0, 1])
 )
-energies = st.sampled_from([0.0, 0.25, 1.5, -0.75])
-vehicle_values = st.tuples(energies, st.sampled_from([None, 50.0]), st.sampled_from([None, 0.0, 25.0]))
-meter_values = st.tuples(energies, st.sampled_from([None, 230.0]))
+# Up to 125 kWh is plausible within a quarter of an hour, up to 1,000 of a first reading.
+energies = st.sampled_from([0.0, 0.25, 1.5, -0.75, 130.0, -400.0, 1_200.0])
+registers = st.sampled_from([0.0, 0.25, 10.0, 10.25, 100.0, 300.0, 5_000.0])
+
+
+def energy_or_register(*others: st.SearchStrategy[float | None]) -> st.SearchStrategy[tuple[float | None, ...]]:
+    """The values of a row: its energy first, or its register last."""
+    return st.tuples(energies, *others, st.none()) | st.tuples(st.none(), *others, registers)
+
+
+vehicle_values = energy_or_register(st.sampled_from([None, 50.0]), st.sampled_from([None, 0.0, 25.0]))
+meter_values = energy_or_register(st.sampled_from([None, 230.0]))
 
 
 @st.composite
@@ -241,7 +250,7 @@ def batches(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int, Any, Any]]]
     if draw(st.booleans()):
         found.sort(key=lambda batch: min((row[1] for row in batch[1]), default=0))
     if draw(st.booleans()):
-        values = (1.5, None), (1.5, None, None)
+        values = (1.5, None, None), (1.5, None, None, None)
         before = [[(device, MIDNIGHT_US - US_PER_DAY + writer, *values) for device in range(4)] for writer in range(2)]
         found[:0] = enumerate(before)
     return [batch for batch in found if batch[1]]
@@ -260,7 +269,7 @@ async def test_two_writers_give_what_a_plain_model_gives(
     prefix = f"x{next(_examples)}-"
     meters = [Spy(METERS, url, Places()) for _ in range(2)]
     vehicles = [Spy(VEHICLES, url, Places()) for _ in range(2)]
-    model: dict[str, dict[int, tuple[float | None, ...]]] = defaultdict(dict)
+    model: dict[str, dict[int, Values]] = defaultdict(dict)
     for at_writer, rows in sent:
         meter_rows = [MeterRow(f"{prefix}m{device}", ts_us, *values) for device, ts_us, values, _ in rows]
         vehicle_rows = [VehicleRow(f"{prefix}v{device}", ts_us, *values) for device, ts_us, _, values in rows]
@@ -274,28 +283,45 @@ async def test_two_writers_give_what_a_plain_model_gives(
             check(connection, model, prefix, kind)
 
 
-def expect(model: dict[str, dict[int, tuple[float | None, ...]]], rows: list[Any]) -> Written:
+def expect(model: dict[str, dict[int, Values]], rows: list[Any]) -> Written:
     written = Written()
+    stored: list[tuple[int, str, int]] = []
     for position, (device_id, ts_us, *values) in enumerate(rows):
         places = model[device_id]
         if ts_us not in places:
             places[ts_us] = tuple(values)
+            stored.append((position, device_id, ts_us))
         elif places[ts_us] == tuple(values):
             written.duplicates.append(position)
         else:
             written.conflicts.append(position)
             written.stored[position] = places[ts_us]
+    written.doubted = [
+        position for position, device_id, ts_us in stored if counted(model[device_id])[ts_us][1] == "doubted"
+    ]
     return written
 
 
+def counted(places: dict[int, Values]) -> dict[int, tuple[float, str | None]]:
+    """What counts of each reading of a device, and why."""
+    found: dict[int, tuple[float, str | None]] = {}
+    before: tuple[int, Values] | None = None
+    for ts_us, values in sorted(places.items()):
+        found[ts_us] = count(ts_us, values, before)
+        before = ts_us, values
+    return found
+
+
 def check(
-    connection: psycopg.Connection[Any],
-    model: dict[str, dict[int, tuple[float | None, ...]]],
-    prefix: str,
-    kind: DeviceKind,
+    connection: psycopg.Connection[Any], model: dict[str, dict[int, Values]], prefix: str, kind: DeviceKind
 ) -> None:
     devices = {
-        device_id: places for device_id, places in model.items() if device_id.startswith(f"{prefix}{kind.name[0]}")
+        device_id: {
+            ts_us: (kwh, *places[ts_us][1:], None if why != "doubted" else places[ts_us][0], why)
+            for ts_us, (kwh, why) in counted(places).items()
+        }
+        for device_id, places in model.items()
+        if device_id.startswith(f"{prefix}{kind.name[0]}")
     }
 
     def stored_in(table: str, columns: str) -> dict[tuple[str, int], tuple[float | None, ...]]:
@@ -307,13 +333,13 @@ def check(
         )
         return {(device_id, us_from_datetime(time)): tuple(values) for device_id, time, *values in rows}
 
-    assert stored_in("telemetry_history", "ts, {measurements}") == {
+    assert stored_in("telemetry_history", "ts, {measurements}, sent_kwh, counting") == {
         (device_id, ts_us): values for device_id, places in devices.items() for ts_us, values in places.items()
     }
     assert stored_in("current_status", "ts, {measurements}") == {
-        (device_id, max(places)): places[max(places)] for device_id, places in devices.items()
+        (device_id, max(places)): places[max(places)][:-2] for device_id, places in devices.items()
     }
-    sums: dict[tuple[str, int], list[tuple[float | None, ...]]] = defaultdict(list)
+    sums: dict[tuple[str, int], list[tuple[Any, ...]]] = defaultdict(list)
     for device_id, places in devices.items():
         for ts_us, values in places.items():
             sums[device_id, hour_start_us(ts_us)].append(values)

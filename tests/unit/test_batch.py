@@ -109,7 +109,7 @@ async def test_a_batch_is_closed_by_count() -> None:
 
 async def test_each_call_learns_the_outcome_of_its_own_readings() -> None:
     writer = FakeWriter()
-    writer.outcome = Written(duplicates=[0, 4], conflicts=[3], refused=[5], stored={3: (7.0, None)})
+    writer.outcome = Written(duplicates=[0, 4], conflicts=[3], refused=[5], stored={3: (7.0, None, None)})
     async with batching(writer, batch_max_readings=6, batch_max_age_s=1) as batcher:
         one, other = Receipt(), Receipt()
         await batcher.submit(some(2), one)
@@ -119,7 +119,7 @@ async def test_each_call_learns_the_outcome_of_its_own_readings() -> None:
 
     assert (one.received, one.stored, one.duplicate, one.conflicting, one.rejected) == (2, 1, 1, 0, 0)
     assert (other.received, other.stored, other.duplicate, other.conflicting, other.rejected) == (4, 1, 1, 1, 1)
-    assert [(conflict.index, conflict.stored[2:]) for conflict in other.conflicts] == [(1, (7.0, None))]
+    assert [(conflict.index, conflict.stored[2:]) for conflict in other.conflicts] == [(1, (7.0, None, None))]
     assert [rejection.index for rejection in other.rejections] == [3]
 
 

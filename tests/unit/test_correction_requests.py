@@ -53,7 +53,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     assert violated(wire.CorrectReadingRequest()) == ["device", "timestamp", "energy", "author", "note"]
 
 
-@pytest.mark.parametrize("kwh", [-1000.1, 1000.1, math.nan, math.inf])
+@pytest.mark.parametrize("kwh", [-1000.1, 1_000_000.1, math.nan, math.inf])
 def test_an_energy_that_no_reading_may_have_is_refused(kwh: float) -> None:
     assert violated(a_correction(voided=None, kwh=kwh)) == ["kwh"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
-from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ingestion_svc.decode import WireMessage, decode
 from ingestion_svc.readings import REJECTIONS_MAX, MeterRow, RejectionReason, TimeBounds, VehicleRow
 from ingestion_svc.receipt import Receipt
-from shared.timestamps import US_PER_DAY, US_PER_SECOND
+from shared.timestamps import US_PER_DAY, US_PER_SECOND, proto_from_us
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 
 BOUNDS = TimeBounds.at(NOW_US, retention_days=400)
@@ -32,7 +32,7 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_meter_reading(meter_id="zähler"), "meter.meter_id", RejectionReason.MALFORMED),
         (a_meter_reading(kwh_consumed_ac=None), "meter.kwh_consumed_ac", RejectionReason.MISSING),
         (a_meter_reading(kwh_consumed_ac=-1000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
-        (a_meter_reading(kwh_consumed_ac=1000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
+        (a_meter_reading(kwh_consumed_ac=1_000_000.0001), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=math.nan), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(kwh_consumed_ac=math.inf), "meter.kwh_consumed_ac", RejectionReason.OUT_OF_RANGE),
         (a_meter_reading(ts_us=None), "meter.timestamp", RejectionReason.MISSING),
@@ -47,7 +47,7 @@ FIVE_MINUTES_US = 300 * US_PER_SECOND
         (a_vehicle_reading(vehicle_id=" a"), "vehicle.vehicle_id", RejectionReason.MALFORMED),
         (a_vehicle_reading(kwh_delivered_dc=None), "vehicle.kwh_delivered_dc", RejectionReason.MISSING),
         (a_vehicle_reading(kwh_delivered_dc=-1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
-        (a_vehicle_reading(kwh_delivered_dc=1001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
+        (a_vehicle_reading(kwh_delivered_dc=1_000_001), "vehicle.kwh_delivered_dc", RejectionReason.OUT_OF_RANGE),
         (a_vehicle_reading(ts_us=None), "vehicle.timestamp", RejectionReason.MISSING),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_bad_optional_value_costs_only_itself(
     decoded = decode([a_meter_reading("meter-002"), reading], 10, BOUNDS)
 
     row: tuple[Any, ...] = [*decoded.meters, *decoded.vehicles][1]
-    assert (decoded.rejected, row[2:]) == (0, kept)
+    assert (decoded.rejected, row[2:-1]) == (0, kept)
     assert [(each.index, each.device_id, each.field) for each in decoded.omissions] == [
         (11, row[0], path) for path in omitted
     ]
@@ -99,6 +99,34 @@ def test_what_is_finer_than_a_microsecond_is_cut_off(nanos: int, kept_us: int) -
     decoded = decode([a_meter_reading(timestamp=timestamp), a_vehicle_reading(timestamp=timestamp)], 0, BOUNDS)
     rows: list[Any] = [*decoded.meters, *decoded.vehicles]
     assert [row.ts_us for row in rows] == [seconds * US_PER_SECOND + kept_us] * 2
+
+
+@pytest.mark.parametrize("kwh", [0.0, 4021.7, 1e9])
+def test_a_register_stands_in_the_place_of_the_interval(kwh: float) -> None:
+    timestamp = proto_from_us(NOW_US)
+    meter = Telemetry(meter=MeterReading(meter_id="m", timestamp=timestamp, voltage=230, register_kwh=kwh))
+    vehicle = Telemetry(vehicle=VehicleReading(vehicle_id="v", timestamp=timestamp, register_kwh=kwh))
+    decoded = decode([meter, vehicle], 0, BOUNDS)
+    assert decoded.meters == [MeterRow("m", NOW_US, None, 230.0, kwh)]
+    assert decoded.vehicles == [VehicleRow("v", NOW_US, None, None, None, kwh)]
+
+
+@pytest.mark.parametrize(
+    ("register", "kwh", "field", "reason"),
+    [
+        (1.0, 1.0, "meter.kwh_consumed_ac", RejectionReason.MALFORMED),
+        (0.0, 0.0, "meter.kwh_consumed_ac", RejectionReason.MALFORMED),
+        (-0.1, None, "meter.register_kwh", RejectionReason.OUT_OF_RANGE),
+        (1.1e9, None, "meter.register_kwh", RejectionReason.OUT_OF_RANGE),
+        (math.nan, None, "meter.register_kwh", RejectionReason.OUT_OF_RANGE),
+    ],
+)
+def test_a_reading_has_either_an_energy_or_a_register(
+    register: float, kwh: float | None, field: str, reason: RejectionReason
+) -> None:
+    reading = a_meter_reading(kwh_consumed_ac=kwh)
+    reading.meter.register_kwh = register
+    assert [(each.field, each.reason) for each in decode([reading], 0, BOUNDS).rejections] == [(field, reason)]
 
 
 def test_nothing_is_omitted_of_a_rejected_reading() -> None:
@@ -145,7 +173,7 @@ def test_values_come_through_unchanged_and_absent_ones_stay_absent(
         [a_meter_reading(meter_id, ts_us, kwh, voltage), a_vehicle_reading(meter_id, ts_us, kwh, soc, temp)], 0, BOUNDS
     )
 
-    assert decoded.meters == [MeterRow(meter_id, ts_us, kwh, voltage)]
+    assert decoded.meters == [MeterRow(meter_id, ts_us, kwh, voltage, None)]
     assert decoded.vehicles == [VehicleRow(meter_id, ts_us, kwh, soc, temp)]
 
 

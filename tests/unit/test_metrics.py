@@ -96,7 +96,7 @@ def test_names_follow_prometheus_conventions() -> None:
 
 async def test_outcomes_reasons_and_batches_are_counted(registry: CollectorRegistry, metrics: IngestionMetrics) -> None:
     writer = FakeWriter()
-    writer.outcome = Written(duplicates=[0, 1], conflicts=[2], refused=[3], stored={2: (1.0, None)})
+    writer.outcome = Written(duplicates=[0, 1], conflicts=[2], refused=[3], stored={2: (1.0, None, None)})
     batcher = Batcher([writer], [NoWriter()], IngestionSettings(batch_max_age_s=0), metrics)
     await batcher.start()
     decoded = some(10)

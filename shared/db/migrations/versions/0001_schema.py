@@ -60,7 +60,9 @@ _READINGS = (
         ts timestamptz NOT NULL,
         kwh_consumed_ac double precision NOT NULL,
         voltage double precision,
+        register_kwh double precision,
         sent_kwh double precision,
+        counting text,
         PRIMARY KEY (meter_key, ts) INCLUDE (kwh_consumed_ac)
     ) PARTITION BY RANGE (ts)
     """,
@@ -71,16 +73,24 @@ _READINGS = (
         kwh_delivered_dc double precision NOT NULL,
         soc double precision,
         battery_temp double precision,
+        register_kwh double precision,
         sent_kwh double precision,
+        counting text,
         PRIMARY KEY (vehicle_key, ts) INCLUDE (kwh_delivered_dc, battery_temp)
     ) PARTITION BY RANGE (ts)
     """,
+    # The readings that do not simply count, of which there are few.
+    *_of_both("""
+    CREATE INDEX {device}_telemetry_history_counting ON {device}_telemetry_history ({device}_key, ts) INCLUDE (counting)
+        WHERE counting IS NOT NULL
+    """),
     """
     CREATE TABLE meter_current_status (
         meter_key integer PRIMARY KEY,
         ts timestamptz NOT NULL,
         kwh_consumed_ac double precision NOT NULL,
         voltage double precision,
+        register_kwh double precision,
         hour_start timestamptz NOT NULL,
         hour_kwh double precision NOT NULL DEFAULT 0,
         hour_kwh_returned double precision NOT NULL DEFAULT 0,
@@ -98,6 +108,7 @@ _READINGS = (
         kwh_delivered_dc double precision NOT NULL,
         soc double precision,
         battery_temp double precision,
+        register_kwh double precision,
         hour_start timestamptz NOT NULL,
         hour_kwh double precision NOT NULL DEFAULT 0,
         hour_kwh_returned double precision NOT NULL DEFAULT 0,
@@ -208,6 +219,53 @@ _UPKEEP = (
     )
     """,
     "INSERT INTO retention (floor_day) VALUES ('0001-01-01')",
+)
+
+# What counts of a reading's energy, by the reading before it in time: the same rule as `ingestion_svc.counting`, to the
+# last bit. PostgreSQL expands such functions where they are called.
+_COUNTING = (
+    """
+    CREATE FUNCTION plausible_kwh(
+        ts timestamptz, before_ts timestamptz, power_max_kw double precision, power_min_interval_s double precision
+    ) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN before_ts IS NULL THEN 1000
+        ELSE power_max_kw * greatest(
+            extract(epoch FROM ts - before_ts)::double precision, power_min_interval_s
+        ) / 3600
+    END
+    """,
+    """
+    COMMENT ON FUNCTION plausible_kwh IS
+        'The most energy in kWh that counts of a reading, which comes so long after the one before it.'
+    """,
+    """
+    CREATE FUNCTION counting_of(
+        sent_kwh double precision, register_kwh double precision, before_register_kwh double precision,
+        plausible_kwh double precision
+    ) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN register_kwh IS NULL THEN CASE WHEN abs(sent_kwh) > plausible_kwh THEN 'doubted' END
+        WHEN before_register_kwh IS NULL THEN 'baseline'
+        WHEN register_kwh < before_register_kwh THEN CASE WHEN register_kwh > plausible_kwh THEN 'jump' ELSE 'reset' END
+        WHEN register_kwh - before_register_kwh > plausible_kwh THEN 'jump'
+    END
+    """,
+    """
+    COMMENT ON FUNCTION counting_of IS
+        'Why a reading does not simply count as it was sent, or with the rise of its register; null where it does.'
+    """,
+    """
+    CREATE FUNCTION counted_kwh(
+        counting text, sent_kwh double precision, register_kwh double precision, before_register_kwh double precision
+    ) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN counting IS NULL THEN coalesce(sent_kwh, register_kwh - before_register_kwh)
+        WHEN counting = 'reset' THEN register_kwh
+        ELSE 0
+    END
+    """,
+    "COMMENT ON FUNCTION counted_kwh IS 'The energy in kWh that counts of a reading, by what counting_of says of it.'",
 )
 
 _CORRECTIONS = (
@@ -371,8 +429,8 @@ _RIGHTS = (
         TO energyfleet_ingestion
     """,
     # What an operator corrects: the energy that counts, and with it the hour's rollup.
-    "GRANT UPDATE (kwh_consumed_ac, sent_kwh) ON meter_telemetry_history TO energyfleet_ingestion",
-    "GRANT UPDATE (kwh_delivered_dc, sent_kwh) ON vehicle_telemetry_history TO energyfleet_ingestion",
+    "GRANT UPDATE (kwh_consumed_ac, sent_kwh, counting) ON meter_telemetry_history TO energyfleet_ingestion",
+    "GRANT UPDATE (kwh_delivered_dc, sent_kwh, counting) ON vehicle_telemetry_history TO energyfleet_ingestion",
     "GRANT INSERT ON corrections TO energyfleet_ingestion",
     "GRANT INSERT, UPDATE, DELETE ON meter_closed_hours, vehicle_closed_hours TO energyfleet_ingestion",
     """
@@ -391,7 +449,7 @@ _RIGHTS = (
 
 
 def upgrade() -> None:
-    for statement in (*_DEVICES, *_READINGS, *_ROLLUPS, *_UPKEEP, *_CORRECTIONS, *_PARTITIONS, *_RIGHTS):
+    for statement in (*_DEVICES, *_READINGS, *_ROLLUPS, *_COUNTING, *_UPKEEP, *_CORRECTIONS, *_PARTITIONS, *_RIGHTS):
         op.execute(statement)
 
 

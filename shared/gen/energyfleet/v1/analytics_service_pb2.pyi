@@ -370,6 +370,8 @@ class PerformanceEvidence(_message.Message):
     MAPPING_COUNT_FIELD_NUMBER: _builtins.int
     MAPPINGS_FIELD_NUMBER: _builtins.int
     SIMILAR_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
+    VEHICLE_QUALITY_FIELD_NUMBER: _builtins.int
+    METER_QUALITY_FIELD_NUMBER: _builtins.int
     hours_either: _builtins.int
     """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window."""
     hours_both: _builtins.int
@@ -402,6 +404,14 @@ class PerformanceEvidence(_message.Message):
         are any, readings or mappings of this vehicle may be under another id.
         """
 
+    @_builtins.property
+    def vehicle_quality(self) -> Global___QualityCounts:
+        """The vehicle's readings within the window that do not simply count."""
+
+    @_builtins.property
+    def meter_quality(self) -> Global___QualityCounts:
+        """The readings of the meters that fed it, while they fed it, within the window, that do not simply count."""
+
     def __init__(
         self,
         *,
@@ -414,14 +424,54 @@ class PerformanceEvidence(_message.Message):
         mapping_count: _builtins.int = ...,
         mappings: _abc.Iterable[Global___FeedingInterval] | None = ...,
         similar_vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        vehicle_quality: Global___QualityCounts | None = ...,
+        meter_quality: Global___QualityCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading", "meter_quality", b"meter_quality", "vehicle_quality", b"vehicle_quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "hours_both", b"hours_both", "hours_either", b"hours_either", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading", "mapping_count", b"mapping_count", "mappings", b"mappings", "similar_vehicle_ids", b"similar_vehicle_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_meter_reading", b"first_meter_reading", "first_vehicle_reading", b"first_vehicle_reading", "hours_both", b"hours_both", "hours_either", b"hours_either", "last_meter_reading", b"last_meter_reading", "last_vehicle_reading", b"last_vehicle_reading", "mapping_count", b"mapping_count", "mappings", b"mappings", "meter_quality", b"meter_quality", "similar_vehicle_ids", b"similar_vehicle_ids", "vehicle_quality", b"vehicle_quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PerformanceEvidence: _TypeAlias = PerformanceEvidence  # noqa: Y015
+
+@_typing.final
+class QualityCounts(_message.Message):
+    """Readings of which something else counts than the energy that was sent, or than the rise of the register."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
+    REGISTER_BASELINES_FIELD_NUMBER: _builtins.int
+    REGISTER_RESETS_FIELD_NUMBER: _builtins.int
+    REGISTER_JUMPS_FIELD_NUMBER: _builtins.int
+    CORRECTED_READINGS_FIELD_NUMBER: _builtins.int
+    doubted_readings: _builtins.int
+    """Readings whose energy is not plausible for the time since the reading before: it counts as 0."""
+    register_baselines: _builtins.int
+    """Readings of registers with nothing before them to take the difference to: they count as 0."""
+    register_resets: _builtins.int
+    """Readings at which a register had fallen: it was reset or the meter replaced. What it shows counts."""
+    register_jumps: _builtins.int
+    """Readings at which a register had changed by more than is plausible: they count as 0, and as a new baseline."""
+    corrected_readings: _builtins.int
+    """Readings that an operator has corrected, see `ListCorrections`."""
+    def __init__(
+        self,
+        *,
+        doubted_readings: _builtins.int = ...,
+        register_baselines: _builtins.int = ...,
+        register_resets: _builtins.int = ...,
+        register_jumps: _builtins.int = ...,
+        corrected_readings: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_readings", b"corrected_readings", "doubted_readings", b"doubted_readings", "register_baselines", b"register_baselines", "register_jumps", b"register_jumps", "register_resets", b"register_resets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QualityCounts: _TypeAlias = QualityCounts  # noqa: Y015
 
 @_typing.final
 class FeedingInterval(_message.Message):
@@ -1215,11 +1265,14 @@ class GetVehicleStatusResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
     SIMILAR_IDS_FIELD_NUMBER: _builtins.int
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     freshness: Global___Freshness.ValueType
     """Whether it still reports."""
+    doubted_readings: _builtins.int
+    """Readings that were stored and whose energy was not plausible when they came; counted as `rejections` are."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.VehicleReading:
         """Its reading with the newest timestamp. Absent: the vehicle is known, but none of its readings was
@@ -1269,11 +1322,12 @@ class GetVehicleStatusResponse(_message.Message):
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
         similar_ids: _abc.Iterable[_builtins.str] | None = ...,
+        doubted_readings: _builtins.int = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "doubted_readings", b"doubted_readings", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "stale_after", b"stale_after", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1316,11 +1370,14 @@ class GetMeterStatusResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
     SIMILAR_IDS_FIELD_NUMBER: _builtins.int
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     freshness: Global___Freshness.ValueType
     """Whether it still reports."""
+    doubted_readings: _builtins.int
+    """Readings that were stored and whose energy was not plausible when they came; counted as `rejections` are."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.MeterReading:
         """Its reading with the newest timestamp. Absent: the meter is known, but none of its readings was
@@ -1370,11 +1427,12 @@ class GetMeterStatusResponse(_message.Message):
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
         similar_ids: _abc.Iterable[_builtins.str] | None = ...,
+        doubted_readings: _builtins.int = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "reading", b"reading", "stale_after", b"stale_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "stale_after", b"stale_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "as_of", b"as_of", "clock", b"clock", "doubted_readings", b"doubted_readings", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "stale_after", b"stale_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1473,10 +1531,13 @@ class VehicleStatus(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
     SIMILAR_IDS_FIELD_NUMBER: _builtins.int
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     freshness: Global___Freshness.ValueType
     """Whether it still reports."""
+    doubted_readings: _builtins.int
+    """Readings that were stored and whose energy was not plausible when they came; counted as `rejections` are."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.VehicleReading:
         """Its reading with the newest timestamp. Absent: there is none; `freshness` says why."""
@@ -1512,10 +1573,11 @@ class VehicleStatus(_message.Message):
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
         similar_ids: _abc.Iterable[_builtins.str] | None = ...,
+        doubted_readings: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "doubted_readings", b"doubted_readings", "freshness", b"freshness", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1535,10 +1597,13 @@ class MeterStatus(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
     SIMILAR_IDS_FIELD_NUMBER: _builtins.int
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     freshness: Global___Freshness.ValueType
     """Whether it still reports."""
+    doubted_readings: _builtins.int
+    """Readings that were stored and whose energy was not plausible when they came; counted as `rejections` are."""
     @_builtins.property
     def reading(self) -> _telemetry_pb2.MeterReading:
         """Its reading with the newest timestamp. Absent: there is none; `freshness` says why."""
@@ -1574,10 +1639,11 @@ class MeterStatus(_message.Message):
         rejections: _abc.Iterable[Global___Refusal] | None = ...,
         omissions: _abc.Iterable[Global___Refusal] | None = ...,
         similar_ids: _abc.Iterable[_builtins.str] | None = ...,
+        doubted_readings: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "doubted_readings", b"doubted_readings", "freshness", b"freshness", "meter_id", b"meter_id", "omissions", b"omissions", "reading", b"reading", "rejections", b"rejections", "similar_ids", b"similar_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

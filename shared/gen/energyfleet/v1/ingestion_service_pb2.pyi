@@ -320,6 +320,7 @@ class IngestionSummary(_message.Message):
     OMITTED_VALUES_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
     NOT_YET_FIELD_NUMBER: _builtins.int
+    DOUBTED_FIELD_NUMBER: _builtins.int
     received: _builtins.int
     """Readings that this answer covers."""
     stored: _builtins.int
@@ -339,6 +340,10 @@ class IngestionSummary(_message.Message):
     not_yet: _builtins.int
     """Those of `rejected` whose reason is REJECTION_REASON_NOT_YET. They may be sent again later, alone or with all of
     their message, which counts nothing twice.
+    """
+    doubted: _builtins.int
+    """Those of `stored` whose energy is not plausible for the time since the reading before: it counts as 0, until a reading
+    in between or an operator says otherwise. Do not send them again.
     """
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedReading]:
@@ -365,10 +370,11 @@ class IngestionSummary(_message.Message):
         omitted_values: _builtins.int = ...,
         omissions: _abc.Iterable[Global___OmittedValue] | None = ...,
         not_yet: _builtins.int = ...,
+        doubted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting", b"conflicting", "conflicts", b"conflicts", "duplicate", b"duplicate", "not_yet", b"not_yet", "omissions", b"omissions", "omitted_values", b"omitted_values", "received", b"received", "rejected", b"rejected", "rejections", b"rejections", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicting", b"conflicting", "conflicts", b"conflicts", "doubted", b"doubted", "duplicate", b"duplicate", "not_yet", b"not_yet", "omissions", b"omissions", "omitted_values", b"omitted_values", "received", b"received", "rejected", b"rejected", "rejections", b"rejections", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -846,7 +852,7 @@ class Correction(_message.Message):
     vehicle_id: _builtins.str
     """A vehicle."""
     sent_kwh: _builtins.float
-    """The energy that was sent, in kWh."""
+    """The energy that counts without a correction, in kWh: what was sent, less what is doubted, or the register's rise."""
     kwh_before: _builtins.float
     """The energy that counted before, in kWh."""
     kwh: _builtins.float

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65nergyfleet/v1/telemetry.proto\x12\x0e\x65nergyfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x01\n\x0cMeterReading\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x1c\n\x0fkwh_consumed_ac\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07voltage\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x12\n\x10_kwh_consumed_acB\n\n\x08_voltage\"\xcd\x01\n\x0eVehicleReading\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x03soc\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10kwh_delivered_dc\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x62\x61ttery_temp\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_socB\x13\n\x11_kwh_delivered_dcB\x0f\n\r_battery_temp\"x\n\tTelemetry\x12-\n\x05meter\x18\x01 \x01(\x0b\x32\x1c.energyfleet.v1.MeterReadingH\x00\x12\x31\n\x07vehicle\x18\x02 \x01(\x0b\x32\x1e.energyfleet.v1.VehicleReadingH\x00\x42\t\n\x07readingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65nergyfleet/v1/telemetry.proto\x12\x0e\x65nergyfleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x01\n\x0cMeterReading\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x1c\n\x0fkwh_consumed_ac\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07voltage\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0cregister_kwh\x18\x05 \x01(\x01H\x02\x88\x01\x01\x42\x12\n\x10_kwh_consumed_acB\n\n\x08_voltageB\x0f\n\r_register_kwh\"\xf9\x01\n\x0eVehicleReading\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x10\n\x03soc\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10kwh_delivered_dc\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x62\x61ttery_temp\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0cregister_kwh\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x06\n\x04_socB\x13\n\x11_kwh_delivered_dcB\x0f\n\r_battery_tempB\x0f\n\r_register_kwh\"x\n\tTelemetry\x12-\n\x05meter\x18\x01 \x01(\x0b\x32\x1c.energyfleet.v1.MeterReadingH\x00\x12\x31\n\x07vehicle\x18\x02 \x01(\x0b\x32\x1e.energyfleet.v1.VehicleReadingH\x00\x42\t\n\x07readingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'energyfleet.v1.telemetry_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_METERREADING']._serialized_start=84
-  _globals['_METERREADING']._serialized_end=247
-  _globals['_VEHICLEREADING']._serialized_start=250
-  _globals['_VEHICLEREADING']._serialized_end=455
-  _globals['_TELEMETRY']._serialized_start=457
-  _globals['_TELEMETRY']._serialized_end=577
+  _globals['_METERREADING']._serialized_end=291
+  _globals['_VEHICLEREADING']._serialized_start=294
+  _globals['_VEHICLEREADING']._serialized_end=543
+  _globals['_TELEMETRY']._serialized_start=545
+  _globals['_TELEMETRY']._serialized_end=665
 # @@protoc_insertion_point(module_scope)

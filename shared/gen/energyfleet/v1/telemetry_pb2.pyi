@@ -27,14 +27,26 @@ class MeterReading(_message.Message):
     KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
     VOLTAGE_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    REGISTER_KWH_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter that measured. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     kwh_consumed_ac: _builtins.float
-    """Energy drawn from the grid since this meter's previous reading, in kWh: `>= -1000` and `<= 1000`. Negative: so much
-    more flowed back into the grid. Required: zero is a measurement, absence is rejected.
+    """Energy drawn from the grid since this meter's previous reading, in kWh: `>= -1000` and `<= 1000000`. Negative: so much
+    more flowed back into the grid. Zero is a measurement. Either this or `register_kwh` is required.
+
+    It counts where its power is plausible: the energy over the time since the meter's previous reading, at least 15
+    minutes of it, is no more than 500 kW (both configurable), and of its first reading no more than 1,000 kWh. Otherwise
+    the reading is stored and doubted: its energy counts as 0.
     """
     voltage: _builtins.float
     """Voltage at the meter, in volts: `>= 0` and `<= 2000`, else the reading is stored without it. Absent: not measured."""
+    register_kwh: _builtins.float
+    """What the meter's register shows, in kWh: `>= 0` and `<= 1000000000`, in the place of `kwh_consumed_ac`.
+
+    What counts is the difference to the reading before it in time, whatever the order of arrival. The first reading, one
+    that follows a reading without a register, and a rise that is not plausible are a baseline: they count as 0. Where
+    the register falls it was reset or the meter replaced, and what it shows was counted since.
+    """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The end of the interval that this reading covers, UTC; together with `meter_id` the reading's identity. Required.
@@ -49,17 +61,22 @@ class MeterReading(_message.Message):
         kwh_consumed_ac: _builtins.float | None = ...,
         voltage: _builtins.float | None = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
+        register_kwh: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_voltage", b"_voltage", "kwh_consumed_ac", b"kwh_consumed_ac", "timestamp", b"timestamp", "voltage", b"voltage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_register_kwh", b"_register_kwh", "_voltage", b"_voltage", "kwh_consumed_ac", b"kwh_consumed_ac", "register_kwh", b"register_kwh", "timestamp", b"timestamp", "voltage", b"voltage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_voltage", b"_voltage", "kwh_consumed_ac", b"kwh_consumed_ac", "meter_id", b"meter_id", "timestamp", b"timestamp", "voltage", b"voltage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_register_kwh", b"_register_kwh", "_voltage", b"_voltage", "kwh_consumed_ac", b"kwh_consumed_ac", "meter_id", b"meter_id", "register_kwh", b"register_kwh", "timestamp", b"timestamp", "voltage", b"voltage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__register_kwh: _TypeAlias = _typing.Literal["register_kwh"]  # noqa: Y015
+    _WhichOneofArgType__register_kwh: _TypeAlias = _typing.Literal["_register_kwh", b"_register_kwh"]  # noqa: Y015
     _WhichOneofReturnType__voltage: _TypeAlias = _typing.Literal["voltage"]  # noqa: Y015
     _WhichOneofArgType__voltage: _TypeAlias = _typing.Literal["_voltage", b"_voltage"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__register_kwh) -> _WhichOneofReturnType__register_kwh | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__voltage) -> _WhichOneofReturnType__voltage | None: ...
 
@@ -76,6 +93,7 @@ class VehicleReading(_message.Message):
     KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
     BATTERY_TEMP_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    REGISTER_KWH_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle that measured. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     soc: _builtins.float
@@ -83,12 +101,17 @@ class VehicleReading(_message.Message):
     measured.
     """
     kwh_delivered_dc: _builtins.float
-    """Energy delivered into the battery since this vehicle's previous reading, in kWh: `>= -1000` and `<= 1000`. Negative:
-    so much more flowed back out of it. Required: zero is a measurement, absence is rejected.
+    """Energy delivered into the battery since this vehicle's previous reading, in kWh: `>= -1000` and `<= 1000000`.
+    Negative: so much more flowed back out of it. Zero is a measurement. Either this or `register_kwh` is required. It
+    counts where its power is plausible, as a meter's does.
     """
     battery_temp: _builtins.float
     """Battery temperature at `timestamp`, in degrees Celsius: `>= -60` and `<= 150`, else the reading is stored without it.
     Absent: not measured.
+    """
+    register_kwh: _builtins.float
+    """What the vehicle's register shows, in kWh: `>= 0` and `<= 1000000000`, in the place of `kwh_delivered_dc`. What counts
+    is the difference to the reading before it, as of a meter.
     """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
@@ -105,21 +128,26 @@ class VehicleReading(_message.Message):
         kwh_delivered_dc: _builtins.float | None = ...,
         battery_temp: _builtins.float | None = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
+        register_kwh: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_battery_temp", b"_battery_temp", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_soc", b"_soc", "battery_temp", b"battery_temp", "kwh_delivered_dc", b"kwh_delivered_dc", "soc", b"soc", "timestamp", b"timestamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_battery_temp", b"_battery_temp", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_register_kwh", b"_register_kwh", "_soc", b"_soc", "battery_temp", b"battery_temp", "kwh_delivered_dc", b"kwh_delivered_dc", "register_kwh", b"register_kwh", "soc", b"soc", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_battery_temp", b"_battery_temp", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_soc", b"_soc", "battery_temp", b"battery_temp", "kwh_delivered_dc", b"kwh_delivered_dc", "soc", b"soc", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_battery_temp", b"_battery_temp", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_register_kwh", b"_register_kwh", "_soc", b"_soc", "battery_temp", b"battery_temp", "kwh_delivered_dc", b"kwh_delivered_dc", "register_kwh", b"register_kwh", "soc", b"soc", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__battery_temp: _TypeAlias = _typing.Literal["battery_temp"]  # noqa: Y015
     _WhichOneofArgType__battery_temp: _TypeAlias = _typing.Literal["_battery_temp", b"_battery_temp"]  # noqa: Y015
     _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__register_kwh: _TypeAlias = _typing.Literal["register_kwh"]  # noqa: Y015
+    _WhichOneofArgType__register_kwh: _TypeAlias = _typing.Literal["_register_kwh", b"_register_kwh"]  # noqa: Y015
     _WhichOneofReturnType__soc: _TypeAlias = _typing.Literal["soc"]  # noqa: Y015
     _WhichOneofArgType__soc: _TypeAlias = _typing.Literal["_soc", b"_soc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__battery_temp) -> _WhichOneofReturnType__battery_temp | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__register_kwh) -> _WhichOneofReturnType__register_kwh | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__soc) -> _WhichOneofReturnType__soc | None: ...
 
