@@ -169,7 +169,9 @@ def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
     )
 
 
-def _quality_message(counts: Mapping[str, int]) -> wire.QualityCounts:
+def _quality_message(counts: Mapping[str, int]) -> wire.QualityCounts | None:
+    if not counts:
+        return None
     return wire.QualityCounts(
         doubted_readings=counts.get("doubted", 0),
         register_baselines=counts.get("baseline", 0),

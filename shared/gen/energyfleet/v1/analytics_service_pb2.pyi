@@ -406,11 +406,13 @@ class PerformanceEvidence(_message.Message):
 
     @_builtins.property
     def vehicle_quality(self) -> Global___QualityCounts:
-        """The vehicle's readings within the window that do not simply count."""
+        """The vehicle's readings within the window that do not simply count. Absent: all do."""
 
     @_builtins.property
     def meter_quality(self) -> Global___QualityCounts:
-        """The readings of the meters that fed it, while they fed it, within the window, that do not simply count."""
+        """The readings of the meters that fed it, while they fed it, within the window, that do not simply count. Absent: all
+        do.
+        """
 
     def __init__(
         self,
