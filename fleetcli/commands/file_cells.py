@@ -32,6 +32,12 @@ class BadLine(Exception):
     """The message says what is wrong with a line."""
 
 
+class Literal(str):
+    """A number as it stands in JSON, where its decimal sign is always a point."""
+
+    __slots__ = ()
+
+
 class Unit(StrEnum):
     KWH = "kWh"
     WH = "Wh"
@@ -53,7 +59,8 @@ class Numbers:
         if not _NUMBER.fullmatch(cell):
             why = ": thousands separators are not read" if _GROUPED.fullmatch(cell) else ""
             raise BadLine(f"{name}: {cell[:_SHOWN]!r} is no number{why}")
-        self._check_sign(name, cell, unit)
+        if not isinstance(cell, Literal):
+            self._check_sign(name, cell, unit)
         plain = cell.replace(",", ".").lower()
         if unit is Unit.WH and not plain.endswith(("n", "f", "y")):  # nan, inf, infinity
             mantissa, _, exponent = plain.partition("e")

@@ -1,4 +1,4 @@
-"""Which column of a table holds what of a reading."""
+"""Which column of a table, or which key of a JSON object, holds what of a reading."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Rows of a table as readings."""
+"""Rows of values as readings: those of a table, and flat JSON objects."""
 
 import csv
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
-from fleetcli.commands.file_cells import BadLine, Numbers, Unit, timestamp
+from fleetcli.commands.file_cells import BadLine, Literal, Numbers, Unit, timestamp
 from fleetcli.commands.file_columns import DATE, ENERGY, Dialect, Findings, Layout, find, layout_of, meaning, shown
 
 DELIMITERS = ";\t|,"
@@ -29,8 +29,8 @@ class Rows:
         self._dialect = dialect
         self._numbers = numbers
 
-    def reading(self, cells: Sequence[str]) -> Telemetry:
-        row = {name: cell for name, place in self._places if (cell := cells[place].strip()) not in _ABSENT}
+    def reading(self, cells: Sequence[object]) -> Telemetry:
+        row = {name: cell for name, place in self._places if (cell := _cell(name, cells[place])) not in _ABSENT}
         meter_id = row.get("meterId", self._dialect.meter_id)
         vehicle_id = row.get("vehicleId", self._dialect.vehicle_id)
         if (meter_id is None) == (vehicle_id is None):
@@ -47,27 +47,40 @@ class Rows:
         if time and DATE in row and _TIME_OF_DAY.match(time):
             time = f"{row[DATE]} {time}"
         at = timestamp(time, self._layout.zone) if time else None
-        if vehicle_id is None:
+        try:
+            if vehicle_id is None:
+                return Telemetry(
+                    meter=MeterReading(
+                        meter_id=device_id,
+                        timestamp=at,
+                        kwh_consumed_ac=values.get("kwhConsumedAc"),
+                        voltage=values.get("voltage"),
+                    )
+                )
             return Telemetry(
-                meter=MeterReading(
-                    meter_id=device_id,
+                vehicle=VehicleReading(
+                    vehicle_id=device_id,
                     timestamp=at,
-                    kwh_consumed_ac=values.get("kwhConsumedAc"),
-                    voltage=values.get("voltage"),
+                    kwh_delivered_dc=values.get("kwhDeliveredDc"),
+                    soc=values.get("soc"),
+                    battery_temp=values.get("batteryTemp"),
                 )
             )
-        return Telemetry(
-            vehicle=VehicleReading(
-                vehicle_id=device_id,
-                timestamp=at,
-                kwh_delivered_dc=values.get("kwhDeliveredDc"),
-                soc=values.get("soc"),
-                battery_temp=values.get("batteryTemp"),
-            )
-        )
+        except UnicodeEncodeError:
+            raise BadLine("the device's id is no Unicode text") from None
 
     def _number(self, name: str, cell: str) -> float:
         return self._numbers.value(name, cell, self._layout.units.get(name, Unit.KWH))
+
+
+def _cell(name: str, cell: object) -> str:
+    if isinstance(cell, Literal):
+        return cell
+    if isinstance(cell, str):
+        return cell.strip()
+    if cell is None:
+        return ""
+    raise BadLine(f"{name}: neither a number nor text")
 
 
 class Table:

@@ -1,4 +1,4 @@
-"""Recorded telemetry as lines: CSV or newline-delimited JSON, each line a reading or a reason why it is none."""
+"""Recorded telemetry as lines of CSV or JSON, or as a JSON array: each a reading, or a reason why it is none."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from itertools import chain
 from typing import BinaryIO
 
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
-from google.protobuf import json_format
 
 from fleetcli.commands.command_errors import BadInput
 from fleetcli.commands.file_cells import BadLine
 from fleetcli.commands.file_columns import Dialect, Findings
 from fleetcli.commands.file_formats import Format
+from fleetcli.commands.file_json import JsonReadings, array_elements
 from fleetcli.commands.file_rows import Table
 from shared.timestamps import US_PER_SECOND
 
@@ -27,7 +27,7 @@ _Text = tuple[int, str | BadLine]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line by its number, counted from 1: its reading, or what is wrong with it."""
+    """A line, or a reading of an array, by its number, from 1: its reading, or what is wrong with it."""
 
     number: int
     reading: Telemetry | None
@@ -35,8 +35,11 @@ class Line:
 
 
 def read_lines(source: BinaryIO, form: Format, dialect: Dialect, findings: Findings) -> Iterator[Line]:
-    """Every line that is not blank, in bounded memory. BadInput where a table's first line does not name columns."""
-    parse: Callable[[str], Telemetry] = _from_json
+    """Every line that is not blank, or every reading of an array, in bounded memory.
+
+    BadInput where a table's first line does not name its columns.
+    """
+    parse: Callable[[str], Telemetry]
     if form is Format.CSV:
         texts = _texts(source, not_utf8="latin-1")
         first = next(texts, None)
@@ -50,7 +53,8 @@ def read_lines(source: BinaryIO, form: Format, dialect: Dialect, findings: Findi
             texts = chain([first], texts)
         parse = table.reading
     else:
-        texts = _texts(source)
+        texts = array_elements(source) if form is Format.JSON else _texts(source)
+        parse = JsonReadings(dialect, findings).reading
     for number, text in texts:
         try:
             if isinstance(text, BadLine):
@@ -108,13 +112,6 @@ def _texts(source: BinaryIO, not_utf8: str | None = None) -> Iterator[_Text]:
             text = raw.decode(not_utf8)
         if text.strip():
             yield number, text.strip(" \r\n")  # a tab may be the end of an empty cell
-
-
-def _from_json(text: str) -> Telemetry:
-    try:
-        return json_format.Parse(text, Telemetry())
-    except json_format.ParseError as error:
-        raise BadLine(" ".join(str(error).split())[:200]) from None
 
 
 def _table(number: int, text: str | BadLine, dialect: Dialect, findings: Findings) -> Table:

@@ -72,7 +72,7 @@ class Report:
 
 
 def replay(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or newline-delimited JSON; - for standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or JSON; - for standard input.")],
     ingestion: Ingestion = INGESTION_DEFAULT,
     ca: Ca = None,
     ending: Annotated[
@@ -88,7 +88,10 @@ def replay(
         ),
     ] = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the file's name, or by how it begins.")
+        Format | None,
+        typer.Option(
+            "--format", help="ndjson: a reading a line; json: an array. Default: by the file's name and how it begins."
+        ),
     ] = None,
     delimiter: Delimiter = None,
     decimal: DecimalSign = None,
@@ -101,9 +104,10 @@ def replay(
     """Send recorded telemetry. Bad lines are reported with their numbers, the others are sent.
 
     CSV has one reading a row and names its columns in the first line: meterId, vehicleId, timestamp, kwhConsumedAc,
-    voltage, kwhDeliveredDc, soc, batteryTemp. Other usual names, delimiters and decimal signs are found out; what could
-    mean two things is refused until an option says it. JSON has the contract's form, {"meter": {"meterId": ...}} or
-    {"vehicle": {"vehicleId": ...}}. Sending a file twice is safe unless it is moved.
+    voltage, kwhDeliveredDc, soc, batteryTemp. JSON has objects with those names, or in the contract's form,
+    {"meter": {"meterId": ...}} or {"vehicle": {"vehicleId": ...}}, one a line or in an array. Other usual names,
+    delimiters and decimal signs are found out; what could mean two things is refused until an option says it.
+    Sending a file twice is safe unless it is moved.
 
     Memory stays bounded whatever the file's size. With --ending or --map the file is read twice; standard input is kept
     in a temporary file for that.

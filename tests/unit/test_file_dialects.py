@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -139,23 +140,34 @@ def test_any_readings_in_any_dialect_are_read_as_the_same_readings(data: st.Data
                 **{names[name]: value for name, value in each.others.items()},
             }
         )
-    delimiter = draw(st.sampled_from(",;\t|"))
-    sign = draw(st.sampled_from(".,"))
-    said = draw(st.booleans())
-    dialect = Dialect(
-        delimiter=delimiter if said else None, decimal=sign if said or delimiter == sign else None, zone=zone
-    )
-    columns = draw(st.permutations([*dict.fromkeys(names.values()), "comment", ""]))
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, columns, restval="", delimiter=delimiter, lineterminator=draw(st.sampled_from(["\n", "\r\n"]))
-    )
-    writer.writeheader()
-    for cells in written:
-        numbers = {name: plain(cell).replace(".", sign) for name, cell in cells.items() if isinstance(cell, Decimal)}
-        writer.writerow(cells | numbers | {"comment": "60 kW; on site, left | rear"})
-    file = text.getvalue()
-    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "latin-1"]))
+    form = draw(st.sampled_from(Format))
+    if form is Format.CSV:
+        delimiter = draw(st.sampled_from(",;\t|"))
+        sign = draw(st.sampled_from(".,"))
+        said = draw(st.booleans())
+        dialect = Dialect(
+            delimiter=delimiter if said else None, decimal=sign if said or delimiter == sign else None, zone=zone
+        )
+        columns = draw(st.permutations([*dict.fromkeys(names.values()), "comment", ""]))
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, columns, restval="", delimiter=delimiter, lineterminator=draw(st.sampled_from(["\n", "\r\n"]))
+        )
+        writer.writeheader()
+        for cells in written:
+            numbers = {
+                name: plain(cell).replace(".", sign) for name, cell in cells.items() if isinstance(cell, Decimal)
+            }
+            writer.writerow(cells | numbers | {"comment": "60 kW; on site, left | rear"})
+        file = text.getvalue()
+    else:
+        dialect = Dialect(zone=zone)
+        objects = [
+            json.dumps({name: float(cell) if isinstance(cell, Decimal) else cell for name, cell in cells.items()})
+            for cells in written
+        ]
+        file = "\n".join(objects) if form is Format.NDJSON else f"[{', '.join(objects)}]"
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig"] + (["latin-1"] if form is Format.CSV else [])))
     assert readings_of(file.encode(encoding), dialect) == [each.telemetry() for each in readings]
 
 
