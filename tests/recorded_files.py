@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
 from fleetcli.commands.file_columns import Dialect
-from fleetcli.commands.file_formats import format_of
+from fleetcli.commands.file_formats import format_of, is_utf16
 from fleetcli.commands.readings_file import Line
 from fleetcli.commands.recording import Recording
 
@@ -17,7 +17,7 @@ AT = "2024-03-05T08:30:00Z"
 def lines_of(file: str | bytes, dialect: Dialect | None = None) -> list[Line]:
     """The lines of a file whose name says nothing."""
     raw = file.encode() if isinstance(file, str) else file
-    recording = Recording("a file", io.BytesIO(raw), format_of("", raw), dialect or Dialect())
+    recording = Recording("a file", io.BytesIO(raw), format_of("", raw), dialect or Dialect(), is_utf16(raw))
     return list(recording.lines())
 
 

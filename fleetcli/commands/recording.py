@@ -13,10 +13,8 @@ from typing import IO, BinaryIO, cast
 from fleetcli.commands.command_errors import BadInput
 from fleetcli.commands.console import note
 from fleetcli.commands.file_columns import Dialect, Findings
-from fleetcli.commands.file_formats import Format, format_of
+from fleetcli.commands.file_formats import SNIFFED_BYTES, Format, as_utf8, check_readable, format_of, is_utf16
 from fleetcli.commands.readings_file import Line, move, read_lines, time_us
-
-_SNIFFED_BYTES = 512
 
 
 @dataclass(slots=True)
@@ -27,6 +25,7 @@ class Recording:
     source: BinaryIO
     form: Format
     dialect: Dialect = field(default_factory=Dialect)
+    utf16: bool = False
     findings: Findings = field(init=False)
     oldest_us: int | None = None
     newest_us: int | None = None
@@ -56,15 +55,16 @@ class Recording:
             yield line
 
     def _parsed(self) -> Iterator[Line]:
+        source = as_utf8(self.source) if self.utf16 else self.source
         try:
-            yield from read_lines(self.source, self.form, self.dialect, self.findings)
+            yield from read_lines(source, self.form, self.dialect, self.findings)
         except BadInput as why:
             raise BadInput(f"{self.name}: {why}") from None
 
 
 @contextmanager
 def opened(file: str, form: Format | None, dialect: Dialect, read_twice: bool) -> Iterator[Recording]:
-    """The recording behind a name, its format found out. BadInput where it cannot be opened."""
+    """The recording behind a name, its format found out. BadInput where it cannot be opened or is not one."""
     if file == "-" and not read_twice:
         yield _recognised("standard input", form, dialect, sys.stdin.buffer)
     elif file == "-":
@@ -86,4 +86,9 @@ def _open(file: str) -> BinaryIO:
 
 def _recognised(name: str, form: Format | None, dialect: Dialect, source: IO[bytes]) -> Recording:
     buffered = cast(BufferedReader, source)  # what open() and the standard streams give
-    return Recording(name, buffered, form or format_of(Path(name).suffix, buffered.peek(_SNIFFED_BYTES)), dialect)
+    beginning = buffered.peek(SNIFFED_BYTES)
+    try:
+        check_readable(beginning)
+    except BadInput as why:
+        raise BadInput(f"{name}: {why}") from None
+    return Recording(name, buffered, form or format_of(Path(name).suffix, beginning), dialect, is_utf16(beginning))

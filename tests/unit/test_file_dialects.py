@@ -167,7 +167,7 @@ def test_any_readings_in_any_dialect_are_read_as_the_same_readings(data: st.Data
             for cells in written
         ]
         file = "\n".join(objects) if form is Format.NDJSON else f"[{', '.join(objects)}]"
-    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig"] + (["latin-1"] if form is Format.CSV else [])))
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"] + (["latin-1"] if form is Format.CSV else [])))
     assert readings_of(file.encode(encoding), dialect) == [each.telemetry() for each in readings]
 
 
@@ -179,7 +179,7 @@ def test_a_spreadsheet_of_local_times_decimal_commas_and_wh_is_read() -> None:
     )
     columns = {"meterId": "zähler", "timestamp": "Zeit", "energy": "3", "voltage": "Spannung"}
     expected = [a_meters(0.905, "2024-03-05T08:15:00Z", voltage=230.5), a_meters(1.1605, AT)]
-    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
+    for encoding in ("utf-8", "utf-8-sig", "latin-1", "utf-16"):
         assert readings_of(file.encode(encoding), Dialect(columns=columns, zone=BERLIN)) == expected
 
 

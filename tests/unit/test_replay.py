@@ -175,6 +175,7 @@ def test_no_bytes_whatsoever_break_the_reader(junk: bytes, form: Format) -> None
         (".json", b"[", Format.JSON),
         (".json", b"{", Format.NDJSON),
         (".json", b'{"readings": [', Format.JSON),
+        ("", "{".encode("utf-16"), Format.NDJSON),
         (".tsv", b"[", Format.CSV),
         (".txt", b"meterId,timestamp", Format.CSV),
     ],
