@@ -15,6 +15,7 @@ from fleetcli.client.services import Answer, IngestionClient, Refused, Summary, 
 from fleetcli.client.uplink import READINGS_PER_MESSAGE
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
+from fleetcli.commands.file_check import check
 from fleetcli.commands.file_formats import Format
 from fleetcli.commands.file_options import (
     Columns,
@@ -100,25 +101,32 @@ def replay(
     time_zone: TimeZone = None,
     meter: OfMeter = None,
     vehicle: OfVehicle = None,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Send nothing; say how the file is read and what is wrong with it.")
+    ] = False,
 ) -> None:
     """Send recorded telemetry. Bad lines are reported with their numbers, the others are sent.
 
     CSV has one reading a row and names its columns in the first line: meterId, vehicleId, timestamp, kwhConsumedAc,
     voltage, kwhDeliveredDc, soc, batteryTemp. JSON has objects with those names, or in the contract's form,
     {"meter": {"meterId": ...}} or {"vehicle": {"vehicleId": ...}}, one a line or in an array. Other usual names,
-    delimiters and decimal signs are found out; what could mean two things is refused until an option says it.
-    Sending a file twice is safe unless it is moved.
+    delimiters and decimal signs are found out; what could mean two things is refused until an option says it. What was
+    found out is what --check prints. Sending a file twice is safe unless it is moved.
 
     Memory stays bounded whatever the file's size. With --ending or --map the file is read twice; standard input is kept
     in a temporary file for that.
 
-    Exit code 0 when every reading is stored, 1 when any line was bad, rejected or conflicting.
+    Exit code 0 when every reading is stored, or with --check could be sent; 1 when any line was bad, rejected or
+    conflicting.
     """
     pairs = [_pair(text) for text in mappings or ()]
     target_us = None if ending is None else moment_us("--ending", ending, system_clock())
     dialect = dialect_of(delimiter, decimal, columns or [], unit, time_zone, meter, vehicle)
-    read_twice = bool(pairs) or target_us is not None
+    read_twice = not check_only and (bool(pairs) or target_us is not None)
     with opened(file, form, dialect, read_twice) as recording:
+        if check_only:
+            check(recording)
+            return
         if read_twice:
             recording.survey()
         if target_us is not None and recording.newest_us is not None:
