@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleetcli.commands.command_errors import BadInput
 from fleetcli.commands.file_columns import Dialect
-from fleetcli.commands.recording import opened
+from fleetcli.commands.file_formats import check_readable, format_of, is_utf16
+from fleetcli.commands.recording import Recording, opened
 from tests.recorded_files import a_meters
 
 
@@ -34,6 +37,29 @@ def test_what_is_no_file_of_readings_is_said_in_one_sentence(content: bytes, sai
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"{file}: ")
     assert said in line
+
+
+BEGINNINGS = [
+    b"",
+    b"meterId;time;kwh\n",
+    b'{"meterId": "m-1", ',
+    b'[{"vin": "ev-1", "kwh": 1}, ',
+    "time\tkwh\n".encode("utf-16"),
+]
+
+
+@given(st.sampled_from(BEGINNINGS), st.binary(max_size=200), st.sampled_from(["", ".csv", ".json"]))
+def test_no_bytes_whatsoever_are_a_file_without_an_answer(beginning: bytes, junk: bytes, suffix: str) -> None:
+    """Each line is a reading or has a problem of one line, or the file is refused in one."""
+    raw = beginning + junk
+    said = []
+    try:
+        check_readable(raw)
+        recording = Recording("a file", io.BytesIO(raw), format_of(suffix, raw), utf16=is_utf16(raw))
+        said = [line.problem for line in recording.lines() if line.reading is None]
+    except BadInput as why:
+        said = [str(why)]
+    assert all(each and len(each.splitlines()) == 1 for each in said)
 
 
 def test_a_pipe_of_utf_16_is_read_twice_where_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
