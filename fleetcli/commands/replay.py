@@ -2,16 +2,10 @@
 
 import asyncio
 import signal
-import sys
-import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BufferedReader
-from pathlib import Path
-from shutil import copyfileobj
-from typing import IO, Annotated, BinaryIO, cast
+from typing import Annotated
 
 import typer
 from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest
@@ -21,12 +15,22 @@ from fleetcli.client.services import Answer, IngestionClient, Refused, Summary, 
 from fleetcli.client.uplink import READINGS_PER_MESSAGE
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
+from fleetcli.commands.file_check import check
+from fleetcli.commands.file_formats import Format
+from fleetcli.commands.file_options import (
+    Columns,
+    DecimalSign,
+    Delimiter,
+    EnergyUnit,
+    OfMeter,
+    OfVehicle,
+    TimeZone,
+    dialect_of,
+)
 from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us
-from fleetcli.commands.readings_file import Format, Line, format_of, move, read_lines, time_us
+from fleetcli.commands.recording import Recording, opened
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.timestamps import iso_from_us, system_clock
-
-_SNIFFED_BYTES = 512
 
 
 @dataclass(slots=True)
@@ -35,40 +39,6 @@ class Tally:
 
     sent: Summary = field(default_factory=Summary)
     bad: int = 0
-
-
-@dataclass(slots=True)
-class Recording:
-    """A source of lines that can be read from its beginning more than once, if it is a file."""
-
-    name: str
-    source: BinaryIO
-    form: Format
-    oldest_us: int | None = None
-    newest_us: int | None = None
-    move_by_us: int = 0
-
-    def survey(self) -> None:
-        """Reads through it for its oldest and newest reading, and goes back to its beginning."""
-        for line in self._parsed():
-            us = time_us(line.reading) if line.reading is not None else None
-            if us is not None:
-                self.oldest_us = us if self.oldest_us is None else min(us, self.oldest_us)
-                self.newest_us = us if self.newest_us is None else max(us, self.newest_us)
-        self.source.seek(0)
-
-    def lines(self) -> Iterator[Line]:
-        """Its lines, with their readings moved in time."""
-        for line in self._parsed():
-            if line.reading is not None and self.move_by_us:
-                move(line.reading, self.move_by_us)
-            yield line
-
-    def _parsed(self) -> Iterator[Line]:
-        try:
-            yield from read_lines(self.source, self.form)
-        except BadInput as why:
-            raise BadInput(f"{self.name}: {why}") from None
 
 
 class Report:
@@ -103,7 +73,7 @@ class Report:
 
 
 def replay(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or newline-delimited JSON; - for standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or JSON; - for standard input.")],
     ingestion: Ingestion = INGESTION_DEFAULT,
     ca: Ca = None,
     ending: Annotated[
@@ -119,24 +89,44 @@ def replay(
         ),
     ] = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the file's name, or by how it begins.")
+        Format | None,
+        typer.Option(
+            "--format", help="ndjson: a reading a line; json: an array. Default: by the file's name and how it begins."
+        ),
     ] = None,
+    delimiter: Delimiter = None,
+    decimal: DecimalSign = None,
+    columns: Columns = None,
+    unit: EnergyUnit = None,
+    time_zone: TimeZone = None,
+    meter: OfMeter = None,
+    vehicle: OfVehicle = None,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Send nothing; say how the file is read and what is wrong with it.")
+    ] = False,
 ) -> None:
     """Send recorded telemetry. Bad lines are reported with their numbers, the others are sent.
 
-    CSV has one reading a row and names its columns in the first line, out of meterId, vehicleId, timestamp,
-    kwhConsumedAc, voltage, kwhDeliveredDc, soc, batteryTemp. JSON has the contract's form,
-    {"meter": {"meterId": ...}} or {"vehicle": {"vehicleId": ...}}. Sending a file twice is safe unless it is moved.
+    CSV has one reading a row and names its columns in the first line: meterId, vehicleId, timestamp, kwhConsumedAc,
+    voltage, kwhDeliveredDc, soc, batteryTemp. JSON has objects with those names, or in the contract's form,
+    {"meter": {"meterId": ...}} or {"vehicle": {"vehicleId": ...}}, one a line or in an array. Other usual names,
+    delimiters and decimal signs are found out; what could mean two things is refused until an option says it. What was
+    found out is what --check prints. Sending a file twice is safe unless it is moved.
 
     Memory stays bounded whatever the file's size. With --ending or --map the file is read twice; standard input is kept
     in a temporary file for that.
 
-    Exit code 0 when every reading is stored, 1 when any line was bad, rejected or conflicting.
+    Exit code 0 when every reading is stored, or with --check could be sent; 1 when any line was bad, rejected or
+    conflicting.
     """
     pairs = [_pair(text) for text in mappings or ()]
     target_us = None if ending is None else moment_us("--ending", ending, system_clock())
-    read_twice = bool(pairs) or target_us is not None
-    with _recording(file, form, read_twice) as recording:
+    dialect = dialect_of(delimiter, decimal, columns or [], unit, time_zone, meter, vehicle)
+    read_twice = not check_only and (bool(pairs) or target_us is not None)
+    with opened(file, form, dialect, read_twice) as recording:
+        if check_only:
+            check(recording)
+            return
         if read_twice:
             recording.survey()
         if target_us is not None and recording.newest_us is not None:
@@ -172,33 +162,6 @@ def _pair(text: str) -> tuple[str, str]:
         why = "several = could divide it; map the two with `energyfleet map` first"
         raise typer.BadParameter(f"{text!r} is not clear: {why}", param_hint="--map")
     return pairs[0]
-
-
-@contextmanager
-def _recording(file: str, form: Format | None, read_twice: bool) -> Iterator[Recording]:
-    """The recording behind a name, its format found out. BadInput where it cannot be opened."""
-    if file == "-" and not read_twice:
-        yield _recognised("standard input", form, sys.stdin.buffer)
-    elif file == "-":
-        with tempfile.TemporaryFile(prefix="energyfleet-replay-") as kept:
-            copyfileobj(sys.stdin.buffer, kept)
-            kept.seek(0)
-            yield _recognised("standard input", form, kept)
-    else:
-        with _open(file) as source:
-            yield _recognised(file, form, source)
-
-
-def _open(file: str) -> BinaryIO:
-    try:
-        return Path(file).open("rb")
-    except OSError as error:
-        raise BadInput(f"{file}: {error.strerror}") from None
-
-
-def _recognised(name: str, form: Format | None, source: IO[bytes]) -> Recording:
-    buffered = cast(BufferedReader, source)  # what open() and the standard streams give
-    return Recording(name, buffered, form or format_of(Path(name).suffix, buffered.peek(_SNIFFED_BYTES)))
 
 
 async def _replay(address: str, ca: bytes | None, recording: Recording, pairs: list[tuple[str, str]]) -> Tally:

@@ -103,6 +103,31 @@ def test_lines_that_are_bad_or_rejected_are_told_by_number_and_the_others_stored
     assert "standard input:6: test-meter-02 has other values stored" in other.stderr
 
 
+def test_files_as_people_have_them_give_the_efficiency_that_they_measured(environment: dict[str, str]) -> None:
+    """Four quarter hours of 1,850 Wh in local time against 1.665 kWh each: 0.9."""
+    spreadsheet = "Zeit;Energie [Wh];Phase\n" + "".join(f"05.03.2024 18:{at};1850,0;L1\n" for at in (15, 30, 45, 59))
+    array = [
+        {"vehicleId": "test-ev-07", "kwhDeliveredDc": 1.665, "timestamp": f"2024-03-05T17:{at}:00Z"}
+        for at in (15, 30, 45, 59)
+    ]
+    ending = ("--ending", datetime.now(UTC).isoformat())
+    of_spreadsheet = (
+        "--columns",
+        "timestamp=Zeit,energy=2",
+        "--time-zone",
+        "Europe/Berlin",
+        "--meter",
+        "test-meter-09",
+    )
+    for stdin, said in ((spreadsheet, (*of_spreadsheet, "--map", "test-ev-07=test-meter-09")), (json.dumps(array), ())):
+        sent = energyfleet("replay", "-", *ending, *said, environment=environment, stdin=stdin)
+        assert sent.returncode == 0, sent.stderr
+        assert "4 stored, 0 duplicate, 0 conflicting, 0 rejected; 0 bad lines" in sent.stdout
+    answer = performance(environment, "test-ev-07")
+    assert answer["kwhConsumedAc"] == pytest.approx(7.4, rel=1e-9)
+    assert answer["efficiencyRatio"] == pytest.approx(0.9, rel=1e-9)
+
+
 def test_the_newest_reading_of_a_moved_recording_is_at_the_asked_instant(environment: dict[str, str]) -> None:
     reading = (
         '{"vehicle": {"vehicleId": "test-ev-04", "kwhDeliveredDc": 1, "timestamp": "2024-03-05T10:00:00.000001Z"}}'

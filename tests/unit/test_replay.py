@@ -13,7 +13,10 @@ from typer import BadParameter
 
 from fleetcli.commands import replay
 from fleetcli.commands.command_errors import BadInput
-from fleetcli.commands.readings_file import COLUMNS, LINE_MAX_BYTES, Format, Line, format_of, move, read_lines, time_us
+from fleetcli.commands.file_columns import COLUMNS
+from fleetcli.commands.file_formats import Format, format_of
+from fleetcli.commands.readings_file import LINE_MAX_BYTES, Line, move, time_us
+from fleetcli.commands.recording import Recording
 
 DATA = Path(__file__).parents[1] / "data"
 HEADER = ",".join(COLUMNS)
@@ -22,7 +25,7 @@ GOOD = "m-1,,2024-03-05T08:30:00Z,0.5,230,,,"
 
 def lines_of(text: str | bytes, form: Format = Format.CSV) -> list[Line]:
     raw = text.encode() if isinstance(text, str) else text
-    return list(read_lines(io.BytesIO(raw), form))
+    return list(Recording("a file", io.BytesIO(raw), form).lines())
 
 
 def the_problem(row: str) -> str:
@@ -39,8 +42,8 @@ def a_reading(timestamp: str = "2024-03-05T08:30:00Z") -> Telemetry:
     return reading
 
 
-def a_recording(text: str, form: Format = Format.CSV) -> replay.Recording:
-    return replay.Recording("a file", io.BytesIO(text.encode()), form)
+def a_recording(text: str, form: Format = Format.CSV) -> Recording:
+    return Recording("a file", io.BytesIO(text.encode()), form)
 
 
 def test_a_row_is_a_meters_or_a_vehicles_reading() -> None:
@@ -83,11 +86,14 @@ def test_blank_lines_count_as_lines_and_a_byte_order_mark_does_not_matter() -> N
         ("m-1,,2024-03-05T08:30:00Z,0.5,230,,", "7 cells in a table of 8 columns"),
         (",,2024-03-05T08:30:00Z,0.5,,,,", "either meterId or vehicleId"),
         ("m-1,ev-1,2024-03-05T08:30:00Z,0.5,,,,", "either meterId or vehicleId"),
-        ("m-1,,2024-03-05T08:30:00Z,0.5,,0.4,,", "kwhDeliveredDc cannot belong to a reading of m-1"),
-        (",ev-1,2024-03-05T08:30:00Z,,230,0.4,,", "voltage cannot belong to a reading of ev-1"),
+        ("m-1,,2024-03-05T08:30:00Z,0.5,,0.4,,", "kwhDeliveredDc cannot belong to a reading of 'm-1'"),
+        (",ev-1,2024-03-05T08:30:00Z,,230,0.4,,", "voltage cannot belong to a reading of 'ev-1'"),
         ("m-1,,2024-03-05T08:30:00Z,half,,,,", "kwhConsumedAc: 'half' is no number"),
         ("m-1,,2024-03-05T08:30:00Z,1_0,,,,", "kwhConsumedAc: '1_0' is no number"),
-        ("m-1,,2024-03-05T08:30:00,0.5,,,,", "timestamp: '2024-03-05T08:30:00' is no time"),
+        (
+            "m-1,,2024-03-05T08:30:00,0.5,,,,",
+            "timestamp: '2024-03-05T08:30:00' has no offset from UTC: say --time-zone",
+        ),
         ("m-1,,yesterday,0.5,,,,", "timestamp: 'yesterday' is no time"),
         ('"m-1,,2024-03-05T08:30:00Z,0.5,,,,', "not a line of CSV"),
     ],
@@ -116,10 +122,13 @@ def test_an_endless_line_is_reported_and_passed_over() -> None:
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        ("meterId,timestamp,kwh", "'kwh' is no column"),
-        ("meterId,timestamp,meterId", "named twice"),
-        ("meterId,kwhConsumedAc", "timestamp and one of meterId and vehicleId"),
-        ("timestamp,kwhConsumedAc", "timestamp and one of meterId and vehicleId"),
+        (
+            "meterId,timestamp,kw",
+            "line 1.*: no kwhConsumedAc or kwhDeliveredDc among 'meterId', 'timestamp', 'kw': say --col",
+        ),
+        ("meterId,timestamp,kwh,meterId", "each of 'meterId', 'meterId' may be meterId"),
+        ("meterId,kwhConsumedAc", ": no timestamp among "),
+        ("timestamp,kwhConsumedAc", ": no meterId or vehicleId "),
     ],
 )
 def test_a_table_without_a_usable_header_is_refused_whole(header: str, said: str) -> None:
@@ -145,7 +154,7 @@ def test_a_line_that_is_no_reading_in_json_says_why(text: str) -> None:
     assert "\n" not in line.problem
 
 
-@given(st.binary(max_size=200), st.sampled_from(Format))
+@given(st.binary(max_size=200), st.sampled_from([Format.CSV, Format.NDJSON]))
 def test_no_bytes_whatsoever_break_the_reader(junk: bytes, form: Format) -> None:
     first = HEADER.encode() + b"\n" if form is Format.CSV else b""
     last = GOOD if form is Format.CSV else '{"meter": {"meterId": "m-1"}}'
@@ -162,6 +171,12 @@ def test_no_bytes_whatsoever_break_the_reader(junk: bytes, form: Format) -> None
         (".JSONL", b"", Format.NDJSON),
         ("", b'\n  {"meter"', Format.NDJSON),
         ("", b"\xef\xbb\xbf{", Format.NDJSON),
+        ("", b"\xef\xbb\xbf [", Format.JSON),
+        (".json", b"[", Format.JSON),
+        (".json", b"{", Format.NDJSON),
+        (".json", b'{"readings": [', Format.JSON),
+        ("", "{".encode("utf-16"), Format.NDJSON),
+        (".tsv", b"[", Format.CSV),
         (".txt", b"meterId,timestamp", Format.CSV),
     ],
 )
