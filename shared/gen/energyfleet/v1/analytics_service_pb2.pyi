@@ -259,7 +259,9 @@ class GetVehiclePerformanceResponse(_message.Message):
     meter_readings: _builtins.int
     """Readings of the meters that fed it, while they fed it, within the window."""
     coverage: _builtins.float
-    """Of the hours in which either side reported, the share in which both did, 0 to 1. Absent: neither reported."""
+    """Of the hours in which either side reported, the share in which both did, 0 to 1. With several meters at a time an
+    hour counts where any of them reported. Absent: neither reported.
+    """
     verdict: Global___Verdict.ValueType
     """What these numbers allow to say."""
     verdict_reason: _builtins.str
@@ -371,7 +373,7 @@ class PerformanceEvidence(_message.Message):
     MAPPINGS_FIELD_NUMBER: _builtins.int
     SIMILAR_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
     hours_either: _builtins.int
-    """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window."""
+    """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window: the vehicle, or any of its meters."""
     hours_both: _builtins.int
     """Those of them in which both sides did. `coverage` is this over `hours_either`."""
     mapping_count: _builtins.int
@@ -394,7 +396,9 @@ class PerformanceEvidence(_message.Message):
 
     @_builtins.property
     def mappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedingInterval]:
-        """The mappings that reach into the window, by start; of more than 100 the last 100."""
+        """The mappings that reach into the window, by start and then by meter; of more than 100 the last 100. Several at the
+        same time: several meters fed the vehicle, and what they drew adds up.
+        """
 
     @_builtins.property
     def similar_vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
