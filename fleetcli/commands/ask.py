@@ -135,6 +135,13 @@ def _show_performance(answer: Performance) -> None:
     table.add_row("battery, on average", measured(answer, "average_battery_temp", "{:.1f} °C"))
     table.add_row("readings", f"{answer.vehicle_readings:,} of the vehicle, {answer.meter_readings:,} of its meters")
     table.add_row("hours with both sides", measured(answer, "coverage", "{:.0%}"))
+    if answer.evidence.mapping_count > 1:
+        fed_by = (
+            f"{each.meter_id}: {measured(each, 'kwh_consumed_ac', '{:,.4f} kWh')}, {each.meter_readings:,} readings,"
+            f" {_clock(each.window.start)} to {_clock(each.window.end)}"
+            for each in answer.evidence.mappings
+        )
+        table.add_row(f"fed by {answer.evidence.mapping_count:,} mappings", Text("\n".join(fed_by)))
     out.print(table)
 
 
