@@ -303,6 +303,7 @@ async def check_fleet(
         event(wire.Verdict.Name(row.verdict))
         check_numbers(row, expected[vehicle_id])
         one = await check_one(ask, model, vehicle_id, *hours)
+        assert row.mapping_count == one.evidence.mapping_count
         for name in ("coverage", "verdict", "verdict_reason", "alert"):
             assert getattr(row, name) == getattr(one, name), name
     check_order(rows, by_loss=happened.by_loss)
