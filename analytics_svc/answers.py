@@ -68,7 +68,10 @@ def page_answer(
     totals = result.totals
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
-        vehicles=[wire.VehiclePerformance(**_performance_fields(*each, thresholds)) for each in page],
+        vehicles=[
+            wire.VehiclePerformance(**_performance_fields(*each, thresholds), mapping_count=each.totals.mappings)
+            for each in page
+        ],
         matched=len(result.positions),
         totals=wire.FleetTotals(
             vehicles=totals.vehicles,

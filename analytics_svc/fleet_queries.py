@@ -131,16 +131,19 @@ class FleetQueries:
 
 
 def _add_mapped_throughout(consumed: Sums, mapped: Any, hours: Sequence[Hour]) -> Counts:
-    """Adds the hours of each meter to the vehicle that it fed throughout; returns each vehicle's number of mappings."""
+    """Adds the hours of each meter to the vehicle that it fed throughout; returns each vehicle's number of mappings.
+
+    Several meters may feed a vehicle, so that a place may occur more than once: `at` adds to it each time.
+    """
     vehicle_keys, meter_keys = unpack_keys(mapped.through_vehicle_keys), unpack_keys(mapped.through_meter_keys)
     order = np.argsort(meter_keys)
     of_meters = Sums(meter_keys[order])
     of_meters.add(hours)
     places = np.searchsorted(consumed.keys, vehicle_keys[order])
-    consumed.kwh[places] = of_meters.kwh
-    consumed.kwh_returned[places] = of_meters.kwh_returned
-    consumed.readings[places] = of_meters.readings
-    consumed.hours[places] = of_meters.hours
+    np.add.at(consumed.kwh, places, of_meters.kwh)
+    np.add.at(consumed.kwh_returned, places, of_meters.kwh_returned)
+    np.add.at(consumed.readings, places, of_meters.readings)
+    np.bitwise_or.at(consumed.hours, places, of_meters.hours)
     return np.bincount(places, minlength=len(consumed.keys)).astype(np.int64)
 
 

@@ -44,7 +44,7 @@ METER_HOURS = text(METER.render(_HOURS))
 
 # One row. Vehicles are never renamed or deleted, so that their number is their version: all are told, by key, where it
 # is not the one that is known. `through_` are the pairs, packed as above, that are mapped all through the window, and
-# `moved` the vehicles that are mapped within it in another way.
+# `moved` the vehicles that have a mapping within it in another way.
 FLEET_MAPPED = text("""
 WITH within AS (
     SELECT vehicle_key, meter_key,

@@ -193,12 +193,12 @@ CROSS JOIN LATERAL (
                CAST(coalesce(sum(readings), 0) AS bigint) AS readings
         FROM fed
         GROUP BY meter_key, since, until
-        ORDER BY since DESC
+        ORDER BY since DESC, meter_key DESC
         LIMIT {MAPPINGS_MAX}
     ) AS feedings ON true
 ) AS found
 WHERE vehicle_id = :vehicle_id
-ORDER BY found.since
+ORDER BY found.since, meter_id
 """)
 
 # A row for each bucket in their order, or none for an unknown vehicle. The buckets follow each other without a

@@ -30,23 +30,30 @@ def parse_opening(opening: wire.ExchangeOpening, *, first: bool) -> Opening:
     return Opening(opening.meter_id, opening.vehicle_id)
 
 
-def parse_map_vehicle(request: wire.MapVehicleRequest, bounds: TimeBounds) -> Mapping:
-    """The mapping that is wanted, from now on where no instant is given. Raises InvalidRequest."""
+def parse_map_vehicle(request: wire.MapVehicleRequest, bounds: TimeBounds) -> tuple[Mapping, bool]:
+    """The mapping that is wanted, from now on where no instant is given, and whether its meter joins others.
+
+    Raises InvalidRequest.
+    """
     checks = Checks()
     checks.device_id("vehicle_id", request.vehicle_id)
     checks.device_id("meter_id", request.meter_id)
     from_us, until_us = _span(request, bounds, checks)
+    if request.mode not in wire.MappingMode.values():
+        checks.add("mode", f"{request.mode} is none of {', '.join(wire.MappingMode.keys()[1:])}")
     checks.raise_if_any()
-    return Mapping(request.vehicle_id, request.meter_id, from_us, until_us)
+    return (Mapping(request.vehicle_id, request.meter_id, from_us, until_us), request.mode == wire.MAPPING_MODE_JOIN)
 
 
 def parse_unmap_vehicle(request: wire.UnmapVehicleRequest, bounds: TimeBounds) -> UnmappingOrder:
     """The order, from now on where no instant is given. Raises InvalidRequest."""
     checks = Checks()
     checks.device_id("vehicle_id", request.vehicle_id)
+    if request.meter_id:
+        checks.device_id("meter_id", request.meter_id)
     from_us, until_us = _span(request, bounds, checks)
     checks.raise_if_any()
-    return UnmappingOrder(request.vehicle_id, from_us, until_us)
+    return UnmappingOrder(request.vehicle_id, request.meter_id, from_us, until_us)
 
 
 def _span(
@@ -85,12 +92,11 @@ def parse_list_mappings(request: wire.ListMappingsRequest) -> MappingsQuestion:
         checks.device_id("meter_id", request.meter_id)
     if not 0 <= request.page_size <= PAGE_MAX:
         checks.add("page_size", f"{request.page_size} is not within 1 to {PAGE_MAX}; 0 asks for {PAGE_DEFAULT}")
-    after = ("", 0)
+    after = ("", 0, "")
     if request.page_token:
-        place = place_of_page(request.page_token, str, int)
-        if place is None or not is_device_id(str(place[0])) or not 0 <= int(place[1]) < _TOKEN_TIME_END_US:
+        vehicle_id, us, meter_id = place_of_page(request.page_token, str, int, str) or after
+        after = (str(vehicle_id), int(us), str(meter_id))
+        if not (is_device_id(after[0]) and is_device_id(after[2]) and 0 <= after[1] < _TOKEN_TIME_END_US):
             checks.add("page_token", "not a next_page_token of this rpc")
-        else:
-            after = (str(place[0]), int(place[1]))
     checks.raise_if_any()
     return MappingsQuestion(request.vehicle_id, request.meter_id, after, request.page_size or PAGE_DEFAULT)

@@ -25,6 +25,9 @@ from shared.timestamps import datetime_from_us, iso_from_us, us_from_datetime
 CONTRADICTIONS_TOLD = 3
 """Mappings that a refusal names: enough to see what is wrong, and few enough for a status message."""
 
+METERS_MAX = 100
+"""Meters that may feed a vehicle at a time: all of them fit into the evidence, and any charging point needs fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
@@ -60,6 +63,8 @@ class UnmappingOrder:
     """No meter shall feed the vehicle for `from_us < t <= until_us`, in microseconds; None: for good."""
 
     vehicle_id: str
+    meter_id: str
+    """Only this one shall not. Empty: none shall."""
     from_us: int
     until_us: int | None
 
@@ -70,20 +75,24 @@ class MappingsQuestion:
 
     vehicle_id: str
     meter_id: str
-    after: tuple[str, int]
-    """Vehicle id and start in microseconds."""
+    after: tuple[str, int, str]
+    """Vehicle id, start in microseconds, and meter id."""
     most: int
 
 
 @shielded
-async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, list[Mapping]]:
+async def map_vehicle(engine: AsyncEngine, wanted: Mapping, *, join: bool) -> tuple[Mapping, list[Mapping]]:
     """Registers that a meter feeds a vehicle; returns the mapping that holds from its start on, and those it closed.
 
     What is there already changes nothing: a mapping of the same two that covers the wanted one, or begins where an open
     one is wanted, also where it was closed since. Otherwise an open one ends the open mappings of either device that
     began earlier, and one of the same two that begins later begins earlier. Raises MappingContradiction where another
     mapping begins at or after the start of an open one or ended after it, or overlaps a closed one.
+
+    Where it is to `join` the vehicle's other meters, their mappings neither end nor contradict; it raises where there
+    are METERS_MAX of them. Where not, they end or contradict also if one that began earlier covers an open one.
     """
+    is_open = wanted.until_us is None
     async with engine.begin() as connection:
         await connection.execute(LOCK)
         await connection.execute(REGISTER_VEHICLE, {"vehicle_id": wanted.vehicle_id})
@@ -91,25 +100,29 @@ async def map_vehicle(engine: AsyncEngine, wanted: Mapping) -> tuple[Mapping, li
         registered = await _overlapping(connection, wanted)
         same_pair = [each for each in registered if each.same_pair(wanted)]
         for each in same_pair:
-            if each.covers(wanted) or (wanted.until_us is None and each.from_us == wanted.from_us):
+            if (is_open and each.from_us == wanted.from_us) or (each.covers(wanted) and (join or not is_open)):
                 return each, []
-        is_open = wanted.until_us is None
-        later = next((each for each in same_pair if is_open and each.until_us is None), None)
-        others = [each for each in registered if each is not later]
+        beside = [each for each in registered if each.meter_id != wanted.meter_id]
+        if join and len({each.meter_id for each in beside}) >= METERS_MAX:
+            raise MappingContradiction(f"{wanted.vehicle_id} is fed by {METERS_MAX} meters then: {_told(beside)}")
+        kept = next((each for each in same_pair if is_open and each.until_us is None), None)
+        others = [each for each in registered if each is not kept and not (join and each in beside)]
         against = [each for each in others if not (is_open and each.until_us is None and each.from_us < wanted.from_us)]
         if against:
             raise MappingContradiction(f"{wanted} contradicts what is registered: {_told(against)}")
         closed = [await _close(connection, each, wanted.from_us) for each in others]
-        if later:
-            await connection.execute(BEGIN_EARLIER, _place(later) | {"earlier": datetime_from_us(wanted.from_us)})
-        else:
+        if kept is None:
             await _register(connection, wanted)
+        elif kept.from_us < wanted.from_us:
+            return kept, closed
+        else:
+            await connection.execute(BEGIN_EARLIER, _place(kept) | {"earlier": datetime_from_us(wanted.from_us)})
         return wanted, closed
 
 
 @shielded
 async def unmap_vehicle(engine: AsyncEngine, order: UnmappingOrder) -> list[Mapping]:
-    """Registers that no meter feeds a vehicle for a time; returns what was mapped within it.
+    """Registers that no meter, or not that one, feeds a vehicle for a time; returns what was mapped within it.
 
     Mappings keep what lies outside. Raises UnknownDevice, and MappingContradiction where without an end a mapping would
     be lost that begins after the start.
@@ -120,11 +133,12 @@ async def unmap_vehicle(engine: AsyncEngine, order: UnmappingOrder) -> list[Mapp
         registered = await _overlapping(connection, asked)
         if not registered and not (await connection.execute(IS_KNOWN, {"vehicle_id": asked.vehicle_id})).scalar_one():
             raise UnknownDevice("vehicle", asked.vehicle_id)
+        registered = [each for each in registered if order.meter_id in ("", each.meter_id)]
         later = [each for each in registered if each.from_us > asked.from_us]
         if later and asked.until_us is None:
             raise MappingContradiction(
-                f"{asked.vehicle_id} without a meter from {iso_from_us(asked.from_us)} on contradicts what is"
-                f" registered to begin later: {_told(later)}"
+                f"{asked.vehicle_id} without {order.meter_id or 'a meter'} from {iso_from_us(asked.from_us)} on"
+                f" contradicts what is registered to begin later: {_told(later)}"
             )
         return [await _take_away(connection, each, asked) for each in registered]
 
@@ -132,12 +146,13 @@ async def unmap_vehicle(engine: AsyncEngine, order: UnmappingOrder) -> list[Mapp
 @shielded
 async def list_mappings(engine: AsyncEngine, question: MappingsQuestion) -> tuple[list[Mapping], bool]:
     """The mappings that are asked for, and whether there are more."""
-    after_vehicle_id, after_us = question.after
+    after_vehicle_id, after_us, after_meter_id = question.after
     asked = {
         "vehicle_id": question.vehicle_id,
         "meter_id": question.meter_id,
         "after_vehicle_id": after_vehicle_id,
         "after": datetime_from_us(after_us),
+        "after_meter_id": after_meter_id,
         "most": question.most + 1,
     }
     async with engine.connect() as connection:
@@ -163,12 +178,13 @@ def _told(mappings: list[Mapping]) -> str:
 
 
 def _place(mapping: Mapping) -> dict[str, Any]:
-    return {"vehicle_id": mapping.vehicle_id, "effective_from": datetime_from_us(mapping.from_us)}
+    ids = {"vehicle_id": mapping.vehicle_id, "meter_id": mapping.meter_id}
+    return ids | {"effective_from": datetime_from_us(mapping.from_us)}
 
 
 async def _register(connection: AsyncConnection, mapping: Mapping) -> None:
     until = None if mapping.until_us is None else datetime_from_us(mapping.until_us)
-    await connection.execute(REGISTER, _place(mapping) | {"meter_id": mapping.meter_id, "effective_until": until})
+    await connection.execute(REGISTER, _place(mapping) | {"effective_until": until})
 
 
 async def _close(connection: AsyncConnection, mapping: Mapping, until_us: int) -> Mapping:

@@ -22,7 +22,7 @@ OVERLAPPING = text("""
         )
         AND (effective_until IS NULL OR effective_until > :after)
         AND (CAST(:until AS timestamptz) IS NULL OR effective_from < :until)
-    ORDER BY effective_from, vehicle_id
+    ORDER BY effective_from, vehicle_id, meter_id
 """)
 
 REGISTER = text("""
@@ -34,35 +34,36 @@ REGISTER = text("""
 
 CLOSE = text("""
     UPDATE vehicle_meter_map SET effective_until = :effective_until
-    FROM vehicles
-    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
-        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+    FROM vehicles CROSS JOIN meters
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key AND meters.meter_key = vehicle_meter_map.meter_key
+        AND vehicle_id = :vehicle_id AND meter_id = :meter_id AND effective_from = :effective_from
 """)
 
 BEGIN_EARLIER = text("""
     UPDATE vehicle_meter_map SET effective_from = :earlier
-    FROM vehicles
-    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
-        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+    FROM vehicles CROSS JOIN meters
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key AND meters.meter_key = vehicle_meter_map.meter_key
+        AND vehicle_id = :vehicle_id AND meter_id = :meter_id AND effective_from = :effective_from
 """)
 
 REMOVE = text("""
-    DELETE FROM vehicle_meter_map USING vehicles
-    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key
-        AND vehicle_id = :vehicle_id AND effective_from = :effective_from
+    DELETE FROM vehicle_meter_map USING vehicles, meters
+    WHERE vehicles.vehicle_key = vehicle_meter_map.vehicle_key AND meters.meter_key = vehicle_meter_map.meter_key
+        AND vehicle_id = :vehicle_id AND meter_id = :meter_id AND effective_from = :effective_from
 """)
 
-# A page of mappings after a place in the order of vehicle and start; empty ids ask for every device. Planned with the
-# ids and the place in sight (`MAPPING_OPTIONS`), or no index would do for all that may be asked. The comparison of rows
-# alone is none that an index on vehicles can begin at, hence the one before it.
+# A page of mappings after a place in the order of vehicle, start and meter; empty ids ask for every device. Planned
+# with the ids and the place in sight (`MAPPING_OPTIONS`), or no index would do for all that may be asked. The
+# comparison of rows alone is none that an index on vehicles can begin at, hence the one before it.
 LIST = text("""
     SELECT vehicle_id, meter_id, effective_from, effective_until
     FROM vehicle_meter_map JOIN vehicles USING (vehicle_key) JOIN meters USING (meter_key)
     WHERE (:vehicle_id = '' OR vehicle_id = :vehicle_id)
         AND (:meter_id = '' OR meter_key = (SELECT meter_key FROM meters WHERE meter_id = :meter_id))
         AND vehicle_id >= :after_vehicle_id
-        AND (vehicle_id, effective_from) > (:after_vehicle_id, CAST(:after AS timestamptz))
-    ORDER BY vehicle_id, effective_from
+        AND (vehicle_id, effective_from, meter_id)
+            > (:after_vehicle_id, CAST(:after AS timestamptz), :after_meter_id)
+    ORDER BY vehicle_id, effective_from, meter_id
     LIMIT :most
 """)
 

@@ -78,7 +78,8 @@ class IngestionServicer(IngestionServiceServicer):
         return wire.IngestTelemetryResponse(summary=summary_message(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
-        mapping, closed = await map_vehicle(self._engine, parse_map_vehicle(request, self._bounds()))
+        wanted, join = parse_map_vehicle(request, self._bounds())
+        mapping, closed = await map_vehicle(self._engine, wanted, join=join)
         return wire.MapVehicleResponse(
             mapping=mapping_message(mapping), closed=[mapping_message(each) for each in closed]
         )
@@ -91,7 +92,7 @@ class IngestionServicer(IngestionServiceServicer):
         page, more = await list_mappings(self._engine, parse_list_mappings(request))
         return wire.ListMappingsResponse(
             mappings=[mapping_message(each) for each in page],
-            next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us) if more else "",
+            next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us, page[-1].meter_id) if more else "",
         )
 
     async def CorrectReading(

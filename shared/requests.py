@@ -57,9 +57,9 @@ class Checks:
             raise InvalidRequest(self.violations)
 
 
-PAGE_TOKEN_MAX_LENGTH = 256
-"""Characters. Ours have 204 at most: a place has an id of 64 characters, and JSON may escape each. So short a text does
-not nest too deep."""
+PAGE_TOKEN_MAX_LENGTH = 512
+"""Characters. Ours have 380 at most: a place has two ids of 64 characters, and JSON may escape each character. So
+short a text does not nest too deep."""
 
 PLACE_NUMBER_MAX = 2**63 - 1
 """What PostgreSQL takes for a number."""

@@ -32,6 +32,10 @@ class Span(NamedTuple):
     def holds(self, ts_us: int) -> bool:
         return self.from_us < ts_us and (self.until_us is None or ts_us <= self.until_us)
 
+    def place(self) -> tuple[int, str, str]:
+        """In what is told."""
+        return self.from_us, self.vehicle_id, self.meter_id
+
     def within(self, from_us: int, until_us: int | None) -> "Span | None":
         """What of it lies within a time, if anything does."""
         ends = [end_us for end_us in (self.until_us, until_us) if end_us is not None]
@@ -58,7 +62,7 @@ class Counts:
 
 @dataclass
 class Performance:
-    """Sums over `start_us < t <= end_us`; None where nothing was reported."""
+    """Sums over `start_us < t <= end_us`, over all meters while each of them fed; None where nothing was reported."""
 
     dc: float | None
     ac: float | None
@@ -206,34 +210,48 @@ class Model:
             yield ts_us, judged, values
             before = ts_us, values
 
-    def map(self, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None = None) -> None:
+    def map(
+        self, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None = None, *, join: bool = False
+    ) -> list[Span]:
+        """What is closed by it, in its order."""
         touching = [
             span
             for span in self.mappings
             if (span.vehicle_id == vehicle_id or span.meter_id == meter_id) and span.within(from_us, until_us)
         ]
-        pair = [span for span in touching if (span.vehicle_id, span.meter_id) == (vehicle_id, meter_id)]
+        others = [span for span in touching if (span.vehicle_id, span.meter_id) != (vehicle_id, meter_id)]
+        pair = [span for span in touching if span not in others]
+        if join:
+            others = [span for span in others if span.vehicle_id != vehicle_id]
         wanted = Span(vehicle_id, meter_id, from_us, until_us)
-        if any(span.within(from_us, until_us) == wanted for span in pair):
-            return
-        if until_us is None:
-            if any(span.from_us == from_us for span in pair):
-                return
-            same = [span for span in pair if span.until_us is None]
-            others = [span for span in touching if span not in same]
-            if any(span.until_us is not None or span.from_us >= from_us for span in others):
+        covered = any(span.within(from_us, until_us) == wanted for span in pair)
+        if until_us is not None:
+            if covered:
+                return []
+            if pair or others:
                 raise Contradiction
-            for span in [*same, *others]:
-                self.mappings.remove(span)
-            self.mappings += [span._replace(until_us=from_us) for span in others]
-        elif touching:
+            self._register(wanted)
+            return []
+        if any(span.from_us == from_us for span in pair) or (covered and join):
+            return []
+        if any(span.until_us is not None for span in pair):
             raise Contradiction
-        self.mappings.append(wanted)
-        self.mapped.add(vehicle_id)
+        if any(span.until_us is not None or span.from_us >= from_us for span in others):
+            raise Contradiction
+        closed = [span._replace(until_us=from_us) for span in sorted(others, key=Span.place)]
+        self.mappings = [span for span in self.mappings if span not in others] + closed
+        if not covered:
+            self.mappings = [span for span in self.mappings if span not in pair]
+            self._register(wanted)
+        return closed
 
-    def unmap(self, vehicle_id: str, from_us: int, until_us: int | None = None) -> list[Span]:
-        """What is taken away, in its order."""
-        its = sorted((span for span in self.mappings if span.vehicle_id == vehicle_id), key=lambda span: span.from_us)
+    def _register(self, wanted: Span) -> None:
+        self.mappings.append(wanted)
+        self.mapped.add(wanted.vehicle_id)
+
+    def unmap(self, vehicle_id: str, from_us: int, until_us: int | None = None, meter_id: str = "") -> list[Span]:
+        """What is taken away, in its order; of every meter unless one is named."""
+        its = [span for span in self.mappings if span.vehicle_id == vehicle_id and meter_id in ("", span.meter_id)]
         if until_us is None and any(span.from_us > from_us for span in its):
             raise Contradiction
         outside: list[tuple[int, int | None]] = [(NEVER_US, from_us)]
@@ -242,7 +260,7 @@ class Model:
         for span in its:
             self.mappings.remove(span)
             self.mappings += [part for time in outside if (part := span.within(*time))]
-        return [part for span in its if (part := span.within(from_us, until_us))]
+        return [part for span in sorted(its, key=Span.place) if (part := span.within(from_us, until_us))]
 
     def knows(self, vehicle_id: str) -> bool:
         return vehicle_id in self.mapped or bool(self.history.get(("vehicle", vehicle_id)))
@@ -260,11 +278,7 @@ class Model:
 
     def performance(self, vehicle_id: str, start_us: int, end_us: int) -> Performance:
         spans = [
-            span
-            for span in self.mappings
-            if span.vehicle_id == vehicle_id
-            and span.from_us < end_us
-            and (span.until_us is None or span.until_us > start_us)
+            part for span in self.mappings if span.vehicle_id == vehicle_id and (part := span.within(start_us, end_us))
         ]
         dc = self._within(("vehicle", vehicle_id), start_us, end_us)
         ac = {
@@ -289,8 +303,7 @@ class Model:
             vehicle_ends=(min(dc), max(dc)) if dc else None,
             meter_ends=(min(ts for _, ts in ac), max(ts for _, ts in ac)) if ac else None,
             feedings=[
-                self._feeding(span, max(span.from_us, start_us), min(span.until_us or end_us, end_us))
-                for span in sorted(spans, key=lambda span: span.from_us)
+                self._feeding(span, span.from_us, span.until_us or end_us) for span in sorted(spans, key=Span.place)
             ],
             returned_dc=returned(energies(dc)) if dc else None,
             returned_ac=returned(energies(ac)) if ac else None,

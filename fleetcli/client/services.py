@@ -28,6 +28,7 @@ from energyfleet.v1.ingestion_service_pb2 import (
     ExchangeTelemetryResponse,
     IngestionSummary,
     ListCorrectionsRequest,
+    MappingMode,
     MapVehicleRequest,
     OmittedValue,
     RejectedReading,
@@ -130,22 +131,34 @@ class IngestionClient(_Client):
         self._stub = IngestionServiceStub(self._channel)
 
     async def map_vehicle(
-        self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None
+        self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None, *, join: bool = False
     ) -> tuple[Mapping, list[Mapping]]:
-        """Maps a vehicle to a meter from an instant (None: now) until another (None: no end); also what that closed."""
+        """Maps a vehicle to a meter from an instant (None: now) until another (None: no end); also what that closed.
+
+        The meter takes the place of the vehicle's other meters, or joins them.
+        """
         request = MapVehicleRequest(
             vehicle_id=vehicle_id,
             meter_id=meter_id,
             effective_from=timestamp(from_us),
             effective_until=timestamp(until_us),
+            mode=MappingMode.MAPPING_MODE_JOIN if join else MappingMode.MAPPING_MODE_REPLACE,
         )
         answer = await self._call(self._stub.MapVehicle, request)
         return answer.mapping, list(answer.closed)
 
-    async def unmap_vehicle(self, vehicle_id: str, from_us: int | None, until_us: int | None) -> list[Mapping]:
-        """Unmaps a vehicle from an instant (None: now) until another (None: no end); the mappings that this removed."""
+    async def unmap_vehicle(
+        self, vehicle_id: str, from_us: int | None, until_us: int | None, meter_id: str = ""
+    ) -> list[Mapping]:
+        """Unmaps a vehicle from an instant (None: now) until another (None: no end); the mappings that this removed.
+
+        From its meters, or from that one.
+        """
         request = UnmapVehicleRequest(
-            vehicle_id=vehicle_id, effective_from=timestamp(from_us), effective_until=timestamp(until_us)
+            vehicle_id=vehicle_id,
+            effective_from=timestamp(from_us),
+            effective_until=timestamp(until_us),
+            meter_id=meter_id,
         )
         answer = await self._call(self._stub.UnmapVehicle, request)
         return list(answer.removed)

@@ -138,6 +138,13 @@ def _show_performance(answer: Performance) -> None:
     for side, quality in (("vehicle", answer.evidence.vehicle_quality), ("meters", answer.evidence.meter_quality)):
         for counted in quality.ListFields():
             table.add_row(f"{side}: {counted[0].name.replace('_', ' ')}", f"{counted[1]:,}")
+    if answer.evidence.mapping_count > 1:
+        fed_by = (
+            f"{each.meter_id}: {measured(each, 'kwh_consumed_ac', '{:,.4f} kWh')}, {each.meter_readings:,} readings,"
+            f" {_clock(each.window.start)} to {_clock(each.window.end)}"
+            for each in answer.evidence.mappings
+        )
+        table.add_row(f"fed by {answer.evidence.mapping_count:,} mappings", Text("\n".join(fed_by)))
     out.print(table)
 
 

@@ -19,6 +19,7 @@ from fleetcli.commands.options import window_start_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.simulate import Chargers, Every, Hours, complain_of_refused, send
 from fleetcli.commands.stack import Stack, running
+from fleetcli.simulation.charger import PHASES
 from fleetcli.simulation.check import Checked, check_fleet
 from fleetcli.simulation.sending import unexpected
 from fleetcli.simulation.simulator import Fleet, FleetPlan
@@ -28,6 +29,7 @@ from shared.timestamps import iso_from_us, system_clock
 WORST_SHOWN = 10
 UNDECIDED_SHOWN = 5
 GIVING_BACK_SHOWN = 3
+BY_PHASE_SHOWN = 2
 DIFFERENCES_SHOWN = 20
 LOG_LINES_SHOWN = 20
 
@@ -105,17 +107,19 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
 
 
 def _table(checked: Sequence[Checked]) -> Table:
-    """The worst vehicles, the lowest ratio first, some of which nothing can be said, and some that gave back."""
+    """The worst vehicles, the lowest ratio first, then some undecided ones, that gave back, and with three meters."""
     judged = [each for each in checked if verdict_of(each.answer) in ("LOW_EFFICIENCY", "IMPLAUSIBLE", "OK")]
     judged.sort(key=lambda each: compared_ratio(each.answer, each.answer.thresholds) or 0.0)
     giving_back = [each for each in checked if each.answer.kwh_returned_ac]
+    by_phase = [each for each in checked if each.answer.evidence.mapping_count == len(PHASES)]
     undecided = [each for each in checked if each not in judged]
     table = Table(title=f"The worst of {len(checked):,} vehicles", title_justify="left")
     for name in ("vehicle", "DC kWh", "AC kWh", "ratio"):
         table.add_column(name, justify="left" if name == "vehicle" else "right")
     for name in ("verdict", "what was simulated", "agrees"):
         table.add_column(name)
-    for rows in (judged[:WORST_SHOWN], undecided[:UNDECIDED_SHOWN], giving_back[:GIVING_BACK_SHOWN]):
+    unusual = (undecided[:UNDECIDED_SHOWN], giving_back[:GIVING_BACK_SHOWN], by_phase[:BY_PHASE_SHOWN])
+    for rows in (judged[:WORST_SHOWN], *unusual):
         for each in rows:
             table.add_row(*_row(each))
         table.add_section()

@@ -32,6 +32,9 @@ def map_(
     meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it; as VEHICLE.")],
     from_: From = None,
     until: Until = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Beside the vehicle's other meters, not in their place: their sum counts.")
+    ] = False,
     ingestion: Ingestion = INGESTION_DEFAULT,
     ca: Ca = None,
     analytics: Analytics = ANALYTICS_DEFAULT,
@@ -43,7 +46,7 @@ def map_(
     """
     from_us, until_us = _span_us(from_, until)
     mapping, closed = ask(
-        IngestionClient, ingestion, ca, lambda client: client.map_vehicle(vehicle, meter, from_us, until_us)
+        IngestionClient, ingestion, ca, lambda client: client.map_vehicle(vehicle, meter, from_us, until_us, join=join)
     )
     for each in closed:
         say(f"closed: {_told(each)}")
@@ -55,18 +58,25 @@ def map_(
 
 
 def unmap(
-    vehicle: Vehicle, from_: From = None, until: Until = None, ingestion: Ingestion = INGESTION_DEFAULT, ca: Ca = None
+    vehicle: Vehicle,
+    from_: From = None,
+    until: Until = None,
+    meter: Annotated[str, typer.Option(metavar="METER", help="Only this meter no longer. Default: all of them.")] = "",
+    ingestion: Ingestion = INGESTION_DEFAULT,
+    ca: Ca = None,
 ) -> None:
     """Say that no meter feeds a vehicle, from an instant on or for a span of time.
 
     What is taken away is told. To correct the past: unmap the span that is wrong, then map what is right.
     """
     from_us, until_us = _span_us(from_, until)
-    removed = ask(IngestionClient, ingestion, ca, lambda client: client.unmap_vehicle(vehicle, from_us, until_us))
+    removed = ask(
+        IngestionClient, ingestion, ca, lambda client: client.unmap_vehicle(vehicle, from_us, until_us, meter)
+    )
     for each in removed:
         say(f"no longer: {_told(each)}")
     if not removed:
-        say(f"{vehicle} was not mapped then; nothing has changed.")
+        say(f"{vehicle} was not fed by {meter or 'a meter'} then; nothing has changed.")
 
 
 def _span_us(start: str | None, end: str | None) -> tuple[int | None, int | None]:

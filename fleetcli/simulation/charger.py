@@ -1,4 +1,4 @@
-"""One simulated charger: its meter, its vehicle, what is wrong with it, and the readings that both sides send."""
+"""One simulated charger: its meters, its vehicle, what is wrong with it, and the readings that both sides send."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +27,9 @@ WORN_HEALTH = (0.70, 0.84)
 """Share of a healthy charger's output that a worn one has left: below 0.85 with every car that was measured."""
 
 VOLTS = (226.0, 234.0)
+
+PHASES = (0.35, 0.33, 0.32)
+"""Share of the energy that each meter sees where there is one for each phase."""
 
 STRANGER_WATTS = 3_600.0
 """What others draw from a meter while it does not feed our vehicle. Must never count."""
@@ -62,6 +65,8 @@ class Mapping:
     vehicle_id: str
     meter_id: str
     effective_from_us: int
+    joins: bool = False
+    """Feeds it beside its other meters, not in their place."""
 
 
 class Faulty(Enum):
@@ -71,6 +76,7 @@ class Faulty(Enum):
     SILENT = "with a silent meter"
     MOVED = "moved to another meter"
     V2G = "that give back to the grid"
+    BY_PHASE = "with a meter for each phase"
 
 
 class Charger:
@@ -107,6 +113,10 @@ class Charger:
             story = f"meter silent after {self._clock(self._silent_from - 1)}"
         elif fault is Faulty.V2G:
             story = f"V2G, {curve.car} at {rated_watts / 1_000:.1f} kW"
+        elif fault is Faulty.BY_PHASE:
+            self.meter_ids = [f"{self.meter_ids[0]}-L{phase}" for phase in range(1, len(PHASES) + 1)]
+            self.mappings = [Mapping(self._vehicle_id, each, start_us, joins=True) for each in self.meter_ids]
+            story = f"{len(PHASES)} meters, {curve.car} at {rated_watts / 1_000:.1f} kW"
         elif fault is Faulty.MOVED and self.steps > INTERVALS_JOIN:
             moved_at = int(self.steps * random.uniform(0.3, 0.7)) // INTERVALS_JOIN * INTERVALS_JOIN
             self._moved_at = max(INTERVALS_JOIN, moved_at)
@@ -128,8 +138,10 @@ class Charger:
         return [burst for burst in bursts if burst]
 
     def _meter_burst(self, place: int, first: int, happened: Sequence[Step]) -> list[MeterReading]:
+        share = PHASES[place] if self.fault is Faulty.BY_PHASE else 1.0
         drawn = [
-            step.ac_kwh if self._feeds(place, first + at) else self._stranger_kwh for at, step in enumerate(happened)
+            share * step.ac_kwh if self._feeds(place, first + at) else self._stranger_kwh
+            for at, step in enumerate(happened)
         ]
         meter_id, interval, uniform = self.meter_ids[place], self._meter_interval, self._random.uniform
         burst = []
@@ -158,7 +170,7 @@ class Charger:
 
     def _feeds(self, place: int, step: int) -> bool:
         """Whether the meter in that place feeds the vehicle in a step."""
-        return (place == 0) == (step < self._moved_at)
+        return self.fault is Faulty.BY_PHASE or (place == 0) == (step < self._moved_at)
 
     def _ts_us(self, step: int) -> int:
         return self._first_ts_us + step * self._step_us

@@ -37,7 +37,7 @@ async def send_fleet(
     `on_mapped` is called after each mapping, `on_committed` with the number of readings that an answer resolves.
     """
     for mapping in fleet.mappings:
-        await client.map_vehicle(mapping.vehicle_id, mapping.meter_id, mapping.effective_from_us)
+        await client.map_vehicle(mapping.vehicle_id, mapping.meter_id, mapping.effective_from_us, join=mapping.joins)
         on_mapped()
     begun = time.perf_counter()
     async with client.uplink(lambda answer: on_committed(answer.summary.received), on_wait) as uplink:

@@ -49,6 +49,9 @@ class Faults:
     v2g: float = 0.02
     """Vehicles that give back to the grid some of what they took."""
 
+    by_phase: float = 0.03
+    """Chargers that have a meter for each phase; all of them feed the vehicle together."""
+
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
@@ -148,6 +151,7 @@ def _assigned(plan: FleetPlan) -> Iterator[tuple[int, Faulty | None, bool]]:
         (Faulty.SILENT, plan.faults.silent),
         (Faulty.MOVED, plan.faults.moved),
         (Faulty.V2G, plan.faults.v2g),
+        (Faulty.BY_PHASE, plan.faults.by_phase),
     ):
         faulty += [fault] * _count(share, plan.chargers)
     of_number = dict(zip(numbers, faulty, strict=False))

@@ -38,7 +38,7 @@ class VehicleTruth:
     ac_returned_kwh: float = 0.0
 
     def add_meter_reading(self, ts_us: int, kwh: float) -> None:
-        """Counts a reading of the meter that fed the vehicle then."""
+        """Counts a reading of a meter that fed the vehicle then."""
         self.ac_kwh += kwh
         self.ac_returned_kwh -= min(kwh, 0.0)
         self.meter_readings += 1

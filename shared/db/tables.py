@@ -188,9 +188,8 @@ vehicle_meter_map = Table(
     Column("meter_key", Integer, ForeignKey("meters.meter_key"), nullable=False),
     _timestamptz("effective_from"),
     _timestamptz("effective_until", nullable=True),
-    PrimaryKeyConstraint("vehicle_key", "effective_from"),
+    PrimaryKeyConstraint("vehicle_key", "meter_key", "effective_from"),
     CheckConstraint("effective_from < effective_until", name="vehicle_meter_map_not_empty"),
-    ExcludeConstraint(("vehicle_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_meter_per_vehicle"),
     ExcludeConstraint(("meter_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_vehicle_per_meter"),
 )
 

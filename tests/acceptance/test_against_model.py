@@ -74,12 +74,12 @@ def readings(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
 sends = st.tuples(st.sampled_from(["unary", "stream"]), st.lists(readings(), max_size=20))
 windows = st.lists(times, min_size=2, max_size=2, unique=True).map(sorted)
 spans = st.one_of(st.tuples(times, st.none()), windows)
-maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, spans))
+maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, spans, st.booleans()))
 corrections = st.tuples(
     st.just("correct"),
     st.tuples(st.sampled_from(["meter", "vehicle"]), device_numbers, times, st.sampled_from(["void", "as sent", 2.5])),
 )
-unmaps = st.tuples(st.just("unmap"), st.tuples(device_numbers, spans))
+unmaps = st.tuples(st.just("unmap"), st.tuples(device_numbers, spans, st.none() | device_numbers))
 
 
 def message(prefix: str, side: str, number: int, fields: dict[str, Any]) -> Telemetry:
@@ -113,9 +113,12 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
     prefix = f"x{next(_examples)}-"
     for kind, what in steps:
         if kind == "map":
-            await check_mapping(ingest, model, f"{prefix}v{what[0]}", f"{prefix}m{what[1]}", *what[2])
+            vehicle, meter, span, join = what
+            await check_mapping(ingest, model, f"{prefix}v{vehicle}", f"{prefix}m{meter}", *span, join=join)
         elif kind == "unmap":
-            await check_unmapping(ingest, model, f"{prefix}v{what[0]}", *what[1])
+            vehicle, span, meter = what
+            meter_id = "" if meter is None else f"{prefix}m{meter}"
+            await check_unmapping(ingest, model, f"{prefix}v{vehicle}", *span, meter_id=meter_id)
         elif kind == "correct":
             await check_correction(ingest, model, prefix, *what)
         else:
@@ -157,38 +160,53 @@ def counts(summary: wire.IngestionSummary) -> Counts:
 
 
 async def check_mapping(
-    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None
+    ingest: IngestionServiceAsyncStub,
+    model: Model,
+    vehicle_id: str,
+    meter_id: str,
+    from_us: int,
+    until_us: int | None,
+    *,
+    join: bool,
 ) -> None:
     request = wire.MapVehicleRequest(
         vehicle_id=vehicle_id,
         meter_id=meter_id,
         effective_from=proto_from_us(from_us),
         effective_until=None if until_us is None else proto_from_us(until_us),
+        mode=wire.MAPPING_MODE_JOIN if join else wire.MAPPING_MODE_UNSPECIFIED,
     )
     try:
-        model.map(vehicle_id, meter_id, from_us, until_us)
+        closed = model.map(vehicle_id, meter_id, from_us, until_us, join=join)
     except Contradiction:
         event("mapping contradicts")
         assert await code_of(ingest.MapVehicle(request)) == grpc.StatusCode.FAILED_PRECONDITION
     else:
-        event("mapping taken")
-        await ingest.MapVehicle(request)
+        event(f"mapping taken, {len(closed)} closed")
+        assert [span_of(each) for each in (await ingest.MapVehicle(request)).closed] == closed
     await check_mappings(ingest, model, vehicle_id)
 
 
 async def check_unmapping(
-    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, from_us: int, until_us: int | None
+    ingest: IngestionServiceAsyncStub,
+    model: Model,
+    vehicle_id: str,
+    from_us: int,
+    until_us: int | None,
+    *,
+    meter_id: str,
 ) -> None:
     request = wire.UnmapVehicleRequest(
         vehicle_id=vehicle_id,
         effective_from=proto_from_us(from_us),
         effective_until=None if until_us is None else proto_from_us(until_us),
+        meter_id=meter_id,
     )
     if not model.knows(vehicle_id):
         assert await code_of(ingest.UnmapVehicle(request)) == grpc.StatusCode.NOT_FOUND
         return
     try:
-        removed = model.unmap(vehicle_id, from_us, until_us)
+        removed = model.unmap(vehicle_id, from_us, until_us, meter_id)
     except Contradiction:
         event("unmapping contradicts")
         assert await code_of(ingest.UnmapVehicle(request)) == grpc.StatusCode.FAILED_PRECONDITION
@@ -223,7 +241,7 @@ async def check_correction(
 async def check_mappings(ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str) -> None:
     listed = await ingest.ListMappings(wire.ListMappingsRequest(vehicle_id=vehicle_id))
     assert [span_of(each) for each in listed.mappings] == sorted(
-        (span for span in model.mappings if span.vehicle_id == vehicle_id), key=lambda span: span.from_us
+        (span for span in model.mappings if span.vehicle_id == vehicle_id), key=Span.place
     )
 
 

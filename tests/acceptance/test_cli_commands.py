@@ -187,6 +187,30 @@ def test_a_reading_is_corrected_and_the_correction_is_listed(environment: dict[s
     assert "NOT_FOUND: meter test-meter-08 has no stored reading of " in nothing.stderr
 
 
+def test_meters_that_joined_are_shown_and_taken_back_one_by_one(environment: dict[str, str]) -> None:
+    hours_ago = [f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}" for hours in range(3)]
+
+    def said(*arguments: str) -> list[str]:
+        done = energyfleet(*arguments, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    fed = [f"test-ev-18 is fed by test-meter-{meter} from {hours_ago[2]}" for meter in ("18", "19")]
+    assert said("map", "test-ev-18", "test-meter-18", "--from", hours_ago[2]) == [f"{fed[0]} on"]
+    assert said("map", "test-ev-18", "test-meter-19", "--from", hours_ago[2], "--join") == [f"{fed[1]} on"]
+    table = "\n".join(said("performance", "test-ev-18"))
+    assert "fed by 2 mappings" in table
+    assert "test-meter-18: -, 0 readings, " in table
+    assert "test-meter-19: -, 0 readings, " in table
+    assert said("unmap", "test-ev-18", "--from", hours_ago[1], "--meter", "test-meter-19") == [
+        f"no longer: test-ev-18 is fed by test-meter-19 from {hours_ago[1]} on"
+    ]
+    assert said("unmap", "test-ev-18", "--from", hours_ago[1], "--meter", "test-meter-19") == [
+        "test-ev-18 was not fed by test-meter-19 then; nothing has changed."
+    ]
+    assert said("map", "test-ev-18", "test-meter-18", "--from", hours_ago[1]) == [f"{fed[0]} on"]
+
+
 def test_a_recording_of_the_past_cannot_be_mapped_where_it_is(environment: dict[str, str]) -> None:
     sent = energyfleet(
         "replay", str(DATA / "charge-point-15min.csv"), "--map", "test-ev-05=test-charger-05", environment=environment

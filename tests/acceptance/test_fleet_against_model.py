@@ -77,7 +77,7 @@ chargings = st.builds(
     st.integers(0, 2),
 )
 single = st.tuples(st.sampled_from(["meter", "vehicle"]), numbers, offsets, kwh, temperatures)
-maps = st.tuples(numbers, numbers, offsets)
+maps = st.tuples(numbers, numbers, offsets, st.booleans())
 windows = (
     st.tuples(offsets, offsets)
     .map(sorted)
@@ -91,7 +91,8 @@ class Happened:
     """What happened around an anchor, and what is asked about it."""
 
     anchor_us: int
-    maps: list[tuple[int, int, int]]
+    maps: list[tuple[int, int, int, bool]]
+    """Vehicle, meter, from when on, and whether the meter joins others."""
     chargings: list[Charging]
     singles: list[tuple[str, int, int, float, float | None]]
     windows: list[list[int]]
@@ -141,20 +142,21 @@ async def test_every_question_of_performance_is_answered_as_the_model_does(
 
 async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:
     """Through the real service, and into the model."""
-    for vehicle, meter, at in happened.maps:
+    for vehicle, meter, at, join in happened.maps:
         vehicle_id, meter_id, from_us = f"{prefix}v{vehicle}", f"{prefix}m{meter}", happened.anchor_us + at
         request = ingestion_wire.MapVehicleRequest(
             vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us)
         )
+        request.mode = ingestion_wire.MAPPING_MODE_JOIN if join else ingestion_wire.MAPPING_MODE_REPLACE
         try:
-            model.map(vehicle_id, meter_id, from_us)
+            model.map(vehicle_id, meter_id, from_us, join=join)
         except Contradiction:
             with pytest.raises(grpc.aio.AioRpcError):
                 await ingest.MapVehicle(request)
         else:
             await ingest.MapVehicle(request)
     telemetry = []
-    edges = sorted({at for _, _, at in happened.maps} | {at for window in happened.windows for at in window})
+    edges = sorted({at for _, _, at, _ in happened.maps} | {at for window in happened.windows for at in window})
     at_edges = [
         (side, number, at + after, 0.1 + place / 100, None)
         for side, number in happened.at_edges
@@ -301,6 +303,7 @@ async def check_fleet(
         event(wire.Verdict.Name(row.verdict))
         check_numbers(row, expected[vehicle_id])
         one = await check_one(ask, model, vehicle_id, *hours)
+        assert row.mapping_count == one.evidence.mapping_count
         for name in ("coverage", "verdict", "verdict_reason", "alert"):
             assert getattr(row, name) == getattr(one, name), name
     check_order(rows, by_loss=happened.by_loss)

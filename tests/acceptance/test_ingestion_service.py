@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ingestion_svc.readings import MESSAGE_MAX_READINGS
 from shared.config import MESSAGE_MAX_BYTES
+from shared.requests import page_token
 from shared.status import STATUS_DETAILS_KEY
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us
 from tests.acceptance.conftest import Running
@@ -192,8 +193,10 @@ async def test_a_mapping_request_is_told_all_its_violations(
         (wire.ListMappingsRequest(page_size=1001), "page_size"),
         (wire.ListMappingsRequest(page_size=-1), "page_size"),
         (wire.ListMappingsRequest(page_token="?"), "page_token"),
-        (wire.ListMappingsRequest(page_token="WyJ2IiwgMWUzMF0="), "page_token"),
-        (wire.ListMappingsRequest(page_token="WyJ2IiwgOTk5OTk5OTk5OTk5OTk5OTk5OTldCg=="), "page_token"),
+        (wire.ListMappingsRequest(page_token=page_token("v", 1)), "page_token"),
+        (wire.ListMappingsRequest(page_token=page_token("v", 2**62, "m")), "page_token"),
+        (wire.ListMappingsRequest(page_token=page_token("", 1, "m")), "page_token"),
+        (wire.ListMappingsRequest(page_token=page_token("v", 1, "")), "page_token"),
     ],
 )
 async def test_a_listing_request_is_told_its_violations(

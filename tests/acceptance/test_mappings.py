@@ -13,6 +13,7 @@ from energyfleet.v1 import ingestion_service_pb2 as wire
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from ingestion_svc.mappings import METERS_MAX
 from shared.timestamps import US_PER_HOUR, US_PER_SECOND, proto_from_us
 from tests.acceptance.test_against_model import check_mapping, check_performance, check_unmapping, code_of, span_of
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
@@ -24,17 +25,19 @@ if TYPE_CHECKING:  # in the stubs' types only
 
 _examples = itertools.count()
 
-DEVICES = range(2)
+VEHICLES = range(2)
+METERS = range(3)
 PLACES = 9
 STEP_US = 20 * 60 * US_PER_SECOND
 
-devices = st.sampled_from(DEVICES)
+vehicles = st.sampled_from(VEHICLES)
+meters = st.sampled_from(METERS)
 instants = st.integers(0, PLACES - 1)
 spans = st.one_of(st.tuples(instants, st.none()), st.lists(instants, min_size=2, max_size=2, unique=True).map(sorted))
 orders = st.one_of(
-    st.tuples(st.just("map"), devices, devices, spans),
-    st.tuples(st.just("map"), devices, devices, spans),
-    st.tuples(st.just("unmap"), devices, st.none(), spans),
+    st.tuples(st.just("replace"), vehicles, meters, spans),
+    st.tuples(st.just("join"), vehicles, meters, spans),
+    st.tuples(st.just("unmap"), vehicles, st.none() | meters, spans),
 )
 
 
@@ -47,7 +50,7 @@ def span_us(span: tuple[int, int | None]) -> tuple[int, int | None]:
     return at_us(span[0]), None if span[1] is None else at_us(span[1])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(orders, min_size=4, max_size=24))
 async def test_answers_follow_whatever_is_mapped_and_unmapped(
     steps: list[tuple[str, int, int | None, tuple[int, int | None]]],
@@ -56,20 +59,21 @@ async def test_answers_follow_whatever_is_mapped_and_unmapped(
 ) -> None:
     model = Model()
     prefix = f"p{next(_examples)}-"
-    # Powers of two: the sum tells which readings are in it. On each place, where mappings begin and end, and beside.
+    # Powers of 1.12: the sum tells which readings are in it. On each place, where mappings begin and end, and beside.
     telemetry = [
-        a_meter_reading(f"{prefix}m{meter}", ts_us=at_us(place) + beside, kwh_consumed_ac=2.0 ** (bit - 30))
-        for bit, (meter, place, beside) in enumerate(itertools.product(DEVICES, range(PLACES), (0, 1)))
+        a_meter_reading(f"{prefix}m{meter}", ts_us=at_us(place) + beside, kwh_consumed_ac=1.12**number)
+        for number, (meter, place, beside) in enumerate(itertools.product(METERS, range(PLACES), (0, 1)))
     ]
     model.send(telemetry)
     await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=telemetry))
 
     for kind, vehicle, meter, span in steps:
-        if kind == "map":
-            await check_mapping(ingest, model, f"{prefix}v{vehicle}", f"{prefix}m{meter}", *span_us(span))
+        vehicle_id, meter_id = f"{prefix}v{vehicle}", "" if meter is None else f"{prefix}m{meter}"
+        if kind == "unmap":
+            await check_unmapping(ingest, model, vehicle_id, *span_us(span), meter_id=meter_id)
         else:
-            await check_unmapping(ingest, model, f"{prefix}v{vehicle}", *span_us(span))
-        await check_performance(ask, model, f"{prefix}v{vehicle}", at_us(0) - 1, NOW_US + 1)
+            await check_mapping(ingest, model, vehicle_id, meter_id, *span_us(span), join=kind == "join")
+        await check_performance(ask, model, vehicle_id, at_us(0) - 1, NOW_US + 1)
     event(f"{len(model.mappings)} mappings")
 
 
@@ -80,10 +84,18 @@ def a_mapping(
     return wire.MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id, **times(from_h, until_h))
 
 
+def a_joining(
+    meter_id: str, from_h: float, until_h: float | None = None, vehicle_id: str = "vehicle-001"
+) -> wire.MapVehicleRequest:
+    joining = a_mapping(meter_id, from_h, until_h, vehicle_id)
+    joining.mode = wire.MAPPING_MODE_JOIN
+    return joining
+
+
 def an_unmapping(
-    from_h: float, until_h: float | None = None, vehicle_id: str = "vehicle-001"
+    from_h: float, until_h: float | None = None, vehicle_id: str = "vehicle-001", meter_id: str = ""
 ) -> wire.UnmapVehicleRequest:
-    return wire.UnmapVehicleRequest(vehicle_id=vehicle_id, **times(from_h, until_h))
+    return wire.UnmapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id, **times(from_h, until_h))
 
 
 def times(from_h: float, until_h: float | None) -> dict[str, Any]:
@@ -214,3 +226,139 @@ async def test_a_vehicle_never_heard_of_cannot_be_unmapped(ingest: IngestionServ
     assert await code_of(ingest.UnmapVehicle(an_unmapping(-1, vehicle_id="meter-001"))) == grpc.StatusCode.NOT_FOUND
     await ingest.IngestTelemetry(wire.IngestTelemetryRequest(readings=[a_vehicle_reading("vehicle-002")]))
     assert not (await ingest.UnmapVehicle(an_unmapping(-1, vehicle_id="vehicle-002"))).removed
+
+
+async def test_joined_meters_feed_a_vehicle_together_and_answers_about_the_past_follow(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    async def drawn() -> float:
+        answer = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+        return answer.kwh_consumed_ac
+
+    await ingest.IngestTelemetry(
+        wire.IngestTelemetryRequest(
+            readings=[
+                a_meter_reading(meter_id, NOW_US + h * US_PER_HOUR, kwh)
+                for meter_id, kwh in (("one", 1.0), ("ten", 10.0), ("hundred", 100.0))
+                for h in range(-8, 1)
+            ]
+        )
+    )
+    await ingest.MapVehicle(a_mapping("one", -8))
+    for _ in range(2):  # the same again changes nothing
+        assert not (await ingest.MapVehicle(a_joining("ten", -5))).closed
+        assert await drawn() == 8 + 50
+    # For two hours of the past there was a third.
+    await ingest.MapVehicle(a_joining("hundred", -7, -5))
+    assert await drawn() == 8 + 50 + 200
+    assert await listed(ingest) == [("one", -8, None), ("hundred", -7, -5), ("ten", -5, None)]
+    # It began earlier after all.
+    await ingest.MapVehicle(a_joining("ten", -6))
+    assert await drawn() == 8 + 60 + 200
+    assert await listed(ingest) == [("one", -8, None), ("hundred", -7, -5), ("ten", -6, None)]
+    # Only the named meter leaves.
+    assert in_hours((await ingest.UnmapVehicle(an_unmapping(-2, meter_id="one"))).removed) == [("one", -2, None)]
+    assert await drawn() == 6 + 60 + 200
+    assert not (await ingest.UnmapVehicle(an_unmapping(-2, meter_id="never-heard-of"))).removed
+    # And then all of them.
+    removed = (await ingest.UnmapVehicle(an_unmapping(-8, 0))).removed
+    assert in_hours(removed) == [("one", -8, -2), ("hundred", -7, -5), ("ten", -6, 0)]
+    assert await drawn() == 0
+
+
+async def test_a_replacing_meter_ends_all_that_joined_earlier_also_where_it_feeds_already(
+    ingest: IngestionServiceAsyncStub,
+) -> None:
+    for meter_id in ("L1", "L2", "L3"):
+        await ingest.MapVehicle(a_joining(meter_id, -8))
+    answer = await ingest.MapVehicle(a_mapping("L2", -4))
+    assert in_hours([answer.mapping]) == [("L2", -8, None)]
+    assert in_hours(answer.closed) == [("L1", -8, -4), ("L3", -8, -4)]
+    await ingest.MapVehicle(a_joining("L1", -4))
+    await ingest.MapVehicle(a_joining("L3", -3))
+    assert "L3 from" in await refused(ingest.MapVehicle(a_mapping("new", -3)))
+    # An hour later it is fine, and calls that come again late change nothing.
+    closed = (await ingest.MapVehicle(a_mapping("new", -2))).closed
+    assert in_hours(closed) == [("L2", -8, -2), ("L1", -4, -2), ("L3", -3, -2)]
+    for late in (a_joining("L3", -8), a_joining("L1", -4), a_mapping("new", -2)):
+        assert not (await ingest.MapVehicle(late)).closed
+    assert await listed(ingest) == [
+        ("L1", -8, -4),
+        ("L2", -8, -2),
+        ("L3", -8, -4),
+        ("L1", -4, -2),
+        ("L3", -3, -2),
+        ("new", -2, None),
+    ]
+
+
+async def test_a_joined_meter_is_taken_from_the_vehicle_that_it_feeds(ingest: IngestionServiceAsyncStub) -> None:
+    await ingest.MapVehicle(a_mapping("meter-001", -8))
+    await ingest.MapVehicle(a_mapping("meter-002", -8, vehicle_id="vehicle-002"))
+    told = await refused(ingest.MapVehicle(a_joining("meter-002", -8)))
+    assert told.endswith("vehicle-002 is fed by meter-002 from 2026-02-09T16:30:00Z on")
+    answer = await ingest.MapVehicle(a_joining("meter-002", -4))
+    assert in_hours(answer.closed) == [("meter-002", -8, -4)]
+    assert await listed(ingest, "vehicle-002") == [("meter-002", -8, -4)]
+    # For a span nothing may be registered of the meter, though the vehicle has others then.
+    await refused(ingest.MapVehicle(a_joining("meter-002", -5, -3)))
+    assert await listed(ingest) == [("meter-001", -8, None), ("meter-002", -4, None)]
+
+
+async def test_a_hundred_meters_may_feed_a_vehicle_at_a_time(ingest: IngestionServiceAsyncStub) -> None:
+    for number in range(METERS_MAX):
+        await ingest.MapVehicle(a_joining(f"meter-{number}", -8))
+    told = await refused(ingest.MapVehicle(a_joining("one-more", -4, -3)))
+    assert told.startswith("vehicle-001 is fed by 100 meters then: vehicle-001 is fed by meter-0 from ")
+    assert told.endswith("; and 97 more")
+    assert not (await ingest.MapVehicle(a_joining("meter-7", -4))).closed  # it is one of them
+    assert len((await ingest.MapVehicle(a_mapping("one-more", -4))).closed) == METERS_MAX
+
+
+async def test_three_one_phase_meters_count_as_their_sum(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    """0.5 kWh a quarter of an hour and phase, 1.35 into the battery: 270 % of one meter, 90 % of three."""
+    phases = ("L1", "L2", "L3")
+    for meter_id in phases:
+        await ingest.MapVehicle(a_joining(meter_id, -8))
+    quarters = [NOW_US - n * US_PER_HOUR // 4 for n in range(8)]
+    await ingest.IngestTelemetry(
+        wire.IngestTelemetryRequest(
+            readings=[
+                *(a_meter_reading(meter_id, ts_us, 0.5) for meter_id in phases for ts_us in quarters),
+                *(a_vehicle_reading("vehicle-001", ts_us, 1.35) for ts_us in quarters),
+            ]
+        )
+    )
+    one = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+    [row] = (await ask.ListVehiclePerformance(analytics_wire.ListVehiclePerformanceRequest())).vehicles
+    series = await ask.GetPerformanceSeries(analytics_wire.GetPerformanceSeriesRequest(vehicle_id="vehicle-001"))
+    for each in (one, row):
+        assert each.verdict == analytics_wire.VERDICT_OK
+        assert each.kwh_consumed_ac == 12.0
+        assert each.efficiency_ratio == pytest.approx(0.9, rel=1e-9)
+        assert (each.meter_readings, each.vehicle_readings, each.coverage) == (24, 8, 1.0)
+    assert sum(bucket.kwh_consumed_ac for bucket in series.buckets) == 12.0
+    assert one.evidence.mapping_count == 3
+    assert [(each.meter_id, each.kwh_consumed_ac, each.meter_readings) for each in one.evidence.mappings] == [
+        (meter_id, 4.0, 8) for meter_id in phases
+    ]
+    await ingest.MapVehicle(a_mapping("L2", -8 + 1 / 3600))  # one alone, from a second later on
+    alone = await ask.GetVehiclePerformance(analytics_wire.GetVehiclePerformanceRequest(vehicle_id="vehicle-001"))
+    assert alone.verdict == analytics_wire.VERDICT_IMPLAUSIBLE
+    assert "270.0 %" in alone.verdict_reason
+
+
+async def test_pages_of_mappings_divide_meters_that_joined_at_the_same_instant(
+    ingest: IngestionServiceAsyncStub,
+) -> None:
+    for number in range(7):
+        await ingest.MapVehicle(a_joining(f"meter-{number}", -8))
+    listed, token = [], ""
+    for length in (3, 3, 1):
+        page = await ingest.ListMappings(wire.ListMappingsRequest(page_size=3, page_token=token))
+        assert len(page.mappings) == length
+        listed += [each.meter_id for each in page.mappings]
+        token = page.next_page_token
+    assert (listed, token) == ([f"meter-{number}" for number in range(7)], "")

@@ -46,8 +46,9 @@ def test_a_token_holds_a_place_or_nothing(token: str) -> None:
 
 @pytest.mark.parametrize("character", ["v", '"', "\\"])
 def test_the_longest_of_our_tokens_names_its_place(character: str) -> None:
-    place: list[str | int] = [character * DEVICE_ID_MAX_LENGTH, PLACE_NUMBER_MAX]
-    assert place_of_page(page_token(*place), str, int) == place
+    longest_id = character * DEVICE_ID_MAX_LENGTH
+    place: list[str | int] = [longest_id, PLACE_NUMBER_MAX, longest_id]
+    assert place_of_page(page_token(*place), str, int, str) == place
 
 
 @pytest.mark.parametrize(

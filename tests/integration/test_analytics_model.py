@@ -35,7 +35,7 @@ _temperatures = st.none() | st.floats(-60, 150)
 
 @dataclass(frozen=True)
 class History:
-    """What happened: readings by time, and who was mapped from which instant until which."""
+    """What happened: readings by time, and which meters were mapped, several at a time, from when until when."""
 
     delivered: dict[int, tuple[float, float | None]]
     consumed: list[dict[int, float]]
@@ -45,14 +45,16 @@ class History:
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    cuts = sorted(draw(st.sets(_instants, max_size=6)))
-    spans: Iterator[tuple[int, int | None]] = zip(cuts, [*cuts[1:], None], strict=False)
-    mapped = [(draw(st.none() | st.integers(0, METERS - 1)), start, end) for start, end in spans]
+    mappings: list[tuple[int, int, int | None]] = []
+    for meter in range(METERS):
+        cuts = sorted(draw(st.sets(_instants, max_size=4)))
+        spans: Iterator[tuple[int, int | None]] = zip(cuts, [*cuts[1:], None], strict=False)
+        mappings += [(meter, start, end) for start, end in spans if draw(st.booleans())]
     start, end = sorted(draw(st.sets(_instants, min_size=2, max_size=2)))
     return History(
         delivered=draw(st.dictionaries(_instants, st.tuples(_kwh, _temperatures), max_size=20)),
         consumed=[draw(st.dictionaries(_instants, _kwh, max_size=15)) for _ in range(METERS)],
-        mappings=[(meter, start, end) for meter, start, end in mapped if meter is not None],
+        mappings=mappings,
         window=(start, end),
     )
 

@@ -173,6 +173,27 @@ async def test_energy_of_a_meter_counts_only_while_it_was_mapped(rows: Rows, que
     assert others.kwh_consumed_ac == 8.0
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["the whole fleet", "by name"])
+async def test_every_meter_that_feeds_a_vehicle_counts_also_in_a_fleet(
+    rows: Rows, queries: Queries, named: bool
+) -> None:
+    car, other = rows.vehicle("car"), rows.vehicle("other")
+    for number in range(3):  # each reports in an hour of its own, and one in that of another too
+        meter = rows.meter(f"car-L{number}")
+        rows.mapping(car, meter, MIDNIGHT_US - 2 * US_PER_DAY)
+        rows.consumed(meter, (MIDNIGHT_US - 1 - number * US_PER_HOUR, 2.0**number), (MIDNIGHT_US, 8.0 * 2**number))
+    for number, from_us in enumerate((MIDNIGHT_US - 2 * US_PER_DAY, MIDNIGHT_US - 90 * MINUTE_US)):
+        meter = rows.meter(f"other-L{number}")
+        rows.mapping(other, meter, from_us)
+        rows.consumed(meter, *((MIDNIGHT_US - hours * US_PER_HOUR, 2.0 ** (4 * number + hours)) for hours in range(4)))
+    window = Window(MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US)
+    found = (await queries.fleet.totals(window, frozenset(("car", "other") if named else ()))).value
+    totals = dict(zip(found.vehicle_ids, found.within(0, len(found)), strict=True))
+    for vehicle_id, mappings, kwh, readings, hours in (("car", 3, 63.0, 6, 3), ("other", 2, 15.0 + 48.0, 6, 4)):
+        assert totals[vehicle_id] == Totals(mappings, None, kwh, None, 0, readings, hours, 0, None, 0.0)
+        assert await totals_of(queries, window.start_us, window.end_us, vehicle_id) == totals[vehicle_id]
+
+
 async def test_a_mapping_that_only_touches_the_window_is_none(rows: Rows, queries: Queries) -> None:
     car = rows.vehicle("car")
     start_us, end_us = MIDNIGHT_US, MIDNIGHT_US + US_PER_HOUR

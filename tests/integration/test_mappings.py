@@ -65,7 +65,7 @@ ASKED: list[tuple[Any, dict[str, Any]]] = [
 
 async def test_no_question_reads_all_mappings(mapped: None, engine: AsyncEngine) -> None:
     for statement, asked in ASKED:
-        place: dict[str, Any] = {"after_vehicle_id": "", "after": datetime_from_us(0), "most": 21}
+        place: dict[str, Any] = {"after_vehicle_id": "", "after": datetime_from_us(0), "after_meter_id": "", "most": 21}
         parameters = NOBODY | (place if statement is LIST else {"after": place["after"], "until": None}) | asked
         async with engine.connect() as connection:
             explained = await connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), parameters)

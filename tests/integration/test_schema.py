@@ -94,15 +94,17 @@ def test_mappings_are_exclusive_wherever_the_extension_is(database_url: str) -> 
     url = in_schema(database_url, "north")
     migrate(url)
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("INSERT INTO meters (meter_id) VALUES ('m')")
+        owner.execute("INSERT INTO meters (meter_id) VALUES ('m'), ('n')")
         owner.execute("INSERT INTO vehicles (vehicle_id) VALUES ('v'), ('w')")
         mapping = (
             "INSERT INTO vehicle_meter_map SELECT vehicle_key, meter_key, now() FROM vehicles, meters"
-            " WHERE vehicle_id = %s"
+            " WHERE (vehicle_id, meter_id) = (%s, %s)"
         )
-        owner.execute(mapping, ("v",))
-        with pytest.raises(psycopg.errors.ExclusionViolation):
-            owner.execute(mapping, ("w",))
+        owner.execute(mapping, ("v", "m"))
+        owner.execute(mapping, ("v", "n"))
+        for vehicle_id in ("w", "v"):
+            with pytest.raises(psycopg.errors.ExclusionViolation):
+                owner.execute(mapping, (vehicle_id, "m"))
 
 
 def test_migrating_creates_the_coming_weeks_partitions_and_may_be_repeated(database_url: str) -> None:

@@ -23,7 +23,7 @@ Request = wire.MapVehicleRequest | wire.UnmapVehicleRequest
 
 def parsed(request: Request) -> Mapping | UnmappingOrder:
     if isinstance(request, wire.MapVehicleRequest):
-        return parse_map_vehicle(request, BOUNDS)
+        return parse_map_vehicle(request, BOUNDS)[0]
     return parse_unmap_vehicle(request, BOUNDS)
 
 
@@ -72,3 +72,25 @@ def test_all_violations_are_told_at_once() -> None:
     assert set(told) == {"vehicle_id", "meter_id", "effective_from", "effective_until"}
     told = violated(wire.UnmapVehicleRequest(), proto_from_us(BOUNDS.latest_us + 1), far)
     assert set(told) == {"vehicle_id", "effective_from", "effective_until"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "join"),
+    [(wire.MAPPING_MODE_UNSPECIFIED, False), (wire.MAPPING_MODE_REPLACE, False), (wire.MAPPING_MODE_JOIN, True)],
+)
+def test_a_meter_joins_others_where_it_is_said(mode: wire.MappingMode.ValueType, join: bool) -> None:
+    request = wire.MapVehicleRequest(vehicle_id="car", meter_id="meter", mode=mode)
+    assert parse_map_vehicle(request, BOUNDS)[1] is join
+
+
+def test_a_mode_of_another_version_is_refused_rather_than_guessed() -> None:
+    request = wire.MapVehicleRequest(vehicle_id="car", meter_id="meter")
+    request.mode = 3  # type: ignore[assignment]  # of another version
+    assert violated(request) == {"mode": "3 is none of MAPPING_MODE_REPLACE, MAPPING_MODE_JOIN"}
+
+
+def test_an_unmapping_may_name_one_meter() -> None:
+    assert parse_unmap_vehicle(wire.UnmapVehicleRequest(vehicle_id="car"), BOUNDS).meter_id == ""
+    named = wire.UnmapVehicleRequest(vehicle_id="car", meter_id="meter")
+    assert parse_unmap_vehicle(named, BOUNDS).meter_id == "meter"
+    assert set(violated(wire.UnmapVehicleRequest(vehicle_id="car", meter_id=" "))) == {"meter_id"}

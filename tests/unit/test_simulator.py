@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcli.simulation.charger import MeterReading, VehicleReading
+from fleetcli.simulation.charger import Mapping, MeterReading, VehicleReading
 from fleetcli.simulation.efficiency import EfficiencyCurve, measured_curves
 from fleetcli.simulation.simulator import Faults, Fleet, FleetPlan
 from fleetcli.simulation.truth import VehicleTruth, hour_of
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 
 END_US = 1_770_631_200_123_456
-NO_FAULTS = Faults(worn=0, silent=0, moved=0, uneven=0, late=0, repeated=0, v2g=0)
+NO_FAULTS = Faults(worn=0, silent=0, moved=0, uneven=0, late=0, repeated=0, v2g=0, by_phase=0)
 
 shares = st.sampled_from([0.0, 0.2, 1.0])
 plans = st.builds(
@@ -25,7 +25,15 @@ plans = st.builds(
     st.sampled_from([30, 60, 61, 300, 3_600]),
     st.integers(0, 10_000),
     st.builds(
-        Faults, worn=shares, silent=shares, moved=shares, uneven=shares, late=shares, repeated=shares, v2g=shares
+        Faults,
+        worn=shares,
+        silent=shares,
+        moved=shares,
+        uneven=shares,
+        late=shares,
+        repeated=shares,
+        v2g=shares,
+        by_phase=shares,
     ),
 )
 
@@ -47,9 +55,9 @@ def a_run_fleet(plan: FleetPlan) -> Fleet:
 def recomputed(fleet: Fleet) -> dict[str, VehicleTruth]:
     """The truth of every vehicle from what was sent, in the plainest way: each mapping against each reading."""
     truths = {truth.vehicle_id: VehicleTruth(truth.vehicle_id, "") for truth in fleet.truth}
-    fed_from: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    fed_from: dict[str, list[Mapping]] = defaultdict(list)
     for mapping in fleet.mappings:
-        fed_from[mapping.vehicle_id].append((mapping.effective_from_us, mapping.meter_id))
+        fed_from[mapping.vehicle_id].append(mapping)
     seen: set[tuple[str, int]] = set()
     for reading in readings_of(fleet):
         if (reading[0], reading.ts_us) in seen:
@@ -61,8 +69,11 @@ def recomputed(fleet: Fleet) -> dict[str, VehicleTruth]:
             )
             continue
         for vehicle_id, changes in fed_from.items():
-            feeding = [meter_id for from_us, meter_id in changes if reading.ts_us > from_us]
-            if feeding and feeding[-1] == reading.meter_id:
+            feeding: list[str] = []
+            for change in changes:
+                if reading.ts_us > change.effective_from_us:
+                    feeding = [*feeding, change.meter_id] if change.joins else [change.meter_id]
+            if reading.meter_id in feeding:
                 truths[vehicle_id].add_meter_reading(reading.ts_us, reading.kwh_consumed_ac)
     return truths
 
@@ -120,7 +131,7 @@ def test_without_faults_readings_come_once_and_each_device_in_its_order() -> Non
 
 
 def test_late_readings_arrive_behind_newer_ones_of_their_device() -> None:
-    fleet = Fleet(a_plan(chargers=3, faults=Faults(0, 0, 0, 0, late=0.2, repeated=0, v2g=0)))
+    fleet = Fleet(a_plan(chargers=3, faults=Faults(0, 0, 0, 0, late=0.2, repeated=0, v2g=0, by_phase=0)))
     newest: dict[str, int] = defaultdict(int)
     behind = 0
     for reading in readings_of(fleet):
@@ -130,7 +141,7 @@ def test_late_readings_arrive_behind_newer_ones_of_their_device() -> None:
 
 
 def test_worn_chargers_are_all_below_the_limit() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(1, 0, 0, 0, 0, 0, 0)))
+    fleet = a_run_fleet(a_plan(faults=Faults(1, 0, 0, 0, 0, 0, 0, 0)))
     assert {truth.verdict for truth in fleet.truth} == {"LOW_EFFICIENCY"}
 
 
@@ -143,27 +154,27 @@ def test_most_healthy_chargers_are_fine_and_those_at_low_power_may_not_be() -> N
 
 
 def test_a_silent_meter_leaves_too_little_to_say() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(0, 1, 0, 0, 0, 0, 0)))
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 1, 0, 0, 0, 0, 0, 0)))
     assert {truth.verdict for truth in fleet.truth} == {"INSUFFICIENT_DATA"}
     assert all(0.2 < (truth.coverage or 0) < 0.7 for truth in fleet.truth)
 
 
 def test_what_strangers_draw_at_a_meter_does_not_count() -> None:
-    moved = a_run_fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0, 0)))
+    moved = a_run_fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0, 0, 0)))
     stayed = a_run_fleet(a_plan())
     for truth, same in zip(moved.truth, stayed.truth, strict=True):
         assert truth.ac_kwh > 0
         assert truth.coverage == 1
         assert 0.4 < (truth.efficiency_ratio or 0) < 1, same.story
     per_meter: dict[str, float] = defaultdict(float)
-    for reading in readings_of(Fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0, 0)))):
+    for reading in readings_of(Fleet(a_plan(faults=Faults(0, 0, 1, 0, 0, 0, 0, 0)))):
         if isinstance(reading, MeterReading):
             per_meter[reading.meter_id] += reading.kwh_consumed_ac
     assert sum(per_meter.values()) > 1.3 * sum(truth.ac_kwh for truth in moved.truth)
 
 
 def test_uneven_sides_report_different_numbers_of_readings_and_the_same_energy() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 1, 0, 0, 0)))
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 1, 0, 0, 0, 0)))
     for truth in fleet.truth:
         more, fewer = sorted((truth.vehicle_readings, truth.meter_readings), reverse=True)
         assert more >= 4 * fewer
@@ -171,7 +182,7 @@ def test_uneven_sides_report_different_numbers_of_readings_and_the_same_energy()
 
 
 def test_a_v2g_car_gives_back_less_than_it_took_and_is_judged_by_how_it_charges() -> None:
-    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 0, 0, 0, 1)))
+    fleet = a_run_fleet(a_plan(faults=Faults(0, 0, 0, 0, 0, 0, 1, 0)))
     giving = [truth for truth in fleet.truth if truth.dc_returned_kwh]
     assert len(giving) > 30, "the others charge all day"
     for truth in giving:
@@ -184,10 +195,19 @@ def test_a_v2g_car_gives_back_less_than_it_took_and_is_judged_by_how_it_charges(
 
 
 def test_a_share_above_zero_means_at_least_one_charger() -> None:
-    fleet = Fleet(a_plan(chargers=4, faults=Faults(0.001, 0.001, 0.001, 0.001, 0, 0, 0.001)))
+    fleet = Fleet(a_plan(chargers=5, faults=Faults(0.001, 0.001, 0.001, 0.001, 0, 0, 0.001, 0.001)))
     assert fleet.faults == (
-        "1 worn, 1 with a silent meter, 1 moved to another meter, 1 that give back to the grid, 1 with uneven intervals"
+        "1 worn, 1 with a silent meter, 1 moved to another meter, 1 that give back to the grid,"
+        " 1 with a meter for each phase, 1 with uneven intervals"
     )
+
+
+def test_the_meters_of_three_phases_draw_together_what_the_vehicle_takes() -> None:
+    fleet = a_run_fleet(a_plan(chargers=5, faults=Faults(0, 0, 0, 0, 0, 0, 0, by_phase=1)))
+    for truth in fleet.truth:
+        assert truth.meter_readings == 3 * truth.vehicle_readings
+        assert 0.4 < (truth.efficiency_ratio or 0) < 1
+        assert truth.story.startswith("3 meters, ")
 
 
 def test_a_reading_at_the_full_hour_belongs_to_the_hour_that_ends() -> None:

@@ -37,16 +37,15 @@ _DEVICES = (
     END
     $$
     """,
+    # Several meters may feed a vehicle at a time, but a meter only one vehicle. So no two mappings of a pair overlap.
     """
     CREATE TABLE vehicle_meter_map (
         vehicle_key integer NOT NULL REFERENCES vehicles,
         meter_key integer NOT NULL REFERENCES meters,
         effective_from timestamptz NOT NULL,
         effective_until timestamptz,
-        PRIMARY KEY (vehicle_key, effective_from),
+        PRIMARY KEY (vehicle_key, meter_key, effective_from),
         CONSTRAINT vehicle_meter_map_not_empty CHECK (effective_from < effective_until),
-        CONSTRAINT vehicle_meter_map_one_meter_per_vehicle EXCLUDE USING gist
-            (vehicle_key WITH =, tstzrange(effective_from, effective_until, '(]') WITH &&),
         CONSTRAINT vehicle_meter_map_one_vehicle_per_meter EXCLUDE USING gist
             (meter_key WITH =, tstzrange(effective_from, effective_until, '(]') WITH &&)
     )

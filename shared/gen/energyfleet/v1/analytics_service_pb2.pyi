@@ -259,7 +259,9 @@ class GetVehiclePerformanceResponse(_message.Message):
     meter_readings: _builtins.int
     """Readings of the meters that fed it, while they fed it, within the window."""
     coverage: _builtins.float
-    """Of the hours in which either side reported, the share in which both did, 0 to 1. Absent: neither reported."""
+    """Of the hours in which either side reported, the share in which both did, 0 to 1. With several meters at a time an
+    hour counts where any of them reported. Absent: neither reported.
+    """
     verdict: Global___Verdict.ValueType
     """What these numbers allow to say."""
     verdict_reason: _builtins.str
@@ -373,7 +375,7 @@ class PerformanceEvidence(_message.Message):
     VEHICLE_QUALITY_FIELD_NUMBER: _builtins.int
     METER_QUALITY_FIELD_NUMBER: _builtins.int
     hours_either: _builtins.int
-    """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window."""
+    """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window: the vehicle, or any of its meters."""
     hours_both: _builtins.int
     """Those of them in which both sides did. `coverage` is this over `hours_either`."""
     mapping_count: _builtins.int
@@ -396,7 +398,9 @@ class PerformanceEvidence(_message.Message):
 
     @_builtins.property
     def mappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedingInterval]:
-        """The mappings that reach into the window, by start; of more than 100 the last 100."""
+        """The mappings that reach into the window, by start and then by meter; of more than 100 the last 100. Several at the
+        same time: several meters fed the vehicle, and what they drew adds up.
+        """
 
     @_builtins.property
     def similar_vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -703,6 +707,7 @@ class VehiclePerformance(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
+    MAPPING_COUNT_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -740,6 +745,10 @@ class VehiclePerformance(_message.Message):
     """Energy that flowed back into the grid through the meters that fed this vehicle, while they fed it, in kWh. 0:
     nothing did. Absent with `kwh_consumed_ac`.
     """
+    mapping_count: _builtins.int
+    """How many mappings reach into the window. More than 1: the vehicle was moved, or several meters fed it at a time;
+    GetVehiclePerformance has them one by one. 0: VERDICT_NO_METER.
+    """
     def __init__(
         self,
         *,
@@ -757,10 +766,11 @@ class VehiclePerformance(_message.Message):
         alert: _builtins.str = ...,
         kwh_returned_dc: _builtins.float | None = ...,
         kwh_returned_ac: _builtins.float | None = ...,
+        mapping_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapping_count", b"mapping_count", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015

@@ -74,6 +74,40 @@ is stored once it is at most 5 minutes ahead. `description` says when that is.
 """
 Global___RejectionReason: _TypeAlias = RejectionReason  # noqa: Y015
 
+class _MappingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MappingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MappingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MAPPING_MODE_UNSPECIFIED: _MappingMode.ValueType  # 0
+    """As MAPPING_MODE_REPLACE."""
+    MAPPING_MODE_REPLACE: _MappingMode.ValueType  # 1
+    """This meter feeds the vehicle instead of all others: their open mappings that began earlier are closed, however many
+    there are, and others contradict. From an instant on this is so too where this meter feeds the vehicle already since
+    an earlier one.
+    """
+    MAPPING_MODE_JOIN: _MappingMode.ValueType  # 2
+    """This meter feeds the vehicle beside others, such as one for each phase; what they draw adds up. Their mappings
+    neither change nor contradict, whenever they begin and end. The vehicle need not have another meter.
+    """
+
+class MappingMode(_MappingMode, metaclass=_MappingModeEnumTypeWrapper):
+    """What a mapping means for the vehicle's other meters. The meter is in any case taken from the vehicle that it feeds."""
+
+MAPPING_MODE_UNSPECIFIED: MappingMode.ValueType  # 0
+"""As MAPPING_MODE_REPLACE."""
+MAPPING_MODE_REPLACE: MappingMode.ValueType  # 1
+"""This meter feeds the vehicle instead of all others: their open mappings that began earlier are closed, however many
+there are, and others contradict. From an instant on this is so too where this meter feeds the vehicle already since
+an earlier one.
+"""
+MAPPING_MODE_JOIN: MappingMode.ValueType  # 2
+"""This meter feeds the vehicle beside others, such as one for each phase; what they draw adds up. Their mappings
+neither change nor contradict, whenever they begin and end. The vehicle need not have another meter.
+"""
+Global___MappingMode: _TypeAlias = MappingMode  # noqa: Y015
+
 @_typing.final
 class StreamTelemetryRequest(_message.Message):
     """Some readings of a stream."""
@@ -556,10 +590,13 @@ class MapVehicleRequest(_message.Message):
     METER_ID_FIELD_NUMBER: _builtins.int
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     meter_id: _builtins.str
     """The meter that feeds it. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
+    mode: Global___MappingMode.ValueType
+    """Whether this meter feeds the vehicle instead of its other meters, or beside them."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when on, to the microsecond: readings with a later timestamp count. Not before the retention floor and
@@ -579,10 +616,11 @@ class MapVehicleRequest(_message.Message):
         meter_id: _builtins.str = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         effective_until: _timestamp_pb2.Timestamp | None = ...,
+        mode: Global___MappingMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "mode", b"mode", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -602,7 +640,9 @@ class MapVehicleResponse(_message.Message):
 
     @_builtins.property
     def closed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mapping]:
-        """The mappings that this call closed: none, the vehicle's, the meter's, or both."""
+        """The mappings that this call closed, ordered by start: the vehicle's with other meters, up to 100, and the meter's
+        with another vehicle. Empty: none.
+        """
 
     def __init__(
         self,
@@ -627,8 +667,13 @@ class UnmapVehicleRequest(_message.Message):
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
+    meter_id: _builtins.str
+    """Only this meter shall no longer feed it; one that does not feed it then is fine. 1 to 64 characters of printable
+    ASCII, no space at either end; case counts. Empty: every meter.
+    """
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when on, to the microsecond: readings with a later timestamp no longer count. Not before the retention floor
@@ -647,10 +692,11 @@ class UnmapVehicleRequest(_message.Message):
         vehicle_id: _builtins.str = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         effective_until: _timestamp_pb2.Timestamp | None = ...,
+        meter_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,7 +712,7 @@ class UnmapVehicleResponse(_message.Message):
     @_builtins.property
     def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mapping]:
         """The mappings, or the parts of them, that lay within the requested time and are no longer registered, ordered by
-        start. Empty: the vehicle was not mapped then.
+        start, then by meter. Empty: the vehicle was not mapped then.
         """
 
     def __init__(
@@ -728,7 +774,7 @@ class ListMappingsResponse(_message.Message):
     """Gives the next page. Empty: this was the last one."""
     @_builtins.property
     def mappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mapping]:
-        """The mappings, ordered by vehicle and then by start."""
+        """The mappings, ordered by vehicle, then by start, then by meter."""
 
     def __init__(
         self,

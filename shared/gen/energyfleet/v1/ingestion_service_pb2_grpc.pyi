@@ -99,23 +99,29 @@ class IngestionServiceStub:
     changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
     For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
     either of the two within the span. To correct what is registered, unmap the span first.
+
+    A meter feeds one vehicle at a time. Whether a vehicle has one meter at a time or several says `mode`: with
+    MAPPING_MODE_JOIN the vehicle's mappings with other meters are left alone, and all of the above is about the meter's.
+    Limits: at most 100 meters feed a vehicle at a time.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
     otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
-    overlaps the span. The message names up to 3 of them; nothing is registered then.
+    overlaps the span; or when 100 other meters feed the vehicle at some time of a joined mapping. The message names up
+    to 3 of them; nothing is registered then.
     """
     UnmapVehicle: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.UnmapVehicleRequest, _ingestion_service_pb2.UnmapVehicleResponse]
-    """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
-    answers about the past follow at once.
+    """Says that no meter feeds a vehicle, or with `meter_id` that this one does not: from an instant on, or for a span of
+    time. Either may lie in the past, and answers about the past follow at once.
 
     Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
     which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
-    and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+    and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
+    mapped then is fine: nothing changes.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
     FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
     message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]
-    """Lists mappings, past and present, ordered by vehicle and then by start.
+    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
     CorrectReading: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]
@@ -202,23 +208,29 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
     For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
     either of the two within the span. To correct what is registered, unmap the span first.
+
+    A meter feeds one vehicle at a time. Whether a vehicle has one meter at a time or several says `mode`: with
+    MAPPING_MODE_JOIN the vehicle's mappings with other meters are left alone, and all of the above is about the meter's.
+    Limits: at most 100 meters feed a vehicle at a time.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
     otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
-    overlaps the span. The message names up to 3 of them; nothing is registered then.
+    overlaps the span; or when 100 other meters feed the vehicle at some time of a joined mapping. The message names up
+    to 3 of them; nothing is registered then.
     """
     UnmapVehicle: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.UnmapVehicleRequest, _ingestion_service_pb2.UnmapVehicleResponse]  # type: ignore[assignment]
-    """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
-    answers about the past follow at once.
+    """Says that no meter feeds a vehicle, or with `meter_id` that this one does not: from an instant on, or for a span of
+    time. Either may lie in the past, and answers about the past follow at once.
 
     Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
     which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
-    and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+    and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
+    mapped then is fine: nothing changes.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
     FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
     message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]  # type: ignore[assignment]
-    """Lists mappings, past and present, ordered by vehicle and then by start.
+    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
     CorrectReading: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]  # type: ignore[assignment]
@@ -326,9 +338,14 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
         For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
         either of the two within the span. To correct what is registered, unmap the span first.
+
+        A meter feeds one vehicle at a time. Whether a vehicle has one meter at a time or several says `mode`: with
+        MAPPING_MODE_JOIN the vehicle's mappings with other meters are left alone, and all of the above is about the meter's.
+        Limits: at most 100 meters feed a vehicle at a time.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION when what is registered says
         otherwise: a mapping that begins at or after the instant, one that was closed at a later instant, or one that
-        overlaps the span. The message names up to 3 of them; nothing is registered then.
+        overlaps the span; or when 100 other meters feed the vehicle at some time of a joined mapping. The message names up
+        to 3 of them; nothing is registered then.
         """
 
     @_abc_1.abstractmethod
@@ -337,12 +354,13 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.UnmapVehicleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.UnmapVehicleResponse, _abc.Awaitable[_ingestion_service_pb2.UnmapVehicleResponse]]:
-        """Says that no meter feeds a vehicle: from an instant on, or for a span of time. Either may lie in the past, and
-        answers about the past follow at once.
+        """Says that no meter feeds a vehicle, or with `meter_id` that this one does not: from an instant on, or for a span of
+        time. Either may lie in the past, and answers about the past follow at once.
 
         Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
         which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
-        and registering it again undoes the call. A vehicle that is not mapped then is fine: nothing changes.
+        and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
+        mapped then is fine: nothing changes.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
         FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
         message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
@@ -354,7 +372,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.ListMappingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.ListMappingsResponse, _abc.Awaitable[_ingestion_service_pb2.ListMappingsResponse]]:
-        """Lists mappings, past and present, ordered by vehicle and then by start.
+        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
         Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """
 
