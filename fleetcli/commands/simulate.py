@@ -47,6 +47,9 @@ def simulate(
     repeated: Annotated[float, _share("Bursts of readings that arrive twice.")] = _FAULTS.repeated,
     v2g: Annotated[float, _share("Vehicles that give some of their charge back to the grid.")] = _FAULTS.v2g,
     by_phase: Annotated[float, _share("Chargers with a meter for each phase.")] = _FAULTS.by_phase,
+    register: Annotated[float, _share("Meters that send their register.")] = _FAULTS.register,
+    sentinel: Annotated[float, _share("Vehicles with a broken temperature sensor.")] = _FAULTS.sentinel,
+    glitch: Annotated[float, _share("Meters with a glitch that gets corrected.")] = _FAULTS.glitch,
 ) -> None:
     """Simulate a fleet of chargers, some of them broken on purpose, and send what its devices report.
 
@@ -55,7 +58,7 @@ def simulate(
     if seed is None:
         seed = random.SystemRandom().randrange(SEEDS)
     end_us = moment_us("--ending", ending, system_clock())
-    faults = Faults(worn, silent, moved, uneven, late, repeated, v2g, by_phase)
+    faults = Faults(worn, silent, moved, uneven, late, repeated, v2g, by_phase, register, sentinel, glitch)
     fleet = Fleet(FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed, faults))
     say(f"{chargers:,} chargers, a reading every {every} s, {hours:g} hours up to {iso_from_us(end_us)}, seed {seed}")
     say(f"Broken on purpose: {fleet.faults}")

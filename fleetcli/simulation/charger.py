@@ -35,13 +35,24 @@ STRANGER_WATTS = 3_600.0
 """What others draw from a meter while it does not feed our vehicle. Must never count."""
 
 
+REGISTER_KWH = (0.0, 20_000.0)
+"""What a meter's register shows in the beginning."""
+
+SENTINEL_TEMP, SENTINEL_SHARE = -127.0, 0.1
+"""What a temperature sensor says that is not there, in °C, and how often."""
+
+GLITCH_KWH = 20_000.0
+"""A reading that no charger can have drawn since the one before."""
+
+
 class MeterReading(NamedTuple):
-    """Time in microseconds, interval energy in kWh, voltage in volts."""
+    """Time in microseconds, interval energy or register in kWh, voltage in volts."""
 
     meter_id: str
     ts_us: int
-    kwh_consumed_ac: float
+    kwh_consumed_ac: float | None
     voltage: float
+    register_kwh: float | None = None
 
 
 class VehicleReading(NamedTuple):
@@ -69,6 +80,15 @@ class Mapping:
     """Feeds it beside its other meters, not in their place."""
 
 
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What should count of a meter's reading."""
+
+    meter_id: str
+    ts_us: int
+    kwh: float
+
+
 class Faulty(Enum):
     """What can be wrong with a charger, or out of the ordinary; the values are for people."""
 
@@ -77,6 +97,9 @@ class Faulty(Enum):
     MOVED = "moved to another meter"
     V2G = "that give back to the grid"
     BY_PHASE = "with a meter for each phase"
+    REGISTER = "whose meter sends its register"
+    SENTINEL = "with a broken temperature sensor"
+    GLITCH = "with a glitch that gets corrected"
 
 
 class Charger:
@@ -104,7 +127,9 @@ class Charger:
         self._vehicle_id = f"ev-{seed}-{number:05}"
         self.meter_ids = [f"meter-{seed}-{number:05}"]
         self.mappings = [Mapping(self._vehicle_id, self.meter_ids[0], start_us)]
-        self._silent_from = self._moved_at = self.steps
+        self.corrections: list[Correction] = []
+        self._registers: dict[str, float] = {}
+        self._silent_from = self._moved_at = self._glitch_from = self.steps
         story = f"healthy, {curve.car} at {rated_watts / 1_000:.1f} kW"
         if fault is Faulty.WORN:
             story = f"worn, gives {health:.0%} of a healthy {curve.car}"
@@ -117,6 +142,13 @@ class Charger:
             self.meter_ids = [f"{self.meter_ids[0]}-L{phase}" for phase in range(1, len(PHASES) + 1)]
             self.mappings = [Mapping(self._vehicle_id, each, start_us, joins=True) for each in self.meter_ids]
             story = f"{len(PHASES)} meters, {curve.car} at {rated_watts / 1_000:.1f} kW"
+        elif fault is Faulty.REGISTER:
+            story = f"sends registers, {curve.car} at {rated_watts / 1_000:.1f} kW"
+        elif fault is Faulty.SENTINEL:
+            story = f"temperature of {SENTINEL_TEMP:g} °C now and then, {curve.car}"
+        elif fault is Faulty.GLITCH:
+            self._glitch_from = self.steps // 2
+            story = f"a glitch after {self._clock(self._glitch_from - 1)}, corrected"
         elif fault is Faulty.MOVED and self.steps > INTERVALS_JOIN:
             moved_at = int(self.steps * random.uniform(0.3, 0.7)) // INTERVALS_JOIN * INTERVALS_JOIN
             self._moved_at = max(INTERVALS_JOIN, moved_at)
@@ -151,10 +183,26 @@ class Charger:
                 break
             ts_us = self._first_ts_us + last * self._step_us
             kwh = drawn[at] if interval == 1 else sum(drawn[at - interval + 1 : at + 1])
-            burst.append(MeterReading(meter_id, ts_us, kwh, uniform(*VOLTS)))
+            reading, counted_kwh = self._as_sent(MeterReading(meter_id, ts_us, kwh, uniform(*VOLTS)), last)
+            burst.append(reading)
             if self._feeds(place, last):
-                self.truth.add_meter_reading(ts_us, kwh)
+                self.truth.add_meter_reading(ts_us, counted_kwh)
         return burst
+
+    def _as_sent(self, reading: MeterReading, step: int) -> tuple[MeterReading, float]:
+        """What a meter sends of its interval, and what counts of that in the end."""
+        meter_id, ts_us, kwh, *_ = reading
+        assert kwh is not None
+        if self.fault is Faulty.REGISTER:
+            before = self._registers.get(meter_id)
+            shown = self._random.uniform(*REGISTER_KWH) if before is None else before + kwh
+            self._registers[meter_id] = shown
+            counted_kwh = 0.0 if before is None else kwh
+            return reading._replace(kwh_consumed_ac=None, register_kwh=shown), counted_kwh
+        if step >= self._glitch_from and not self.corrections:
+            self.corrections.append(Correction(meter_id, ts_us, kwh))
+            return reading._replace(kwh_consumed_ac=GLITCH_KWH), kwh
+        return reading, kwh
 
     def _vehicle_burst(self, first: int, happened: Sequence[Step]) -> list[VehicleReading]:
         interval = self._vehicle_interval
@@ -164,6 +212,10 @@ class Charger:
             _, kwh, soc, battery_temp = happened[at]
             if interval > 1:
                 kwh = sum(step.dc_kwh for step in happened[at - interval + 1 : at + 1])
+            if self.fault is Faulty.SENTINEL and self._random.random() < SENTINEL_SHARE:
+                burst.append(VehicleReading(self._vehicle_id, ts_us, kwh, soc, SENTINEL_TEMP))
+                self.truth.add_vehicle_reading(ts_us, kwh, None)
+                continue
             burst.append(VehicleReading(self._vehicle_id, ts_us, kwh, soc, battery_temp))
             self.truth.add_vehicle_reading(ts_us, kwh, battery_temp)
         return burst

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from random import Random
 
-from fleetcli.simulation.charger import INTERVALS_JOIN, Burst, Charger, Faulty, Mapping
+from fleetcli.simulation.charger import INTERVALS_JOIN, Burst, Charger, Correction, Faulty, Mapping
 from fleetcli.simulation.truth import VehicleTruth
 from shared.timestamps import US_PER_SECOND
 
@@ -51,6 +51,15 @@ class Faults:
 
     by_phase: float = 0.03
     """Chargers that have a meter for each phase; all of them feed the vehicle together."""
+
+    register: float = 0.05
+    """Meters that send what their register shows."""
+
+    sentinel: float = 0.02
+    """Vehicles whose battery's temperature is a sentinel now and then."""
+
+    glitch: float = 0.01
+    """Meters with one reading that cannot be, which an operator corrects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,11 @@ class Fleet:
     def truth(self) -> Sequence[VehicleTruth]:
         """What is true of each vehicle; complete when `bursts` has ended."""
         return [charger.truth for charger in self._chargers]
+
+    @property
+    def corrections(self) -> list[Correction]:
+        """What an operator has to correct; complete when `bursts` has ended."""
+        return [correction for charger in self._chargers for correction in charger.corrections]
 
     @property
     def faults(self) -> str:
@@ -152,6 +166,9 @@ def _assigned(plan: FleetPlan) -> Iterator[tuple[int, Faulty | None, bool]]:
         (Faulty.MOVED, plan.faults.moved),
         (Faulty.V2G, plan.faults.v2g),
         (Faulty.BY_PHASE, plan.faults.by_phase),
+        (Faulty.REGISTER, plan.faults.register),
+        (Faulty.SENTINEL, plan.faults.sentinel),
+        (Faulty.GLITCH, plan.faults.glitch),
     ):
         faulty += [fault] * _count(share, plan.chargers)
     of_number = dict(zip(numbers, faulty, strict=False))

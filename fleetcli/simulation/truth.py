@@ -31,6 +31,7 @@ class VehicleTruth:
     vehicle_readings: int = 0
     meter_readings: int = 0
     battery_temp_sum: float = 0.0
+    battery_temp_readings: int = 0
     vehicle_hours: set[int] = field(default_factory=set)
     meter_hours: set[int] = field(default_factory=set)
     dc_returned_kwh: float = 0.0
@@ -44,10 +45,12 @@ class VehicleTruth:
         self.meter_readings += 1
         self.meter_hours.add(hour_of(ts_us))
 
-    def add_vehicle_reading(self, ts_us: int, kwh: float, battery_temp: float) -> None:
+    def add_vehicle_reading(self, ts_us: int, kwh: float, battery_temp: float | None) -> None:
         self.dc_kwh += kwh
         self.dc_returned_kwh -= min(kwh, 0.0)
-        self.battery_temp_sum += battery_temp
+        if battery_temp is not None:
+            self.battery_temp_sum += battery_temp
+            self.battery_temp_readings += 1
         self.vehicle_readings += 1
         self.vehicle_hours.add(hour_of(ts_us))
 
@@ -86,8 +89,8 @@ class VehicleTruth:
 
     @property
     def average_battery_temp(self) -> float | None:
-        """Absent where the vehicle sent nothing."""
-        return self.battery_temp_sum / self.vehicle_readings if self.vehicle_readings else None
+        """Absent where none was measured."""
+        return self.battery_temp_sum / self.battery_temp_readings if self.battery_temp_readings else None
 
     @property
     def coverage(self) -> float | None:
