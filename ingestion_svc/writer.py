@@ -222,11 +222,12 @@ class Writer(Generic[AnyRow]):
         """
         target = self._target
         await cursor.execute(target.lock_status, prepare=True)
-        [(locked, late)] = await cursor.fetchall()
+        [(locked,)] = await cursor.fetchall()
         if locked < devices:
             await cursor.execute(target.lock_new_devices, prepare=True)
             await cursor.execute(target.lock_status, prepare=True)
-            [(locked, late)] = await cursor.fetchall()
+        await cursor.execute(target.is_any_late, prepare=True)
+        [(late,)] = await cursor.fetchall()
         if not late:
             return None
         near = {

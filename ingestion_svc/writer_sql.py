@@ -28,8 +28,8 @@ _OPEN_SESSION = (
     """,
     """
     CREATE TEMPORARY TABLE staged_neighbours (
-        ordinal integer, stored boolean, before_ts timestamptz, before_register_kwh double precision,
-        after_ts timestamptz
+        ordinal integer PRIMARY KEY, device_key integer, ts timestamptz, register_kwh double precision,
+        stored boolean, before_ts timestamptz, before_register_kwh double precision, after_ts timestamptz
     ) ON COMMIT DELETE ROWS
     """,
 )
@@ -89,15 +89,24 @@ _CLOSE_HOURS = """
 """
 
 # Locks the status of the staged rows' devices until the transaction ends: who writes readings of a device waits for
-# that. Returns how many devices have one, and whether any row is not newer than all that is stored of its device.
+# that. Returns how many devices have one.
 _LOCK_STATUS = """
     WITH locked AS (
-        SELECT {device}_key AS device_key, ts FROM {device}_current_status
+        SELECT FROM {device}_current_status
         WHERE {device}_key IN (SELECT device_key FROM staged_readings)
         ORDER BY {device}_key FOR UPDATE
     )
-    SELECT (SELECT count(*) FROM locked),
-        EXISTS (SELECT FROM staged_readings AS staged JOIN locked USING (device_key) WHERE staged.ts <= locked.ts)
+    SELECT count(*) FROM locked
+"""
+
+# Whether any staged row is not newer than all that is stored of its device. A statement of its own: the one that waited
+# for the locks sees what was there before.
+_IS_ANY_LATE = """
+    SELECT EXISTS (
+        SELECT FROM staged_readings AS staged
+            JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
+        WHERE staged.ts <= status.ts
+    )
 """
 
 # For devices that have no status to lock yet.
@@ -110,8 +119,11 @@ _LOCK_NEW_DEVICES = """
 # beyond them, and between which timestamps the readings lie that now come after other ones.
 _FIND_NEIGHBOURS = """
     WITH found AS (
-        INSERT INTO staged_neighbours (ordinal, stored, before_ts, before_register_kwh, after_ts)
-        SELECT staged.ordinal, stored.ts IS NOT NULL, before.ts, before.register_kwh, after.ts
+        INSERT INTO staged_neighbours (
+            ordinal, device_key, ts, register_kwh, stored, before_ts, before_register_kwh, after_ts
+        )
+        SELECT staged.ordinal, staged.device_key, staged.ts, staged.register_kwh,
+            stored.ts IS NOT NULL, before.ts, before.register_kwh, after.ts
         FROM staged_readings AS staged JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
             LEFT JOIN LATERAL (
                 SELECT ts FROM {device}_telemetry_history AS history
@@ -148,9 +160,8 @@ _INSERT = (
     """
     WITH staged AS (
         SELECT DISTINCT ON (staged.device_key, staged.ts) staged.device_key, staged.ts, {measurements:staged.#},
-            neighbours.ordinal IS NOT NULL AS late,
             CASE WHEN neighbours.ordinal IS NULL THEN status.ts ELSE neighbours.before_ts END AS stored_ts,
-            CASE WHEN neighbours.ordinal IS NULL THEN status.register_kwh ELSE before_register_kwh END
+            CASE WHEN neighbours.ordinal IS NULL THEN status.register_kwh ELSE neighbours.before_register_kwh END
                 AS stored_register_kwh
         FROM staged_readings AS staged
             LEFT JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
@@ -217,11 +228,11 @@ _INSERT = (
 # matters; the bounds let the planner leave out other days. What an operator has corrected stays.
 _COUNT_ANEW = """
     WITH followed AS (
-        SELECT DISTINCT ON (staged.device_key, after_ts)
-            staged.device_key, after_ts, staged.ts AS before_ts, staged.register_kwh AS before_register_kwh
-        FROM staged_neighbours JOIN staged_readings AS staged USING (ordinal)
+        SELECT DISTINCT ON (device_key, after_ts)
+            device_key, after_ts, ts AS before_ts, register_kwh AS before_register_kwh
+        FROM staged_neighbours
         WHERE after_ts IS NOT NULL
-        ORDER BY staged.device_key, after_ts, staged.ts DESC, staged.ordinal
+        ORDER BY device_key, after_ts, ts DESC, ordinal
     ), judged AS (
         SELECT followed.device_key, ts, before_register_kwh, history.register_kwh, history.{energy} AS kwh_before,
             coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END) AS sent_kwh,
@@ -323,6 +334,7 @@ class Target(Generic[AnyRow]):
     copy_to_staging: str
     lock_status: str
     lock_new_devices: str
+    is_any_late: str
     find_neighbours: str
     forget_neighbours: str
     insert: str
@@ -345,6 +357,7 @@ def _target(kind: DeviceKind) -> Target[Any]:
         copy_to_staging=kind.render(_COPY_TO_STAGING),
         lock_status=kind.render(_LOCK_STATUS),
         lock_new_devices=kind.render(_LOCK_NEW_DEVICES),
+        is_any_late=kind.render(_IS_ANY_LATE),
         find_neighbours=kind.render(_FIND_NEIGHBOURS),
         forget_neighbours=_FORGET_NEIGHBOURS,
         insert=kind.render(_INSERT),
