@@ -44,8 +44,8 @@ class Columns:
         return cls(
             slots,
             np.array([row[1] for row in rows], np.int64),
-            np.array([row[2] for row in rows], np.float64),
-            [np.array([row[at] for row in rows], np.float64) for at in range(3, len(rows[0]))],
+            _floats([row[2] for row in rows]),
+            [_floats([row[at] for row in rows]) for at in range(3, len(rows[0]))],
         )
 
     def __len__(self) -> int:
@@ -101,6 +101,13 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int], previous_us
         *(each[last] for each in _readings(keys, rows)),
         previous_us[first] - _EPOCH_US,
     )
+
+
+def _floats(values: list[float | None]) -> Floats:
+    """NaN for None. A measurement that nobody has, as registers where all send intervals, costs next to nothing."""
+    if values.count(None) == len(values):
+        return np.full(len(values), np.nan)
+    return np.array(values, np.float64)
 
 
 def _readings(keys: Keys, rows: Columns) -> Sequence[NDArray[Any]]:
