@@ -103,7 +103,7 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int], previous_us
     )
 
 
-def _floats(values: list[float | None]) -> Floats:
+def _floats(values: list[Any]) -> Floats:
     """NaN for None. A measurement that nobody has, as registers where all send intervals, costs next to nothing."""
     if values.count(None) == len(values):
         return np.full(len(values), np.nan)

@@ -19,9 +19,10 @@ def test_decoded_rows_have_the_measurements_of_their_kind_in_its_order(
         ("SELECT {device}_key FROM {device}s", "SELECT meter_key FROM meters", "SELECT pump_key FROM pumps"),
         ("sum({energy})", "sum(kwh_consumed_ac)", "sum(kwh)"),
         ("sum({returned})", "sum(kwh_returned_ac)", "sum(back)"),
-        ("{measurements}", "kwh_consumed_ac, voltage", "kwh, flow, heat"),
-        ("SET {measurements:# = old.#}", "SET kwh_consumed_ac = old.kwh_consumed_ac, voltage = old.voltage",
-         "SET kwh = old.kwh, flow = old.flow, heat = old.heat"),
+        ("{measurements}", "kwh_consumed_ac, voltage, register_kwh", "kwh, flow, heat, register_kwh"),
+        ("{optional}", "voltage, register_kwh", "flow, heat, register_kwh"),
+        ("SET {optional:# = old.#}", "SET voltage = old.voltage, register_kwh = old.register_kwh",
+         "SET flow = old.flow, heat = old.heat, register_kwh = old.register_kwh"),
         ("count(*) {averaged:, sum(#)}", "count(*) ", "count(*) , sum(heat), sum(flow)"),
         ("{totals:hour_#}", "hour_kwh, hour_kwh_returned, hour_readings",
          "hour_kwh, hour_kwh_returned, hour_readings,"
