@@ -37,14 +37,19 @@ class GroupTotals:
     @classmethod
     def of(cls, found: FleetTotals, positions: Sequence[int]) -> "GroupTotals":
         """Of the vehicles at these positions, the same in any order."""
+        delivered = _sum(map(found.kwh_delivered_dc.__getitem__, positions))
+        consumed = _sum(map(found.kwh_consumed_ac.__getitem__, positions))
+        # Most have returned nothing.
+        returned_dc = fsum(filter(None, map(found.kwh_returned_dc.__getitem__, positions)))
+        returned_ac = fsum(filter(None, map(found.kwh_returned_ac.__getitem__, positions)))
         return cls(
             len(positions),
-            _sum(map(found.kwh_delivered_dc.__getitem__, positions)),
-            _sum(map(found.kwh_consumed_ac.__getitem__, positions)),
+            delivered,
+            consumed,
             sum(map(found.vehicle_readings.__getitem__, positions)),
             sum(map(found.meter_readings.__getitem__, positions)),
-            _sum(map(found.kwh_returned_dc.__getitem__, positions)),
-            _sum(map(found.kwh_returned_ac.__getitem__, positions)),
+            None if delivered is None else returned_dc,
+            None if consumed is None else returned_ac,
         )
 
     @classmethod

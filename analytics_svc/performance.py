@@ -75,9 +75,9 @@ class Explanation:
 def efficiency_ratio(dc: float | None, ac: float | None, returned_ac: float | None) -> float | None:
     """Energy delivered over energy drawn; None where one is absent, or no more was drawn than flowed back.
 
-    `ac` is a sum with as much as `returned_ac` on both sides of zero: what rounding leaves of it is nothing.
+    Where the two are equal, rounding may leave a little of `ac`: beside `returned_ac` that is nothing.
     """
-    if dc is None or ac is None or ac <= RELATIVE_TOLERANCE * (returned_ac or 0.0):
+    if dc is None or ac is None or ac <= (RELATIVE_TOLERANCE * returned_ac if returned_ac else 0.0):
         return None
     return dc / ac
 
@@ -88,12 +88,15 @@ def kwh_lost(dc: float | None, ac: float | None) -> float | None:
 
 
 def judge(totals: Totals, thresholds: Thresholds) -> Performance:
-    ratio = compared_ratio = efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac, totals.kwh_returned_ac)
-    if totals.kwh_returned_dc or totals.kwh_returned_ac:
-        compared_ratio = efficiency_ratio(*_energies(totals, thresholds), totals.kwh_returned_ac)
-    lost = kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac)
+    dc, ac, returned_ac = totals.kwh_delivered_dc, totals.kwh_consumed_ac, totals.kwh_returned_ac
+    drawn, ratio = ac, efficiency_ratio(dc, ac, returned_ac)
+    compared_ratio = ratio
+    if returned_ac or totals.kwh_returned_dc:
+        drawn = _flowed_in(ac, returned_ac)
+        compared_ratio = efficiency_ratio(*_energies(totals, thresholds), returned_ac)
+    lost = kwh_lost(dc, ac)
     coverage = totals.hours_both / totals.hours_either if totals.hours_either else None
-    reason = _reason(totals, compared_ratio, coverage, thresholds)
+    reason = _reason(totals, drawn, compared_ratio, coverage, thresholds)
     return Performance(ratio, lost, coverage, reason.verdict, reason, compared_ratio)
 
 
@@ -113,14 +116,15 @@ def _energies(totals: Totals, thresholds: Thresholds) -> tuple[float | None, flo
     return totals.kwh_delivered_dc, totals.kwh_consumed_ac
 
 
-def _reason(totals: Totals, ratio: float | None, coverage: float | None, thresholds: Thresholds) -> VerdictReason:
+def _reason(
+    totals: Totals, drawn: float | None, ratio: float | None, coverage: float | None, thresholds: Thresholds
+) -> VerdictReason:
     if totals.mappings == 0:
         return VerdictReason.NO_MAPPING
     if totals.vehicle_readings == 0:
         return VerdictReason.NOBODY_REPORTED if totals.meter_readings == 0 else VerdictReason.VEHICLE_SILENT
     if totals.meter_readings == 0:
         return VerdictReason.METERS_SILENT
-    drawn = _flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac)
     if drawn is not None and drawn < thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE):
         return VerdictReason.TOO_LITTLE_ENERGY
     if coverage is not None and coverage < thresholds.evidence_min_coverage:
