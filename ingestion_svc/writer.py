@@ -76,6 +76,8 @@ class Writer(Generic[AnyRow]):
         self._pass_fail_point = pass_fail_point
         self._connection: AsyncConnection[Any] | None = None
         self._limit = {"power_max_kw": limit.max_kw, "power_min_interval_s": limit.min_interval_s}
+        # Without parameters PostgreSQL plans it once: to plan it takes longer than to run it for a few rows.
+        self._insert = target.insert % self._limit
         self._devices = KnownDevices(limit)
         self._partition_days: set[int] = set()
 
@@ -201,7 +203,7 @@ class Writer(Generic[AnyRow]):
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns))
         followed = await self._find_neighbours(columns, len(np.unique(keys)), cursor)
-        await cursor.execute(target.insert, self._limit, prepare=True)
+        await cursor.execute(self._insert, prepare=True)
         [(inserted, missed, doubted)] = await cursor.fetchall()
         if followed is not None:
             await cursor.execute(target.count_anew, self._limit | followed, prepare=False)
@@ -237,7 +239,6 @@ class Writer(Generic[AnyRow]):
         await cursor.execute(target.find_neighbours, near, prepare=False)
         [(beyond, first, last)] = await cursor.fetchall()
         if beyond:
-            await cursor.execute(target.forget_neighbours)
             await cursor.execute(target.find_neighbours, EVER, prepare=False)
             [(_, first, last)] = await cursor.fetchall()
         return None if first is None else {"first": first, "last": last}

@@ -15,7 +15,8 @@ _OPEN_SESSION = (
     "SET enable_mergejoin = off",
     """
     CREATE TEMPORARY TABLE staged_readings (
-        ordinal integer, device_key integer, ts timestamptz, {measurements:# double precision}
+        ordinal integer, device_key integer, ts timestamptz, {measurements:# double precision},
+        late boolean, stored boolean, before_ts timestamptz, before_register_kwh double precision, after_ts timestamptz
     ) ON COMMIT DELETE ROWS
     """,
     """
@@ -24,12 +25,6 @@ _OPEN_SESSION = (
         hour_readings integer
         {averaged:, hour_#_sum double precision, hour_#_readings integer},
         device_key integer, ts timestamptz, {measurements:# double precision}, previous_ts timestamptz
-    ) ON COMMIT DELETE ROWS
-    """,
-    """
-    CREATE TEMPORARY TABLE staged_neighbours (
-        ordinal integer PRIMARY KEY, device_key integer, ts timestamptz, register_kwh double precision,
-        stored boolean, before_ts timestamptz, before_register_kwh double precision, after_ts timestamptz
     ) ON COMMIT DELETE ROWS
     """,
 )
@@ -119,39 +114,36 @@ _LOCK_NEW_DEVICES = """
 # beyond them, and between which timestamps the readings lie that now come after other ones.
 _FIND_NEIGHBOURS = """
     WITH found AS (
-        INSERT INTO staged_neighbours (
-            ordinal, device_key, ts, register_kwh, stored, before_ts, before_register_kwh, after_ts
+        UPDATE staged_readings AS staged
+        SET (late, stored, before_ts, before_register_kwh, after_ts) = (
+            SELECT true, stored.ts IS NOT NULL, before.ts, before.register_kwh, after.ts
+            FROM (VALUES (0)) AS one
+                LEFT JOIN LATERAL (
+                    SELECT ts FROM {device}_telemetry_history AS history
+                    WHERE history.{device}_key = staged.device_key AND history.ts = staged.ts
+                        AND history.ts BETWEEN %(first)s AND %(last)s
+                    LIMIT 1
+                ) AS stored ON true
+                LEFT JOIN LATERAL (
+                    SELECT ts, register_kwh FROM {device}_telemetry_history AS history
+                    WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts < staged.ts
+                        AND history.ts BETWEEN %(first)s AND %(last)s
+                    ORDER BY ts DESC LIMIT 1
+                ) AS before ON true
+                LEFT JOIN LATERAL (
+                    SELECT ts FROM {device}_telemetry_history AS history
+                    WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts > staged.ts
+                        AND history.ts BETWEEN %(first)s AND %(last)s
+                    ORDER BY ts LIMIT 1
+                ) AS after ON true
         )
-        SELECT staged.ordinal, staged.device_key, staged.ts, staged.register_kwh,
-            stored.ts IS NOT NULL, before.ts, before.register_kwh, after.ts
-        FROM staged_readings AS staged JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
-            LEFT JOIN LATERAL (
-                SELECT ts FROM {device}_telemetry_history AS history
-                WHERE history.{device}_key = staged.device_key AND history.ts = staged.ts
-                    AND history.ts BETWEEN %(first)s AND %(last)s
-                LIMIT 1
-            ) AS stored ON true
-            LEFT JOIN LATERAL (
-                SELECT ts, register_kwh FROM {device}_telemetry_history AS history
-                WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts < staged.ts
-                    AND history.ts BETWEEN %(first)s AND %(last)s
-                ORDER BY ts DESC LIMIT 1
-            ) AS before ON true
-            LEFT JOIN LATERAL (
-                SELECT ts FROM {device}_telemetry_history AS history
-                WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts > staged.ts
-                    AND history.ts BETWEEN %(first)s AND %(last)s
-                ORDER BY ts LIMIT 1
-            ) AS after ON true
-        WHERE staged.ts <= status.ts
+        WHERE ts <= (SELECT status.ts FROM {device}_current_status AS status WHERE {device}_key = device_key)
         RETURNING stored, before_ts, after_ts
     )
     SELECT coalesce(bool_or(NOT stored AND (before_ts IS NULL OR after_ts IS NULL)), false),
         min(after_ts), max(after_ts)
     FROM found
 """
-
-_FORGET_NEIGHBOURS = "DELETE FROM staged_neighbours"
 
 # Returns how many rows were inserted and, where some were not, the ordinals of those that history had already. Of rows
 # that repeat each other the first one counts. What counts of a row depends on the reading before it: another staged
@@ -160,30 +152,29 @@ _INSERT = (
     """
     WITH staged AS (
         SELECT DISTINCT ON (staged.device_key, staged.ts) staged.device_key, staged.ts, {measurements:staged.#},
-            CASE WHEN neighbours.ordinal IS NULL THEN status.ts ELSE neighbours.before_ts END AS stored_ts,
-            CASE WHEN neighbours.ordinal IS NULL THEN status.register_kwh ELSE neighbours.before_register_kwh END
-                AS stored_register_kwh
+            CASE WHEN late THEN before_ts ELSE status.ts END AS stored_ts,
+            CASE WHEN late THEN before_register_kwh ELSE status.register_kwh END AS stored_register_kwh
         FROM staged_readings AS staged
             LEFT JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
-            LEFT JOIN staged_neighbours AS neighbours ON neighbours.ordinal = staged.ordinal
-        WHERE neighbours.stored IS NOT TRUE
+        WHERE stored IS NOT TRUE
         ORDER BY staged.device_key, staged.ts, staged.ordinal
-    ), following AS (
+    ), following AS MATERIALIZED (
         SELECT device_key, ts, {measurements}, stored_ts, stored_register_kwh,
             lag(ts) OVER device AS staged_ts, lag(register_kwh) OVER device AS staged_register_kwh
         FROM staged
         WINDOW device AS (PARTITION BY device_key ORDER BY ts)
-    ), judged AS (
+    ), preceded AS MATERIALIZED (
+        SELECT device_key, ts, {measurements},
+            plausible_kwh(
+                ts, greatest(staged_ts, stored_ts), %(power_max_kw)r, %(power_min_interval_s)r
+            ) AS plausible,
+            CASE WHEN staged_ts > stored_ts OR stored_ts IS NULL THEN staged_register_kwh
+                ELSE stored_register_kwh END AS before_register_kwh
+        FROM following
+    ), judged AS MATERIALIZED (
         SELECT device_key, ts, {measurements}, before_register_kwh,
-            counting_of({energy}, register_kwh, before_register_kwh,
-                plausible_kwh(ts, greatest(staged_ts, stored_ts), %(power_max_kw)s, %(power_min_interval_s)s)
-            ) AS counting
-        FROM (
-            SELECT device_key, ts, {measurements}, staged_ts, stored_ts,
-                CASE WHEN staged_ts > stored_ts OR stored_ts IS NULL THEN staged_register_kwh
-                    ELSE stored_register_kwh END AS before_register_kwh
-            FROM following
-        ) AS preceded
+            counting_of({energy}, register_kwh, before_register_kwh, plausible) AS counting
+        FROM preceded
     ), inserted AS (
         INSERT INTO {device}_telemetry_history ({device}_key, ts, {measurements}, sent_kwh, counting)
         SELECT device_key, ts, counted_kwh(counting, {energy}, register_kwh, before_register_kwh), {optional},
@@ -230,7 +221,7 @@ _COUNT_ANEW = """
     WITH followed AS (
         SELECT DISTINCT ON (device_key, after_ts)
             device_key, after_ts, ts AS before_ts, register_kwh AS before_register_kwh
-        FROM staged_neighbours
+        FROM staged_readings
         WHERE after_ts IS NOT NULL
         ORDER BY device_key, after_ts, ts DESC, ordinal
     ), judged AS (
@@ -336,7 +327,6 @@ class Target(Generic[AnyRow]):
     lock_new_devices: str
     is_any_late: str
     find_neighbours: str
-    forget_neighbours: str
     insert: str
     count_anew: str
     find_stored: str
@@ -359,7 +349,6 @@ def _target(kind: DeviceKind) -> Target[Any]:
         lock_new_devices=kind.render(_LOCK_NEW_DEVICES),
         is_any_late=kind.render(_IS_ANY_LATE),
         find_neighbours=kind.render(_FIND_NEIGHBOURS),
-        forget_neighbours=_FORGET_NEIGHBOURS,
         insert=kind.render(_INSERT),
         count_anew=kind.render(_COUNT_ANEW),
         find_stored=kind.render(_FIND_STORED),
