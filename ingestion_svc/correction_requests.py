@@ -30,7 +30,7 @@ def parse_correct_reading(request: wire.CorrectReadingRequest) -> CorrectionOrde
     if energy is None:
         checks.add("energy", "required: set one of voided, kwh and as_sent")
     elif energy == "kwh" and not INTERVAL_MIN_KWH <= request.kwh <= INTERVAL_MAX_KWH:
-        checks.add("kwh", f"{request.kwh!r} is not within {INTERVAL_MIN_KWH:g} to {INTERVAL_MAX_KWH:g} kWh")
+        checks.add("kwh", f"{request.kwh!r} is not within {INTERVAL_MIN_KWH:.15g} to {INTERVAL_MAX_KWH:.15g} kWh")
     for field, text, most in (("author", request.author, AUTHOR_MAX_LENGTH), ("note", request.note, NOTE_MAX_LENGTH)):
         if not 0 < len(text) <= most or not text.isprintable() or text.isspace():
             checks.add(field, f"required: 1 to {most:,} characters, none of them a control character")

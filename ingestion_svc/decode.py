@@ -163,7 +163,7 @@ def _energy(reading: MeterReading | VehicleReading, side: str, name: Any) -> tup
         if why:
             raise _Rejected(f"{side}.register_kwh", RejectionReason.OUT_OF_RANGE, why)
         return None, reading.register_kwh
-    accepted = f"{INTERVAL_MIN_KWH:g} to {INTERVAL_MAX_KWH:g} kWh"
+    accepted = f"{INTERVAL_MIN_KWH:.15g} to {INTERVAL_MAX_KWH:.15g} kWh"
     if not reading.HasField(name):
         raise _Rejected(path, RejectionReason.MISSING, f"required: {accepted}, or register_kwh")
     kwh: float = getattr(reading, name)
@@ -196,7 +196,7 @@ def _unless_omitted(
 
 
 def _violation(value: float, least: float, most: float, unit: str) -> str:
-    return "" if least <= value <= most else f"{value!r} is not within {least:g} to {most:g} {unit}"
+    return "" if least <= value <= most else f"{value!r} is not within {least:.15g} to {most:.15g} {unit}"
 
 
 def _reject_id(path: str, device_id: str) -> NoReturn:

@@ -160,6 +160,8 @@ def _show_status(
         table.add_row("newest reading", "none was stored")
     if answer.HasField("clock"):
         table.add_row("clock", _clock_evidence(answer))
+    if answer.doubted_readings:
+        table.add_row("doubted", f"{answer.doubted_readings:,} readings, whose energy is not plausible")
     for name, refusals in (("rejected", answer.rejections), ("left out", answer.omissions)):
         for each in refusals:
             what = f"{each.count:,} times {each.field} {reason_of(each.reason)}"

@@ -809,7 +809,7 @@ class CorrectReadingRequest(_message.Message):
     vehicle_id: _builtins.str
     """A vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts."""
     kwh: _builtins.float
-    """This, in kWh: `>= -1000` and `<= 1000`."""
+    """This, in kWh: `>= -1000` and `<= 1000000`."""
     author: _builtins.str
     """Who corrects, for people. 1 to 100 characters, none of them a control character. Required."""
     note: _builtins.str
