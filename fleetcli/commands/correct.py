@@ -67,7 +67,7 @@ def _told(correction: Correction) -> str:
     device = correction.vehicle_id or correction.meter_id
     counts = "is void" if correction.voided else f"counts as {correction.kwh:g} kWh"
     return (
-        f"{device} {correction.timestamp.ToJsonString()}: {correction.sent_kwh:g} kWh were sent, {counts} since"
-        f" {correction.corrected_at.ToJsonString()} (before: {correction.kwh_before:g} kWh); {correction.author}:"
-        f" {correction.note}"
+        f"{device} {correction.timestamp.ToJsonString()}: {counts} since {correction.corrected_at.ToJsonString()}"
+        f" (before: {correction.kwh_before:g} kWh, uncorrected: {correction.sent_kwh:g} kWh);"
+        f" {correction.author}: {correction.note}"
     )

@@ -17,6 +17,8 @@ _OF_VEHICLE = ("kwhDeliveredDc", "soc", "batteryTemp")
 _ABSENT = frozenset({"", "null", "NULL", "n/a", "N/A", "\\N"})
 """How files say that there is no value."""
 
+_IDS = frozenset({"meterId", "vehicleId"})
+
 _TIME_OF_DAY = re.compile(r"\d\d?:")
 
 
@@ -31,6 +33,8 @@ class Rows:
 
     def reading(self, cells: Sequence[object]) -> Telemetry:
         row = {name: cell for name, place in self._places if (cell := _cell(name, cells[place])) not in _ABSENT}
+        if not row.keys() & _IDS:  # a device may be called NULL
+            row |= {name: cell for name, place in self._places if name in _IDS and (cell := _cell(name, cells[place]))}
         meter_id = row.get("meterId", self._dialect.meter_id)
         vehicle_id = row.get("vehicleId", self._dialect.vehicle_id)
         if (meter_id is None) == (vehicle_id is None):

@@ -169,16 +169,17 @@ def test_a_reading_is_corrected_and_the_correction_is_listed(environment: dict[s
         return done.stdout
 
     time = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    reading = f'{{"meter": {{"meterId": "test-meter-08", "kwhConsumedAc": 320.05, "timestamp": "{time}"}}}}'
+    reading = f'{{"meter": {{"meterId": "test-meter-08", "kwhConsumedAc": 100.05, "timestamp": "{time}"}}}}'
     energyfleet("replay", "-", environment=environment, stdin=reading)
     assert said("corrections", "--meter", "test-meter-08") == "No corrections.\n"
     command = ("correct", time, "--meter", "test-meter-08", "--note", "ticket [12]", "--author", "Ada")
     assert said(*command, "--as-sent") == "What was sent counts, as before.\n"
     corrected = said(*command, "--kwh", "1.85")
-    assert corrected.startswith(f"test-meter-08 {time}: 320.05 kWh were sent, counts as 1.85 kWh since ")
-    assert corrected.endswith(" (before: 320.05 kWh); Ada: ticket [12]\n")
+    assert corrected.startswith(f"test-meter-08 {time}: counts as 1.85 kWh since ")
+    assert corrected.endswith(" (before: 100.05 kWh, uncorrected: 100.05 kWh); Ada: ticket [12]\n")
     void = said(*command, "--void")
-    assert " 320.05 kWh were sent, is void since " in void
+    assert void.startswith(f"test-meter-08 {time}: is void since ")
+    assert void.endswith(" (before: 1.85 kWh, uncorrected: 100.05 kWh); Ada: ticket [12]\n")
     assert said("corrections", "--meter", "test-meter-08") == void + corrected
     nothing = energyfleet(
         "correct", "now", "--meter", "test-meter-08", "--void", "--note", "n", environment=environment

@@ -239,13 +239,16 @@ async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries:
 async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries: Queries) -> None:
     car, meter = rows.vehicle("car"), rows.meter("meter")
     ts = datetime_from_us(MIDNIGHT_US + 1)
-    rows.connection.execute("INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, %s)", (car, ts, ts))
-    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, %s)", (meter, ts, ts))
+    rows.connection.execute(
+        "INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, NULL, %s)", (car, ts, ts)
+    )
+    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, NULL, %s)", (meter, ts, ts))
     vehicle_status, clock, *_ = (await queries.status(VEHICLE, "car")).value
+    measured = {"kwh_delivered_dc": 0.5, "soc": 80.0}
     assert clock is None
-    assert vehicle_status == DeviceStatus(MIDNIGHT_US + 1, {"kwh_delivered_dc": 0.5, "soc": 80.0, "battery_temp": None})
+    assert vehicle_status == DeviceStatus(MIDNIGHT_US + 1, {**measured, "battery_temp": None, "register_kwh": None})
     assert (await queries.status(METER, "meter")).value == Found(
-        DeviceStatus(MIDNIGHT_US + 1, {"kwh_consumed_ac": 0.6, "voltage": None}), None
+        DeviceStatus(MIDNIGHT_US + 1, {"kwh_consumed_ac": 0.6, "voltage": None, "register_kwh": None}), None
     )
     assert vehicle_status is not None
     assert vehicle_status.age_us(MIDNIGHT_US) == -1

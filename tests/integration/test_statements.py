@@ -93,7 +93,7 @@ def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psyco
         ingestion.execute(statement)
     assert len(statements(target)) == 14
     for statement in statements(target):
-        plan(ingestion, statement)
+        plan(ingestion, statement.replace(")r", ")s"))  # the writer fills in what is configured
 
 
 @pytest.mark.parametrize("side", SIDES, ids=["meters", "vehicles"])
