@@ -71,7 +71,8 @@ def _lacks(reading: Telemetry) -> str:
     if time_us(reading) is None:
         return "no timestamp"
     has_energy = reading.meter.HasField("kwh_consumed_ac") or reading.vehicle.HasField("kwh_delivered_dc")
-    return "" if has_energy else "no energy"
+    has_register = reading.meter.HasField("register_kwh") or reading.vehicle.HasField("register_kwh")
+    return "" if has_energy or has_register else "no energy"
 
 
 def _say_found(recording: Recording) -> None:

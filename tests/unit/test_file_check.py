@@ -81,6 +81,19 @@ def test_bad_lines_are_counted_and_the_first_ones_told(
     assert out[-1] == f"1 good readings from {AT} to {AT}, 7 bad lines; 1 meters and 0 vehicles. Nothing was sent."
 
 
+def test_a_register_stands_in_the_place_of_energy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = file.with_suffix(".ndjson")
+    lines = [
+        f'{{"meter": {{"meterId": "m-1", "timestamp": "{AT}", "registerKwh": 0}}}}',
+        f'{{"vehicle": {{"vehicleId": "v-1", "timestamp": "{AT}", "registerKwh": 4021.7}}}}',
+        f'{{"vehicle": {{"vehicleId": "v-1", "timestamp": "{AT}"}}}}',
+    ]
+    file.write_text("\n".join(lines))
+    code, out, err = checked(capsys, file)
+    assert (code, err[0]) == (1, f"{file}:3: no energy")
+    assert out[-1].startswith("2 good readings")
+
+
 def test_devices_are_counted_up_to_a_limit(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
