@@ -22,16 +22,14 @@ from ingestion_svc.corrections_sql import (
     RECORD,
 )
 from ingestion_svc.counting import PowerLimit
-from shared.db.device_kind import KINDS, DeviceKind
+from shared.db.device_kind import DeviceKind
 from shared.db.engine import shielded
-from shared.db.verification_sql import SIDES
+from shared.db.verification_sql import HOURS
 from shared.errors import UnknownReading
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 NEWEST = 2**63 - 1
 """The place before the newest correction."""
-
-_HOURS = {kind: side.hours for kind, side in zip(KINDS, SIDES, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ async def _count(
         "hour": datetime_from_us(hour_us),
         "next_hour": datetime_from_us(hour_us + US_PER_HOUR),
     }
-    hours = _HOURS[kind]
+    hours = HOURS[kind]
     assert hours.mark_hours is not None
     await connection.exec_driver_sql(hours.remove, hour)
     await connection.exec_driver_sql(hours.add, hour)

@@ -15,7 +15,7 @@ slow path.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
 import numpy as np
@@ -207,8 +207,11 @@ class Writer(Generic[AnyRow]):
         [(inserted, missed, doubted)] = await cursor.fetchall()
         if followed is not None:
             await cursor.execute(target.count_anew, self._limit | followed, prepare=False)
-            [(changed,)] = await cursor.fetchall()
-            hours.update(changed)
+            for hour, its_keys in await cursor.fetchall():
+                hour_of = {"keys": its_keys, "hour": hour, "next_hour": hour + timedelta(hours=1)}
+                await cursor.execute(target.remove_hours, hour_of, prepare=False)
+                await cursor.execute(target.add_hours_anew, hour_of, prepare=False)
+                hours.add(hour)
         written = Written(doubted=sorted(doubted))
         if inserted < len(rows):
             stored = await self._find_stored(columns, missed, cursor) if missed else {}

@@ -7,6 +7,7 @@ from typing import Any, Generic
 from ingestion_svc.readings import AnyRow, MeterRow, VehicleRow
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
+from shared.db.verification_sql import HOURS
 
 # With nested loops alone rows are locked in key order, and they are no bad plan for any number of rows. A session
 # writes one kind of reading.
@@ -216,7 +217,8 @@ _INSERT = (
 )
 
 # What counts of the stored readings that now come after late rows, of which only the last one before each of them
-# matters; the bounds let the planner leave out other days. What an operator has corrected stays.
+# matters; the bounds let the planner leave out other days. What an operator has corrected stays. Returns the hours
+# whose sums have to be added up anew, and of which devices: to add differences would leave their rounding.
 _COUNT_ANEW = """
     WITH followed AS (
         SELECT DISTINCT ON (device_key, after_ts)
@@ -225,7 +227,7 @@ _COUNT_ANEW = """
         WHERE after_ts IS NOT NULL
         ORDER BY device_key, after_ts, ts DESC, ordinal
     ), judged AS (
-        SELECT followed.device_key, ts, before_register_kwh, history.register_kwh, history.{energy} AS kwh_before,
+        SELECT followed.device_key, ts, before_register_kwh, history.register_kwh,
             coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END) AS sent_kwh,
             counting_of(
                 coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END),
@@ -237,7 +239,7 @@ _COUNT_ANEW = """
             AND history.ts BETWEEN %(first)s AND %(last)s
         WHERE history.counting IS DISTINCT FROM 'corrected'
     ), counted AS (
-        SELECT device_key, ts, kwh_before, sent_kwh, counting,
+        SELECT device_key, ts, sent_kwh, counting,
             counted_kwh(counting, sent_kwh, register_kwh, before_register_kwh) AS kwh
         FROM judged
     ), changed AS (
@@ -248,27 +250,13 @@ _COUNT_ANEW = """
         WHERE history.{device}_key = device_key AND history.ts = counted.ts
             AND history.ts BETWEEN %(first)s AND %(last)s
             AND (history.{energy}, history.counting) IS DISTINCT FROM (kwh, counted.counting)
-        RETURNING device_key, counted.ts, kwh, kwh_before,
+        RETURNING device_key, counted.ts, kwh,
             date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
-    ), hours AS (
-        SELECT device_key, hour_start, sum(kwh - kwh_before) AS kwh,
-            sum(greatest(0, -kwh) - greatest(0, -kwh_before)) AS kwh_returned,
-            max(ts) AS ts, (array_agg(kwh ORDER BY ts DESC))[1] AS newest_kwh
-        FROM changed GROUP BY device_key, hour_start
-    ), open AS (
-        UPDATE {device}_current_status AS status
-        SET {energy} = CASE WHEN status.ts = hours.ts THEN newest_kwh ELSE status.{energy} END,
-            hour_kwh = hour_kwh + kwh, hour_kwh_returned = hour_kwh_returned + kwh_returned
-        FROM hours
-        WHERE status.{device}_key = device_key AND status.hour_start = hours.hour_start
-        RETURNING device_key
-    ), closed AS (
-        UPDATE {device}_closed_hours AS closed
-        SET kwh = closed.kwh + hours.kwh, kwh_returned = closed.kwh_returned + hours.kwh_returned
-        FROM hours
-        WHERE closed.device_key = hours.device_key AND closed.hour_start = hours.hour_start
+    ), newest AS (
+        UPDATE {device}_current_status AS status SET {energy} = kwh
+        FROM changed WHERE status.{device}_key = device_key AND status.ts = changed.ts
     )
-    SELECT ARRAY(SELECT DISTINCT hour_start FROM hours)
+    SELECT hour_start, array_agg(DISTINCT device_key) FROM changed GROUP BY hour_start
 """
 
 # What was sent for the slots of some rows. The bounds let the planner leave out the other days; the limit makes it look
@@ -329,6 +317,8 @@ class Target(Generic[AnyRow]):
     find_neighbours: str
     insert: str
     count_anew: str
+    remove_hours: str
+    add_hours_anew: str
     find_stored: str
     copy_to_history: str
     copy_to_staged_hours: str
@@ -351,6 +341,8 @@ def _target(kind: DeviceKind) -> Target[Any]:
         find_neighbours=kind.render(_FIND_NEIGHBOURS),
         insert=kind.render(_INSERT),
         count_anew=kind.render(_COUNT_ANEW),
+        remove_hours=HOURS[kind].remove,
+        add_hours_anew=HOURS[kind].add,
         find_stored=kind.render(_FIND_STORED),
         copy_to_history=kind.render(_COPY_TO_HISTORY),
         copy_to_staged_hours=kind.render(_COPY_TO_STAGED_HOURS),

@@ -279,3 +279,6 @@ def _side(kind: DeviceKind) -> Side:
 
 
 SIDES = tuple(_side(kind) for kind in KINDS)
+
+HOURS = {kind: side.hours for kind, side in zip(KINDS, SIDES, strict=True)}
+"""The rollups of each kind, for whoever has to add some of them up anew."""
