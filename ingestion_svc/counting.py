@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ingestion_svc.copy_format import Columns, Floats, Times
+from shared.config import POWER_MAX_KW, POWER_MIN_INTERVAL_S
 
 
 @dataclass(frozen=True, slots=True)
 class PowerLimit:
     """What a reading's power may be: its energy over the time since the reading before it, at least so long."""
 
-    max_kw: float = 500.0
-    min_interval_s: float = 900.0
+    max_kw: float = POWER_MAX_KW
+    min_interval_s: float = POWER_MIN_INTERVAL_S
 
 
 def simply_counted(rows: Columns, before_us: Times, before_register: Floats, limit: PowerLimit) -> Floats:

@@ -25,6 +25,10 @@ MESSAGE_MAX_BYTES = 1_200_000
 """What 10,000 readings need, the largest that there are; of a compressed message, its size when it is unpacked."""
 
 
+POWER_MAX_KW, POWER_MIN_INTERVAL_S = 500.0, 900.0
+"""What the power of a reading is held against by default, wherever what counts of it is judged."""
+
+
 class ConfigError(StartRefused):
     """A variable of the environment is wrong. The message names it and says what is accepted."""
 
@@ -145,10 +149,11 @@ class IngestionSettings(ServingSettings):
         None, description="readings a second that one device may send, a minute of them at once; unset: any number"
     )
     power_max_kw: PositiveFloat = Field(
-        500.0, description="kW above which the energy of a reading does not count: more than one charger delivers"
+        POWER_MAX_KW,
+        description="kW above which the energy of a reading does not count: more than one charger delivers",
     )
     power_min_interval_s: PositiveFloat = Field(
-        900.0,
+        POWER_MIN_INTERVAL_S,
         description="seconds that a reading's energy may stand for at least, however soon it follows another reading: a"
         " quarter-hour metering interval",
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
+from shared.config import POWER_MAX_KW, POWER_MIN_INTERVAL_S
 from shared.db.retention import retention_floor_us, us_from_day
 from shared.db.verification_sql import DAYS, SIDES, Derived, Side
 from shared.timestamps import (
@@ -27,7 +28,7 @@ from shared.timestamps import (
 EVER_US = (TIMESTAMP_MIN_US, TIMESTAMP_MAX_US // US_PER_HOUR * US_PER_HOUR)
 """The start and the end of a span that leaves nothing out, in whole hours."""
 
-POWER_LIMITS: Mapping[str, float] = {"power_max_kw": 500.0, "power_min_interval_s": 900.0}
+POWER_LIMITS: Mapping[str, float] = {"power_max_kw": POWER_MAX_KW, "power_min_interval_s": POWER_MIN_INTERVAL_S}
 """What is configured by default."""
 
 _HOUR = timedelta(hours=1)
