@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 
 from ingestion_svc.admission import Admission, DeviceRates
 from ingestion_svc.batch import Batcher
-from ingestion_svc.counting import PowerLimit
 from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
@@ -65,7 +64,7 @@ async def serving(
     await require_usable_database(url, APPLICATION_NAME)
     parameters = connection_parameters(url, APPLICATION_NAME, statement_timeout=f"{settings.write_timeout_s:.0f}s")
     pass_fail_point = fail_points_from(os.environ)
-    limit = PowerLimit(settings.power_max_kw, settings.power_min_interval_s)
+    limits = settings.power_limits
     background = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s")
     maintenance = Maintenance(background, settings.retention_days, clock, metrics.set_partitions_ahead)
     # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
@@ -74,9 +73,12 @@ async def serving(
     evidence = DeviceEvidence(unwaited)
     heartbeat = Heartbeat(unwaited)
     batcher = Batcher(
-        [Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point, limit) for _ in range(settings.writers)],
         [
-            Writer(VEHICLES, parameters, settings.write_timeout_s, pass_fail_point, limit)
+            Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point, limits)
+            for _ in range(settings.writers)
+        ],
+        [
+            Writer(VEHICLES, parameters, settings.write_timeout_s, pass_fail_point, limits)
             for _ in range(settings.writers)
         ],
         settings,
@@ -106,7 +108,7 @@ async def serving(
         engine,
         bounds,
         settings.inflight_max_readings_per_stream,
-        limit,
+        limits,
     )
     add_IngestionServiceServicer_to_server(servicer, service.server)
     async with (

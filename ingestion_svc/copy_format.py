@@ -65,9 +65,9 @@ class Columns:
         )
 
 
-def staged_readings(keys: Keys, rows: Columns) -> bytes:
-    """COPY's bytes for (ordinal, key, ts, energy, measurements); a row's ordinal is its position."""
-    return _copied(np.arange(len(rows), dtype=np.int32), *_readings(keys, rows))
+def staged_readings(keys: Keys, rows: Columns, max_kw: Floats) -> bytes:
+    """COPY's bytes for (ordinal, key, ts, energy, measurements, max_kw); a row's ordinal is its position."""
+    return _copied(np.arange(len(rows), dtype=np.int32), *_readings(keys, rows), max_kw)
 
 
 def appended_readings(keys: Keys, rows: Columns) -> bytes:

@@ -21,11 +21,11 @@ from ingestion_svc.corrections_sql import (
     LOCK_TABLES,
     RECORD,
 )
-from ingestion_svc.counting import PowerLimit
 from shared.db.device_kind import DeviceKind
 from shared.db.engine import shielded
 from shared.db.verification_sql import HOURS
 from shared.errors import UnknownReading
+from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 NEWEST = 2**63 - 1
@@ -80,7 +80,7 @@ class CorrectionsQuestion:
 
 
 @shielded
-async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limit: PowerLimit) -> Correction | None:
+async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: PowerLimits) -> Correction | None:
     """Makes an energy count, unless it does already. Returns the correction that says so, None where none ever did.
 
     Raises UnknownReading.
@@ -89,8 +89,9 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limit: Po
         await connection.execute(LOCK_TABLES[order.kind])
         key = (await connection.execute(LOCK_DEVICE[order.kind], {"device_id": order.device_id})).scalar()
         reading = {"device_key": key, "ts": datetime_from_us(order.ts_us)}
-        limits = {"power_max_kw": limit.max_kw, "power_min_interval_s": limit.min_interval_s}
-        found = (await connection.execute(FIND[order.kind], reading | limits)).one_or_none()
+        max_kw = limits.max_kw_of(order.kind.name, order.device_id)
+        its_limits = {"max_kw": max_kw, "min_interval_s": limits.min_interval_s}
+        found = (await connection.execute(FIND[order.kind], reading | its_limits)).one_or_none()
         if found is None:
             raise UnknownReading(order.kind.name, order.device_id, order.ts_us)
         named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": reading["ts"]}

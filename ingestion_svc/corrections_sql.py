@@ -30,7 +30,7 @@ _FIND = """
     ), judged AS (
         SELECT kwh, counting, sent_kwh, register_kwh, before_register_kwh, counting_of(
             sent_kwh, register_kwh, before_register_kwh,
-            plausible_kwh(ts, before_ts, :power_max_kw, :power_min_interval_s)
+            plausible_kwh(ts, before_ts, :max_kw, :min_interval_s)
         ) AS uncorrected_counting
         FROM reading
     )

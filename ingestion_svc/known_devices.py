@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ingestion_svc.copy_format import Columns, Floats, Keys, Positions, Times
-from ingestion_svc.counting import PowerLimit, simply_counted
+from ingestion_svc.counting import simply_counted
+from shared.power_limits import PowerLimits
 
 DEVICE_KEYS_MAX = 100_000
 """Devices that a writer remembers, about 150 bytes each: ten times the fleet that one writer is meant for."""
@@ -41,13 +42,15 @@ NOTHING = Appendable(np.empty(0, np.intp), np.empty(0), np.empty(0, np.int64))
 class KnownDevices:
     """Keys and newest readings, both only of what was committed."""
 
-    def __init__(self, limit: PowerLimit) -> None:
-        self._limit = limit
+    def __init__(self, kind: str, limits: PowerLimits) -> None:
+        self._kind = kind
+        self._limits = limits
         self._slots: dict[str, int] = {}
         # By slot:
         self._keys = np.zeros(DEVICE_KEYS_MAX, np.int32)
         self._high_water_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
         self._high_water_register = np.full(DEVICE_KEYS_MAX, np.nan)  # of the same reading
+        self._max_kw = np.zeros(DEVICE_KEYS_MAX)
         self._pause = 0
         self._next_pause = 1
 
@@ -81,7 +84,7 @@ class KnownDevices:
         before_us, before_register = np.roll(known.ts_us, 1), np.roll(known.register, 1)
         before_us[first] = self._high_water_us[known.slots[first]]
         before_register[first] = self._high_water_register[known.slots[first]]
-        kwh = simply_counted(known, before_us, before_register, self._limit)
+        kwh = simply_counted(known, before_us, before_register, self._max_kw[known.slots], self._limits.min_interval_s)
         goes_on = (before_us > 0) & (before_us < known.ts_us) & ~np.isnan(kwh)
         kept = np.repeat(np.logical_and.reduceat(goes_on, first), np.diff(first, append=len(positions)))
         if np.count_nonzero(kept) < APPEND_MIN_READINGS:
@@ -96,6 +99,7 @@ class KnownDevices:
             slot = self._slots.setdefault(device_id, len(self))
             self._keys[slot] = key
             self._high_water_us[slot] = 0
+            self._max_kw[slot] = self._limits.max_kw_of(self._kind, device_id)
 
     def learn(self, slots: Positions, rows: Columns, not_inserted: Sequence[int], *, appended: bool) -> None:
         """Remembers the rows that a transaction committed, of which history did not take the ones at some positions;

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ingestion_svc.admission import Admission
 from ingestion_svc.correction_requests import parse_correct_reading, parse_list_corrections
 from ingestion_svc.corrections import correct_reading, list_corrections
-from ingestion_svc.counting import PowerLimit
 from ingestion_svc.decode import WireMessage
 from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
@@ -24,6 +23,7 @@ from ingestion_svc.replies import correction_message, mapping_message, opened_me
 from shared.errors import SlowConsumer
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
+from shared.power_limits import PowerLimits
 from shared.requests import page_token
 
 ANSWER_MAX_WAIT_S = 30.0
@@ -46,14 +46,14 @@ class IngestionServicer(IngestionServiceServicer):
         engine: AsyncEngine,
         bounds: Callable[[], TimeBounds],
         unacknowledged_max_readings: int,
-        limit: PowerLimit,
+        limits: PowerLimits,
     ) -> None:
         self._admission = admission
         self._intake = intake
         self._engine = engine
         self._bounds = bounds
         self._unacknowledged_max_readings = unacknowledged_max_readings
-        self._limit = limit
+        self._limits = limits
 
     async def StreamTelemetry(
         self, request_iterator: AsyncIterator[wire.StreamTelemetryRequest], context: Context
@@ -98,7 +98,7 @@ class IngestionServicer(IngestionServiceServicer):
     async def CorrectReading(
         self, request: wire.CorrectReadingRequest, context: Context
     ) -> wire.CorrectReadingResponse:
-        correction = await correct_reading(self._engine, parse_correct_reading(request), self._limit)
+        correction = await correct_reading(self._engine, parse_correct_reading(request), self._limits)
         return wire.CorrectReadingResponse(correction=None if correction is None else correction_message(correction))
 
     async def ListCorrections(

@@ -24,7 +24,6 @@ import structlog
 from psycopg import AsyncConnection
 
 from ingestion_svc.copy_format import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
-from ingestion_svc.counting import PowerLimit
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
@@ -32,6 +31,7 @@ from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.errors import DatabaseUnavailable, reason_of
+from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
 _log = structlog.get_logger()
@@ -48,7 +48,7 @@ _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
 
 
-_DEFAULT_LIMIT = PowerLimit()
+_DEFAULT_LIMITS = PowerLimits()
 
 
 class _StatusChanged(Exception):
@@ -68,17 +68,18 @@ class Writer(Generic[AnyRow]):
         parameters: Mapping[str, Any],
         timeout_s: float,
         pass_fail_point: FailPoints,
-        limit: PowerLimit = _DEFAULT_LIMIT,
+        limits: PowerLimits = _DEFAULT_LIMITS,
     ) -> None:
         self._target = target
         self._parameters = parameters
         self._timeout_s = timeout_s
         self._pass_fail_point = pass_fail_point
         self._connection: AsyncConnection[Any] | None = None
-        self._limit = {"power_max_kw": limit.max_kw, "power_min_interval_s": limit.min_interval_s}
+        self._limits = limits
+        self._min_interval = {"min_interval_s": limits.min_interval_s}
         # Without parameters PostgreSQL plans it once: to plan it takes longer than to run it for a few rows.
-        self._insert = target.insert % self._limit
-        self._devices = KnownDevices(limit)
+        self._insert = target.insert % self._min_interval
+        self._devices = KnownDevices(target.device, limits)
         self._partition_days: set[int] = set()
 
     async def write(self, rows: Sequence[AnyRow]) -> Written:
@@ -200,13 +201,14 @@ class Writer(Generic[AnyRow]):
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
         keys, new_keys = await self._resolve(rows, columns.slots, cursor)
+        max_kw = np.array([self._limits.max_kw_of(target.device, row[0]) for row in rows])
         async with cursor.copy(target.copy_to_staging) as copy:
-            await copy.write(staged_readings(keys, columns))
+            await copy.write(staged_readings(keys, columns, max_kw))
         followed = await self._find_neighbours(columns, len(np.unique(keys)), cursor)
         await cursor.execute(self._insert, prepare=True)
         [(inserted, missed, doubted)] = await cursor.fetchall()
         if followed is not None:
-            await cursor.execute(target.count_anew, self._limit | followed, prepare=False)
+            await cursor.execute(target.count_anew, self._min_interval | followed, prepare=False)
             for hour, its_keys in await cursor.fetchall():
                 hour_of = {"keys": its_keys, "hour": hour, "next_hour": hour + timedelta(hours=1)}
                 await cursor.execute(target.remove_hours, hour_of, prepare=False)

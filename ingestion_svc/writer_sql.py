@@ -17,6 +17,7 @@ _OPEN_SESSION = (
     """
     CREATE TEMPORARY TABLE staged_readings (
         ordinal integer, device_key integer, ts timestamptz, {measurements:# double precision},
+        max_kw double precision,
         late boolean, stored boolean, before_ts timestamptz, before_register_kwh double precision, after_ts timestamptz
     ) ON COMMIT DELETE ROWS
     """,
@@ -38,7 +39,7 @@ _ADD_DEVICES = """
     ON CONFLICT DO NOTHING
 """
 
-_COPY_TO_STAGING = "COPY staged_readings (ordinal, device_key, ts, {measurements}) FROM STDIN (FORMAT BINARY)"
+_COPY_TO_STAGING = "COPY staged_readings (ordinal, device_key, ts, {measurements}, max_kw) FROM STDIN (FORMAT BINARY)"
 
 _COPY_TO_HISTORY = """
     COPY {device}_telemetry_history ({device}_key, ts, {measurements}) FROM STDIN (FORMAT BINARY)
@@ -153,21 +154,21 @@ _INSERT = (
     """
     WITH staged AS (
         SELECT DISTINCT ON (staged.device_key, staged.ts) staged.device_key, staged.ts, {measurements:staged.#},
-            CASE WHEN late THEN before_ts ELSE status.ts END AS stored_ts,
+            max_kw, CASE WHEN late THEN before_ts ELSE status.ts END AS stored_ts,
             CASE WHEN late THEN before_register_kwh ELSE status.register_kwh END AS stored_register_kwh
         FROM staged_readings AS staged
             LEFT JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
         WHERE stored IS NOT TRUE
         ORDER BY staged.device_key, staged.ts, staged.ordinal
     ), following AS MATERIALIZED (
-        SELECT device_key, ts, {measurements}, stored_ts, stored_register_kwh,
+        SELECT device_key, ts, {measurements}, max_kw, stored_ts, stored_register_kwh,
             lag(ts) OVER device AS staged_ts, lag(register_kwh) OVER device AS staged_register_kwh
         FROM staged
         WINDOW device AS (PARTITION BY device_key ORDER BY ts)
     ), preceded AS MATERIALIZED (
         SELECT device_key, ts, {measurements},
             plausible_kwh(
-                ts, greatest(staged_ts, stored_ts), %(power_max_kw)r, %(power_min_interval_s)r
+                ts, greatest(staged_ts, stored_ts), max_kw, %(min_interval_s)r
             ) AS plausible,
             CASE WHEN staged_ts > stored_ts OR stored_ts IS NULL THEN staged_register_kwh
                 ELSE stored_register_kwh END AS before_register_kwh
@@ -222,7 +223,7 @@ _INSERT = (
 _COUNT_ANEW = """
     WITH followed AS (
         SELECT DISTINCT ON (device_key, after_ts)
-            device_key, after_ts, ts AS before_ts, register_kwh AS before_register_kwh
+            device_key, after_ts, ts AS before_ts, register_kwh AS before_register_kwh, max_kw
         FROM staged_readings
         WHERE after_ts IS NOT NULL
         ORDER BY device_key, after_ts, ts DESC, ordinal
@@ -232,7 +233,7 @@ _COUNT_ANEW = """
             counting_of(
                 coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END),
                 history.register_kwh, before_register_kwh,
-                plausible_kwh(ts, before_ts, %(power_max_kw)s, %(power_min_interval_s)s)
+                plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s)
             ) AS counting
         FROM followed JOIN {device}_telemetry_history AS history
             ON history.{device}_key = followed.device_key AND history.ts = followed.after_ts
@@ -294,7 +295,7 @@ _ADD_HOURS = (
 
 @dataclass(frozen=True)
 class Target(Generic[AnyRow]):
-    """Where one kind of reading goes.
+    """Where the readings of one kind of device go.
 
     The slow path is `copy_to_staging`, `lock_status`, `insert` and, where rows were not inserted, `find_stored`; where
     rows are late also `find_neighbours` before and `count_anew` after `insert`. The fast path is
@@ -305,6 +306,7 @@ class Target(Generic[AnyRow]):
     of them, and that is written again.
     """
 
+    device: str
     history_table: str
     open_session: Sequence[str]
     """What a writer's session begins with, one after another."""
@@ -330,6 +332,7 @@ class Target(Generic[AnyRow]):
 
 def _target(kind: DeviceKind) -> Target[Any]:
     return Target(
+        device=kind.name,
         history_table=kind.history,
         open_session=[kind.render(each) for each in _OPEN_SESSION],
         find_devices=kind.render(_FIND_DEVICES),

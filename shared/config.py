@@ -17,16 +17,13 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import StartRefused
+from shared.power_limits import POWER_MAX_KW, POWER_MIN_INTERVAL_S, BadLimits, PowerLimits
 
 RETENTION_DAYS = 400
 """Days that a reading may lie back: thirteen months, so that a year can be compared with the one before."""
 
 MESSAGE_MAX_BYTES = 1_200_000
 """What 10,000 readings need, the largest that there are; of a compressed message, its size when it is unpacked."""
-
-
-POWER_MAX_KW, POWER_MIN_INTERVAL_S = 500.0, 900.0
-"""What the power of a reading is held against by default, wherever what counts of it is judged."""
 
 
 class ConfigError(StartRefused):
@@ -157,12 +154,28 @@ class IngestionSettings(ServingSettings):
         description="seconds that a reading's energy may stand for at least, however soon it follows another reading: a"
         " quarter-hour metering interval",
     )
+    power_limits_file: Path | None = Field(
+        None,
+        description="other limits than power_max_kw, a line each: meter or vehicle, kW, and an id or the beginning of"
+        " ids and *",
+    )
     outage_grace_s: PositiveFloat = Field(
         5.0, description="seconds of an outage that are waited through before callers are told UNAVAILABLE"
     )
     write_timeout_s: PositiveFloat = Field(
         90.0, description="seconds that a transaction may take; longer than a careful migration holds a lock"
     )
+
+    @property
+    def power_limits(self) -> PowerLimits:
+        """What the power of each device's readings may be; read from its file each time. ConfigError where that is
+        wrong."""
+        if self.power_limits_file is None:
+            return PowerLimits(self.power_max_kw, self.power_min_interval_s)
+        try:
+            return PowerLimits.read(self.power_max_kw, self.power_min_interval_s, self.power_limits_file)
+        except BadLimits as error:
+            raise ConfigError(f"ENERGYFLEET_POWER_LIMITS_FILE: {error}") from None
 
 
 class AnalyticsSettings(ServingSettings):

@@ -120,11 +120,13 @@ def compared_ratio(
     return dc / ac if ac > 1e-9 * returned_ac else None
 
 
-def count(ts_us: int, sent: Values, before: tuple[int, Values] | None) -> tuple[float, str | None]:
+def count(
+    ts_us: int, sent: Values, before: tuple[int, Values] | None, max_kw: float = 500.0
+) -> tuple[float, str | None]:
     """The energy that counts of a reading after another one in time, and why if it is not simply what was sent."""
     kwh, register = sent[0], sent[-1]
     seconds = 0.0 if before is None else max((ts_us - before[0]) / 1e6, 900.0)
-    plausible = 1_000.0 if before is None else 500.0 * seconds / 3_600
+    plausible = 1_000.0 if before is None else max_kw * seconds / 3_600
     if kwh is not None:
         return (kwh, None) if abs(kwh) <= plausible else (0.0, "doubted")
     assert register is not None

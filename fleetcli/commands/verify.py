@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ from fleetcli.commands.options import hours_option, moment_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.stack import connected, database
 from shared.config import IngestionSettings, read_settings
-from shared.db.verification import EVER_US, POWER_LIMITS, Difference, checks, find, repair_rows
+from shared.db.verification import EVER_US, Difference, checks, find, repair_rows
+from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_HOUR, iso_from_us, system_clock
 
 DIFFERENCES_SHOWN = 20
@@ -30,8 +30,8 @@ class _Seen:
     """Of either kind of device."""
     checks: int = 0
     checks_done: int = 0
-    limits: Mapping[str, float] = field(default_factory=dict)
-    """Of power: what counts depends on them."""
+    limits: PowerLimits = field(default_factory=PowerLimits)
+    """What counts depends on them."""
     lines: list[str] = field(default_factory=list)
     differences: Counter[str] = field(default_factory=Counter)
     """By table."""
@@ -63,7 +63,7 @@ def verify(
     start_us, end_us = _span(from_, until, hours)
     seen = _Seen(show)
     settings = read_settings(IngestionSettings)
-    seen.limits = {name: getattr(settings, name) for name in POWER_LIMITS}
+    seen.limits = settings.power_limits
     with database(settings) as used:
         try:
             stopped = asyncio.run(run_until_asked_to_stop(_verify(used.owner_url, start_us, end_us, repair, seen)))

@@ -13,9 +13,9 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
-from shared.config import POWER_MAX_KW, POWER_MIN_INTERVAL_S
 from shared.db.retention import retention_floor_us, us_from_day
 from shared.db.verification_sql import DAYS, SIDES, Derived, Side
+from shared.power_limits import PowerLimits
 from shared.timestamps import (
     TIMESTAMP_MAX_US,
     TIMESTAMP_MIN_US,
@@ -28,10 +28,9 @@ from shared.timestamps import (
 EVER_US = (TIMESTAMP_MIN_US, TIMESTAMP_MAX_US // US_PER_HOUR * US_PER_HOUR)
 """The start and the end of a span that leaves nothing out, in whole hours."""
 
-POWER_LIMITS: Mapping[str, float] = {"power_max_kw": POWER_MAX_KW, "power_min_interval_s": POWER_MIN_INTERVAL_S}
-"""What is configured by default."""
-
 _HOUR = timedelta(hours=1)
+
+_DEFAULT_LIMITS = PowerLimits()
 
 _LIMIT_LOCK_WAIT = "SET LOCAL lock_timeout = '2s'"
 """While we wait for a long transaction, those that come later wait behind us; a writer's takes well under a second."""
@@ -47,7 +46,10 @@ class Check:
     derived: Derived
     keys: list[int]
     hour_us: int | None
-    limits: Mapping[str, float]
+    max_kw: Mapping[int, float]
+    """By key, the most kW of a reading that counts."""
+    min_interval_s: float
+    """The least time that a reading's energy stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,10 @@ class Difference:
 
 
 async def checks(
-    connection: AsyncConnection[Any], start_us: int, end_us: int, limits: Mapping[str, float] = POWER_LIMITS
+    connection: AsyncConnection[Any], start_us: int, end_us: int, limits: PowerLimits = _DEFAULT_LIMITS
 ) -> list[Check]:
     """What there is to look at: current status, and of the hours that begin within `[start_us, end_us)` the rollups and
-    what counts of their readings, which depends on `limits`, see `ENERGYFLEET_POWER_MAX_KW`.
+    what counts of their readings, which depends on `limits`.
 
     Hours in which nothing is stored are left out, and those before the retention floor. A device or an hour that
     appears later is not among them. Raises the driver's errors.
@@ -78,11 +80,12 @@ async def checks(
     found = []
     start_us = max(start_us, await retention_floor_us(connection))
     for side in SIDES:
-        keys = [key for (key,) in await _rows(connection, side.keys, {})]
+        devices = await _rows(connection, side.devices, {})
+        keys = [key for key, _ in devices]
+        max_kw = {key: limits.max_kw_of(side.device, device_id or "") for key, device_id in devices}
         hours = sorted(await _hours(connection, side, start_us, end_us))
-        found += [Check(side.counting, keys, hour, limits) for hour in hours]
-        found.append(Check(side.status, keys, None, limits))
-        found += [Check(side.hours, keys, hour, limits) for hour in hours]
+        for derived, when in ((side.counting, hours), (side.status, [None]), (side.hours, hours)):
+            found += [Check(derived, keys, hour, max_kw, limits.min_interval_s) for hour in when]
     return found
 
 
@@ -144,7 +147,13 @@ async def _rows(connection: AsyncConnection[Any], query: str, parameters: dict[s
 
 def _parameters(check: Check) -> dict[str, Any]:
     hour = None if check.hour_us is None else datetime_from_us(check.hour_us)
-    return {"keys": check.keys, "hour": hour, "next_hour": hour and hour + _HOUR, **check.limits}
+    return {
+        "keys": check.keys,
+        "hour": hour,
+        "next_hour": hour and hour + _HOUR,
+        "limits_kw": [check.max_kw[key] for key in check.keys],
+        "min_interval_s": check.min_interval_s,
+    }
 
 
 def _difference(check: Check, row: tuple[Any, ...]) -> Difference:

@@ -1,7 +1,8 @@
 """What `verify` says to the database, of the rollups and the status of each kind of device.
 
-The statements' parameters are `keys` of devices and, of an hour `(hour, next_hour]`, its two ends. History is looked up
-device by device, since its key begins with the device; where a day is small the planner reads it whole instead.
+The statements' parameters are `keys` of devices, with the `limits_kw` of each, and, of an hour `(hour, next_hour]`, its
+two ends. History is looked up device by device, since its key begins with the device; where a day is small the planner
+reads it whole instead.
 """
 
 from collections.abc import Sequence
@@ -34,12 +35,13 @@ class Derived:
 class Side:
     """One kind of device, its derived tables, and where there is something to look at."""
 
+    device: str
     history_table: str
     counting: Derived
     hours: Derived
     status: Derived
-    keys: str
-    """The keys of all devices that are registered or have rows."""
+    devices: str
+    """The keys and ids of all devices that are registered or have rows; no id where it is not registered."""
     stored_hours: str
     """The hours within `[start, end)` of which rows are stored."""
     some_reading: str
@@ -96,15 +98,16 @@ _FIND_HOURS = """
 # energy. What an operator has corrected stays, and so does the first reading where earlier ones may have been dropped.
 _COUNTED = """
     WITH within AS (
-        SELECT {device}_key, ts, {energy} AS kwh, register_kwh, counting,
+        SELECT {device}_key, ts, max_kw, {energy} AS kwh, register_kwh, counting,
             coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) AS sent_kwh,
             lag(ts) OVER device AS previous_ts, lag(register_kwh) OVER device AS previous_register_kwh
-        FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
+        FROM unnest(%(keys)s::integer[], %(limits_kw)s::double precision[]) AS device ({device}_key, max_kw)
             JOIN {device}_telemetry_history AS history USING ({device}_key)
         WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s
         WINDOW device AS (PARTITION BY {device}_key ORDER BY ts)
     ), preceded AS (
-        SELECT {device}_key, ts, kwh, register_kwh, counting, sent_kwh, coalesce(previous_ts, before_ts) AS before_ts,
+        SELECT {device}_key, ts, max_kw, kwh, register_kwh, counting, sent_kwh,
+            coalesce(previous_ts, before_ts) AS before_ts,
             CASE WHEN previous_ts IS NULL THEN earlier_register_kwh ELSE previous_register_kwh END
                 AS before_register_kwh
         FROM within LEFT JOIN LATERAL (
@@ -115,7 +118,7 @@ _COUNTED = """
     ), judged AS (
         SELECT {device}_key, ts, before_ts, kwh, register_kwh, counting, sent_kwh, before_register_kwh, counting_of(
             sent_kwh, register_kwh, before_register_kwh,
-            plausible_kwh(ts, before_ts, %(power_max_kw)s, %(power_min_interval_s)s)
+            plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s)
         ) AS right_counting
         FROM preceded WHERE counting IS DISTINCT FROM 'corrected'
     ), counted AS (
@@ -226,10 +229,11 @@ _ADD_STATUS = """
     FROM newest LEFT JOIN opened USING (device_key)
 """
 
-_KEYS = """
-    SELECT {device}_key FROM {device}s
-    UNION SELECT {device}_key FROM {device}_current_status
-    UNION SELECT {device}_key FROM {device}_energy_hourly
+_DEVICES = """
+    SELECT {device}_key, {device}_id
+    FROM {device}s FULL JOIN (
+        SELECT {device}_key FROM {device}_current_status UNION SELECT {device}_key FROM {device}_energy_hourly
+    ) AS derived USING ({device}_key)
     ORDER BY {device}_key
 """
 
@@ -268,11 +272,12 @@ def _side(kind: DeviceKind) -> Side:
         add=kind.render(_ADD_STATUS),
     )
     return Side(
+        device=kind.name,
         history_table=kind.history,
         counting=counting,
         hours=hours,
         status=status,
-        keys=kind.render(_KEYS),
+        devices=kind.render(_DEVICES),
         stored_hours=kind.render(_STORED_HOURS),
         some_reading=kind.render(_SOME_READING),
     )

@@ -31,8 +31,9 @@ PARAMETERS = {
     **{name: [1] for name in ("keys", "ordinals")},
     "hours": [HOUR],
     "ids": ["a"],
-    "power_max_kw": 500.0,
-    "power_min_interval_s": 900.0,
+    "max_kw": 500.0,
+    "limits_kw": [500.0],
+    "min_interval_s": 900.0,
 }
 NO_ROWS = b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
 """A binary COPY of none."""

@@ -16,15 +16,17 @@ from ingestion_svc import known_devices
 from ingestion_svc.readings import MeterRow, VehicleRow, Written
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES, Target
-from shared.db.device_kind import KINDS, DeviceKind
+from shared.db.device_kind import KINDS, VEHICLE, DeviceKind
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.errors import DatabaseUnavailable
+from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
 from tests.builders import NOW_US
 from tests.model import Values, count, hour_start_us
 
 MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
+LIMITS = PowerLimits(by_beginning={("meter", "weak-"): 40.0})
 _examples = itertools.count()
 
 
@@ -44,7 +46,7 @@ class Spy(Writer[Any]):
     """Counts the ways that rows went."""
 
     def __init__(self, target: Target[Any], url: str, places: Places) -> None:
-        super().__init__(target, connection_parameters(url, "test"), 30, places)
+        super().__init__(target, connection_parameters(url, "test"), 30, places, LIMITS)
         self.appends = 0
         self.merges = 0
 
@@ -222,7 +224,8 @@ async def test_appended_readings_on_and_beside_the_hour_and_midnight_add_to_the_
 instants = st.integers(-150, 150).map(lambda half_minutes: MIDNIGHT_US + half_minutes * 30 * US_PER_SECOND) | st.builds(
     lambda hour, beside: MIDNIGHT_US + hour * US_PER_HOUR + beside, st.integers(-1, 1), st.sampled_from([-1, 0, 1])
 )
-# Up to 125 kWh is plausible within a quarter of an hour, up to 1,000 of a first reading.
+METER_IDS = ("weak", "m1", "m2", "m3")
+# Up to 125 kWh is plausible within a quarter of an hour, of the weak meter up to 10, of a first reading up to 1,000.
 energies = st.sampled_from([0.0, 0.25, 1.5, -0.75, 130.0, -400.0, 1_200.0])
 registers = st.sampled_from([0.0, 0.25, 10.0, 10.25, 100.0, 300.0, 5_000.0])
 
@@ -266,13 +269,13 @@ async def test_two_writers_give_what_a_plain_model_gives(
 ) -> None:
     monkeypatch.setattr(known_devices, "APPEND_MIN_READINGS", least)
     monkeypatch.setattr(known_devices, "DEVICE_KEYS_MAX", 3)
-    prefix = f"x{next(_examples)}-"
+    suffix = f"-x{next(_examples)}"
     meters = [Spy(METERS, url, Places()) for _ in range(2)]
     vehicles = [Spy(VEHICLES, url, Places()) for _ in range(2)]
     model: dict[str, dict[int, Values]] = defaultdict(dict)
     for at_writer, rows in sent:
-        meter_rows = [MeterRow(f"{prefix}m{device}", ts_us, *values) for device, ts_us, values, _ in rows]
-        vehicle_rows = [VehicleRow(f"{prefix}v{device}", ts_us, *values) for device, ts_us, _, values in rows]
+        meter_rows = [MeterRow(f"{METER_IDS[device]}{suffix}", ts_us, *values) for device, ts_us, values, _ in rows]
+        vehicle_rows = [VehicleRow(f"v{device}{suffix}", ts_us, *values) for device, ts_us, _, values in rows]
         assert await meters[at_writer].write(meter_rows) == expect(model, meter_rows)
         assert await vehicles[at_writer].write(vehicle_rows) == expect(model, vehicle_rows)
     event(f"appends: {min(sum(writer.appends for writer in meters), 3)}")
@@ -280,7 +283,7 @@ async def test_two_writers_give_what_a_plain_model_gives(
         await writer.close()
     with stored(url) as connection:
         for kind in KINDS:
-            check(connection, model, prefix, kind)
+            check(connection, model, suffix, kind)
 
 
 def expect(model: dict[str, dict[int, Values]], rows: list[Any]) -> Written:
@@ -297,31 +300,32 @@ def expect(model: dict[str, dict[int, Values]], rows: list[Any]) -> Written:
             written.conflicts.append(position)
             written.stored[position] = places[ts_us]
     written.doubted = [
-        position for position, device_id, ts_us in stored if counted(model[device_id])[ts_us][1] == "doubted"
+        position for position, device_id, ts_us in stored if counted(device_id, model[device_id])[ts_us][1] == "doubted"
     ]
     return written
 
 
-def counted(places: dict[int, Values]) -> dict[int, tuple[float, str | None]]:
+def counted(device_id: str, places: dict[int, Values]) -> dict[int, tuple[float, str | None]]:
     """What counts of each reading of a device, and why."""
+    max_kw = LIMITS.max_kw_of("vehicle" if device_id.startswith("v") else "meter", device_id)
     found: dict[int, tuple[float, str | None]] = {}
     before: tuple[int, Values] | None = None
     for ts_us, values in sorted(places.items()):
-        found[ts_us] = count(ts_us, values, before)
+        found[ts_us] = count(ts_us, values, before, max_kw)
         before = ts_us, values
     return found
 
 
 def check(
-    connection: psycopg.Connection[Any], model: dict[str, dict[int, Values]], prefix: str, kind: DeviceKind
+    connection: psycopg.Connection[Any], model: dict[str, dict[int, Values]], suffix: str, kind: DeviceKind
 ) -> None:
     devices = {
         device_id: {
             ts_us: (kwh, *places[ts_us][1:], None if why != "doubted" else places[ts_us][0], why)
-            for ts_us, (kwh, why) in counted(places).items()
+            for ts_us, (kwh, why) in counted(device_id, places).items()
         }
         for device_id, places in model.items()
-        if device_id.startswith(f"{prefix}{kind.name[0]}")
+        if device_id.endswith(suffix) and device_id.startswith("v") == (kind is VEHICLE)
     }
 
     def stored_in(table: str, columns: str) -> dict[tuple[str, int], tuple[float | None, ...]]:
@@ -329,7 +333,7 @@ def check(
             kind.render(
                 f"SELECT {{device}}_id, {columns} FROM {{device}}_{table} JOIN {{device}}s USING ({{device}}_key)"
             )
-            + f" WHERE {kind.name}_id LIKE '{prefix}%'"
+            + f" WHERE {kind.name}_id LIKE '%{suffix}'"
         )
         return {(device_id, us_from_datetime(time)): tuple(values) for device_id, time, *values in rows}
 

@@ -35,8 +35,8 @@ class MeterReading(_message.Message):
     more flowed back into the grid. Zero is a measurement. Either this or `register_kwh` is required.
 
     It counts where its power is plausible: over the time since the meter's previous reading, or over 15 minutes where
-    that is less, no more than 500 kW (both configurable), and of a first reading no more than 1,000 kWh. Otherwise the
-    reading is stored and doubted: its energy counts as 0.
+    that is less, no more than 500 kW (both configurable, the power by device, too), and of a first reading no more than
+    1,000 kWh. Otherwise the reading is stored and doubted: its energy counts as 0.
     """
     voltage: _builtins.float
     """Voltage at the meter, in volts: `>= 0` and `<= 2000`, else the reading is stored without it. Absent: not measured."""

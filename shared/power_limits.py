@@ -1,0 +1,89 @@
+"""What the power of a reading may be, of each device: what exceeds it does not count."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Self
+
+from shared.device_ids import DEVICE_ID_MAX_LENGTH
+
+POWER_MAX_KW, POWER_MIN_INTERVAL_S = 500.0, 900.0
+"""What holds for devices about which nothing is said."""
+
+LINES_MAX = 100_000
+"""A fleet of 100,000 with a line for each device; some 20 MB of memory."""
+
+_KINDS = ("meter", "vehicle")
+_LINE_MAX = 1_000
+"""Characters: what is longer is no limit."""
+
+
+class BadLimits(ValueError):
+    """A file of limits cannot be read. The message says why, and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLimits:
+    """A reading's power is its energy over the time since the reading before it, at least `min_interval_s` of it."""
+
+    max_kw: float = POWER_MAX_KW
+    min_interval_s: float = POWER_MIN_INTERVAL_S
+    by_id: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """In kW, by kind of device and id."""
+    by_beginning: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """In kW, by kind of device and what its id begins with."""
+
+    @classmethod
+    def read(cls, max_kw: float, min_interval_s: float, file: Path) -> Self:
+        """The limits that a file says, a line each, beside those of all other devices. Raises BadLimits."""
+        by_id: dict[tuple[str, str], float] = {}
+        by_beginning: dict[tuple[str, str], float] = {}
+        number = 0
+        try:
+            with file.open(encoding="ascii") as lines:
+                while line := lines.readline(_LINE_MAX):
+                    number += 1
+                    if number > LINES_MAX:
+                        raise ValueError(f"there are at most {LINES_MAX:,} lines")
+                    words = line.split(maxsplit=2)
+                    if not words or words[0].startswith("#"):
+                        continue
+                    kind, device, kw = _limit(words)
+                    limits = by_beginning if device.endswith("*") else by_id
+                    if limits.setdefault((kind, device.removesuffix("*")), kw) != kw:
+                        raise ValueError(f"{kind} {device} has another limit already")
+        except OSError as error:
+            raise BadLimits(f"{file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise BadLimits(f"{file} is not ASCII text, as ids are") from None
+        except ValueError as error:
+            raise BadLimits(f"{file}, line {number}: {error}") from None
+        return cls(max_kw, min_interval_s, by_id, by_beginning)
+
+    def max_kw_of(self, kind: str, device_id: str) -> float:
+        """The limit of its id, or of the longest beginning of it, or of all devices."""
+        if not self.by_id and not self.by_beginning:
+            return self.max_kw
+        own = self.by_id.get((kind, device_id))
+        if own is not None:
+            return own
+        beginnings = (self.by_beginning.get((kind, device_id[:length])) for length in range(len(device_id), -1, -1))
+        return next((kw for kw in beginnings if kw is not None), self.max_kw)
+
+
+def _limit(words: Sequence[str]) -> tuple[str, str, float]:
+    """Kind, id or its beginning with a `*`, and kW."""
+    if len(words) < 3 or words[0] not in _KINDS:
+        raise ValueError("expected meter or vehicle, kW, and an id or the beginning of ids and *: meter 22 home-*")
+    kind, kw_text, device = words
+    try:
+        kw = float(kw_text)
+    except ValueError:
+        kw = 0.0
+    if not 0 < kw < inf:
+        raise ValueError(f"{kw_text[:40]!r} is no power in kW greater than 0")
+    device = device.strip()
+    if len(device.removesuffix("*")) > DEVICE_ID_MAX_LENGTH:
+        raise ValueError(f"an id has up to {DEVICE_ID_MAX_LENGTH} characters")
+    return kind, device, kw
