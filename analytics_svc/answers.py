@@ -17,6 +17,7 @@ from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict
 from analytics_svc.reader import QueryResult
 from analytics_svc.totals import Bucket, Evidence, Totals
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
+from shared.db.session_registers_sql import SESSION
 from shared.timestamps import proto_from_us
 
 DOUBTED = "DOUBTED"
@@ -176,11 +177,12 @@ def _quality_message(counts: Mapping[str, int]) -> wire.QualityCounts | None:
     if not counts:
         return None
     return wire.QualityCounts(
-        doubted_readings=counts.get("doubted", 0),
+        doubted_readings=counts.get("doubted", 0) + counts.get(SESSION, 0),
         register_baselines=counts.get("baseline", 0),
         register_resets=counts.get("reset", 0),
         register_jumps=counts.get("jump", 0),
         corrected_readings=counts.get("corrected", 0),
+        session_registers=counts.get(SESSION, 0),
     )
 
 

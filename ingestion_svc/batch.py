@@ -251,7 +251,7 @@ class Lane(Generic[AnyRow]):
     def _resolve_receipts(self, batch: list[Submission[AnyRow]], written: Written) -> None:
         starts = list(accumulate((len(submission.rows) for submission in batch), initial=0))
         exceptions: defaultdict[int, Written] = defaultdict(Written)
-        for name in ("duplicates", "conflicts", "refused", "doubted"):
+        for name in ("duplicates", "conflicts", "refused", "doubted", "session_registers"):
             for position in getattr(written, name):
                 at = bisect_right(starts, position) - 1
                 getattr(exceptions[at], name).append(position - starts[at])

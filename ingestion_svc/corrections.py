@@ -5,15 +5,19 @@ and no other reading that comes later changes it. Status and the rollup of the r
 hour follow in the same transaction; the rollup is added up anew from history, by the statements of `verify --repair`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Self
 
+import numpy as np
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ingestion_svc.corrections_sql import (
     CHANGE_HISTORY,
     CHANGE_STATUS,
+    COUNTED,
     FIND,
     LAST,
     LIST,
@@ -21,12 +25,16 @@ from ingestion_svc.corrections_sql import (
     LOCK_TABLES,
     RECORD,
 )
+from ingestion_svc.session_registers import Suspects, count_sessions
 from shared.db.device_kind import DeviceKind
 from shared.db.engine import shielded
 from shared.db.verification_sql import HOURS
 from shared.errors import UnknownReading
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
+
+CORRECTED = "corrected"
+"""What `counting` says of a reading that an operator corrected."""
 
 NEWEST = 2**63 - 1
 """The place before the newest correction."""
@@ -88,27 +96,31 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: P
     async with engine.begin() as connection:
         await connection.execute(LOCK_TABLES[order.kind])
         key = (await connection.execute(LOCK_DEVICE[order.kind], {"device_id": order.device_id})).scalar()
-        reading = {"device_key": key, "ts": datetime_from_us(order.ts_us)}
+        place = {"device_key": key, "ts": datetime_from_us(order.ts_us)}
         max_kw = limits.max_kw_of(order.kind.name, order.device_id)
         its_limits = {"max_kw": max_kw, "min_interval_s": limits.min_interval_s}
-        found = (await connection.execute(FIND[order.kind], reading | its_limits)).one_or_none()
+        found = (await connection.execute(FIND[order.kind], place | its_limits)).one_or_none()
         if found is None:
             raise UnknownReading(order.kind.name, order.device_id, order.ts_us)
-        named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": reading["ts"]}
+        named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": place["ts"]}
         last = (await connection.execute(LAST, named)).one_or_none()
         before = None if last is None else Correction.of(last)
-        if order.kwh is None:
-            kwh, counting = found.uncorrected_kwh, found.uncorrected_counting
-        else:
-            kwh, counting = order.kwh, "corrected"
+        reading = _Reading(connection, order.kind, place, max_kw, limits.min_interval_s)
+        uncorrected = found.kwh, found.counting
+        if found.counting == CORRECTED:
+            await reading.count(found.uncorrected_kwh, found.uncorrected_counting, found.sent_kwh)
+            uncorrected = await reading.counted()
+        kwh, counting = uncorrected if order.kwh is None else (order.kwh, CORRECTED)
+        if counting == CORRECTED:
+            await reading.count(kwh, counting, found.sent_kwh)
+        await reading.add_up()
         voided_before = before is not None and before.voided
         if (kwh, counting, order.voided) == (found.kwh, found.counting, voided_before):
             return before
-        await _count(connection, order.kind, reading, kwh, {"counting": counting, "sent_kwh": found.sent_kwh})
         recorded = await connection.execute(
             RECORD,
             named
-            | {"sent_kwh": found.uncorrected_kwh, "kwh_before": found.kwh, "kwh": kwh, "voided": order.voided}
+            | {"sent_kwh": uncorrected[0], "kwh_before": found.kwh, "kwh": kwh, "voided": order.voided}
             | {"author": order.author, "note": order.note},
         )
         return Correction.of(recorded.one())
@@ -128,19 +140,50 @@ async def list_corrections(engine: AsyncEngine, question: CorrectionsQuestion) -
     return found[: question.most], len(found) > question.most
 
 
-async def _count(
-    connection: AsyncConnection, kind: DeviceKind, reading: dict[str, Any], kwh: float, sent: dict[str, Any]
-) -> None:
-    await connection.execute(CHANGE_HISTORY[kind], reading | sent | {"kwh": kwh})
-    await connection.execute(CHANGE_STATUS[kind], reading | {"kwh": kwh})
-    hour_us = (us_from_datetime(reading["ts"]) - 1) // US_PER_HOUR * US_PER_HOUR
-    hour = {
-        "keys": [reading["device_key"]],
-        "hour": datetime_from_us(hour_us),
-        "next_hour": datetime_from_us(hour_us + US_PER_HOUR),
-    }
-    hours = HOURS[kind]
-    assert hours.mark_hours is not None
-    await connection.exec_driver_sql(hours.remove, hour)
-    await connection.exec_driver_sql(hours.add, hour)
-    await connection.exec_driver_sql(hours.mark_hours, {"hours": [hour["hour"]]})
+class _Reading:
+    """A stored reading in a transaction that has locked its device."""
+
+    def __init__(
+        self, connection: AsyncConnection, kind: DeviceKind, place: dict[str, Any], max_kw: float, min_interval_s: float
+    ) -> None:
+        self._connection = connection
+        self._kind = kind
+        self._place = place
+        self._max_kw = max_kw
+        self._min_interval_s = min_interval_s
+        self._hours: set[datetime] = set()
+
+    async def count(self, kwh: float, counting: str | None, sent_kwh: float | None) -> None:
+        """Makes an energy count, and what follows from it of the readings near it."""
+        values = {"kwh": kwh, "counting": counting, "sent_kwh": sent_kwh}
+        await self._connection.execute(CHANGE_HISTORY[self._kind], self._place | values)
+        await self._connection.execute(CHANGE_STATUS[self._kind], self._place | {"kwh": kwh})
+        ts_us = us_from_datetime(self._place["ts"])
+        self._hours.add(datetime_from_us((ts_us - 1) // US_PER_HOUR * US_PER_HOUR))
+        suspect = Suspects(
+            np.zeros(1, np.intp),
+            np.array([self._place["device_key"]], np.int32),
+            np.array([ts_us], np.int64),
+            np.array([self._max_kw]),
+        )
+        sessions = await count_sessions(self._execute, self._kind.name, suspect, self._min_interval_s)
+        self._hours.update(hour for hour, _ in sessions.anew)
+
+    async def counted(self) -> tuple[float, str | None]:
+        """The energy that counts, and why if it is not simply what was sent."""
+        row = (await self._connection.execute(COUNTED[self._kind], self._place)).one()
+        return row.kwh, row.counting
+
+    async def add_up(self) -> None:
+        """Adds the hours up anew in which something else counts now."""
+        hours = HOURS[self._kind]
+        assert hours.mark_hours is not None
+        for hour in sorted(self._hours):
+            of_hour = {"keys": [self._place["device_key"]], "hour": hour, "next_hour": hour + timedelta(hours=1)}
+            await self._connection.exec_driver_sql(hours.remove, of_hour)
+            await self._connection.exec_driver_sql(hours.add, of_hour)
+        if self._hours:
+            await self._connection.exec_driver_sql(hours.mark_hours, {"hours": sorted(self._hours)})
+
+    async def _execute(self, statement: str, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
+        return (await self._connection.exec_driver_sql(statement, parameters)).all()

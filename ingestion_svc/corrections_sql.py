@@ -40,6 +40,11 @@ _FIND = """
 """
 FIND = {kind: text(kind.render(_FIND)) for kind in KINDS}
 
+_COUNTED = (
+    "SELECT {energy} AS kwh, counting FROM {device}_telemetry_history WHERE {device}_key = :device_key AND ts = :ts"
+)
+COUNTED = {kind: text(kind.render(_COUNTED)) for kind in KINDS}
+
 _CHANGE_HISTORY = """
     UPDATE {device}_telemetry_history
     SET {energy} = :kwh, counting = :counting, sent_kwh = nullif(:sent_kwh, :kwh)

@@ -4,7 +4,7 @@ The newest reading of a device is a hint. Another process may have written since
 the end: too low a hint costs a transaction that is rolled back, too high a one costs the slow path, neither an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice, repeat
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ingestion_svc.copy_format import Columns, Floats, Keys, Positions, Times
 from ingestion_svc.counting import simply_counted
+from ingestion_svc.rises import Rises, Rising
 from shared.power_limits import PowerLimits
 
 DEVICE_KEYS_MAX = 100_000
@@ -28,15 +29,22 @@ NOT_KNOWN = -1
 
 
 class Appendable(NamedTuple):
-    """Rows that may be appended: where they are in their batch, what counts of each in kWh, and the timestamp of its
-    device's newest reading before all of them."""
+    """Rows that may be appended: where they are in their batch, what counts of each in kWh, the timestamp of its
+    device's newest reading before all of them, and how their energies rise."""
 
     positions: Positions
     kwh: Floats
     previous_us: Times
+    rising: Rising
 
 
-NOTHING = Appendable(np.empty(0, np.intp), np.empty(0), np.empty(0, np.int64))
+_NOWHERE = np.empty(0, np.intp)
+NOTHING = Appendable(
+    _NOWHERE,
+    np.empty(0),
+    np.empty(0, np.int64),
+    Rising(np.empty(0, np.bool_), _NOWHERE, np.empty(0), np.empty(0), np.empty(0, np.int32)),
+)
 
 
 class KnownDevices:
@@ -51,6 +59,7 @@ class KnownDevices:
         self._high_water_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
         self._high_water_register = np.full(DEVICE_KEYS_MAX, np.nan)  # of the same reading
         self._max_kw = np.zeros(DEVICE_KEYS_MAX)
+        self.rises = Rises(DEVICE_KEYS_MAX)
         self._pause = 0
         self._next_pause = 1
 
@@ -64,6 +73,10 @@ class KnownDevices:
     def keys(self, slots: Positions) -> Keys:
         """The database's keys of remembered devices; anything for NOT_KNOWN."""
         return self._keys[slots]
+
+    def limits_kw(self, slots: Positions) -> Floats:
+        """What the power of remembered devices' readings may be."""
+        return self._max_kw[slots]
 
     def appendable(self, rows: Columns) -> Appendable:
         """The rows of those devices of whom each is newer than the one before and than all that is known, and counts as
@@ -89,7 +102,9 @@ class KnownDevices:
         kept = np.repeat(np.logical_and.reduceat(goes_on, first), np.diff(first, append=len(positions)))
         if np.count_nonzero(kept) < APPEND_MIN_READINGS:
             return NOTHING
-        return Appendable(positions[kept], kwh[kept], self._high_water_us[known.slots[kept]])
+        slots = known.slots[kept]
+        rising = self.rises.after(slots, np.flatnonzero(np.diff(slots, prepend=NOT_KNOWN)), known.kwh[kept])
+        return Appendable(positions[kept], kwh[kept], self._high_water_us[slots], rising)
 
     def remember(self, new_keys: dict[str, int]) -> None:
         """Remembers the keys of devices that a transaction committed. Whoever has slots must ask for them anew."""
@@ -101,9 +116,9 @@ class KnownDevices:
             self._high_water_us[slot] = 0
             self._max_kw[slot] = self._limits.max_kw_of(self._kind, device_id)
 
-    def learn(self, slots: Positions, rows: Columns, not_inserted: Sequence[int], *, appended: bool) -> None:
+    def learn(self, slots: Positions, rows: Columns, not_inserted: Sequence[int], appended: Appendable) -> None:
         """Remembers the rows that a transaction committed, of which history did not take the ones at some positions;
-        `appended`: some of them went the fast path.
+        some of them were appended.
 
         Of the devices of those history knew more than we did, because another process writes them or they send a past
         again. The newest of such a device is forgotten until it comes with nothing but new rows.
@@ -115,8 +130,22 @@ class KnownDevices:
         self._high_water_register[slots_of[newest]] = rows.register[remembered][newest]
         unsure = slots[np.asarray(not_inserted, np.intp)]
         self._high_water_us[unsure[unsure != NOT_KNOWN]] = 0
-        if appended:
+        others = np.delete(slots, appended.positions)
+        self.rises.forget(others[others != NOT_KNOWN])
+        if len(appended.positions):
             self._next_pause = 1
+            rising = appended.rising
+            of_devices = slots[appended.positions[rising.last]]
+            still = of_devices != NOT_KNOWN
+            self.rises.learn(of_devices[still], rising.kwh[still], rising.first_kwh[still], rising.steps[still])
+
+    def learn_rises(self, slots: Positions, keys: Keys, newest: Mapping[int, tuple[float, float]]) -> None:
+        """Remembers of devices, whose slots and keys these are, the newest energy and the least with which a rise may
+        begin, where both are known."""
+        known = [at for at, key in enumerate(keys.tolist()) if key in newest and slots[at] != NOT_KNOWN]
+        if known:
+            kwh, first_kwh = np.array([newest[key] for key in keys[known].tolist()]).T
+            self.rises.learn(slots[known], kwh, first_kwh)
 
     def hold_off(self) -> None:
         """Appending failed: no try for a batch, then for two, for four ..., until it succeeds again."""

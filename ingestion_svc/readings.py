@@ -214,6 +214,8 @@ class Written:
     """By position in `conflicts`: the values that were there and stay."""
     doubted: list[int] = field(default_factory=list)
     """Rows that are stored, but whose energy does not count."""
+    session_registers: list[int] = field(default_factory=list)
+    """Those of them whose energies rise as the register of a session."""
 
     def add(self, other: "Written", offset: int) -> None:
         """Adds the outcome of the rows that begin at a position of ours."""
@@ -221,6 +223,7 @@ class Written:
         self.conflicts += [offset + position for position in other.conflicts]
         self.refused += [offset + position for position in other.refused]
         self.doubted += [offset + position for position in other.doubted]
+        self.session_registers += [offset + position for position in other.session_registers]
         self.stored |= {offset + position: values for position, values in other.stored.items()}
 
     def of(self, positions: Sequence[int]) -> "Written":
@@ -231,4 +234,5 @@ class Written:
             [positions[position] for position in self.refused],
             {positions[position]: values for position, values in self.stored.items()},
             [positions[position] for position in self.doubted],
+            [positions[position] for position in self.session_registers],
         )

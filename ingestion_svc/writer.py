@@ -13,6 +13,7 @@ slow path.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from ingestion_svc.copy_format import Columns, Keys, Positions, appended_reading
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
+from ingestion_svc.session_registers import Sessions, Suspects, count_sessions
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -152,13 +154,21 @@ class Writer(Generic[AnyRow]):
     ) -> Written:
         """One transaction: appends the rows that may be, and takes the others the slow path."""
         others = np.delete(np.arange(len(rows)), appendable.positions)
-        written, new_keys, hours = Written(), dict[str, int](), set(_hours(columns))
+        written, new_keys, sessions = Written(), dict[str, int](), Sessions()
+        anew: dict[datetime, set[int]] = defaultdict(set)
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
+            suspects = self._suspects(columns, appendable)
             if len(appendable.positions):
                 await self._append(columns, appendable, cursor)
             if len(others):
-                written, new_keys = await self._merge(rows, columns, others, hours, cursor)
-            await cursor.execute(self._target.mark_hours, {"hours": sorted(hours)}, prepare=True)
+                written, new_keys, merged = await self._merge(rows, columns, others, anew, cursor)
+                suspects = suspects.and_others(merged)
+            if len(suspects.keys):
+                sessions = await self._count_sessions(suspects, written, anew, cursor)
+            for hour, its_keys in anew.items():
+                await self._add_up_anew(hour, its_keys, cursor)
+            hours = sorted({*_hours(columns), *anew})
+            await cursor.execute(self._target.mark_hours, {"hours": hours}, prepare=True)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
         not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
@@ -166,7 +176,8 @@ class Writer(Generic[AnyRow]):
         if new_keys:
             self._devices.remember(new_keys)
             slots = self._slots(rows)
-        self._devices.learn(slots, columns, not_inserted, appended=len(appendable.positions) > 0)
+        self._devices.learn(slots, columns, not_inserted, appendable)
+        self._devices.learn_rises(slots[suspects.positions], suspects.keys, sessions.newest)
         return written
 
     def _slots(self, rows: Sequence[AnyRow]) -> Positions:
@@ -190,12 +201,12 @@ class Writer(Generic[AnyRow]):
         rows: Sequence[AnyRow],
         columns: Columns,
         positions: Positions,
-        hours: set[datetime],
+        anew: dict[datetime, set[int]],
         cursor: psycopg.AsyncCursor[Any],
-    ) -> tuple[Written, dict[str, int]]:
-        """What became of the rows at some positions, and the keys of devices that were not known here.
+    ) -> tuple[Written, dict[str, int], Suspects]:
+        """What became of the rows at some positions, the keys of devices that were not known here, and the stored rows.
 
-        Adds the hours to `hours` in which something else changed than these rows.
+        Adds the hours to `anew` that have to be added up anew, with the devices whose they are.
         """
         target = self._target
         if len(positions) < len(rows):
@@ -210,15 +221,48 @@ class Writer(Generic[AnyRow]):
         if followed is not None:
             await cursor.execute(target.count_anew, self._min_interval | followed, prepare=False)
             for hour, its_keys in await cursor.fetchall():
-                hour_of = {"keys": its_keys, "hour": hour, "next_hour": hour + timedelta(hours=1)}
-                await cursor.execute(target.remove_hours, hour_of, prepare=False)
-                await cursor.execute(target.add_hours_anew, hour_of, prepare=False)
-                hours.add(hour)
+                anew[hour].update(its_keys)
         written = Written(doubted=sorted(doubted))
         if inserted < len(rows):
             stored = await self._find_stored(columns, missed, cursor) if missed else {}
             _compare(rows, set(missed), stored, written)
-        return written.of(positions.tolist()), new_keys
+        suspects = Suspects(positions, keys, columns.ts_us, max_kw)
+        not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
+        stored_rows = np.delete(np.arange(len(rows)), not_inserted)
+        return written.of(positions.tolist()), new_keys, suspects.at(stored_rows)
+
+    def _suspects(self, columns: Columns, appendable: Appendable) -> Suspects:
+        """The rows that will be appended and whose devices' energies rise and rise."""
+        positions = appendable.positions[appendable.rising.suspected]
+        slots = columns.slots[positions]
+        return Suspects(positions, self._devices.keys(slots), columns.ts_us[positions], self._devices.limits_kw(slots))
+
+    async def _count_sessions(
+        self, suspects: Suspects, written: Written, anew: dict[datetime, set[int]], cursor: psycopg.AsyncCursor[Any]
+    ) -> Sessions:
+        """Has nothing count of what is a session's register; adds to what was `written` and to `anew`."""
+
+        async def execute(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+            await cursor.execute(statement, parameters, prepare=False)
+            return await cursor.fetchall()
+
+        sessions = await count_sessions(execute, self._target.device, suspects, self._limits.min_interval_s)
+        for hour, key in sessions.anew:
+            anew[hour].add(key)
+        if sessions.doubted:
+            places = zip(suspects.keys.tolist(), map(datetime_from_us, suspects.ts_us.tolist()), strict=True)
+            written.session_registers = sorted(
+                position
+                for position, place in zip(suspects.positions.tolist(), places, strict=True)
+                if place in sessions.doubted
+            )
+            written.doubted = sorted({*written.doubted, *written.session_registers})
+        return sessions
+
+    async def _add_up_anew(self, hour: datetime, keys: set[int], cursor: psycopg.AsyncCursor[Any]) -> None:
+        hour_of_keys = {"keys": list(keys), "hour": hour, "next_hour": hour + timedelta(hours=1)}
+        await cursor.execute(self._target.remove_hours, hour_of_keys, prepare=False)
+        await cursor.execute(self._target.add_hours_anew, hour_of_keys, prepare=False)
 
     async def _find_neighbours(
         self, columns: Columns, devices: int, cursor: psycopg.AsyncCursor[Any]

@@ -218,8 +218,9 @@ _INSERT = (
 )
 
 # What counts of the stored readings that now come after late rows, of which only the last one before each of them
-# matters; the bounds let the planner leave out other days. What an operator has corrected stays. Returns the hours
-# whose sums have to be added up anew, and of which devices: to add differences would leave their rounding.
+# matters; the bounds let the planner leave out other days. What an operator has corrected stays, and a session's
+# registers are judged elsewhere. Returns the hours whose sums have to be added up anew, and of which devices: to add
+# differences would leave their rounding.
 _COUNT_ANEW = """
     WITH followed AS (
         SELECT DISTINCT ON (device_key, after_ts)
@@ -238,7 +239,7 @@ _COUNT_ANEW = """
         FROM followed JOIN {device}_telemetry_history AS history
             ON history.{device}_key = followed.device_key AND history.ts = followed.after_ts
             AND history.ts BETWEEN %(first)s AND %(last)s
-        WHERE history.counting IS DISTINCT FROM 'corrected'
+        WHERE history.counting IS NULL OR history.counting NOT IN ('corrected', 'session')
     ), counted AS (
         SELECT device_key, ts, sent_kwh, counting,
             counted_kwh(counting, sent_kwh, register_kwh, before_register_kwh) AS kwh

@@ -1,8 +1,9 @@
 """The fleet in plain Python: what must come out of whatever was sent. Slow, obvious, and without a database."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -139,6 +140,60 @@ def count(
     return (register, "reset") if register <= plausible else (0.0, "jump")
 
 
+def judge(
+    readings: Mapping[int, Values], max_kw: float = 500.0, corrected: Container[int] = ()
+) -> dict[int, tuple[float, str | None]]:
+    """What counts of each reading of a device, and why if it is not simply what was sent; corrections do not matter,
+    but that what has been corrected keeps no session going."""
+    found: dict[int, tuple[float, str | None]] = {}
+    before: tuple[int, Values] | None = None
+    for ts_us, values in sorted(readings.items()):
+        found[ts_us] = count(ts_us, values, before, max_kw)
+        before = ts_us, values
+    return found | dict.fromkeys(session_registers(readings, corrected), (0.0, "session"))
+
+
+def session_registers(readings: Mapping[int, Values], corrected: Container[int]) -> set[int]:
+    """When the readings came whose energies are those of a session until then: eight that rise steadily from next to
+    nothing, and what goes on without a fall."""
+    rows = [(ts_us, values[0]) for ts_us, values in sorted(readings.items())]
+    rising = {
+        ts_us for eight in zip(*(rows[at:] for at in range(8)), strict=False) if rises(eight) for ts_us, _ in eight
+    }
+    found: set[int] = set()
+    last_us: int | None = None
+    before_kwh: float | None = None
+    for ts_us, kwh in rows:
+        if kwh is None or before_kwh is None or kwh < before_kwh:
+            last_us = None
+        if ts_us in rising or (last_us is not None and ts_us - last_us <= US_PER_DAY):
+            found.add(ts_us)
+            if ts_us in rising or ts_us not in corrected:
+                last_us = ts_us
+        else:
+            last_us = None
+        before_kwh = kwh
+    return found
+
+
+def rises(rows: Sequence[tuple[int, float | None]]) -> bool:
+    """Whether energies are those of a register that began near zero, at a steady power of at least 1 kW."""
+    rates = []
+    for (before_us, before_kwh), (ts_us, kwh) in itertools.pairwise(rows):
+        if kwh is None or before_kwh is None or before_kwh <= 0 or kwh - before_kwh <= 1e-9:
+            return False
+        rates.append((kwh - before_kwh) / ((ts_us - before_us) / 1e6))
+    (first_us, first_kwh), (last_us, last_kwh) = rows[0], rows[-1]
+    assert first_kwh is not None
+    assert last_kwh is not None
+    return (
+        max(rates) <= 2 * min(rates)
+        and last_kwh >= 4.5 * first_kwh
+        and 60 * US_PER_SECOND <= last_us - first_us <= US_PER_DAY
+        and last_kwh * 3_600 >= (last_us - rows[-2][0]) / 1e6
+    )
+
+
 def hour_start_us(ts_us: int) -> int:
     """The hour `(h, h + 1 h]` that a timestamp belongs to."""
     return (ts_us - 1) // US_PER_HOUR * US_PER_HOUR
@@ -204,13 +259,11 @@ class Model:
         return Counter(why for ts_us, (_, why), _ in self._judged(device) if why and start_us < ts_us <= end_us)
 
     def _judged(self, device: Device) -> Iterator[tuple[int, tuple[float, str | None], Values]]:
-        before: tuple[int, Values] | None = None
-        for ts_us, values in sorted(self.history.get(device, {}).items()):
-            judged = count(ts_us, values, before)
-            if (device, ts_us) in self.corrected:
-                judged = self.corrected[device, ts_us], "corrected"
-            yield ts_us, judged, values
-            before = ts_us, values
+        readings = self.history.get(device, {})
+        corrected = {ts_us: (kwh, "corrected") for (whose, ts_us), kwh in self.corrected.items() if whose == device}
+        judged = judge(readings, corrected=corrected) | corrected
+        for ts_us, values in sorted(readings.items()):
+            yield ts_us, judged[ts_us], values
 
     def map(
         self, vehicle_id: str, meter_id: str, from_us: int, until_us: int | None = None, *, join: bool = False

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
+from shared.db.session_registers_sql import RISE_READINGS, SESSION, SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ class Side:
     some_reading: str
     """A row where history has readings within `[day, next_day)`."""
 
+
+_SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
+"""The interval's energy as it was sent; null where a register was."""
 
 # The UTC days that a history table has a partition for.
 DAYS = """
@@ -95,43 +99,67 @@ _FIND_HOURS = """
 """
 
 # The readings of an hour beside the reading before each, and what counts of them by that; `sent_kwh` is the interval's
-# energy. What an operator has corrected stays, and so does the first reading where earlier ones may have been dropped.
-_COUNTED = """
+# energy. What an operator has corrected stays, and so does what depends on readings that may have been dropped: what
+# counts of the first one, and within a day after them that something is a session's register.
+_COUNTED = f"""
     WITH within AS (
-        SELECT {device}_key, ts, max_kw, {energy} AS kwh, register_kwh, counting,
-            coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) AS sent_kwh,
+        SELECT {{device}}_key, ts, max_kw, {{energy}} AS kwh, register_kwh, counting, {_SENT} AS sent_kwh,
             lag(ts) OVER device AS previous_ts, lag(register_kwh) OVER device AS previous_register_kwh
-        FROM unnest(%(keys)s::integer[], %(limits_kw)s::double precision[]) AS device ({device}_key, max_kw)
-            JOIN {device}_telemetry_history AS history USING ({device}_key)
+        FROM unnest(%(keys)s::integer[], %(limits_kw)s::double precision[]) AS device ({{device}}_key, max_kw)
+            JOIN {{device}}_telemetry_history AS history USING ({{device}}_key)
         WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s
-        WINDOW device AS (PARTITION BY {device}_key ORDER BY ts)
-    ), preceded AS (
-        SELECT {device}_key, ts, max_kw, kwh, register_kwh, counting, sent_kwh,
+        WINDOW device AS (PARTITION BY {{device}}_key ORDER BY ts)
+    ), near AS MATERIALIZED (
+        SELECT {{device}}_key AS device_key, ts, sent_kwh AS kwh, counting, false AS trusted FROM within
+        UNION ALL
+        SELECT device.{{device}}_key, ts, kwh, counting, true
+        FROM (SELECT DISTINCT {{device}}_key FROM within) AS device CROSS JOIN LATERAL (
+            (
+                SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
+                WHERE history.{{device}}_key = device.{{device}}_key
+                    AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
+                ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
+            ) UNION ALL (
+                SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+                WHERE history.{{device}}_key = device.{{device}}_key
+                    AND history.ts > %(next_hour)s AND history.ts <= %(next_hour)s + interval '1 day'
+                ORDER BY ts LIMIT {RISE_READINGS - 1}
+            )
+        ) AS readings
+    ), {SESSIONS}, preceded AS (
+        SELECT {{device}}_key, ts, max_kw, kwh, register_kwh, counting, sent_kwh,
             coalesce(previous_ts, before_ts) AS before_ts,
             CASE WHEN previous_ts IS NULL THEN earlier_register_kwh ELSE previous_register_kwh END
                 AS before_register_kwh
         FROM within LEFT JOIN LATERAL (
-            SELECT ts AS before_ts, register_kwh AS earlier_register_kwh FROM {device}_telemetry_history AS history
-            WHERE previous_ts IS NULL AND history.{device}_key = within.{device}_key AND history.ts <= %(hour)s
+            SELECT ts AS before_ts, register_kwh AS earlier_register_kwh FROM {{device}}_telemetry_history AS history
+            WHERE previous_ts IS NULL AND history.{{device}}_key = within.{{device}}_key AND history.ts <= %(hour)s
             ORDER BY ts DESC LIMIT 1
         ) AS earlier ON true
     ), judged AS (
-        SELECT {device}_key, ts, before_ts, kwh, register_kwh, counting, sent_kwh, before_register_kwh, counting_of(
-            sent_kwh, register_kwh, before_register_kwh,
-            plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s)
-        ) AS right_counting
-        FROM preceded WHERE counting IS DISTINCT FROM 'corrected'
+        SELECT {{device}}_key, reading.ts, reading.before_ts, reading.kwh, register_kwh, reading.counting, sent_kwh,
+            before_register_kwh, CASE
+                WHEN in_session THEN '{SESSION}'
+                ELSE counting_of(
+                    sent_kwh, register_kwh, before_register_kwh,
+                    plausible_kwh(reading.ts, reading.before_ts, max_kw, %(min_interval_s)s)
+                )
+            END AS right_counting
+        FROM preceded AS reading JOIN sessions ON device_key = {{device}}_key AND sessions.ts = reading.ts
+        WHERE reading.counting IS DISTINCT FROM 'corrected'
     ), counted AS (
-        SELECT {device}_key, ts, before_ts, kwh, counting, sent_kwh, right_counting,
+        SELECT {{device}}_key, ts, before_ts, kwh, counting, sent_kwh, right_counting,
             counted_kwh(right_counting, sent_kwh, register_kwh, before_register_kwh) AS right_kwh
         FROM judged
     ), wrong AS (
-        SELECT {device}_key, ts, kwh, sent_kwh, right_counting, right_kwh FROM counted
+        SELECT {{device}}_key, ts, kwh, sent_kwh, right_counting, right_kwh
+        FROM counted CROSS JOIN (SELECT floor_day::timestamp AT TIME ZONE 'UTC' AS floor_ts FROM retention) AS retention
         WHERE (kwh, counting) IS DISTINCT FROM (right_kwh, right_counting)
-            AND %(hour)s >= (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
-            AND (before_ts IS NOT NULL OR (SELECT floor_day FROM retention) = '0001-01-01')
+            AND %(hour)s >= floor_ts
+            AND (before_ts IS NOT NULL OR floor_ts = '0001-01-01 UTC')
+            AND (counting IS DISTINCT FROM '{SESSION}' OR %(hour)s >= floor_ts + interval '1 day')
     )
-"""
+"""  # noqa: S608 (all are constants)
 
 _FIND_COUNTING = (
     _COUNTED  # noqa: S608 (both are constants)
@@ -147,7 +175,7 @@ _CHANGE_COUNTING = (
     + """
     UPDATE {device}_telemetry_history AS history
     SET {energy} = right_kwh, counting = right_counting,
-        sent_kwh = CASE WHEN right_counting = 'doubted' THEN wrong.sent_kwh END
+        sent_kwh = CASE WHEN right_counting IS NOT NULL THEN wrong.sent_kwh END
     FROM wrong
     WHERE history.{device}_key = wrong.{device}_key AND history.ts = wrong.ts
         AND history.ts > %(hour)s AND history.ts <= %(next_hour)s

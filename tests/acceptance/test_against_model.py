@@ -73,6 +73,16 @@ def readings(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
 
 
 sends = st.tuples(st.sampled_from(["unary", "stream"]), st.lists(readings(), max_size=20))
+# Energies that rise as a session's register, so far apart that corrections meet some.
+rises = st.tuples(
+    st.just("rise"),
+    st.tuples(
+        st.sampled_from(["meter", "vehicle"]),
+        device_numbers,
+        st.integers(-10, -6).map(lambda n: MIDNIGHT_US + n * US_PER_HOUR // 6),
+        st.permutations(range(1, 11)),
+    ),
+)
 windows = st.lists(times, min_size=2, max_size=2, unique=True).map(sorted)
 spans = st.one_of(st.tuples(times, st.none()), windows)
 maps = st.tuples(st.just("map"), st.tuples(device_numbers, device_numbers, spans, st.booleans()))
@@ -100,7 +110,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @pytest.mark.timeout(600)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    steps=st.lists(st.one_of(sends, sends, sends, maps, unmaps, corrections, corrections), min_size=1, max_size=12),
+    steps=st.lists(st.one_of(sends, sends, rises, maps, unmaps, corrections, corrections), min_size=1, max_size=12),
     asked=st.lists(windows, min_size=1, max_size=4),
 )
 async def test_history_status_rollups_and_performance_are_what_was_sent(
@@ -122,6 +132,15 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
             await check_unmapping(ingest, model, f"{prefix}v{vehicle}", *span, meter_id=meter_id)
         elif kind == "correct":
             await check_correction(ingest, model, prefix, *what)
+        elif kind == "rise":
+            side, number, start_us, order = what
+            energy = "kwh_consumed_ac" if side == "meter" else "kwh_delivered_dc"
+            for steps_since in order:
+                ts_us = start_us + steps_since * US_PER_HOUR // 6
+                telemetry = [
+                    message(prefix, side, number, {"timestamp": proto_from_us(ts_us), energy: 1.5 * steps_since})
+                ]
+                assert counts(await send(ingest, "unary", telemetry)) == model.send(telemetry)
         else:
             telemetry = [message(prefix, *each) for each in what]
             assert counts(await send(ingest, kind, telemetry)) == model.send(telemetry)

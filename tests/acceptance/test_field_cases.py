@@ -386,3 +386,61 @@ async def test_a_glitch_is_doubted_at_once_and_can_be_corrected(
     assert answer.efficiency_ratio == pytest.approx(0.90)
     assert answer.verdict == analytics_wire.VERDICT_OK
     assert answer.evidence.meter_quality == analytics_wire.QualityCounts(corrected_readings=1)
+
+
+async def test_registers_of_a_session_sent_as_energies_are_doubted_as_such(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, database_url: str
+) -> None:
+    await map_pair(ingest)
+    minutes = [(EVENING_US + minute * 60_000_000, minute) for minute in range(1, 61)]
+    doubted = 0
+    for ts_us, minute in minutes:
+        pair = (
+            a_meter_reading(ts_us=ts_us, kwh_consumed_ac=0.137 * minute),
+            a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=0.123 * minute),
+        )
+        doubted += (await send(ingest, *pair)).doubted
+    assert doubted == 2 * 53, "from the eighth on, and with it the seven before"
+
+    answer = await performance(ask)
+    assert (answer.kwh_consumed_ac, answer.kwh_delivered_dc) == (0.0, 0.0)
+    assert answer.verdict == analytics_wire.VERDICT_INSUFFICIENT_DATA
+    expected = analytics_wire.QualityCounts(doubted_readings=60, session_registers=60)
+    assert (answer.evidence.meter_quality, answer.evidence.vehicle_quality) == (expected, expected)
+
+    # The next session's energies are intervals' again, and one of the session's that is corrected counts.
+    after = [EVENING_US + minute * 60_000_000 for minute in range(61, 121)]
+    await send(
+        ingest,
+        *(a_meter_reading(ts_us=ts_us, kwh_consumed_ac=0.137) for ts_us in after),
+        *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=0.123) for ts_us in after),
+    )
+    await ingest.CorrectReading(
+        wire.CorrectReadingRequest(
+            meter_id="meter-001", timestamp=proto_from_us(minutes[-1][0]), kwh=8.22, author="Ada", note="the session"
+        )
+    )
+    answer = await performance(ask)
+    assert answer.kwh_consumed_ac == pytest.approx(60 * 0.137 + 8.22)
+    assert answer.kwh_delivered_dc == pytest.approx(60 * 0.123)
+    assert answer.evidence.meter_quality == analytics_wire.QualityCounts(
+        doubted_readings=59, session_registers=59, corrected_readings=1
+    )
+    assert await differences(database_url) == []
+
+
+@pytest.mark.parametrize(
+    "powers_kw",
+    [
+        [0.4, 7.4, 7.4, 7.41, 7.42, 7.44, 7.45, 7.46, 7.47, 7.48],  # a full first quarter comes after a part of one
+        [1.4, 2.0, 2.7, 3.4, 4.0, 4.6, 5.2, 5.7, 6.1, 6.4],  # follows the sun from 6 A on
+        [40, 60, 75, 88, 98, 106, 112, 117, 121, 124],  # the battery warms up
+        [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1],  # standby that rises
+        [7.4] * 10,
+    ],
+)
+async def test_power_that_rises_is_not_doubted(powers_kw: list[float], ingest: IngestionServiceAsyncStub) -> None:
+    readings = [
+        a_meter_reading(ts_us=EVENING_US + at * QUARTER_US, kwh_consumed_ac=kw / 4) for at, kw in enumerate(powers_kw)
+    ]
+    assert (await send(ingest, *readings)).doubted == 0

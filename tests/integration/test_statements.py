@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from analytics_svc import fleet_sql, queries_sql
 from ingestion_svc import mappings_sql, upkeep_sql
 from ingestion_svc.clock_evidence import EvidenceRow
+from ingestion_svc.count_sessions_sql import COUNT_SESSIONS, FIND_RISES
 from ingestion_svc.refusals import RefusalRow
 from ingestion_svc.upkeep_sql import ADD_CLOCK_EVIDENCE, ADD_REFUSALS, FORGET_STRANGERS
 from ingestion_svc.writer_sql import METERS, VEHICLES, Target
@@ -28,8 +29,9 @@ HOUR = datetime(2026, 2, 9, tzinfo=UTC)
 PARAMETERS = {
     **dict.fromkeys(("hour", "first", "start", "day"), HOUR),
     **dict.fromkeys(("next_hour", "last", "end", "next_day"), HOUR + timedelta(hours=1)),
-    **{name: [1] for name in ("keys", "ordinals")},
+    **{name: [1] for name in ("keys", "ordinals", "firsts_us", "lasts_us")},
     "hours": [HOUR],
+    "near": True,
     "ids": ["a"],
     "max_kw": 500.0,
     "limits_kw": [500.0],
@@ -95,6 +97,14 @@ def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psyco
     assert len(statements(target)) == 16
     for statement in statements(target):
         plan(ingestion, statement.replace(")r", ")s"))  # the writer fills in what is configured
+
+
+@pytest.mark.parametrize("device", ["meter", "vehicle"])
+@pytest.mark.parametrize("statement", [FIND_RISES, COUNT_SESSIONS], ids=["find rises", "count sessions"])
+def test_statements_about_sessions_are_planned(
+    statement: dict[str, str], device: str, ingestion: psycopg.Connection[Any]
+) -> None:
+    plan(ingestion, statement[device])
 
 
 @pytest.mark.parametrize("side", SIDES, ids=["meters", "vehicles"])

@@ -23,7 +23,7 @@ from shared.errors import DatabaseUnavailable
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
 from tests.builders import NOW_US
-from tests.model import Values, count, hour_start_us
+from tests.model import Values, hour_start_us, judge
 
 MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
 LIMITS = PowerLimits(by_beginning={("meter", "weak-"): 40.0})
@@ -300,20 +300,19 @@ def expect(model: dict[str, dict[int, Values]], rows: list[Any]) -> Written:
             written.conflicts.append(position)
             written.stored[position] = places[ts_us]
     written.doubted = [
-        position for position, device_id, ts_us in stored if counted(device_id, model[device_id])[ts_us][1] == "doubted"
+        position
+        for position, device_id, ts_us in stored
+        if counted(device_id, model[device_id])[ts_us][1] in ("doubted", "session")
+    ]
+    written.session_registers = [
+        position for position, device_id, ts_us in stored if counted(device_id, model[device_id])[ts_us][1] == "session"
     ]
     return written
 
 
 def counted(device_id: str, places: dict[int, Values]) -> dict[int, tuple[float, str | None]]:
     """What counts of each reading of a device, and why."""
-    max_kw = LIMITS.max_kw_of("vehicle" if device_id.startswith("v") else "meter", device_id)
-    found: dict[int, tuple[float, str | None]] = {}
-    before: tuple[int, Values] | None = None
-    for ts_us, values in sorted(places.items()):
-        found[ts_us] = count(ts_us, values, before, max_kw)
-        before = ts_us, values
-    return found
+    return judge(places, LIMITS.max_kw_of("vehicle" if device_id.startswith("v") else "meter", device_id))
 
 
 def check(
@@ -321,7 +320,7 @@ def check(
 ) -> None:
     devices = {
         device_id: {
-            ts_us: (kwh, *places[ts_us][1:], None if why != "doubted" else places[ts_us][0], why)
+            ts_us: (kwh, *places[ts_us][1:], places[ts_us][0] if why in ("doubted", "session") else None, why)
             for ts_us, (kwh, why) in counted(device_id, places).items()
         }
         for device_id, places in model.items()

@@ -452,8 +452,11 @@ class QualityCounts(_message.Message):
     REGISTER_RESETS_FIELD_NUMBER: _builtins.int
     REGISTER_JUMPS_FIELD_NUMBER: _builtins.int
     CORRECTED_READINGS_FIELD_NUMBER: _builtins.int
+    SESSION_REGISTERS_FIELD_NUMBER: _builtins.int
     doubted_readings: _builtins.int
-    """Readings whose energy is not plausible for the time since the reading before: it counts as 0."""
+    """Readings whose energy is not plausible: it counts as 0. It is too much for the time since the reading before, or it is
+    what `session_registers` says.
+    """
     register_baselines: _builtins.int
     """Readings of registers with nothing before them to take the difference to: they count as 0."""
     register_resets: _builtins.int
@@ -462,6 +465,10 @@ class QualityCounts(_message.Message):
     """Readings at which a register had changed by more than is plausible: they count as 0, and as a new baseline."""
     corrected_readings: _builtins.int
     """Readings that an operator has corrected, see `ListCorrections`."""
+    session_registers: _builtins.int
+    """Those of `doubted_readings` whose energies rise from next to nothing for as long as a session lasts, at least eight in a
+    row: the device seems to send what was charged since the session began.
+    """
     def __init__(
         self,
         *,
@@ -470,10 +477,11 @@ class QualityCounts(_message.Message):
         register_resets: _builtins.int = ...,
         register_jumps: _builtins.int = ...,
         corrected_readings: _builtins.int = ...,
+        session_registers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_readings", b"corrected_readings", "doubted_readings", b"doubted_readings", "register_baselines", b"register_baselines", "register_jumps", b"register_jumps", "register_resets", b"register_resets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_readings", b"corrected_readings", "doubted_readings", b"doubted_readings", "register_baselines", b"register_baselines", "register_jumps", b"register_jumps", "register_resets", b"register_resets", "session_registers", b"session_registers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,7 +36,8 @@ class MeterReading(_message.Message):
 
     It counts where its power is plausible: over the time since the meter's previous reading, or over 15 minutes where
     that is less, no more than 500 kW (both configurable, the power by device, too), and of a first reading no more than
-    1,000 kWh. Otherwise the reading is stored and doubted: its energy counts as 0.
+    1,000 kWh. Otherwise the reading is stored and doubted: its energy counts as 0. So are eight readings or more in a row
+    whose energies rise steadily from next to nothing, as the energy since a session began does.
     """
     voltage: _builtins.float
     """Voltage at the meter, in volts: `>= 0` and `<= 2000`, else the reading is stored without it. Absent: not measured."""

@@ -1,0 +1,118 @@
+"""What ingestion says to the database about devices that send their session's register as each interval's energy.
+
+The parameters are spans of readings, at most one of a device in a statement, by `keys`, `firsts_us` and `lasts_us`;
+readings lie no further away than `first` and `last`, which let the planner leave out other days.
+"""
+
+from shared.db.device_kind import KINDS
+from shared.db.session_registers_sql import RISE_READINGS, RISING, SESSION, SESSIONS
+
+_SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
+"""The interval's energy as it was sent; null where a register was."""
+
+_SPANS = """
+    spans AS (
+        SELECT device_key, max_kw, 'epoch'::timestamptz + first_us * interval '1 microsecond' AS first_ts,
+            'epoch'::timestamptz + last_us * interval '1 microsecond' AS last_ts
+        FROM unnest(
+            %(keys)s::integer[], %(firsts_us)s::bigint[], %(lasts_us)s::bigint[], %(limits_kw)s::double precision[]
+        ) AS span (device_key, first_us, last_us, max_kw)
+    )"""
+
+_OF_DEVICE = "history.{device}_key = spans.device_key AND history.ts BETWEEN %(first)s AND %(last)s"
+
+# For each span whether readings near it rise, or some did before; whether it has the newest reading of its device, and
+# then that one's energy, and the least of those that a rise may begin with.
+_FIND_RISES = f"""
+    WITH {_SPANS.strip()}, near AS MATERIALIZED (
+        SELECT device_key, ts, kwh, counting, true AS trusted
+        FROM spans CROSS JOIN LATERAL (
+            (
+                SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
+            ) UNION ALL (
+                SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts BETWEEN first_ts AND last_ts
+            ) UNION ALL (
+                SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts > last_ts ORDER BY ts LIMIT {RISE_READINGS - 1}
+            )
+        ) AS readings
+    ), {RISING}, least AS (
+        SELECT device_key, ts, kwh, counting, rises,
+            min(kwh) OVER (PARTITION BY device_key, run ORDER BY ts ROWS {RISE_READINGS - 1} PRECEDING) AS least_kwh
+        FROM rising
+    ), last AS (
+        SELECT DISTINCT ON (device_key) device_key, ts, kwh, least_kwh,
+            bool_or(rises OR coalesce(counting = '{SESSION}', false)) OVER (PARTITION BY device_key) AS found
+        FROM least ORDER BY device_key, ts DESC
+    )
+    SELECT device_key, found, ts = (
+        SELECT status.ts FROM {{device}}_current_status AS status WHERE {{device}}_key = device_key
+    ), kwh, least_kwh
+    FROM last
+"""  # noqa: S608 (all are constants)
+FIND_RISES = {kind.name: kind.render(_FIND_RISES) for kind in KINDS}
+
+# Makes count what should of the readings of spans, of those before that may rise together with them, and of those after
+# up to a fall between two of them. Returns the rows that changed, with their hours, and whether they are a session's
+# now; changes nothing where `near` is true and readings beyond the bounds matter, and then says so with a row of nulls.
+_COUNT_SESSIONS = f"""
+    WITH {_SPANS.strip()}, bounded AS MATERIALIZED (
+        SELECT device_key, first_ts, last_ts, (
+            SELECT ts FROM (
+                SELECT ts, {_SENT} AS kwh, lag({_SENT}) OVER (ORDER BY ts) AS before_kwh,
+                    row_number() OVER (ORDER BY ts) AS number
+                FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts > last_ts
+            ) AS following
+            WHERE number > 1 AND (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE
+            ORDER BY ts LIMIT 1
+        ) AS fall_ts
+        FROM spans
+    ), near AS MATERIALIZED (
+        SELECT device_key, ts, kwh, counting, trusted
+        FROM bounded AS spans CROSS JOIN LATERAL (
+            (
+                SELECT ts, {_SENT} AS kwh, counting,
+                    row_number() OVER (ORDER BY ts DESC) >= {RISE_READINGS} AS trusted
+                FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {2 * RISE_READINGS - 2}
+            ) UNION ALL (
+                SELECT ts, {_SENT}, counting, false FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts >= first_ts AND history.ts < coalesce(fall_ts, 'infinity')
+            )
+        ) AS readings
+    ), {SESSIONS}, counted AS MATERIALIZED (
+        SELECT device_key, ts, kwh, in_session, before_ts, CASE
+            WHEN in_session THEN '{SESSION}'
+            ELSE counting_of(kwh, NULL, NULL, plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s))
+        END AS counting
+        FROM sessions JOIN spans USING (device_key)
+        WHERE NOT trusted AND kwh IS NOT NULL AND counting IS DISTINCT FROM 'corrected'
+            AND in_session <> coalesce(counting = '{SESSION}', false)
+    ), beyond AS MATERIALIZED (
+        SELECT %(near)s AND (
+            EXISTS (SELECT FROM counted WHERE before_ts IS NULL)
+            OR EXISTS (
+                SELECT FROM bounded JOIN {{device}}_current_status AS status ON {{device}}_key = device_key
+                WHERE fall_ts IS NULL AND status.ts > %(last)s
+            )
+        ) AS matters
+    ), changed AS (
+        UPDATE {{device}}_telemetry_history AS history
+        SET {{energy}} = counted_kwh(counted.counting, kwh, NULL, NULL), counting = counted.counting,
+            sent_kwh = CASE WHEN counted.counting IS NOT NULL THEN kwh END
+        FROM counted
+        WHERE NOT (SELECT matters FROM beyond) AND history.{{device}}_key = device_key AND history.ts = counted.ts
+            AND history.ts BETWEEN %(first)s AND %(last)s
+        RETURNING device_key, counted.ts, history.{{energy}} AS kwh, in_session,
+            date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
+    ), newest AS (
+        UPDATE {{device}}_current_status AS status SET {{energy}} = kwh
+        FROM changed WHERE status.{{device}}_key = device_key AND status.ts = changed.ts
+    )
+    SELECT device_key, ts, hour_start, in_session FROM changed
+    UNION ALL SELECT NULL, NULL, NULL, NULL FROM beyond WHERE matters
+"""  # noqa: S608 (all are constants)
+COUNT_SESSIONS = {kind.name: kind.render(_COUNT_SESSIONS) for kind in KINDS}

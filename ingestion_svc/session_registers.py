@@ -1,0 +1,102 @@
+"""Finds devices that send their session's register as each interval's energy, and has none of it count."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ingestion_svc.copy_format import Floats, Keys, Positions, Times
+from ingestion_svc.count_sessions_sql import COUNT_SESSIONS, FIND_RISES
+from shared.timestamps import US_PER_DAY, datetime_from_us
+
+Execute = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
+"""Executes a statement with its parameters, and returns the rows."""
+
+NEAR_US = 2 * US_PER_DAY
+"""How far from changed readings others may matter, before all are looked at: what shows a rise lies within a day, and
+so does each reading that follows."""
+
+_EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC), "near": False}
+
+
+class Suspects(NamedTuple):
+    """Readings near which energies may rise: where they are in their batch, and their devices' keys and limits."""
+
+    positions: Positions
+    keys: Keys
+    ts_us: Times
+    limits_kw: Floats
+
+    def at(self, places: Positions) -> "Suspects":
+        return Suspects(self.positions[places], self.keys[places], self.ts_us[places], self.limits_kw[places])
+
+    def and_others(self, others: "Suspects") -> "Suspects":
+        return Suspects(
+            np.concatenate((self.positions, others.positions)),
+            np.concatenate((self.keys, others.keys)),
+            np.concatenate((self.ts_us, others.ts_us)),
+            np.concatenate((self.limits_kw, others.limits_kw)),
+        )
+
+
+@dataclass(slots=True)
+class Sessions:
+    """What was found out about suspects."""
+
+    anew: list[tuple[datetime, int]] = field(default_factory=list)
+    """The hours that have to be added up anew, with the device's key."""
+    doubted: set[tuple[int, datetime]] = field(default_factory=set)
+    """Keys and timestamps of the readings that were found to be a session's registers."""
+    newest: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """By key, where a suspect is the newest reading of its device: its energy, and the least with which a rise may
+    begin that has not shown yet."""
+
+
+async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_interval_s: float) -> Sessions:
+    """Makes count what should near the suspects, which are stored; their devices are locked."""
+    sessions = Sessions()
+    for spans in _spans(suspects):
+        near = {
+            "first": datetime_from_us(int(spans["firsts_us"].min()) - NEAR_US),
+            "last": datetime_from_us(int(spans["lasts_us"].max()) + NEAR_US),
+            "near": True,
+        }
+        parameters = {name: values.tolist() for name, values in spans.items()}
+        found = set()
+        for key, rises, is_newest, kwh, least_kwh in await execute(FIND_RISES[device], parameters | near):
+            if rises:
+                found.add(key)
+            if is_newest:
+                sessions.newest[key] = kwh or 0.0, 0.0 if rises or kwh is None else least_kwh
+        if not found:
+            continue
+        rising = np.isin(spans["keys"], list(found))
+        parameters = {name: values[rising].tolist() for name, values in spans.items()}
+        parameters["min_interval_s"] = min_interval_s
+        changed = await execute(COUNT_SESSIONS[device], parameters | near)
+        if any(key is None for key, *_ in changed):
+            changed = await execute(COUNT_SESSIONS[device], parameters | _EVER)
+        sessions.anew += [(hour, key) for key, _, hour, _ in changed]
+        sessions.doubted |= {(key, ts) for key, ts, _, in_session in changed if in_session}
+    return sessions
+
+
+def _spans(suspects: Suspects) -> Iterator[dict[str, Any]]:
+    """From the first to the last of each device's suspects that lie within a day of each other, one of each device at
+    a time, in the order of time."""
+    _, keys, ts_us, limits_kw = suspects.at(np.lexsort((suspects.ts_us, suspects.keys)))
+    of_another = np.diff(keys, prepend=keys[:1] - 1) != 0
+    begins = np.flatnonzero(of_another | (np.diff(ts_us, prepend=ts_us[:1]) > US_PER_DAY))
+    ends = np.append(begins[1:], len(keys)) - 1
+    firsts = np.flatnonzero(of_another[begins])
+    number = np.arange(len(begins)) - np.repeat(firsts, np.diff(firsts, append=len(begins)))
+    for of_each in range(number.max(initial=-1) + 1):
+        at = number == of_each
+        yield {
+            "keys": keys[begins[at]],
+            "firsts_us": ts_us[begins[at]],
+            "lasts_us": ts_us[ends[at]],
+            "limits_kw": limits_kw[begins[at]],
+        }

@@ -1,0 +1,77 @@
+"""How registers of a session that were sent as intervals' energies are told from energies, as part of statements.
+
+Such energies rise from next to nothing for as long as a session lasts: each is a sum. Eight readings in a row that rise
+steadily show it, and what follows them goes on with it until one falls. Charging at a power that rises does not look
+like that: it begins at the least power that a charger knows, and ends at its greatest.
+"""
+
+RISE_READINGS = 8
+"""Readings in a row that show a rise. With fewer a power that follows the sun might."""
+
+RISE_FACTOR = 4.5
+"""The last of them is at least so many times the first, whose energy is thus no more than two of the following steps.
+A charger that follows the sun begins at 6 A and ends at 32 A, if so many."""
+
+SESSION = "session"
+"""What `counting` says of readings that are a session's registers."""
+
+# Of `near`, which are readings (device_key, ts, kwh as it was sent or null, counting, trusted) that have no others
+# between them: whether each is one of eight that rise steadily, by power as a register has it, from next to nothing,
+# within a minute to a day, and up to a power at which something charges; and the `run` without a fall that it is in.
+# A rise of less than a millionth of a watt-hour is none: its quotient might underflow.
+_RISES = f"""
+    stepped AS (
+        SELECT device_key, ts, kwh, counting, trusted, lag(ts) OVER device AS before_ts,
+            lag(kwh) OVER device AS before_kwh,
+            extract(epoch FROM ts - lag(ts) OVER device)::double precision AS seconds
+        FROM near
+        WINDOW device AS (PARTITION BY device_key ORDER BY ts)
+    ), runs AS (
+        SELECT device_key, ts, kwh, counting, trusted, before_ts, seconds,
+            CASE WHEN before_kwh > 0 AND kwh - before_kwh > 1e-9 THEN (kwh - before_kwh) / seconds END AS rate,
+            count(*) FILTER (WHERE (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE)
+                OVER (PARTITION BY device_key ORDER BY ts) AS run
+        FROM stepped
+    ), ended AS (
+        SELECT device_key, ts, kwh, counting, trusted, before_ts, run,
+            count(rate) OVER rates = {RISE_READINGS - 1}
+                AND max(rate) OVER rates <= 2 * min(rate) OVER rates
+                AND kwh >= {RISE_FACTOR} * first_value(kwh) OVER readings
+                AND ts - first_value(ts) OVER readings BETWEEN interval '1 minute' AND interval '1 day'
+                AND kwh * 3600 >= seconds AS ends_rise
+        FROM runs
+        WINDOW rates AS (PARTITION BY device_key ORDER BY ts ROWS {RISE_READINGS - 2} PRECEDING),
+            readings AS (PARTITION BY device_key ORDER BY ts ROWS {RISE_READINGS - 1} PRECEDING)
+    ), rising AS (
+        SELECT device_key, ts, kwh, counting, trusted, before_ts, run,
+            coalesce(bool_or(ends_rise) OVER (
+                PARTITION BY device_key ORDER BY ts ROWS BETWEEN CURRENT ROW AND {RISE_READINGS - 1} FOLLOWING
+            ), false) AS rises
+        FROM ended
+    )"""  # noqa: S608 (all are constants)
+
+# Which of `near` are a session's registers: those that rise, and those that follow without a fall and within a day of
+# each other. Of the readings that are trusted `counting` says it. What was corrected keeps no session going.
+_SESSIONS = f"""
+    parted AS (
+        SELECT device_key, ts, kwh, counting, trusted, before_ts, run, rises,
+            ts - lag(ts) OVER (PARTITION BY device_key, run ORDER BY ts) > interval '1 day' AS apart
+        FROM rising WHERE rises OR counting IS DISTINCT FROM 'corrected'
+    ), parts AS (
+        SELECT device_key, ts, kwh, counting, trusted, before_ts, run, rises,
+            count(*) FILTER (WHERE apart) OVER (PARTITION BY device_key, run ORDER BY ts) AS part
+        FROM parted
+    ), sessions AS (
+        SELECT device_key, ts, kwh, counting, trusted, before_ts,
+            coalesce(bool_or(rises OR (trusted AND counting = '{SESSION}')) OVER (
+                PARTITION BY device_key, run, part ORDER BY ts
+            ), false) AS in_session
+        FROM parts
+    )"""  # noqa: S608 (all are constants)
+
+RISING = _RISES.strip()
+"""The CTEs that end with `rising` (... run, rises), from `near`."""
+
+SESSIONS = f"{RISING}, {_SESSIONS.strip()}"
+"""The CTEs that end with `sessions` (device_key, ts, kwh, counting, trusted, before_ts, in_session), from `near`. What
+was corrected is not among them, unless it rises."""
