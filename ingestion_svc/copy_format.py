@@ -75,13 +75,21 @@ def appended_readings(keys: Keys, rows: Columns) -> bytes:
     return _copied(*_readings(keys, rows))
 
 
-def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int], previous_us: Times) -> bytes:
+def staged_hours(
+    keys: Keys,
+    rows: Columns,
+    averaged: Sequence[int],
+    rising_from_kwh: Floats,
+    previous_us: Times,
+    previous_rising_from_kwh: Floats,
+) -> bytes:
     """COPY's bytes for what the rows add to their devices' hours `(h, h + 1 h]`, and the newest reading of each.
 
     They are (whether no later hour of the device is there, hour_start, hour_kwh, hour_kwh_returned, hour_readings), the
-    sum and the count of each measurement at the positions `averaged`, then what `appended_readings` has, and the
-    timestamp of the device's newest reading before all of them. Takes at least one row, the rows of a device side by
-    side and in the order of their timestamps, and `previous_us` for each.
+    sum and the count of each measurement at the positions `averaged`, then what `appended_readings` has, what the
+    device has risen from after all of them, and of its newest reading before all of them the timestamp and what it had
+    risen from. Takes at least one row, the rows of a device side by side and in the order of their timestamps, and the
+    last three values for each.
     """
     hours = (rows.ts_us - 1) // US_PER_HOUR
     first = np.flatnonzero((np.diff(keys, prepend=keys[0] - 1) != 0) | (np.diff(hours, prepend=hours[0]) != 0))
@@ -99,7 +107,9 @@ def staged_hours(keys: Keys, rows: Columns, averaged: Sequence[int], previous_us
         (last - first + 1).astype(np.int32),
         *sums,
         *(each[last] for each in _readings(keys, rows)),
+        rising_from_kwh[first],
         previous_us[first] - _EPOCH_US,
+        previous_rising_from_kwh[first],
     )
 
 

@@ -157,7 +157,7 @@ class _Reading:
         """Makes an energy count, and what follows from it of the readings near it."""
         values = {"kwh": kwh, "counting": counting, "sent_kwh": sent_kwh}
         await self._connection.execute(CHANGE_HISTORY[self._kind], self._place | values)
-        await self._connection.execute(CHANGE_STATUS[self._kind], self._place | {"kwh": kwh})
+        await self._connection.execute(CHANGE_STATUS[self._kind], self._place | values)
         ts_us = us_from_datetime(self._place["ts"])
         self._hours.add(datetime_from_us((ts_us - 1) // US_PER_HOUR * US_PER_HOUR))
         suspect = Suspects(

@@ -53,7 +53,8 @@ _CHANGE_HISTORY = """
 CHANGE_HISTORY = {kind: text(kind.render(_CHANGE_HISTORY)) for kind in KINDS}
 
 _CHANGE_STATUS = """
-    UPDATE {device}_current_status SET {energy} = :kwh WHERE {device}_key = :device_key AND ts = :ts
+    UPDATE {device}_current_status SET {energy} = :kwh, sent_kwh = nullif(:sent_kwh, :kwh)
+    WHERE {device}_key = :device_key AND ts = :ts
 """
 CHANGE_STATUS = {kind: text(kind.render(_CHANGE_STATUS)) for kind in KINDS}
 

@@ -5,7 +5,7 @@ readings lie no further away than `first` and `last`, which let the planner leav
 """
 
 from shared.db.device_kind import KINDS
-from shared.db.session_registers_sql import RISE_READINGS, RISING, SESSION, SESSIONS
+from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS, SESSION, SESSIONS
 
 _SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
 """The interval's energy as it was sent; null where a register was."""
@@ -21,36 +21,42 @@ _SPANS = """
 
 _OF_DEVICE = "history.{device}_key = spans.device_key AND history.ts BETWEEN %(first)s AND %(last)s"
 
-# For each span whether readings near it rise, or some did before; whether it has the newest reading of its device, and
-# then that one's energy, and the least of those that a rise may begin with.
+_NEAR = f"""
+    (
+        SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
+        WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
+    ) UNION ALL (
+        SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+        WHERE {_OF_DEVICE} AND history.ts BETWEEN first_ts AND last_ts
+    ) UNION ALL (
+        SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+        WHERE {_OF_DEVICE} AND history.ts > last_ts ORDER BY ts LIMIT {RISE_READINGS - 1}
+    )"""  # noqa: S608 (all are constants)
+"""The readings of a span, and those before and after that may rise together with one of them."""
+
+# The devices of spans near which a session's register may be: enough energies in a row that do not fall, and rise by
+# enough, or what was found to be one before. Few have energies that differ by so much: only theirs are put in order.
 _FIND_RISES = f"""
-    WITH {_SPANS.strip()}, near AS MATERIALIZED (
-        SELECT device_key, ts, kwh, counting, true AS trusted
+    WITH {_SPANS.strip()}, differing AS (
+        SELECT device_key, first_ts, last_ts
         FROM spans CROSS JOIN LATERAL (
-            (
-                SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
-                WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
-            ) UNION ALL (
-                SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
-                WHERE {_OF_DEVICE} AND history.ts BETWEEN first_ts AND last_ts
-            ) UNION ALL (
-                SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
-                WHERE {_OF_DEVICE} AND history.ts > last_ts ORDER BY ts LIMIT {RISE_READINGS - 1}
-            )
+            SELECT count(*) AS readings, min(kwh) FILTER (WHERE kwh > 0) AS least_kwh, max(kwh) AS most_kwh,
+                bool_or(counting = '{SESSION}') AS known
+            FROM ({_NEAR}) AS readings
         ) AS readings
-    ), {RISING}, least AS (
-        SELECT device_key, ts, kwh, counting, rises,
-            min(kwh) OVER (PARTITION BY device_key, run ORDER BY ts ROWS {RISE_READINGS - 1} PRECEDING) AS least_kwh
-        FROM rising
-    ), last AS (
-        SELECT DISTINCT ON (device_key) device_key, ts, kwh, least_kwh,
-            bool_or(rises OR coalesce(counting = '{SESSION}', false)) OVER (PARTITION BY device_key) AS found
-        FROM least ORDER BY device_key, ts DESC
+        WHERE known OR (readings >= {RISE_READINGS} AND most_kwh >= {RISE_FACTOR} * least_kwh)
+    ), stepped AS (
+        SELECT device_key, ts, kwh, counting, lag(kwh) OVER (PARTITION BY device_key ORDER BY ts) AS before_kwh
+        FROM differing AS spans CROSS JOIN LATERAL ({_NEAR}) AS readings
+    ), runs AS (
+        SELECT device_key, kwh, counting,
+            count(*) FILTER (WHERE (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE)
+                OVER (PARTITION BY device_key ORDER BY ts) AS run
+        FROM stepped
     )
-    SELECT device_key, found, ts = (
-        SELECT status.ts FROM {{device}}_current_status AS status WHERE {{device}}_key = device_key
-    ), kwh, least_kwh
-    FROM last
+    SELECT DISTINCT device_key FROM runs GROUP BY device_key, run
+    HAVING bool_or(counting = '{SESSION}')
+        OR (count(*) >= {RISE_READINGS} AND min(kwh) > 0 AND max(kwh) >= {RISE_FACTOR} * min(kwh))
 """  # noqa: S608 (all are constants)
 FIND_RISES = {kind.name: kind.render(_FIND_RISES) for kind in KINDS}
 
@@ -107,9 +113,9 @@ _COUNT_SESSIONS = f"""
         WHERE NOT (SELECT matters FROM beyond) AND history.{{device}}_key = device_key AND history.ts = counted.ts
             AND history.ts BETWEEN %(first)s AND %(last)s
         RETURNING device_key, counted.ts, history.{{energy}} AS kwh, in_session,
-            date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
+            history.sent_kwh, date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
     ), newest AS (
-        UPDATE {{device}}_current_status AS status SET {{energy}} = kwh
+        UPDATE {{device}}_current_status AS status SET {{energy}} = kwh, sent_kwh = changed.sent_kwh
         FROM changed WHERE status.{{device}}_key = device_key AND status.ts = changed.ts
     )
     SELECT device_key, ts, hour_start, in_session FROM changed

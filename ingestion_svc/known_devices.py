@@ -4,15 +4,16 @@ The newest reading of a device is a hint. Another process may have written since
 the end: too low a hint costs a transaction that is rolled back, too high a one costs the slow path, neither an error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingestion_svc.copy_format import Columns, Floats, Keys, Positions, Times
 from ingestion_svc.counting import simply_counted
-from ingestion_svc.rises import Rises, Rising
+from ingestion_svc.rises import Newest, rise
 from shared.power_limits import PowerLimits
 
 DEVICE_KEYS_MAX = 100_000
@@ -29,22 +30,20 @@ NOT_KNOWN = -1
 
 
 class Appendable(NamedTuple):
-    """Rows that may be appended: where they are in their batch, what counts of each in kWh, the timestamp of its
-    device's newest reading before all of them, and how their energies rise."""
+    """Rows that may be appended: where they are in their batch, what counts of each in kWh, whether its device is
+    suspected, what that has risen from then, and of its newest reading before the timestamp and what it had risen
+    from."""
 
     positions: Positions
     kwh: Floats
+    suspected: NDArray[np.bool_]
+    from_kwh: Floats
     previous_us: Times
-    rising: Rising
+    previous_from_kwh: Floats
 
 
-_NOWHERE = np.empty(0, np.intp)
-NOTHING = Appendable(
-    _NOWHERE,
-    np.empty(0),
-    np.empty(0, np.int64),
-    Rising(np.empty(0, np.bool_), _NOWHERE, np.empty(0), np.empty(0), np.empty(0, np.int32)),
-)
+_NONE = np.empty(0)
+NOTHING = Appendable(np.empty(0, np.intp), _NONE, np.empty(0, np.bool_), _NONE, np.empty(0, np.int64), _NONE)
 
 
 class KnownDevices:
@@ -59,7 +58,8 @@ class KnownDevices:
         self._high_water_us = np.zeros(DEVICE_KEYS_MAX, np.int64)  # 0 where nothing is known
         self._high_water_register = np.full(DEVICE_KEYS_MAX, np.nan)  # of the same reading
         self._max_kw = np.zeros(DEVICE_KEYS_MAX)
-        self.rises = Rises(DEVICE_KEYS_MAX)
+        self._high_water_kwh = np.full(DEVICE_KEYS_MAX, np.nan)  # of the same reading, as it was sent
+        self._rising_from_kwh = np.full(DEVICE_KEYS_MAX, np.nan)
         self._pause = 0
         self._next_pause = 1
 
@@ -103,8 +103,12 @@ class KnownDevices:
         if np.count_nonzero(kept) < APPEND_MIN_READINGS:
             return NOTHING
         slots = known.slots[kept]
-        rising = self.rises.after(slots, np.flatnonzero(np.diff(slots, prepend=NOT_KNOWN)), known.kwh[kept])
-        return Appendable(positions[kept], kwh[kept], self._high_water_us[slots], rising)
+        first = np.flatnonzero(np.diff(slots, prepend=NOT_KNOWN))
+        its = slots[first]
+        rising = rise(first, known.kwh[kept], self._high_water_kwh[its], self._rising_from_kwh[its])
+        from_kwh = np.repeat(rising.from_kwh, np.diff(first, append=len(slots)))
+        before_us, before_from_kwh = self._high_water_us[slots], self._rising_from_kwh[slots]
+        return Appendable(positions[kept], kwh[kept], rising.suspected, from_kwh, before_us, before_from_kwh)
 
     def remember(self, new_keys: dict[str, int]) -> None:
         """Remembers the keys of devices that a transaction committed. Whoever has slots must ask for them anew."""
@@ -116,9 +120,16 @@ class KnownDevices:
             self._high_water_us[slot] = 0
             self._max_kw[slot] = self._limits.max_kw_of(self._kind, device_id)
 
-    def learn(self, slots: Positions, rows: Columns, not_inserted: Sequence[int], appended: Appendable) -> None:
+    def learn(
+        self,
+        slots: Positions,
+        rows: Columns,
+        not_inserted: Sequence[int],
+        appended: Appendable,
+        merged: tuple[Positions, Newest] | None,
+    ) -> None:
         """Remembers the rows that a transaction committed, of which history did not take the ones at some positions;
-        some of them were appended.
+        some of them were appended, and of the devices of others `merged` has the newest, with a row of each.
 
         Of the devices of those history knew more than we did, because another process writes them or they send a past
         again. The newest of such a device is forgotten until it comes with nothing but new rows.
@@ -130,22 +141,19 @@ class KnownDevices:
         self._high_water_register[slots_of[newest]] = rows.register[remembered][newest]
         unsure = slots[np.asarray(not_inserted, np.intp)]
         self._high_water_us[unsure[unsure != NOT_KNOWN]] = 0
-        others = np.delete(slots, appended.positions)
-        self.rises.forget(others[others != NOT_KNOWN])
         if len(appended.positions):
             self._next_pause = 1
-            rising = appended.rising
-            of_devices = slots[appended.positions[rising.last]]
-            still = of_devices != NOT_KNOWN
-            self.rises.learn(of_devices[still], rising.kwh[still], rising.first_kwh[still], rising.steps[still])
+            last = np.flatnonzero(np.diff(slots[appended.positions], append=NOT_KNOWN))
+            at = appended.positions[last]
+            self._learn_rises(slots[at], rows.kwh[at], appended.from_kwh[last])
+        if merged is not None:
+            at, of_devices = merged
+            self._learn_rises(slots[at], of_devices.kwh, of_devices.from_kwh)
 
-    def learn_rises(self, slots: Positions, keys: Keys, newest: Mapping[int, tuple[float, float]]) -> None:
-        """Remembers of devices, whose slots and keys these are, the newest energy and the least with which a rise may
-        begin, where both are known."""
-        known = [at for at, key in enumerate(keys.tolist()) if key in newest and slots[at] != NOT_KNOWN]
-        if known:
-            kwh, first_kwh = np.array([newest[key] for key in keys[known].tolist()]).T
-            self.rises.learn(slots[known], kwh, first_kwh)
+    def _learn_rises(self, slots: Positions, kwh: Floats, from_kwh: Floats) -> None:
+        known = slots != NOT_KNOWN
+        self._high_water_kwh[slots[known]] = kwh[known]
+        self._rising_from_kwh[slots[known]] = from_kwh[known]
 
     def hold_off(self) -> None:
         """Appending failed: no try for a batch, then for two, for four ..., until it succeeds again."""

@@ -1,66 +1,112 @@
 """Devices whose energies rise and rise, as those of a device that sends its session's register as each interval's.
 
-What is remembered of each is enough to suspect it; history decides, see `shared.db.session_registers_sql`.
+What is known of the newest reading of each is enough to suspect it; history decides, see
+`shared.db.session_registers_sql`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion_svc.copy_format import Floats, Positions
-from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS
-
-_STEPS = RISE_READINGS - 1
+from ingestion_svc.copy_format import Floats, Keys, Positions, Times
+from shared.db.session_registers_sql import RISE_FACTOR
+from shared.timestamps import US_PER_DAY
 
 
 class Rising(NamedTuple):
-    """Of rows of several devices: which are of a device that is suspected, and of the last one of each device (`last`)
-    what Rises keeps."""
+    """Of rows of several devices: which are of one that is suspected, and of each device what it has risen from."""
 
     suspected: NDArray[np.bool_]
-    last: Positions
-    kwh: Floats
-    first_kwh: Floats
-    steps: NDArray[np.int32]
+    from_kwh: Floats
 
 
-class Rises:
-    """By slot: the newest energy as it was sent, and of the readings up to it without a fall how many steps there are,
-    and the first energy. Where nothing is known, whatever does not fall is suspected."""
+def rise(first: Positions, kwh: Floats, before_kwh: Floats, before_from_kwh: Floats) -> Rising:
+    """How the energies of devices rise: where the rows of each begin, which follow one another in time, the energy of
+    each as it was sent, and for each device the energy of the reading before and what it had risen from until then.
 
-    def __init__(self, slots: int) -> None:
-        self._kwh = np.zeros(slots)
-        self._first_kwh = np.zeros(slots)
-        self._steps = np.zeros(slots, np.int32)
-
-    def after(self, slots: Positions, first: Positions, kwh: Floats) -> Rising:
-        """Rows of several devices, each of whose rows follow one another, and where those of each begin.
-
-        The energy is NaN where a reading has a register of its own.
-        """
-        before = np.roll(kwh, 1)
-        before[first] = self._kwh[slots[first]]
-        with np.errstate(invalid="ignore"):
-            broken = ~((before > 0) & (kwh >= before))
-        at = np.arange(len(kwh))
-        begins = broken.copy()
+    What a device has risen from is no more than the first of the readings that led to its newest without a fall. NaN is
+    the energy of a reading that has a register, and of none.
+    """
+    counts = np.diff(first, append=len(kwh))
+    before = np.roll(kwh, 1)
+    before[first] = before_kwh
+    with np.errstate(invalid="ignore"):
+        goes_on = (before > 0) & (kwh >= before)
+        begins = ~goes_on
         begins[first] = True
-        start = np.maximum.accumulate(np.where(begins, at, 0))
-        carried = ~broken[start]
-        first_kwh = np.where(carried, self._first_kwh[slots], kwh[start])
-        steps = at - start + np.where(carried, self._steps[slots] + 1, 0)
-        with np.errstate(invalid="ignore"):
-            suspected = ~broken & (steps >= _STEPS) & (kwh >= RISE_FACTOR * first_kwh)
-        of_suspected = np.repeat(np.logical_or.reduceat(suspected, first), np.diff(first, append=len(kwh)))
+        begin = np.maximum.accumulate(np.where(begins, np.arange(len(kwh)), 0))
+        from_kwh = np.where(goes_on[begin], np.repeat(before_from_kwh, counts), kwh[begin])
+        suspected = goes_on & (kwh >= RISE_FACTOR * from_kwh)
+        # As long as that suspects nobody it stays, since to change it may cost an update.
         last = np.append(first[1:], len(kwh)) - 1
-        return Rising(of_suspected, last, kwh[last], first_kwh[last], steps[last].astype(np.int32))
+        stays = ~(kwh[last] > 0) | ((before_from_kwh <= from_kwh[last]) & (kwh[last] < RISE_FACTOR * before_from_kwh))
+    return Rising(
+        np.repeat(np.logical_or.reduceat(suspected, first), counts), np.where(stays, before_from_kwh, from_kwh[last])
+    )
 
-    def forget(self, slots: Positions) -> None:
-        self.learn(slots, np.full(len(slots), np.nextafter(0, 1)), np.zeros(len(slots)))
 
-    def learn(self, slots: Positions, kwh: Floats, first_kwh: Floats, steps: NDArray[np.int32] | int = _STEPS) -> None:
-        """Remembers the newest energy of some devices, and those before it that matter."""
-        self._kwh[slots] = np.nan_to_num(kwh)
-        self._first_kwh[slots] = first_kwh
-        self._steps[slots] = np.minimum(steps, _STEPS)
+class Newest(NamedTuple):
+    """The newest readings of some devices by their keys, which ascend: microseconds, 0 where there is none, the energy
+    as it was sent, and the one that it has risen from."""
+
+    keys: Keys
+    ts_us: Times
+    kwh: Floats
+    from_kwh: Floats
+
+    @classmethod
+    def of(cls, keys: Keys, rows: Sequence[tuple[int, int, float | None, float | None]]) -> "Newest":
+        """From rows of these values, of those devices that have a reading."""
+        newest = cls(keys, np.zeros(len(keys), np.int64), np.full(len(keys), np.nan), np.full(len(keys), np.nan))
+        if rows:
+            found, ts_us, kwh, from_kwh = zip(*rows, strict=True)
+            at = np.searchsorted(keys, np.array(found, np.int32))
+            newest.ts_us[at] = ts_us
+            newest.kwh[at] = np.array(kwh, np.float64)  # None is NaN
+            newest.from_kwh[at] = np.array(from_kwh, np.float64)
+        return newest
+
+    def at(self, places: Positions) -> "Newest":
+        return Newest(self.keys[places], self.ts_us[places], self.kwh[places], self.from_kwh[places])
+
+
+class Merged(NamedTuple):
+    """What rows change of their devices' newest readings, and which of them come late or near a rise."""
+
+    newest: Newest
+    late: NDArray[np.bool_]
+    suspected: NDArray[np.bool_]
+    """All rows of a device that is suspected, or has a late one."""
+    changed: Positions
+    """The devices, by their places among `newest`, that have risen from something else now; of new ones, than from
+    their newest energy."""
+
+
+def merge(before: Newest, keys: Keys, ts_us: Times, kwh: Floats) -> Merged:
+    """Rows in any order, some perhaps twice, with energies as they were sent; NaN is a register."""
+    device = np.searchsorted(before.keys, keys)
+    late = ts_us <= before.ts_us[device]
+    newest = before.at(np.arange(len(before.keys)))
+    # A late row may be what a rise begins with, though not one of more than a day before.
+    near = np.flatnonzero(late & (kwh > 0) & (ts_us > before.ts_us[device] - US_PER_DAY))
+    with np.errstate(invalid="ignore"):
+        np.minimum.at(newest.from_kwh, device[near], kwh[near])
+    suspected = late.copy()
+    order = np.flatnonzero(~late)
+    if len(order):
+        order = order[np.lexsort((order, ts_us[order], keys[order]))]
+        again = (np.diff(keys[order], prepend=-1) == 0) & (np.diff(ts_us[order], prepend=-1) == 0)
+        order = order[~again]
+        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        its = device[order[first]]
+        rising = rise(first, kwh[order], before.kwh[its], newest.from_kwh[its])
+        suspected[order] = rising.suspected
+        last = np.append(first[1:], len(order)) - 1
+        newest.ts_us[its] = ts_us[order[last]]
+        newest.kwh[its] = kwh[order[last]]
+        newest.from_kwh[its] = rising.from_kwh
+    stored_from_kwh = np.where((before.ts_us == 0) & (newest.kwh > 0), newest.kwh, before.from_kwh)
+    changed = np.flatnonzero((newest.from_kwh != stored_from_kwh) & ~np.isnan(newest.from_kwh))
+    return Merged(newest, late, np.isin(keys, keys[suspected]), changed)

@@ -49,9 +49,6 @@ class Sessions:
     """The hours that have to be added up anew, with the device's key."""
     doubted: set[tuple[int, datetime]] = field(default_factory=set)
     """Keys and timestamps of the readings that were found to be a session's registers."""
-    newest: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """By key, where a suspect is the newest reading of its device: its energy, and the least with which a rise may
-    begin that has not shown yet."""
 
 
 async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_interval_s: float) -> Sessions:
@@ -64,15 +61,10 @@ async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_
             "near": True,
         }
         parameters = {name: values.tolist() for name, values in spans.items()}
-        found = set()
-        for key, rises, is_newest, kwh, least_kwh in await execute(FIND_RISES[device], parameters | near):
-            if rises:
-                found.add(key)
-            if is_newest:
-                sessions.newest[key] = kwh or 0.0, 0.0 if rises or kwh is None else least_kwh
+        found = [key for (key,) in await execute(FIND_RISES[device], parameters | near)]
         if not found:
             continue
-        rising = np.isin(spans["keys"], list(found))
+        rising = np.isin(spans["keys"], found)
         parameters = {name: values[rising].tolist() for name, values in spans.items()}
         parameters["min_interval_s"] = min_interval_s
         changed = await execute(COUNT_SESSIONS[device], parameters | near)

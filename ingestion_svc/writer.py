@@ -28,7 +28,8 @@ from ingestion_svc.copy_format import Columns, Keys, Positions, appended_reading
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
-from ingestion_svc.session_registers import Sessions, Suspects, count_sessions
+from ingestion_svc.rises import Merged, Newest, merge
+from ingestion_svc.session_registers import Suspects, count_sessions
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -154,17 +155,17 @@ class Writer(Generic[AnyRow]):
     ) -> Written:
         """One transaction: appends the rows that may be, and takes the others the slow path."""
         others = np.delete(np.arange(len(rows)), appendable.positions)
-        written, new_keys, sessions = Written(), dict[str, int](), Sessions()
+        written, new_keys, newest = Written(), dict[str, int](), None
         anew: dict[datetime, set[int]] = defaultdict(set)
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
             suspects = self._suspects(columns, appendable)
             if len(appendable.positions):
                 await self._append(columns, appendable, cursor)
             if len(others):
-                written, new_keys, merged = await self._merge(rows, columns, others, anew, cursor)
+                written, new_keys, merged, newest = await self._merge(rows, columns, others, anew, cursor)
                 suspects = suspects.and_others(merged)
             if len(suspects.keys):
-                sessions = await self._count_sessions(suspects, written, anew, cursor)
+                await self._count_sessions(suspects, written, anew, cursor)
             for hour, its_keys in anew.items():
                 await self._add_up_anew(hour, its_keys, cursor)
             hours = sorted({*_hours(columns), *anew})
@@ -176,8 +177,7 @@ class Writer(Generic[AnyRow]):
         if new_keys:
             self._devices.remember(new_keys)
             slots = self._slots(rows)
-        self._devices.learn(slots, columns, not_inserted, appendable)
-        self._devices.learn_rises(slots[suspects.positions], suspects.keys, sessions.newest)
+        self._devices.learn(slots, columns, not_inserted, appendable, newest)
         return written
 
     def _slots(self, rows: Sequence[AnyRow]) -> Positions:
@@ -188,7 +188,16 @@ class Writer(Generic[AnyRow]):
         rows = replace(columns.at(appendable.positions), kwh=appendable.kwh)
         keys = self._devices.keys(rows.slots)
         async with cursor.copy(self._target.copy_to_staged_hours) as copy:
-            await copy.write(staged_hours(keys, rows, self._target.averaged, appendable.previous_us))
+            await copy.write(
+                staged_hours(
+                    keys,
+                    rows,
+                    self._target.averaged,
+                    appendable.from_kwh,
+                    appendable.previous_us,
+                    appendable.previous_from_kwh,
+                )
+            )
         await cursor.execute(self._target.add_hours, prepare=True)
         [(found,)] = await cursor.fetchall()
         if found < 1 + np.count_nonzero(np.diff(keys)):
@@ -203,8 +212,9 @@ class Writer(Generic[AnyRow]):
         positions: Positions,
         anew: dict[datetime, set[int]],
         cursor: psycopg.AsyncCursor[Any],
-    ) -> tuple[Written, dict[str, int], Suspects]:
-        """What became of the rows at some positions, the keys of devices that were not known here, and the stored rows.
+    ) -> tuple[Written, dict[str, int], Suspects, tuple[Positions, Newest]]:
+        """What became of the rows at some positions, the keys of devices that were not known here, the suspects among
+        them, and their devices' newest readings now, with a row of each.
 
         Adds the hours to `anew` that have to be added up anew, with the devices whose they are.
         """
@@ -212,12 +222,18 @@ class Writer(Generic[AnyRow]):
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
         keys, new_keys = await self._resolve(rows, columns.slots, cursor)
+        devices, of_devices = np.unique(keys, return_index=True)
+        merged = merge(await self._lock(devices, cursor), keys, columns.ts_us, columns.kwh)
         max_kw = np.array([self._limits.max_kw_of(target.device, row[0]) for row in rows])
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns, max_kw))
-        followed = await self._find_neighbours(columns, len(np.unique(keys)), cursor)
+        followed = await self._find_neighbours(columns, merged, cursor)
         await cursor.execute(self._insert, prepare=True)
         [(inserted, missed, doubted)] = await cursor.fetchall()
+        if len(merged.changed):
+            changed = merged.newest.at(merged.changed)
+            its = {"keys": changed.keys.tolist(), "rising_from_kwh": changed.from_kwh.tolist()}
+            await cursor.execute(target.change_rises, its, prepare=False)
         if followed is not None:
             await cursor.execute(target.count_anew, self._min_interval | followed, prepare=False)
             for hour, its_keys in await cursor.fetchall():
@@ -226,20 +242,20 @@ class Writer(Generic[AnyRow]):
         if inserted < len(rows):
             stored = await self._find_stored(columns, missed, cursor) if missed else {}
             _compare(rows, set(missed), stored, written)
-        suspects = Suspects(positions, keys, columns.ts_us, max_kw)
-        not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
-        stored_rows = np.delete(np.arange(len(rows)), not_inserted)
-        return written.of(positions.tolist()), new_keys, suspects.at(stored_rows)
+        suspected = merged.suspected
+        suspected[[*written.duplicates, *written.conflicts, *written.refused]] = False
+        suspects = Suspects(positions, keys, columns.ts_us, max_kw).at(np.flatnonzero(suspected))
+        return written.of(positions.tolist()), new_keys, suspects, (positions[of_devices], merged.newest)
 
     def _suspects(self, columns: Columns, appendable: Appendable) -> Suspects:
         """The rows that will be appended and whose devices' energies rise and rise."""
-        positions = appendable.positions[appendable.rising.suspected]
+        positions = appendable.positions[appendable.suspected]
         slots = columns.slots[positions]
         return Suspects(positions, self._devices.keys(slots), columns.ts_us[positions], self._devices.limits_kw(slots))
 
     async def _count_sessions(
         self, suspects: Suspects, written: Written, anew: dict[datetime, set[int]], cursor: psycopg.AsyncCursor[Any]
-    ) -> Sessions:
+    ) -> None:
         """Has nothing count of what is a session's register; adds to what was `written` and to `anew`."""
 
         async def execute(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -257,29 +273,31 @@ class Writer(Generic[AnyRow]):
                 if place in sessions.doubted
             )
             written.doubted = sorted({*written.doubted, *written.session_registers})
-        return sessions
 
     async def _add_up_anew(self, hour: datetime, keys: set[int], cursor: psycopg.AsyncCursor[Any]) -> None:
         hour_of_keys = {"keys": list(keys), "hour": hour, "next_hour": hour + timedelta(hours=1)}
         await cursor.execute(self._target.remove_hours, hour_of_keys, prepare=False)
         await cursor.execute(self._target.add_hours_anew, hour_of_keys, prepare=False)
 
+    async def _lock(self, keys: Keys, cursor: psycopg.AsyncCursor[Any]) -> Newest:
+        """Locks devices, whose keys ascend, and returns their newest readings."""
+        target, its_keys = self._target, {"keys": keys.tolist()}
+        await cursor.execute(target.lock_status, its_keys, prepare=True)
+        if cursor.rowcount < len(keys):
+            await cursor.execute(target.lock_new_devices, prepare=True)
+            await cursor.execute(target.lock_status, its_keys, prepare=True)
+        await cursor.execute(target.find_newest, its_keys, prepare=True)
+        return Newest.of(keys, await cursor.fetchall())
+
     async def _find_neighbours(
-        self, columns: Columns, devices: int, cursor: psycopg.AsyncCursor[Any]
+        self, columns: Columns, merged: Merged, cursor: psycopg.AsyncCursor[Any]
     ) -> dict[str, datetime] | None:
-        """Locks the staged rows' devices, and finds between which stored readings late rows belong.
+        """Finds between which stored readings late rows belong.
 
         The first and the last timestamp of stored readings that now come after late rows; None where there are none.
         """
         target = self._target
-        await cursor.execute(target.lock_status, prepare=True)
-        [(locked,)] = await cursor.fetchall()
-        if locked < devices:
-            await cursor.execute(target.lock_new_devices, prepare=True)
-            await cursor.execute(target.lock_status, prepare=True)
-        await cursor.execute(target.is_any_late, prepare=True)
-        [(late,)] = await cursor.fetchall()
-        if not late:
+        if not merged.late.any():
             return None
         near = {
             "first": datetime_from_us(int(columns.ts_us.min()) - NEIGHBOUR_MAX_US),

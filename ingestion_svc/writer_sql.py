@@ -9,11 +9,12 @@ from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
 from shared.db.verification_sql import HOURS
 
-# With nested loops alone rows are locked in key order, and they are no bad plan for any number of rows. A session
-# writes one kind of reading.
+# With nested loops alone rows are locked in key order, and they are no bad plan for any number of rows; nor are index
+# scans, which need no sort. A session writes one kind of reading.
 _OPEN_SESSION = (
     "SET enable_hashjoin = off",
     "SET enable_mergejoin = off",
+    "SET enable_bitmapscan = off",
     """
     CREATE TEMPORARY TABLE staged_readings (
         ordinal integer, device_key integer, ts timestamptz, {measurements:# double precision},
@@ -26,7 +27,9 @@ _OPEN_SESSION = (
         newest boolean, hour_start timestamptz, hour_kwh double precision, hour_kwh_returned double precision,
         hour_readings integer
         {averaged:, hour_#_sum double precision, hour_#_readings integer},
-        device_key integer, ts timestamptz, {measurements:# double precision}, previous_ts timestamptz
+        device_key integer, ts timestamptz, {measurements:# double precision}, rising_from_kwh double precision,
+        previous_ts timestamptz, previous_rising_from_kwh double precision,
+        sent_kwh double precision
     ) ON COMMIT DELETE ROWS
     """,
 )
@@ -46,14 +49,17 @@ _COPY_TO_HISTORY = """
 """
 
 _COPY_TO_STAGED_HOURS = """
-    COPY staged_hours (newest, hour_start, {totals:hour_#}, device_key, ts, {measurements}, previous_ts)
-    FROM STDIN (FORMAT BINARY)
+    COPY staged_hours (
+        newest, hour_start, {totals:hour_#}, device_key, ts, {measurements}, rising_from_kwh,
+        previous_ts, previous_rising_from_kwh
+    ) FROM STDIN (FORMAT BINARY)
 """
 
 # How a row of current status changes. `excluded` is the newest of a device's hours in a batch, with its newest reading.
 # Where the row has that hour open, the sums are added; otherwise the earlier one of the two hours goes to `closed_`.
 _CHANGE_STATUS = """
     {measurements:# = CASE WHEN excluded.ts > status.ts THEN excluded.# ELSE status.# END},
+    sent_kwh = CASE WHEN excluded.ts > status.ts THEN excluded.sent_kwh ELSE status.sent_kwh END,
     ts = greatest(status.ts, excluded.ts),
     hour_start = greatest(status.hour_start, excluded.hour_start),
     closed_hour_start = CASE
@@ -85,25 +91,24 @@ _CLOSE_HOURS = """
     ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = closed.# + excluded.#}
 """
 
-# Locks the status of the staged rows' devices until the transaction ends: who writes readings of a device waits for
-# that. Returns how many devices have one.
+# Locks the status of devices until the transaction ends: who writes readings of a device waits for that.
 _LOCK_STATUS = """
-    WITH locked AS (
-        SELECT FROM {device}_current_status
-        WHERE {device}_key IN (SELECT device_key FROM staged_readings)
-        ORDER BY {device}_key FOR UPDATE
-    )
-    SELECT count(*) FROM locked
+    SELECT FROM {device}_current_status WHERE {device}_key = ANY(%(keys)s) ORDER BY {device}_key FOR UPDATE
 """
 
-# Whether any staged row is not newer than all that is stored of its device. A statement of its own: the one that waited
-# for the locks sees what was there before.
-_IS_ANY_LATE = """
-    SELECT EXISTS (
-        SELECT FROM staged_readings AS staged
-            JOIN {device}_current_status AS status ON status.{device}_key = staged.device_key
-        WHERE staged.ts <= status.ts
-    )
+# The newest readings of devices: microseconds, the energy as it was sent, and what it has risen from, or less. A
+# statement of its own: the one that waited for the locks sees what was there before.
+_FIND_NEWEST = """
+    SELECT {device}_key, (extract(epoch FROM ts) * 1000000)::bigint,
+        coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END), rising_from_kwh
+    FROM {device}_current_status WHERE {device}_key = ANY(%(keys)s)
+"""
+
+# What devices have risen from, where that changes. `insert` gives it to new devices alone.
+_CHANGE_RISES = """
+    UPDATE {device}_current_status SET rising_from_kwh = changed.rising_from_kwh
+    FROM unnest(%(keys)s::integer[], %(rising_from_kwh)s::double precision[]) AS changed (device_key, rising_from_kwh)
+    WHERE {device}_key = device_key
 """
 
 # For devices that have no status to lock yet.
@@ -184,10 +189,10 @@ _INSERT = (
         FROM judged
         ORDER BY device_key, ts
         ON CONFLICT DO NOTHING
-        RETURNING {device}_key AS device_key, ts, {measurements}, counting,
+        RETURNING {device}_key AS device_key, ts, {measurements}, sent_kwh, counting,
             date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
     ), hours AS (
-        SELECT DISTINCT ON (device_key, hour_start) device_key, hour_start, ts, {measurements},
+        SELECT DISTINCT ON (device_key, hour_start) device_key, hour_start, ts, {measurements}, sent_kwh,
             sum({energy}) OVER hour AS hour_kwh, sum(greatest(0, -{energy})) OVER hour AS hour_kwh_returned,
             count(*) OVER hour AS hour_readings
             {averaged:, coalesce(sum(#) OVER hour, 0) AS hour_#_sum, count(#) OVER hour AS hour_#_readings},
@@ -196,8 +201,12 @@ _INSERT = (
         WINDOW hour AS (PARTITION BY device_key, hour_start)
         ORDER BY device_key, hour_start, ts DESC
     ), moved AS (
-        INSERT INTO {device}_current_status AS status ({device}_key, ts, {measurements}, hour_start, {totals:hour_#})
-        SELECT device_key, ts, {measurements}, hour_start, {totals:hour_#}
+        INSERT INTO {device}_current_status AS status (
+            {device}_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:hour_#}
+        )
+        SELECT device_key, ts, {measurements}, sent_kwh,
+            CASE WHEN register_kwh IS NULL AND coalesce(sent_kwh, {energy}) > 0 THEN coalesce(sent_kwh, {energy}) END,
+            hour_start, {totals:hour_#}
         FROM hours WHERE newest ORDER BY device_key
         ON CONFLICT ({device}_key) DO UPDATE SET """
     + _CHANGE_STATUS
@@ -247,15 +256,15 @@ _COUNT_ANEW = """
     ), changed AS (
         UPDATE {device}_telemetry_history AS history
         SET {energy} = kwh, counting = counted.counting,
-            sent_kwh = CASE WHEN counted.counting = 'doubted' THEN counted.sent_kwh END
+            sent_kwh = CASE WHEN counted.counting IS NOT NULL THEN counted.sent_kwh END
         FROM counted
         WHERE history.{device}_key = device_key AND history.ts = counted.ts
             AND history.ts BETWEEN %(first)s AND %(last)s
             AND (history.{energy}, history.counting) IS DISTINCT FROM (kwh, counted.counting)
-        RETURNING device_key, counted.ts, kwh,
+        RETURNING device_key, counted.ts, kwh, history.sent_kwh,
             date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
     ), newest AS (
-        UPDATE {device}_current_status AS status SET {energy} = kwh
+        UPDATE {device}_current_status AS status SET {energy} = kwh, sent_kwh = changed.sent_kwh
         FROM changed WHERE status.{device}_key = device_key AND status.ts = changed.ts
     )
     SELECT hour_start, array_agg(DISTINCT device_key) FROM changed GROUP BY hour_start
@@ -282,9 +291,11 @@ _ADD_HOURS = (
     ), moved AS (
         UPDATE {device}_current_status AS status SET """
     + _CHANGE_STATUS
-    + """
+    + """,
+            rising_from_kwh = excluded.rising_from_kwh
         FROM (SELECT * FROM staged_hours WHERE newest ORDER BY device_key OFFSET 0) AS excluded
         WHERE status.{device}_key = excluded.device_key AND status.ts = excluded.previous_ts
+            AND status.rising_from_kwh IS NOT DISTINCT FROM excluded.previous_rising_from_kwh
         RETURNING status.{device}_key AS device_key, closed_hour_start, {totals:closed_#}
     ), closed AS ("""
     + _CLOSE_HOURS
@@ -298,8 +309,9 @@ _ADD_HOURS = (
 class Target(Generic[AnyRow]):
     """Where the readings of one kind of device go.
 
-    The slow path is `copy_to_staging`, `lock_status`, `insert` and, where rows were not inserted, `find_stored`; where
-    rows are late also `find_neighbours` before and `count_anew` after `insert`. The fast path is
+    The slow path is `lock_status`, `find_newest`, `copy_to_staging`, `insert` and, where rows were not inserted,
+    `find_stored`; where rows are late also `find_neighbours` before and `count_anew` after `insert`; and where
+    `newest` readings have risen from something else `change_rises`. The fast path is
     `copy_to_staged_hours`, `add_hours` and `copy_to_history`. Both end with `mark_hours`.
 
     The status of a device is locked before anything else of it is written, in the order of the keys: two transactions
@@ -316,7 +328,8 @@ class Target(Generic[AnyRow]):
     copy_to_staging: str
     lock_status: str
     lock_new_devices: str
-    is_any_late: str
+    find_newest: str
+    change_rises: str
     find_neighbours: str
     insert: str
     count_anew: str
@@ -341,7 +354,8 @@ def _target(kind: DeviceKind) -> Target[Any]:
         copy_to_staging=kind.render(_COPY_TO_STAGING),
         lock_status=kind.render(_LOCK_STATUS),
         lock_new_devices=kind.render(_LOCK_NEW_DEVICES),
-        is_any_late=kind.render(_IS_ANY_LATE),
+        find_newest=kind.render(_FIND_NEWEST),
+        change_rises=kind.render(_CHANGE_RISES),
         find_neighbours=kind.render(_FIND_NEIGHBOURS),
         insert=kind.render(_INSERT),
         count_anew=kind.render(_COUNT_ANEW),

@@ -69,9 +69,6 @@ _SESSIONS = f"""
         FROM parts
     )"""  # noqa: S608 (all are constants)
 
-RISING = _RISES.strip()
-"""The CTEs that end with `rising` (... run, rises), from `near`."""
-
-SESSIONS = f"{RISING}, {_SESSIONS.strip()}"
+SESSIONS = f"{_RISES.strip()}, {_SESSIONS.strip()}"
 """The CTEs that end with `sessions` (device_key, ts, kwh, counting, trusted, before_ts, in_session), from `near`. What
 was corrected is not among them, unless it rises."""

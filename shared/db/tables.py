@@ -92,15 +92,18 @@ def _add_tables(kind: DeviceKind) -> None:
         ),
         postgresql_partition_by="RANGE (ts)",
     )
-    # A device's newest reading, and what was reported in the hour of it so far: its rollup, until a reading of a later
-    # hour comes. `closed_` is what the last change of the row had to add to the closed hours, for the statement that
-    # made it.
+    # A device's newest reading, with the energy that was sent where another one counts, and the one that the energies
+    # before it have risen from, or less, see `ingestion_svc.rises`; null where it is not above 0. And what was reported
+    # in the hour of it so far: its rollup, until a reading of a later hour comes. `closed_` is what the last change of
+    # the row had to add to the closed hours, for the statement that made it.
     Table(
         f"{name}_current_status",
         metadata,
         _key(key),
         _timestamptz("ts"),
         *_measurements(kind),
+        Column("sent_kwh", Double),
+        Column("rising_from_kwh", Double),
         _timestamptz("hour_start"),
         *_totals(kind, "hour_", nullable=False, server_default=text("0")),
         _timestamptz("closed_hour_start", nullable=True),

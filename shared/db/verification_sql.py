@@ -211,16 +211,18 @@ _ADD_HOURS = """
 # Where history has nothing of a device, a status from before the retention floor stands: its reading was dropped.
 _FIND_STATUS = """
     SELECT {device}_key, {device}_id,
-        status.ts::text, {measurements:status.#}, newest.ts::text, {measurements:newest.#}
+        status.ts::text, {measurements:status.#}, status.sent_kwh,
+        newest.ts::text, {measurements:newest.#}, newest.sent_kwh
     FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
         LEFT JOIN {device}s USING ({device}_key)
         LEFT JOIN {device}_current_status AS status USING ({device}_key)
         LEFT JOIN LATERAL (
-            SELECT ts, {measurements} FROM {device}_telemetry_history AS history
+            SELECT ts, {measurements}, sent_kwh FROM {device}_telemetry_history AS history
             WHERE history.{device}_key = device.{device}_key
             ORDER BY ts DESC LIMIT 1
         ) AS newest ON true
-    WHERE (status.ts, {measurements:status.#}) IS DISTINCT FROM (newest.ts, {measurements:newest.#})
+    WHERE (status.ts, {measurements:status.#}, status.sent_kwh)
+        IS DISTINCT FROM (newest.ts, {measurements:newest.#}, newest.sent_kwh)
         AND NOT (
             newest.ts IS NULL
             AND status.ts < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
@@ -238,12 +240,15 @@ _REMOVE_STATUS = """
     ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = closed.# + excluded.#}
 """
 
+# A rise may have begun with any energy.
 _ADD_STATUS = """
     WITH newest AS (
-        SELECT device_key, ts, {measurements:newest.#},
+        SELECT device_key, ts, {measurements:newest.#}, sent_kwh,
+            CASE WHEN coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) > 0 THEN 0 END
+                AS rising_from_kwh,
             date_bin('1 hour', newest.ts - interval '1 microsecond', 'epoch') AS hour_start
         FROM unnest(%(keys)s::integer[]) AS device_key CROSS JOIN LATERAL (
-            SELECT ts, {measurements} FROM {device}_telemetry_history AS history
+            SELECT ts, {measurements}, sent_kwh FROM {device}_telemetry_history AS history
             WHERE history.{device}_key = device_key
             ORDER BY ts DESC LIMIT 1
         ) AS newest
@@ -252,8 +257,10 @@ _ADD_STATUS = """
         WHERE closed.device_key = newest.device_key AND closed.hour_start = newest.hour_start
         RETURNING closed.device_key, {totals:closed.#}
     )
-    INSERT INTO {device}_current_status ({device}_key, ts, {measurements}, hour_start, {totals:hour_#})
-    SELECT device_key, ts, {measurements}, hour_start, {totals:coalesce(opened.#, 0)}
+    INSERT INTO {device}_current_status (
+        {device}_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:hour_#}
+    )
+    SELECT device_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:coalesce(opened.#, 0)}
     FROM newest LEFT JOIN opened USING (device_key)
 """
 
@@ -293,7 +300,7 @@ def _side(kind: DeviceKind) -> Side:
     )
     status = Derived(
         table=kind.render("{device}_current_status"),
-        columns=("ts", *kind.measurements),
+        columns=("ts", *kind.measurements, "sent_kwh"),
         find=kind.render(_FIND_STATUS),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_STATUS),

@@ -152,11 +152,13 @@ async def test_a_known_vehicle_without_a_meter_is_an_answer(rows: Rows, stub: "A
 async def test_the_status_is_the_newest_reading_with_its_age(rows: Rows, stub: "AnalyticsServiceAsyncStub") -> None:
     taken, ahead = datetime_from_us(NOW_US - 1_500_000), datetime_from_us(NOW_US + 1_500_000)
     rows.connection.execute(
-        "INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 0, 21.5, NULL, %s)",
+        "INSERT INTO vehicle_current_status (vehicle_key, ts, hour_start, kwh_delivered_dc, soc, battery_temp)"
+        " VALUES (%s, %s, %s, 0.5, 0, 21.5)",
         (rows.vehicle("car"), taken, taken),
     )
     rows.connection.execute(
-        "INSERT INTO meter_current_status VALUES (%s, %s, 0, NULL, NULL, %s)", (rows.meter("meter"), ahead, ahead)
+        "INSERT INTO meter_current_status (meter_key, ts, hour_start, kwh_consumed_ac) VALUES (%s, %s, %s, 0)",
+        (rows.meter("meter"), ahead, ahead),
     )
 
     vehicle = await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))
@@ -234,10 +236,14 @@ async def test_a_batch_answers_for_each_device_what_is_answered_for_it_alone_in_
         taken = datetime_from_us(NOW_US - age_us)
         vehicle, meter = rows.vehicle(device_id), rows.meter(device_id)
         rows.connection.execute(
-            "INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 0, NULL, NULL, %s)", (vehicle, taken, taken)
+            "INSERT INTO vehicle_current_status (vehicle_key, ts, hour_start, kwh_delivered_dc, soc)"
+            " VALUES (%s, %s, %s, 0.5, 0)",
+            (vehicle, taken, taken),
         )
         rows.connection.execute(
-            "INSERT INTO meter_current_status VALUES (%s, %s, 0, 230, NULL, %s)", (meter, taken, taken)
+            "INSERT INTO meter_current_status (meter_key, ts, hour_start, kwh_consumed_ac, voltage)"
+            " VALUES (%s, %s, %s, 0, 230)",
+            (meter, taken, taken),
         )
         rows.connection.execute("INSERT INTO meter_clock_evidence VALUES (%s, %s, 7, 1, 2, 3)", (meter, taken))
     rows.mapping(rows.vehicle("mapped"), rows.meter("mapped"), NOW_US)

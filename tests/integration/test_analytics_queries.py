@@ -240,9 +240,14 @@ async def test_the_newest_reading_is_read_from_the_hot_store(rows: Rows, queries
     car, meter = rows.vehicle("car"), rows.meter("meter")
     ts = datetime_from_us(MIDNIGHT_US + 1)
     rows.connection.execute(
-        "INSERT INTO vehicle_current_status VALUES (%s, %s, 0.5, 80, NULL, NULL, %s)", (car, ts, ts)
+        "INSERT INTO vehicle_current_status (vehicle_key, ts, hour_start, kwh_delivered_dc, soc)"
+        " VALUES (%s, %s, %s, 0.5, 80)",
+        (car, ts, ts),
     )
-    rows.connection.execute("INSERT INTO meter_current_status VALUES (%s, %s, 0.6, NULL, NULL, %s)", (meter, ts, ts))
+    rows.connection.execute(
+        "INSERT INTO meter_current_status (meter_key, ts, hour_start, kwh_consumed_ac) VALUES (%s, %s, %s, 0.6)",
+        (meter, ts, ts),
+    )
     vehicle_status, clock, *_ = (await queries.status(VEHICLE, "car")).value
     measured = {"kwh_delivered_dc": 0.5, "soc": 80.0}
     assert clock is None

@@ -32,6 +32,7 @@ PARAMETERS = {
     **{name: [1] for name in ("keys", "ordinals", "firsts_us", "lasts_us")},
     "hours": [HOUR],
     "near": True,
+    "rising_from_kwh": [1.0],
     "ids": ["a"],
     "max_kw": 500.0,
     "limits_kw": [500.0],
@@ -94,7 +95,7 @@ def statements(owner: Any) -> list[str]:
 def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psycopg.Connection[Any]) -> None:
     for statement in target.open_session:
         ingestion.execute(statement)
-    assert len(statements(target)) == 16
+    assert len(statements(target)) == 17
     for statement in statements(target):
         plan(ingestion, statement.replace(")r", ")s"))  # the writer fills in what is configured
 
