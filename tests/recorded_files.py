@@ -32,21 +32,23 @@ def problems_of(file: str | bytes, dialect: Dialect | None = None) -> list[tuple
     return [(line.number, line.problem) for line in lines_of(file, dialect) if line.reading is None]
 
 
-def a_meters(kwh: float, at: str = AT, meter_id: str = "m-1", voltage: float | None = None) -> Telemetry:
+def a_meters(kwh: float | None, at: str = AT, meter_id: str = "m-1", **measured: float) -> Telemetry:
     reading = Telemetry()
     reading.meter.meter_id = meter_id
     reading.meter.timestamp.FromJsonString(at)
-    reading.meter.kwh_consumed_ac = kwh
-    if voltage is not None:
-        reading.meter.voltage = voltage
+    if kwh is not None:
+        reading.meter.kwh_consumed_ac = kwh
+    for name, value in measured.items():
+        setattr(reading.meter, name, value)
     return reading
 
 
-def a_vehicles(kwh: float, at: str = AT, vehicle_id: str = "ev-1", **measured: float) -> Telemetry:
+def a_vehicles(kwh: float | None, at: str = AT, vehicle_id: str = "ev-1", **measured: float) -> Telemetry:
     reading = Telemetry()
     reading.vehicle.vehicle_id = vehicle_id
     reading.vehicle.timestamp.FromJsonString(at)
-    reading.vehicle.kwh_delivered_dc = kwh
+    if kwh is not None:
+        reading.vehicle.kwh_delivered_dc = kwh
     for name, value in measured.items():
         setattr(reading.vehicle, name, value)
     return reading

@@ -7,7 +7,20 @@ from zoneinfo import ZoneInfo
 
 from fleetcli.commands.file_cells import BadLine, Numbers, Unit
 
-COLUMNS = ("meterId", "vehicleId", "timestamp", "kwhConsumedAc", "voltage", "kwhDeliveredDc", "soc", "batteryTemp")
+REGISTER = "registerKwh"
+"""What the register of a meter or of a vehicle shows."""
+
+COLUMNS = (
+    "meterId",
+    "vehicleId",
+    "timestamp",
+    "kwhConsumedAc",
+    "voltage",
+    "kwhDeliveredDc",
+    "soc",
+    "batteryTemp",
+    REGISTER,
+)
 """The contract's JSON names, both sides in one table; a file may leave out what it does not have."""
 
 ENERGY = "energy"
@@ -16,7 +29,11 @@ ENERGY = "energy"
 DATE = "date"
 """The day of a timestamp whose column has the time of day alone."""
 
-ENERGIES = frozenset({"kwhConsumedAc", "kwhDeliveredDc", ENERGY})
+INTERVALS = frozenset({"kwhConsumedAc", "kwhDeliveredDc", ENERGY})
+"""The energy of an interval."""
+
+ENERGIES = INTERVALS | {REGISTER}
+"""What is in Wh or kWh: a row fills in the energy of an interval, or a register."""
 
 NAMES_SHOWN = 20
 """Columns that a message names at most."""
@@ -30,10 +47,15 @@ _ALIASES = {
     "kwhDeliveredDc": "kwhdelivereddc delivereddc energydelivereddc delivered energydelivered energydc dcenergy",
     "soc": "soc stateofcharge",
     "batteryTemp": "batterytemp batterytemperature",
+    REGISTER: "registerkwh register registerreading energyregister meterreading energycounter cumulativeenergy"
+    " energycumulative lifetimeenergy energylifetime energyactiveimportregister",
     ENERGY: "energy",
     DATE: "date",
 }
-"""In lower case, letters and digits alone. The first of each is its own name."""
+"""In lower case, letters and digits alone. The first of each is its own name.
+
+A total is no register until --columns says so: it may be that of the phases, or of a session.
+"""
 
 _NAME_OF = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 _UNITS_OF = {name: {"kwh", "wh"} for name in ENERGIES} | {
@@ -114,7 +136,7 @@ def layout_of(headers: Sequence[str], dialect: Dialect) -> Layout:
         if name and name not in places and place not in places.values():
             found.setdefault(name, []).append((place, unit))
     for name in ENERGIES & found.keys():
-        if ENERGY in places or (name == ENERGY and len(ENERGIES & {*found, *places}) > 1):
+        if _gives_way(name, {*found, *places}, places.keys() & ENERGIES):
             del found[name]
     if "timestamp" not in {*found, *places} and DATE in found:
         found["timestamp"] = found.pop(DATE)
@@ -164,6 +186,13 @@ def meaning(header: str) -> tuple[str, str]:
     return "", ""
 
 
+def _gives_way(name: str, names: set[str], said: set[str]) -> bool:
+    """Whether an energy that was found is left out, for one that --columns says or one that says its side."""
+    if name == REGISTER:
+        return bool(said)
+    return bool(said & {ENERGY, REGISTER}) or (name == ENERGY and len(INTERVALS & names) > 1)
+
+
 def _unit_said(name: str, header: str, dialect: Dialect) -> str:
     """The unit that the header of a column says about which --columns says what it is."""
     unit = _bracketed(header)[1] or re.split(r"[\W_]+", header.lower())[-1]
@@ -190,7 +219,7 @@ def _check_enough(headers: Sequence[str], places: Mapping[str, int], dialect: Di
     if not said and not devices:
         missing.append("meterId or vehicleId (or else --meter ID or --vehicle ID)")
     if not ENERGIES & places.keys():
-        missing.append("kwhConsumedAc or kwhDeliveredDc")
+        missing.append("kwhConsumedAc or kwhDeliveredDc or registerKwh")
     if missing:
         raise BadLine(
             f"no {', no '.join(missing)} among {shown(headers)}: say --columns NAME=COLUMN,... with the name or the"

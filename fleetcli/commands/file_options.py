@@ -19,7 +19,8 @@ Columns = Annotated[
     ),
 ]
 EnergyUnit = Annotated[
-    Unit | None, typer.Option("--unit", case_sensitive=False, help="Of energy. Default: as columns say, or kWh.")
+    Unit | None,
+    typer.Option("--unit", case_sensitive=False, help="Of energy and registers. Default: as columns say, or kWh."),
 ]
 TimeZone = Annotated[
     str | None, typer.Option(metavar="ZONE", help="Of times without an offset from UTC, such as Europe/Berlin.")

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
 from fleetcli.commands.file_cells import BadLine, Literal, Numbers, Unit, timestamp
-from fleetcli.commands.file_columns import DATE, ENERGY, Dialect, Findings, Layout, find, layout_of, meaning, shown
+from fleetcli.commands.file_columns import (
+    DATE,
+    ENERGY,
+    REGISTER,
+    Dialect,
+    Findings,
+    Layout,
+    find,
+    layout_of,
+    meaning,
+    shown,
+)
 
 DELIMITERS = ";\t|,"
 """The comma last: in files with another delimiter it stands in numbers and in words."""
@@ -44,7 +55,7 @@ class Rows:
         strangers = [name for name in others if name in row]
         if strangers:
             raise BadLine(f"{', '.join(strangers)} cannot belong to a reading of {device_id[:40]!r}")
-        values = {name: self._number(name, row[name]) for name in own if name in row}
+        values = {name: self._number(name, row[name]) for name in (*own, REGISTER) if name in row}
         if ENERGY in row:
             values[own[0]] = self._number(ENERGY, row[ENERGY])
         time = row.get("timestamp")
@@ -59,6 +70,7 @@ class Rows:
                         timestamp=at,
                         kwh_consumed_ac=values.get("kwhConsumedAc"),
                         voltage=values.get("voltage"),
+                        register_kwh=values.get(REGISTER),
                     )
                 )
             return Telemetry(
@@ -68,6 +80,7 @@ class Rows:
                     kwh_delivered_dc=values.get("kwhDeliveredDc"),
                     soc=values.get("soc"),
                     battery_temp=values.get("batteryTemp"),
+                    register_kwh=values.get(REGISTER),
                 )
             )
         except UnicodeEncodeError:

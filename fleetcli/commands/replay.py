@@ -108,10 +108,11 @@ def replay(
     """Send recorded telemetry. Bad lines are reported with their numbers, the others are sent.
 
     CSV has one reading a row and names its columns in the first line: meterId, vehicleId, timestamp, kwhConsumedAc,
-    voltage, kwhDeliveredDc, soc, batteryTemp. JSON has objects with those names, or in the contract's form,
-    {"meter": {"meterId": ...}} or {"vehicle": {"vehicleId": ...}}, one a line or in an array. Other usual names,
-    delimiters and decimal signs are found out; what could mean two things is refused until an option says it. What was
-    found out is what --check prints. Sending a file twice is safe unless it is moved.
+    voltage, kwhDeliveredDc, soc, batteryTemp, registerKwh. A row has the energy of an interval, or what its device's
+    register shows. JSON has objects with those names, or in the contract's form, {"meter": {"meterId": ...}} or
+    {"vehicle": {"vehicleId": ...}}, one a line or in an array. Other usual names, delimiters and decimal signs are
+    found out; what could mean two things is refused until an option says it. What was found out is what --check prints.
+    Sending a file twice is safe unless it is moved.
 
     Memory stays bounded whatever the file's size. With --ending or --map the file is read twice; standard input is kept
     in a temporary file for that.

@@ -30,20 +30,34 @@ class Row:
     device_id: str
     at_us: int
     energy: Decimal
+    """Of the interval, or what the register shows."""
+    is_register: bool
     others: dict[str, Decimal]
+
+    @property
+    def energy_name(self) -> str:
+        if self.is_register:
+            return "registerKwh"
+        return "kwhConsumedAc" if self.is_meter else "kwhDeliveredDc"
 
     def telemetry(self) -> Telemetry:
         reading = Telemetry()
         if self.is_meter:
             reading.meter.meter_id = self.device_id
             reading.meter.timestamp.CopyFrom(proto_from_us(self.at_us))
-            reading.meter.kwh_consumed_ac = float(self.energy)
+            if self.is_register:
+                reading.meter.register_kwh = float(self.energy)
+            else:
+                reading.meter.kwh_consumed_ac = float(self.energy)
             if "voltage" in self.others:
                 reading.meter.voltage = float(self.others["voltage"])
             return reading
         reading.vehicle.vehicle_id = self.device_id
         reading.vehicle.timestamp.CopyFrom(proto_from_us(self.at_us))
-        reading.vehicle.kwh_delivered_dc = float(self.energy)
+        if self.is_register:
+            reading.vehicle.register_kwh = float(self.energy)
+        else:
+            reading.vehicle.kwh_delivered_dc = float(self.energy)
         if "soc" in self.others:
             reading.vehicle.soc = float(self.others["soc"])
         if "batteryTemp" in self.others:
@@ -65,7 +79,7 @@ def rows(draw: st.DrawFn) -> Row:
     is_meter = draw(st.booleans())
     names = ["voltage"] if is_meter else ["soc", "batteryTemp"]
     others = {name: draw(decimals) for name in names if draw(st.booleans())}
-    return Row(is_meter, draw(device_ids), draw(instants_us), draw(decimals), others)
+    return Row(is_meter, draw(device_ids), draw(instants_us), draw(decimals), draw(st.booleans()), others)
 
 
 NAMES = {
@@ -89,6 +103,10 @@ ENERGY_NAMES = {
     ],
 }
 SHARED_ENERGY_NAMES = {Unit.KWH: ["energy", "kWh", "Energy [kWh]"], Unit.WH: ["energy_wh", "Wh", "Energy (Wh)"]}
+REGISTER_NAMES = {
+    Unit.KWH: ["registerKwh", "register_kwh", "Register", "Meter reading [kWh]", "Lifetime energy"],
+    Unit.WH: ["register_wh", "Meter Reading (Wh)", "Energy.Active.Import.Register [Wh]", "cumulativeEnergyWh"],
+}
 
 
 def plain(number: Decimal) -> str:
@@ -128,6 +146,7 @@ def test_any_readings_in_any_dialect_are_read_as_the_same_readings(data: st.Data
         names["kwhConsumedAc"], names["kwhDeliveredDc"] = draw(st.sampled_from(ENERGY_NAMES[unit]))
     else:
         names["kwhConsumedAc"] = names["kwhDeliveredDc"] = draw(st.sampled_from(SHARED_ENERGY_NAMES[unit]))
+    names["registerKwh"] = draw(st.sampled_from(REGISTER_NAMES[unit]))
     written = []
     for each in readings:
         forms = absolute_forms(each.at_us) + (local_forms(each.at_us, zone) if zone else [])
@@ -136,7 +155,7 @@ def test_any_readings_in_any_dialect_are_read_as_the_same_readings(data: st.Data
             {
                 names["meterId" if each.is_meter else "vehicleId"]: each.device_id,
                 names["timestamp"]: draw(st.sampled_from(forms)),
-                names["kwhConsumedAc" if each.is_meter else "kwhDeliveredDc"]: energy,
+                names[each.energy_name]: energy,
                 **{names[name]: value for name, value in each.others.items()},
             }
         )
@@ -209,6 +228,9 @@ def test_many_columns_that_nobody_knows_do_not_fill_the_screen(capsys: pytest.Ca
         ("meterId,charger,timestamp,time,kwh", {"meterId": "'meterId'", "timestamp": "'timestamp'"}),
         ("vin,start,end,delivered_kwh,soc [%]", {"timestamp": "'end'", "soc": "'soc [%]'"}),
         ("vin,time,kwh,battery_temp_c", {"batteryTemp": "'battery_temp_c'"}),
+        ("meter,time,meter_reading_wh", {"meterId": "'meter'", "registerKwh": "'meter_reading_wh', in Wh"}),
+        ("meter,time,register,registerKwh", {"registerKwh": "'registerKwh', in kWh"}),
+        ("meter,vin,time,kwh,register", {"energy": "'kwh', in kWh", "registerKwh": "'register', in kWh"}),
     ],
 )
 def test_a_column_is_what_its_name_says(header: str, read: dict[str, str]) -> None:
@@ -219,7 +241,19 @@ def test_a_column_is_what_its_name_says(header: str, read: dict[str, str]) -> No
 
 @pytest.mark.parametrize(
     "other",
-    ["battery_temp_f", "battery temp [°F]", "soc [kWh]", "temp", "voltage [kV]", "energy [MWh]", "total_kwh", "v", "%"],
+    [
+        "battery_temp_f",
+        "battery temp [°F]",
+        "soc [kWh]",
+        "temp",
+        "voltage [kV]",
+        "energy [MWh]",
+        "total_kwh",
+        "register [m3]",
+        "Energy.Active.Export.Register",
+        "v",
+        "%",
+    ],
 )
 def test_a_column_of_another_unit_or_of_something_else_is_not_read(other: str) -> None:
     recording = Recording("a file", io.BytesIO(f"vin,time,kwhDeliveredDc,{other}".encode()), Format.CSV)
@@ -230,6 +264,28 @@ def test_a_column_of_another_unit_or_of_something_else_is_not_read(other: str) -
 def test_energy_is_of_the_side_that_a_row_is_of() -> None:
     file = f"meter,vehicle,time,energy\nm-1,,{AT},1.5\n,ev-1,{AT},1.25\n"
     assert readings_of(file) == [a_meters(1.5), a_vehicles(1.25)]
+
+
+def test_a_register_is_of_the_side_that_a_row_is_of() -> None:
+    file = f"meter;vehicle;time;Meter reading [Wh];kwh\nm-1;;{AT};4021931,5;\n;ev-1;{AT};0;\nm-1;;{AT};;1,5\n"
+    assert readings_of(file) == [
+        a_meters(None, register_kwh=4021.9315),
+        a_vehicles(None, register_kwh=0),
+        a_meters(1.5),
+    ]
+
+
+def test_of_a_register_and_energy_the_one_that_is_said_is_read() -> None:
+    file = f"meterId,timestamp,kwh,register,net_wh\nm-1,{AT},1.5,4021.5,1250\n"
+    register, energy = a_meters(None, register_kwh=4021.5), a_meters(1.5)
+    assert readings_of(file) == [a_meters(1.5, register_kwh=4021.5)], "the service is asked, and rejects it"
+    assert readings_of(file, Dialect(columns={"registerKwh": "register"})) == [register]
+    assert readings_of(file, Dialect(columns={"registerKwh": "net_wh"})) == [a_meters(None, register_kwh=1.25)]
+    for name in ("energy", "kwhConsumedAc"):
+        assert readings_of(file, Dialect(columns={name: "kwh"})) == [energy]
+    both = Dialect(columns={"registerKwh": "register", "energy": "kwh"})
+    assert readings_of(file.replace("1.5,4021.5", "1.5,"), both) == [energy]
+    assert readings_of(file.replace("1.5,4021.5", ",4021.5"), both) == [register]
 
 
 def test_a_file_without_devices_is_of_the_one_that_is_said() -> None:

@@ -20,7 +20,7 @@ from fleetcli.commands.recording import Recording
 
 DATA = Path(__file__).parents[1] / "data"
 HEADER = ",".join(COLUMNS)
-GOOD = "m-1,,2024-03-05T08:30:00Z,0.5,230,,,"
+GOOD = "m-1,,2024-03-05T08:30:00Z,0.5,230,,,,"
 
 
 def lines_of(text: str | bytes, form: Format = Format.CSV) -> list[Line]:
@@ -47,7 +47,7 @@ def a_recording(text: str, form: Format = Format.CSV) -> Recording:
 
 
 def test_a_row_is_a_meters_or_a_vehicles_reading() -> None:
-    meter, vehicle = lines_of(f"{HEADER}\n{GOOD}\n,ev-1,2024-03-05T08:30:00.5Z,,,0.45,61.5,-3\n")
+    meter, vehicle = lines_of(f"{HEADER}\n{GOOD}\n,ev-1,2024-03-05T08:30:00.5Z,,,0.45,61.5,-3,\n")
     assert (meter.number, vehicle.number) == (2, 3)
     assert meter.reading is not None
     assert (meter.reading.meter.meter_id, meter.reading.meter.kwh_consumed_ac) == ("m-1", 0.5)
@@ -59,13 +59,23 @@ def test_a_row_is_a_meters_or_a_vehicles_reading() -> None:
 
 
 def test_an_empty_cell_is_absent_and_a_zero_is_not() -> None:
-    absent, zero = lines_of(f"{HEADER}\nm-1,,,,,,,\nm-1,,,0,,,,\n")
+    absent, zero = lines_of(f"{HEADER}\nm-1,,,,,,,,\nm-1,,,0,,,,,\n")
     assert absent.reading is not None
     assert zero.reading is not None
     assert not absent.reading.meter.HasField("kwh_consumed_ac")
     assert not absent.reading.meter.HasField("timestamp")
     assert zero.reading.meter.HasField("kwh_consumed_ac")
     assert not zero.reading.meter.HasField("voltage")
+
+
+def test_a_row_may_have_a_register_in_the_place_of_energy() -> None:
+    meter, vehicle = lines_of(f"{HEADER}\nm-1,,2024-03-05T08:30:00Z,,230,,,,4021.931\n,ev-1,,,,,61.5,,0\n")
+    assert meter.reading is not None
+    assert vehicle.reading is not None
+    assert meter.reading.meter.register_kwh == 4021.931
+    assert not meter.reading.meter.HasField("kwh_consumed_ac")
+    assert vehicle.reading.vehicle.HasField("register_kwh")
+    assert not vehicle.reading.vehicle.HasField("kwh_delivered_dc")
 
 
 def test_columns_may_come_in_any_order_and_be_fewer() -> None:
@@ -83,19 +93,19 @@ def test_blank_lines_count_as_lines_and_a_byte_order_mark_does_not_matter() -> N
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("m-1,,2024-03-05T08:30:00Z,0.5,230,,", "7 cells in a table of 8 columns"),
-        (",,2024-03-05T08:30:00Z,0.5,,,,", "either meterId or vehicleId"),
-        ("m-1,ev-1,2024-03-05T08:30:00Z,0.5,,,,", "either meterId or vehicleId"),
-        ("m-1,,2024-03-05T08:30:00Z,0.5,,0.4,,", "kwhDeliveredDc cannot belong to a reading of 'm-1'"),
-        (",ev-1,2024-03-05T08:30:00Z,,230,0.4,,", "voltage cannot belong to a reading of 'ev-1'"),
-        ("m-1,,2024-03-05T08:30:00Z,half,,,,", "kwhConsumedAc: 'half' is no number"),
-        ("m-1,,2024-03-05T08:30:00Z,1_0,,,,", "kwhConsumedAc: '1_0' is no number"),
+        ("m-1,,2024-03-05T08:30:00Z,0.5,230,,,", "8 cells in a table of 9 columns"),
+        (",,2024-03-05T08:30:00Z,0.5,,,,,", "either meterId or vehicleId"),
+        ("m-1,ev-1,2024-03-05T08:30:00Z,0.5,,,,,", "either meterId or vehicleId"),
+        ("m-1,,2024-03-05T08:30:00Z,0.5,,0.4,,,", "kwhDeliveredDc cannot belong to a reading of 'm-1'"),
+        (",ev-1,2024-03-05T08:30:00Z,,230,0.4,,,", "voltage cannot belong to a reading of 'ev-1'"),
+        ("m-1,,2024-03-05T08:30:00Z,half,,,,,", "kwhConsumedAc: 'half' is no number"),
+        ("m-1,,2024-03-05T08:30:00Z,1_0,,,,,", "kwhConsumedAc: '1_0' is no number"),
         (
-            "m-1,,2024-03-05T08:30:00,0.5,,,,",
+            "m-1,,2024-03-05T08:30:00,0.5,,,,,",
             "timestamp: '2024-03-05T08:30:00' has no offset from UTC: say --time-zone",
         ),
-        ("m-1,,yesterday,0.5,,,,", "timestamp: 'yesterday' is no time"),
-        ('"m-1,,2024-03-05T08:30:00Z,0.5,,,,', "not a line of CSV"),
+        ("m-1,,yesterday,0.5,,,,,", "timestamp: 'yesterday' is no time"),
+        ('"m-1,,2024-03-05T08:30:00Z,0.5,,,,,', "not a line of CSV"),
     ],
 )
 def test_a_row_that_is_no_reading_says_why(row: str, said: str) -> None:
@@ -124,7 +134,7 @@ def test_an_endless_line_is_reported_and_passed_over() -> None:
     [
         (
             "meterId,timestamp,kw",
-            "line 1.*: no kwhConsumedAc or kwhDeliveredDc among 'meterId', 'timestamp', 'kw': say --col",
+            "line 1.*: no kwhConsumedAc or kwhDeliveredDc or registerKwh among 'meterId', 'timestamp', 'kw': say --col",
         ),
         ("meterId,timestamp,kwh,meterId", "each of 'meterId', 'meterId' may be meterId"),
         ("meterId,kwhConsumedAc", ": no timestamp among "),
@@ -204,7 +214,7 @@ def test_a_reading_without_a_time_stays_without_one() -> None:
 
 def test_a_survey_finds_the_oldest_and_the_newest_reading_in_any_order() -> None:
     times = ("08:31:00.000001Z", "08:30:00Z", "08:33:00+01:00", "08:30:30Z")
-    recording = a_recording(HEADER + "\n" + "".join(f"m-1,,2024-03-05T{time},1,,,,\n" for time in times) + "bad\n")
+    recording = a_recording(HEADER + "\n" + "".join(f"m-1,,2024-03-05T{time},1,,,,,\n" for time in times) + "bad\n")
     recording.survey()
     assert recording.oldest_us == time_us(a_reading("2024-03-05T07:33:00Z"))
     assert recording.newest_us == time_us(a_reading("2024-03-05T08:31:00.000001Z"))
@@ -216,7 +226,7 @@ def test_each_reading_knows_its_line_and_bad_lines_are_told(capsys: pytest.Captu
     recording = a_recording(f"{HEADER}\n{GOOD}\nbad\n\n{GOOD}\n{GOOD}\n")
     ((request, numbers),) = replay._requests(recording, tally)
     assert (len(request.readings), list(numbers), tally.bad) == (3, [2, 5, 6], 1)
-    assert capsys.readouterr().err == "a file:3: 1 cells in a table of 8 columns\n"
+    assert capsys.readouterr().err == "a file:3: 1 cells in a table of 9 columns\n"
 
 
 def test_long_recordings_go_out_in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
