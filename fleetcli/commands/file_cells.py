@@ -47,30 +47,31 @@ class Numbers:
     """Reads the numbers of one file, which has one decimal sign: what was said, else that of the first number with one.
 
     That first number must not be one that may group thousands: of three digits after a comma where `commas_rare`, for
-    they stand between the cells, and of Wh in any file, for nobody measures thousandths of them.
+    they stand between the cells, and in any file of Wh, for nobody measures thousandths of them, and of what is
+    `large`: a register shows thousands as often as thousandths.
     """
 
     def __init__(self, sign: str | None, *, commas_rare: bool) -> None:
         self.sign = sign
         self._commas_rare = commas_rare
 
-    def value(self, name: str, cell: str, unit: Unit = Unit.KWH) -> float:
+    def value(self, name: str, cell: str, unit: Unit = Unit.KWH, *, large: bool = False) -> float:
         """The number nearest to what the cell says; of Wh, in kWh."""
         if not _NUMBER.fullmatch(cell):
             why = ": thousands separators are not read" if _GROUPED.fullmatch(cell) else ""
             raise BadLine(f"{name}: {cell[:_SHOWN]!r} is no number{why}")
         if not isinstance(cell, Literal):
-            self._check_sign(name, cell, unit)
+            self._check_sign(name, cell, large or unit is Unit.WH)
         plain = cell.replace(",", ".").lower()
         if unit is Unit.WH and not plain.endswith(("n", "f", "y")):  # nan, inf, infinity
             mantissa, _, exponent = plain.partition("e")
             plain = f"{mantissa}e{int(exponent or 0) - 3}"  # shifted in decimal, rounded once
         return float(plain)
 
-    def _check_sign(self, name: str, cell: str, unit: Unit) -> None:
+    def _check_sign(self, name: str, cell: str, large: bool) -> None:
         sign = "," if "," in cell else "." if "." in cell else self.sign
         if self.sign is None:
-            doubtful = unit is Unit.WH or (sign == "," and self._commas_rare)
+            doubtful = large or (sign == "," and self._commas_rare)
             if doubtful and _MAY_BE_GROUPED.fullmatch(cell):
                 raise BadLine(
                     f"{name}: {cell!r} may have three decimals or be in thousands: say --decimal {sign} if it has"

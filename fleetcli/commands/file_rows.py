@@ -87,7 +87,7 @@ class Rows:
             raise BadLine("the device's id is no Unicode text") from None
 
     def _number(self, name: str, cell: str) -> float:
-        return self._numbers.value(name, cell, self._layout.units.get(name, Unit.KWH))
+        return self._numbers.value(name, cell, self._layout.units.get(name, Unit.KWH), large=name == REGISTER)
 
 
 def _cell(name: str, cell: object) -> str:

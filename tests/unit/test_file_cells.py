@@ -84,6 +84,18 @@ def test_wh_that_may_be_in_thousands_are_refused_until_it_is_said() -> None:
     assert of_numbers("1.160", dialect=Dialect(unit=Unit.WH, decimal=".")) == [0.00116]
 
 
+def test_a_register_that_may_be_in_thousands_is_refused_until_it_is_said() -> None:
+    """4.021 is a new meter's register or an old one's in whole kWh, and no comma would ever tell."""
+    header = "meterId;timestamp;register;voltage"
+    ((_, said),) = problems_of(f"{header}\nm-1;{AT};4.021;\n")
+    assert said.startswith("registerKwh: '4.021' may have three decimals or be in thousands: say --decimal . if it has")
+    expected = [a_meters(None, register_kwh=4.021)]
+    assert readings_of(f"{header}\nm-1;{AT};4.021;\n", Dialect(decimal=".")) == expected
+    *_, after = readings_of(f"{header}\nm-1;{AT};4020.5;\nm-1;{AT};4.021;\n")
+    assert [after] == expected, "the file's first number has told the sign"
+    assert readings_of(f'{{"meterId": "m-1", "timestamp": "{AT}", "register": 4.021}}') == expected
+
+
 def test_values_that_are_not_there_are_written_in_many_ways() -> None:
     header = "meterId,vehicleId,timestamp,energy,voltage"
     file = "\n".join([header, *(f"m-1,{none},{AT},1,{none}" for none in ("", "NULL", "null", "N/A", "\\N"))])
