@@ -57,6 +57,9 @@ _ALIASES = {
 A total is no register until --columns says so: it may be that of the phases, or of a session.
 """
 
+_OCPP_REGISTER = "energyactiveimportregister"
+"""OCPP's measurand, whose values are in Wh unless a message says kWh."""
+
 _NAME_OF = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 _UNITS_OF = {name: {"kwh", "wh"} for name in ENERGIES} | {
     "timestamp": {"utc", "s", "ms", "us", "ns"},
@@ -150,7 +153,7 @@ def layout_of(headers: Sequence[str], dialect: Dialect) -> Layout:
     return Layout(
         headers,
         places,
-        {name: dialect.unit or (Unit.WH if units[name] == "wh" else Unit.KWH) for name in ENERGIES & places.keys()},
+        {name: _energy_unit(headers[places[name]], units[name], dialect) for name in ENERGIES & places.keys()},
         dialect.zone or (ZoneInfo("UTC") if units.get("timestamp") == "utc" else None),
     )
 
@@ -191,6 +194,12 @@ def _gives_way(name: str, names: set[str], said: set[str]) -> bool:
     if name == REGISTER:
         return bool(said)
     return bool(said & {ENERGY, REGISTER}) or (name == ENERGY and len(INTERVALS & names) > 1)
+
+
+def _energy_unit(header: str, unit: str, dialect: Dialect) -> Unit:
+    if not unit and dialect.unit is None and _key(header) == _OCPP_REGISTER:
+        raise BadLine(f"{header[:40]!r} may be in Wh, as OCPP has it where no unit is given, or in kWh: say --unit")
+    return dialect.unit or (Unit.WH if unit == "wh" else Unit.KWH)
 
 
 def _unit_said(name: str, header: str, dialect: Dialect) -> str:

@@ -288,6 +288,16 @@ def test_of_a_register_and_energy_the_one_that_is_said_is_read() -> None:
     assert readings_of(file.replace("1.5,4021.5", ",4021.5"), both) == [register]
 
 
+def test_ocpps_register_is_in_wh_or_kwh_as_it_is_said() -> None:
+    file = f"meterId;timestamp;Energy.Active.Import.Register\nm-1;{AT};4021500\n"
+    said = "'Energy.Active.Import.Register' may be in Wh, as OCPP has it where no unit is given, or in kWh: say --unit"
+    for dialect in (Dialect(), Dialect(columns={"registerKwh": "3"})):
+        with pytest.raises(BadInput, match=said):
+            readings_of(file, dialect)
+    assert readings_of(file, Dialect(unit=Unit.WH)) == [a_meters(None, register_kwh=4021.5)]
+    assert readings_of(file, Dialect(unit=Unit.KWH)) == [a_meters(None, register_kwh=4021500)]
+
+
 def test_a_file_without_devices_is_of_the_one_that_is_said() -> None:
     file = f"time;energy\n{AT};1,5\n"
     assert readings_of(file, Dialect(meter_id="m-1")) == [a_meters(1.5)]
