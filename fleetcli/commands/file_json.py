@@ -4,9 +4,9 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from energyfleet.v1.telemetry_pb2 import Telemetry
+from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf import json_format
 
 from fleetcli.commands.file_cells import BadLine, Literal, Numbers, Unit
@@ -79,14 +79,15 @@ class JsonReadings:
         except json_format.ParseError as error:
             raise BadLine(" ".join(str(error).split())[:200]) from None
         if self._dialect.unit is Unit.WH:
-            if reading.meter.HasField("kwh_consumed_ac"):
-                reading.meter.kwh_consumed_ac = self._kwh(reading.meter.kwh_consumed_ac)
-            if reading.vehicle.HasField("kwh_delivered_dc"):
-                reading.vehicle.kwh_delivered_dc = self._kwh(reading.vehicle.kwh_delivered_dc)
+            self._convert(reading.meter, "kwh_consumed_ac", "register_kwh")
+            self._convert(reading.vehicle, "kwh_delivered_dc", "register_kwh")
         return reading
 
-    def _kwh(self, wh: float) -> float:
-        return self._numbers.value("energy", Literal(repr(wh)), Unit.WH)
+    def _convert(self, side: MeterReading | VehicleReading, *names: Any) -> None:
+        """What is there of these fields, from Wh to kWh."""
+        for name in names:
+            if side.HasField(name):
+                setattr(side, name, self._numbers.value("energy", Literal(repr(getattr(side, name))), Unit.WH))
 
 
 def array_elements(source: BinaryIO) -> Iterator[tuple[int, str | BadLine]]:

@@ -44,6 +44,17 @@ def test_what_options_say_is_true_of_json_too() -> None:
     assert "--meter and --vehicle are for what names no device" in said_of_both
 
 
+def test_a_register_is_read_in_either_form_and_in_the_unit_that_is_said() -> None:
+    flat_meter = FLAT_METER.replace('"kwhConsumedAc": 1.5', '"kwhConsumedAc": null, "registerKwh": 4021')
+    flat_vehicle = FLAT_VEHICLE.replace('"kwhDeliveredDc": 1.25', '"Meter Reading": "4021"')
+    contracts = CONTRACTS.replace('"kwhConsumedAc": 1.5', '"registerKwh": 4021')
+    file = f"[{flat_meter}, {flat_vehicle}, {contracts}]"
+    for unit, kwh in ((None, 4021), (Unit.WH, 4.021)):
+        meter = a_meters(None, voltage=230, register_kwh=kwh)
+        vehicle = a_vehicles(None, soc=61.5, battery_temp=-3, register_kwh=kwh)
+        assert readings_of(file, Dialect(unit=unit)) == [meter, vehicle, meter]
+
+
 def test_numbers_of_json_may_be_text_and_absent_ones_null() -> None:
     file = '{"vehicleId": 17, "timestamp": 1709627400123, "kwhDeliveredDc": "1,25", "soc": null}'
     assert readings_of(file) == [a_vehicles(1.25, "2024-03-05T08:30:00.123Z", "17")]
