@@ -39,7 +39,7 @@ def check(recording: Recording) -> None:
     """Reads all of it and says what it is. CommandError unless every line could be sent, BadInput if none is there."""
     seen = _Seen()
     for line in recording.lines():
-        problem = line.problem if line.reading is None else _lacks(line.reading)
+        problem = line.problem if line.reading is None else _refusal(line.reading)
         if problem:
             seen.bad += 1
             if seen.bad <= PROBLEMS_SHOWN:
@@ -63,8 +63,8 @@ def check(recording: Recording) -> None:
         raise CommandError(f"{seen.bad:,} of {seen.good + seen.bad:,} lines could not be sent")
 
 
-def _lacks(reading: Telemetry) -> str:
-    """What is missing without which no service takes a reading; empty where nothing is."""
+def _refusal(reading: Telemetry) -> str:
+    """Why no service would take a reading; empty where one could."""
     device_id = reading.meter.meter_id or reading.vehicle.vehicle_id
     if not is_device_id(device_id):
         return f"{device_id[:40]!r} is no device's id: {DEVICE_ID_ACCEPTED}"
@@ -72,6 +72,8 @@ def _lacks(reading: Telemetry) -> str:
         return "no timestamp"
     has_energy = reading.meter.HasField("kwh_consumed_ac") or reading.vehicle.HasField("kwh_delivered_dc")
     has_register = reading.meter.HasField("register_kwh") or reading.vehicle.HasField("register_kwh")
+    if has_energy and has_register:
+        return "both the energy of an interval and a register: a reading has one of the two"
     return "" if has_energy or has_register else "no energy"
 
 

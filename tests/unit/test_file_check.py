@@ -94,6 +94,20 @@ def test_a_register_stands_in_the_place_of_energy(file: Path, capsys: pytest.Cap
     assert out[-1].startswith("2 good readings")
 
 
+def test_a_reading_has_energy_or_a_register_and_not_both(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (f"m-1;;{AT};4021,931;", f";ev-1;{AT};;1,5", f"m-1;;{AT};4021,931;1,5", f"m-1;;{AT};;")
+    file.write_text("\n".join(["meter;vin;time;Zählerstand;energy", *rows]))
+    code, out, err = checked(capsys, file, "--columns", "registerKwh=Zählerstand,energy=energy")
+    assert code == 1
+    assert err == [
+        f"{file}:4: both the energy of an interval and a register: a reading has one of the two",
+        f"{file}:5: no energy",
+        "2 of 4 lines could not be sent",
+    ]
+    assert "  registerKwh: 'Zählerstand', in kWh" in out
+    assert out[-1] == f"2 good readings from {AT} to {AT}, 2 bad lines; 1 meters and 1 vehicles. Nothing was sent."
+
+
 def test_devices_are_counted_up_to_a_limit(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
