@@ -156,6 +156,8 @@ def _show_status(
         table.add_row("newest reading", _newest(answer))
         for name, field, form in facts:
             table.add_row(name, measured(answer.reading, field, form))
+        if answer.reading.HasField("register_kwh"):
+            table.add_row("register", measured(answer.reading, "register_kwh", "{:,.4f} kWh"))
     else:
         table.add_row("newest reading", "none was stored")
     if answer.HasField("clock"):

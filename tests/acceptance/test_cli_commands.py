@@ -128,6 +128,34 @@ def test_files_as_people_have_them_give_the_efficiency_that_they_measured(enviro
     assert answer["efficiencyRatio"] == pytest.approx(0.9, rel=1e-9)
 
 
+def test_the_differences_of_a_tables_registers_count_and_status_shows_the_newest(environment: dict[str, str]) -> None:
+    """The meter's register rises by 2.0, 1.5 and 1.5 kWh, whatever the order of rows; its vehicle takes 4.5 kWh."""
+    table = (
+        "Time;EVSE;VIN;Meter reading [Wh];kWh\n"
+        "2024-03-05 17:30Z;test-evse-20;;4018931,0;\n"
+        "2024-03-05 18:00Z;test-evse-20;;4021931,0;\n"
+        "2024-03-05 17:15Z;test-evse-20;;4016931,0;\n"
+        "2024-03-05 17:45Z;test-evse-20;;4020431,0;\n"
+        "2024-03-05 18:00Z;;test-ev-20;;4,5\n"
+        "2024-03-05 18:00Z;test-evse-21;;4021931,0;1,5\n"
+    )
+    pair = "test-ev-20=test-evse-20"
+    sent = energyfleet("replay", "-", "--ending", "now", "--map", pair, environment=environment, stdin=table)
+    assert sent.returncode == 1
+    assert "5 stored, 0 duplicate, 0 conflicting, 1 rejected; 0 bad lines" in sent.stdout
+    why = "standard input:7: meter.kwh_consumed_ac MALFORMED: set either this or register_kwh, not both"
+    assert why in sent.stderr.splitlines()
+    answer = performance(environment, "test-ev-20")
+    assert answer["kwhConsumedAc"] == pytest.approx(5.0, rel=1e-9)
+    assert answer["efficiencyRatio"] == pytest.approx(0.9, rel=1e-9)
+    of_meter, of_vehicle = (
+        energyfleet("status", device, environment=environment).stdout for device in ("test-evse-20", "test-ev-20")
+    )
+    assert re.findall(r"register *│ *(.*?) *│", of_meter) == ["4,021.9310 kWh"]
+    assert "4.5000 kWh" in of_vehicle
+    assert "register" not in of_vehicle
+
+
 def test_the_newest_reading_of_a_moved_recording_is_at_the_asked_instant(environment: dict[str, str]) -> None:
     reading = (
         '{"vehicle": {"vehicleId": "test-ev-04", "kwhDeliveredDc": 1, "timestamp": "2024-03-05T10:00:00.000001Z"}}'
