@@ -30,7 +30,7 @@ class Thresholds:
     implausible_above: float
     """Both are efficiency ratios."""
     evidence_min_kwh: float
-    """Energy drawn, whatever flowed back."""
+    """Energy drawn, whatever flowed back; or delivered beyond all that was drawn, see `_came_from_nowhere`."""
     evidence_min_coverage: float
     """Share of hours, 0 to 1. Below either of the two there is no verdict by the ratio."""
     returned_max_share: float
@@ -48,6 +48,7 @@ class VerdictReason(Enum):
     TOO_LITTLE_ENERGY = 8, Verdict.INSUFFICIENT_DATA
     TOO_LITTLE_COVERAGE = 9, Verdict.INSUFFICIENT_DATA
     NOTHING_DRAWN = 10, Verdict.INSUFFICIENT_DATA
+    ENERGY_FROM_NOWHERE = 11, Verdict.IMPLAUSIBLE
 
     def __init__(self, number: int, verdict: Verdict) -> None:
         self.verdict = verdict
@@ -125,10 +126,14 @@ def _reason(
         return VerdictReason.NOBODY_REPORTED if totals.meter_readings == 0 else VerdictReason.VEHICLE_SILENT
     if totals.meter_readings == 0:
         return VerdictReason.METERS_SILENT
-    if drawn is not None and drawn < thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE):
+    too_little = drawn is not None and drawn < thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE)
+    from_nowhere = (too_little or ratio is None) and _came_from_nowhere(totals, drawn, ratio, thresholds)
+    if too_little and not from_nowhere:
         return VerdictReason.TOO_LITTLE_ENERGY
     if coverage is not None and coverage < thresholds.evidence_min_coverage:
         return VerdictReason.TOO_LITTLE_COVERAGE
+    if from_nowhere:
+        return VerdictReason.ENERGY_FROM_NOWHERE
     if ratio is None:
         return VerdictReason.NOTHING_DRAWN
     if ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE):
@@ -136,6 +141,21 @@ def _reason(
     if ratio < thresholds.low_efficiency_below * (1 - RELATIVE_TOLERANCE):
         return VerdictReason.BELOW_LIMIT
     return VerdictReason.HEALTHY
+
+
+def _came_from_nowhere(totals: Totals, drawn: float | None, ratio: float | None, thresholds: Thresholds) -> bool:
+    """Whether at least the energy that a verdict needs was delivered beyond all that was drawn.
+
+    There must be more readings of meters than one for each mapping: a register's first counts as 0 whatever was drawn.
+    """
+    delivered = _flowed_in(totals.kwh_delivered_dc, totals.kwh_returned_dc)
+    if delivered is None or drawn is None or totals.meter_readings <= totals.mappings:
+        return False
+    if ratio is not None and ratio <= thresholds.implausible_above * (1 + RELATIVE_TOLERANCE):
+        return False
+    if delivered <= RELATIVE_TOLERANCE * (totals.kwh_returned_dc or 0.0):  # nothing, beside what flowed back
+        return False
+    return delivered >= (thresholds.evidence_min_kwh + drawn) * (1 - RELATIVE_TOLERANCE)
 
 
 def explain(vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds) -> Explanation:
@@ -181,6 +201,13 @@ def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -
         case VerdictReason.TOO_LITTLE_ENERGY:
             needed = f"{thresholds.evidence_min_kwh:g} kWh are needed for a verdict"
             return f"{_kwh(_flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac))} were drawn; {needed}."
+        case VerdictReason.ENERGY_FROM_NOWHERE:
+            delivered = _kwh(_flowed_in(totals.kwh_delivered_dc, totals.kwh_returned_dc))
+            drawn = _kwh(_flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac))
+            return (
+                f"{delivered} were delivered while {drawn} were drawn: the meter is stuck, its readings do not count,"
+                " or the mapping is wrong."
+            )
         case VerdictReason.TOO_LITTLE_COVERAGE:
             assert performance.coverage is not None
             percent, limit = _percents(performance.coverage, thresholds.evidence_min_coverage)

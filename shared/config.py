@@ -200,7 +200,7 @@ class AnalyticsSettings(ServingSettings):
         1.02, description="ratio above which the numbers cannot be right: each of two meters of class 1 may err by 1 %"
     )
     evidence_min_kwh: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="kWh drawn below which nothing is said: standby losses would dominate"
+        0.5, description="kWh drawn below which no ratio is judged: standby losses would dominate"
     )
     evidence_min_coverage: Annotated[float, Field(ge=0, le=1)] = Field(
         0.9, description="share of hours with both sides below which nothing is said: a gap on one side bends the ratio"

@@ -96,15 +96,24 @@ class Performance:
 
     @property
     def verdict(self) -> str:
-        """With the limits that are configured by default, and 1e-9 for rounding."""
+        """With the limits that are configured by default, and 1e-9 for rounding.
+
+        Where less is drawn than is needed for a verdict, but so much more delivered, the meter is wrong; unless there
+        is only a reading for each mapping, which may be a register's first and count as 0.
+        """
         if not self.mapped:
             return "VERDICT_NO_METER"
+        if self.dc is None or self.ac is None or self.returned_dc is None or self.returned_ac is None:
+            return "VERDICT_INSUFFICIENT_DATA"
+        if self.coverage is None or self.coverage < 0.9:
+            return "VERDICT_INSUFFICIENT_DATA"
         ratio = compared_ratio(self.dc, self.ac, self.returned_dc, self.returned_ac)
-        if ratio is None or self.ac is None or self.returned_ac is None or self.coverage is None:
-            return "VERDICT_INSUFFICIENT_DATA"
-        if self.ac + self.returned_ac < 0.5 * (1 - 1e-9) or self.coverage < 0.9:
-            return "VERDICT_INSUFFICIENT_DATA"
-        if ratio > 1.02 * (1 + 1e-9):
+        implausible = ratio is None or ratio > 1.02 * (1 + 1e-9)
+        delivered, drawn = self.dc + self.returned_dc, self.ac + self.returned_ac
+        if ratio is None or drawn < 0.5 * (1 - 1e-9):
+            from_nowhere = delivered >= (0.5 + drawn) * (1 - 1e-9) and self.meter_readings > len(self.feedings)
+            return "VERDICT_IMPLAUSIBLE" if implausible and from_nowhere else "VERDICT_INSUFFICIENT_DATA"
+        if implausible:
             return "VERDICT_IMPLAUSIBLE"
         return "VERDICT_LOW_EFFICIENCY" if ratio < 0.85 * (1 - 1e-9) else "VERDICT_OK"
 

@@ -155,7 +155,7 @@ class Charger:
             self.meter_ids.append(f"meter-{seed}-{number:05}-b")
             self.mappings.append(Mapping(self._vehicle_id, self.meter_ids[1], self._ts_us(self._moved_at - 1)))
             story = f"moved to another meter at {self._clock(self._moved_at - 1)}"
-        self.truth = VehicleTruth(self._vehicle_id, story)
+        self.truth = VehicleTruth(self._vehicle_id, story, mappings=len(self.mappings))
 
     def next_bursts(self, steps: int) -> list[Burst]:
         """What its devices report of the next steps, a burst for each device that has something to report.

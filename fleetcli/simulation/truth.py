@@ -37,6 +37,8 @@ class VehicleTruth:
     dc_returned_kwh: float = 0.0
     """What flowed back; the energy above is less by it."""
     ac_returned_kwh: float = 0.0
+    mappings: int = 1
+    """Of meters to the vehicle, within the span."""
 
     def add_meter_reading(self, ts_us: int, kwh: float) -> None:
         """Counts a reading of a meter that fed the vehicle then."""
@@ -102,11 +104,21 @@ class VehicleTruth:
     def verdict(self) -> str:
         """The verdict's name in the contract, without its prefix. Every simulated vehicle has a meter."""
         ratio, coverage, drawn = self.compared_ratio, self.coverage, self.ac_kwh + self.ac_returned_kwh
-        if ratio is None or coverage is None or drawn < EVIDENCE_MIN_KWH or coverage < EVIDENCE_MIN_COVERAGE:
+        if coverage is None or coverage < EVIDENCE_MIN_COVERAGE:
             return "INSUFFICIENT_DATA"
+        if ratio is None or drawn < EVIDENCE_MIN_KWH:
+            return "IMPLAUSIBLE" if self._came_from_nowhere else "INSUFFICIENT_DATA"
         if ratio > IMPLAUSIBLE_ABOVE:
             return "IMPLAUSIBLE"
         return "LOW_EFFICIENCY" if ratio < LOW_EFFICIENCY_BELOW else "OK"
+
+    @property
+    def _came_from_nowhere(self) -> bool:
+        """Whether enough was delivered beyond what was drawn, and not only first readings of registers say so."""
+        delivered, drawn = self.dc_kwh + self.dc_returned_kwh, self.ac_kwh + self.ac_returned_kwh
+        if self.compared_ratio is not None and self.compared_ratio <= IMPLAUSIBLE_ABOVE:
+            return False
+        return delivered >= EVIDENCE_MIN_KWH + drawn and self.meter_readings > self.mappings
 
 
 def hour_of(ts_us: int) -> int:

@@ -337,13 +337,79 @@ async def test_watt_hours_sent_as_kilowatt_hours_are_doubted_and_do_not_count(
         a_meter_reading(ts_us=EVENING_US + at * QUARTER_US, kwh_consumed_ac=kwh)
         for at, kwh in enumerate((0, 905, 905, 1160))
     ]
-    summary = await send(ingest, *sent)
-    assert (summary.stored, summary.doubted) == (4, 3)
+    charged = [a_vehicle_reading(ts_us=EVENING_US + at * QUARTER_US, kwh_delivered_dc=0.8) for at in range(4)]
+    summary = await send(ingest, *sent, *charged)
+    assert (summary.stored, summary.doubted) == (8, 3)
 
     answer = await performance(ask)
     assert answer.kwh_consumed_ac == 0.0
     assert answer.evidence.meter_quality.doubted_readings == 3
+    assert answer.verdict == analytics_wire.VERDICT_IMPLAUSIBLE
+    assert answer.verdict_reason.startswith("3.200 kWh were delivered while 0.000 kWh were drawn: ")
+    assert not answer.HasField("efficiency_ratio")
     assert (await send(ingest, *sent)).duplicate == 4
+
+
+@pytest.mark.parametrize(
+    ("order", "in_order"),
+    [
+        (analytics_wire.PERFORMANCE_ORDER_RATIO, ["healthy", "unmapped", "vehicle-001"]),
+        (analytics_wire.PERFORMANCE_ORDER_KWH_LOST, ["healthy", "vehicle-001", "unmapped"]),
+    ],
+)
+async def test_what_came_while_the_meter_was_frozen_is_implausible_and_heads_no_list(
+    order: analytics_wire.PerformanceOrder.ValueType,
+    in_order: list[str],
+    ingest: IngestionServiceAsyncStub,
+    ask: AnalyticsServiceAsyncStub,
+) -> None:
+    await map_pair(ingest)
+    quarters = [EVENING_US + number * QUARTER_US for number in range(1, 13)]
+    await send(
+        ingest,
+        *(a_meter_reading(ts_us=ts_us, kwh_consumed_ac=0.0) for ts_us in quarters),
+        *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in quarters),
+        *(a_vehicle_reading("unmapped", ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in quarters),
+    )
+    start = proto_from_us(NOW_US - 48 * US_PER_HOUR)
+    await ingest.MapVehicle(wire.MapVehicleRequest(vehicle_id="healthy", meter_id="meter-2", effective_from=start))
+    await send(
+        ingest,
+        *(a_meter_reading("meter-2", ts_us=ts_us, kwh_consumed_ac=1.85) for ts_us in quarters),
+        *(a_vehicle_reading("healthy", ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in quarters),
+    )
+
+    answer = await performance(ask)
+    assert answer.kwh_delivered_dc == pytest.approx(19.98)
+    assert (answer.kwh_consumed_ac, answer.coverage) == (0.0, 1.0)
+    assert answer.verdict == analytics_wire.VERDICT_IMPLAUSIBLE
+    assert answer.verdict_reason == (
+        "19.980 kWh were delivered while 0.000 kWh were drawn: the meter is stuck, its readings do not count,"
+        " or the mapping is wrong."
+    )
+    assert (answer.alert, answer.HasField("efficiency_ratio")) == ("", False)
+    listed = await ask.ListVehiclePerformance(analytics_wire.ListVehiclePerformanceRequest(order=order))
+    rows = {row.vehicle_id: row for row in listed.vehicles}
+    assert list(rows) == in_order
+    row = rows["vehicle-001"]
+    assert (row.verdict, row.verdict_reason) == (answer.verdict, answer.verdict_reason)
+    assert listed.totals.efficiency_ratio == pytest.approx(0.90), "of the healthy one alone"
+    assert listed.totals.kwh_lost == pytest.approx(12 * 0.185)
+
+
+async def test_the_first_reading_of_a_register_is_no_sign_of_a_frozen_meter(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+) -> None:
+    await map_pair(ingest)
+    minutes = [EVENING_US + number * US_PER_HOUR // 60 for number in range(1, 16)]
+    await send(ingest, register(minutes[-1], 4021.7))
+    await send(ingest, *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=0.111) for ts_us in minutes))
+    answer = await performance(ask)
+    assert (answer.kwh_consumed_ac, answer.coverage) == (0.0, 1.0)
+    assert answer.verdict == analytics_wire.VERDICT_INSUFFICIENT_DATA
+    assert answer.verdict_reason == "0.000 kWh were drawn; 0.5 kWh are needed for a verdict."
+    await send(ingest, register(minutes[-1] + QUARTER_US, 4021.7))
+    assert (await performance(ask)).verdict == analytics_wire.VERDICT_IMPLAUSIBLE
 
 
 async def test_a_piece_of_energy_for_an_outage_of_three_days_is_plausible(

@@ -171,6 +171,102 @@ def test_a_verdict_needs_half_a_kilowatt_hour(kwh_consumed_ac: float, verdict: V
     assert performance.efficiency_ratio == pytest.approx(0.9)
 
 
+def test_what_came_while_the_meter_stood_still_is_implausible() -> None:
+    performance = judged(kwh_delivered_dc=19.98, kwh_consumed_ac=0.0)
+    assert performance.verdict is Verdict.IMPLAUSIBLE
+    assert (performance.efficiency_ratio, performance.kwh_lost) == (None, -19.98)
+    assert performance.reason == (
+        "19.980 kWh were delivered while 0.000 kWh were drawn: the meter is stuck, its readings do not count,"
+        " or the mapping is wrong."
+    )
+    assert performance.alert == ""
+
+
+@pytest.mark.parametrize("kwh_consumed_ac", [0.0, 1e-6, 0.25, 0.49])
+@pytest.mark.parametrize(
+    ("times", "verdict"),
+    [
+        (1.0, Verdict.IMPLAUSIBLE),
+        (1 - 1e-12, Verdict.IMPLAUSIBLE),
+        (1 - 1e-7, Verdict.INSUFFICIENT_DATA),
+        (0.9, Verdict.INSUFFICIENT_DATA),
+    ],
+)
+def test_half_a_kilowatt_hour_must_have_come_from_nowhere(
+    kwh_consumed_ac: float, times: float, verdict: Verdict
+) -> None:
+    delivered = (0.5 + kwh_consumed_ac) * times
+    assert judged(kwh_consumed_ac=kwh_consumed_ac, kwh_delivered_dc=delivered).verdict is verdict
+
+
+def test_what_came_from_nowhere_is_what_flowed_in_whatever_flowed_back() -> None:
+    gave_back: dict[str, Any] = {"kwh_returned_dc": 16.0, "kwh_delivered_dc": 0.4}
+    stuck = judged(kwh_consumed_ac=0.0, **gave_back)
+    assert stuck.verdict is Verdict.IMPLAUSIBLE
+    assert stuck.reason.startswith("16.400 kWh were delivered while 0.000 kWh were drawn")
+    assert judged(kwh_consumed_ac=-14.4, kwh_returned_ac=14.4, **gave_back).verdict is Verdict.IMPLAUSIBLE
+    only_gave_back = judged(kwh_consumed_ac=0.0, kwh_delivered_dc=-16.0, kwh_returned_dc=16.0)
+    assert only_gave_back.verdict is Verdict.INSUFFICIENT_DATA
+    by_net_sums = replace(THRESHOLDS, returned_max_share=0.95)
+    assert judged(by_net_sums, kwh_consumed_ac=0.4, kwh_delivered_dc=0.1, kwh_returned_dc=0.9).verdict is (
+        Verdict.INSUFFICIENT_DATA
+    ), "the ratio that the verdict goes by is not above the limit"
+
+
+def test_no_meter_is_blamed_without_coverage() -> None:
+    performance = judged(kwh_consumed_ac=0.0, hours_both=8)
+    assert performance.verdict is Verdict.INSUFFICIENT_DATA
+    assert performance.reason == "Both sides reported in 8 of 10 hours, 80.0 %; 90 % are needed for a verdict."
+
+
+@pytest.mark.parametrize(
+    ("mappings", "meter_readings", "verdict"),
+    [
+        (1, 1, Verdict.INSUFFICIENT_DATA),
+        (1, 2, Verdict.IMPLAUSIBLE),
+        (3, 3, Verdict.INSUFFICIENT_DATA),
+        (3, 4, Verdict.IMPLAUSIBLE),
+    ],
+)
+def test_no_meter_is_blamed_for_a_first_reading_which_may_be_a_registers(
+    mappings: int, meter_readings: int, verdict: Verdict
+) -> None:
+    performance = judged(kwh_consumed_ac=0.0, mappings=mappings, meter_readings=meter_readings)
+    assert performance.verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("dc", "ac", "verdict"),
+    [
+        (20.0, 0.0, Verdict.IMPLAUSIBLE),
+        (0.001, 0.0, Verdict.IMPLAUSIBLE),
+        (0.0, 0.0, Verdict.INSUFFICIENT_DATA),
+        (0.001, 0.001, Verdict.OK),
+        (0.002, 0.001, Verdict.IMPLAUSIBLE),
+    ],
+)
+def test_where_any_energy_is_evidence_any_may_come_from_nowhere_but_none_does_not(
+    dc: float, ac: float, verdict: Verdict
+) -> None:
+    anything_goes = replace(THRESHOLDS, evidence_min_kwh=0.0)
+    assert judged(anything_goes, kwh_consumed_ac=ac, kwh_delivered_dc=dc).verdict is verdict
+
+
+def test_what_rounding_leaves_of_sums_did_not_come_from_nowhere() -> None:
+    anything_goes = replace(THRESHOLDS, evidence_min_kwh=0.0)
+    rounding = 0.1 + 0.2 - 0.3
+    for dc in (rounding, -rounding):
+        for ac in (rounding, -rounding):
+            performance = judged(
+                anything_goes,
+                kwh_delivered_dc=dc - 8.0,
+                kwh_returned_dc=8.0,
+                kwh_consumed_ac=ac - 7.2,
+                kwh_returned_ac=7.2,
+            )
+            assert performance.verdict is Verdict.INSUFFICIENT_DATA
+
+
 @pytest.mark.parametrize(("hours_both", "verdict"), [(8, Verdict.INSUFFICIENT_DATA), (9, Verdict.OK)])
 def test_a_verdict_needs_both_sides_in_nine_hours_of_ten(hours_both: int, verdict: Verdict) -> None:
     performance = judged(hours_both=hours_both)
@@ -208,9 +304,10 @@ def test_every_reason_has_a_verdict_and_words_of_its_own() -> None:
         judged(**silent),
         judged(**(silent | {"meter_readings": 1})),
         judged(**(silent | {"vehicle_readings": 1})),
-        judged(kwh_consumed_ac=0.1),
+        judged(kwh_consumed_ac=0.1, kwh_delivered_dc=0.09),
         judged(hours_both=1),
-        judged(replace(THRESHOLDS, evidence_min_kwh=0.0), kwh_consumed_ac=0.0),
+        judged(replace(THRESHOLDS, evidence_min_kwh=0.0), kwh_consumed_ac=0.0, kwh_delivered_dc=0.0),
+        judged(kwh_consumed_ac=0.1),
     ]
     assert {each.performance.reason for each in cases} == set(VerdictReason)
     assert len({each.reason for each in cases}) == len(VerdictReason)
@@ -335,7 +432,16 @@ def test_a_verdict_never_claims_more_than_its_numbers(
     assert (performance.alert != "") == (performance.verdict is Verdict.LOW_EFFICIENCY)
     assert (performance.verdict is Verdict.NO_METER) == (mappings == 0)
     if performance.verdict in (Verdict.OK, Verdict.LOW_EFFICIENCY, Verdict.IMPLAUSIBLE):
-        assert performance.compared_ratio is not None
-        assert math.isfinite(performance.compared_ratio)
         assert of_vehicle
         assert of_meter
+        assert dc is not None
+        assert ac is not None
+        if performance.compared_ratio is None:
+            assert performance.performance.reason is VerdictReason.ENERGY_FROM_NOWHERE
+        else:
+            assert math.isfinite(performance.compared_ratio)
+    if performance.verdict is Verdict.IMPLAUSIBLE:
+        assert performance.compared_ratio is None or performance.compared_ratio > 1.02
+        assert max(hours) == 0 or min(hours) >= 0.9 * max(hours)
+    if performance.performance.reason is VerdictReason.ENERGY_FROM_NOWHERE:
+        assert of_meter > mappings

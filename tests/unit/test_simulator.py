@@ -59,6 +59,7 @@ def recomputed(fleet: Fleet) -> dict[str, VehicleTruth]:
     fed_from: dict[str, list[Mapping]] = defaultdict(list)
     for mapping in fleet.mappings:
         fed_from[mapping.vehicle_id].append(mapping)
+        truths[mapping.vehicle_id].mappings = len(fed_from[mapping.vehicle_id])
     registers: dict[str, float] = {}
     distinct = sorted(set(readings_of(fleet)), key=lambda reading: reading.ts_us)
     corrected = {(each.meter_id, each.ts_us): each.kwh for each in fleet.corrections}
@@ -240,14 +241,30 @@ def test_a_reading_at_the_full_hour_belongs_to_the_hour_that_ends() -> None:
         (8.49, 10.0, "LOW_EFFICIENCY"),
         (10.21, 10.0, "IMPLAUSIBLE"),
         (0.4, 0.49, "INSUFFICIENT_DATA"),
-        (1.0, 0.0, "INSUFFICIENT_DATA"),
+        (0.5, 0.45, "INSUFFICIENT_DATA"),
+        (0.95, 0.45, "IMPLAUSIBLE"),
+        (0.5, 0.0, "IMPLAUSIBLE"),
+        (0.49, 0.0, "INSUFFICIENT_DATA"),
+        (0.0, 0.0, "INSUFFICIENT_DATA"),
     ],
 )
 def test_the_truth_knows_the_contracts_verdicts(dc_kwh: float, ac_kwh: float, verdict: str) -> None:
     truth = VehicleTruth("ev", "")
     truth.add_vehicle_reading(US_PER_SECOND, dc_kwh, 20.0)
-    truth.add_meter_reading(US_PER_SECOND, ac_kwh)
+    for kwh in (ac_kwh, 0.0):
+        truth.add_meter_reading(US_PER_SECOND, kwh)
     assert truth.verdict == verdict
+
+
+def test_the_truth_does_not_blame_a_meter_for_its_first_reading_or_for_hours_of_silence() -> None:
+    truth = VehicleTruth("ev", "", mappings=3)
+    truth.add_vehicle_reading(US_PER_SECOND, 20.0, 20.0)
+    for readings, verdict in ((3, "INSUFFICIENT_DATA"), (1, "IMPLAUSIBLE")):
+        for _ in range(readings):
+            truth.add_meter_reading(US_PER_SECOND, 0.0)
+        assert truth.verdict == verdict
+    truth.add_vehicle_reading(US_PER_SECOND + US_PER_HOUR, 20.0, 20.0)
+    assert truth.verdict == "INSUFFICIENT_DATA"
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,16 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """The ratio is below 0.85 (unless configured otherwise): heat, ageing hardware or leakage. Somebody should look."""
     VERDICT_IMPLAUSIBLE: _Verdict.ValueType  # 3
     """More energy arrived than was drawn, by more than meters may err: a meter, a clock or a mapping is wrong. The ratio
-    is shown as it is.
+    is shown as it is, and absent where nothing was drawn.
+
+    Where less was drawn than `evidence_min_kwh`, or nothing, at least `evidence_min_kwh` more must have been delivered
+    than drawn, with readings of the meters beyond one for each mapping: a register's first reading counts as 0. Then the
+    meter is stuck, its readings do not count, or the mapping is wrong.
     """
     VERDICT_INSUFFICIENT_DATA: _Verdict.ValueType  # 4
-    """Too little energy, or too few hours in which both sides reported, to say anything."""
+    """Too little energy, or too few hours in which both sides reported, to say anything. With too few hours no meter is
+    called implausible.
+    """
     VERDICT_NO_METER: _Verdict.ValueType  # 5
     """No meter was mapped to the vehicle within the window."""
 
@@ -55,10 +61,16 @@ VERDICT_LOW_EFFICIENCY: Verdict.ValueType  # 2
 """The ratio is below 0.85 (unless configured otherwise): heat, ageing hardware or leakage. Somebody should look."""
 VERDICT_IMPLAUSIBLE: Verdict.ValueType  # 3
 """More energy arrived than was drawn, by more than meters may err: a meter, a clock or a mapping is wrong. The ratio
-is shown as it is.
+is shown as it is, and absent where nothing was drawn.
+
+Where less was drawn than `evidence_min_kwh`, or nothing, at least `evidence_min_kwh` more must have been delivered
+than drawn, with readings of the meters beyond one for each mapping: a register's first reading counts as 0. Then the
+meter is stuck, its readings do not count, or the mapping is wrong.
 """
 VERDICT_INSUFFICIENT_DATA: Verdict.ValueType  # 4
-"""Too little energy, or too few hours in which both sides reported, to say anything."""
+"""Too little energy, or too few hours in which both sides reported, to say anything. With too few hours no meter is
+called implausible.
+"""
 VERDICT_NO_METER: Verdict.ValueType  # 5
 """No meter was mapped to the vehicle within the window."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -552,7 +564,9 @@ class PerformanceThresholds(_message.Message):
     implausible_above: _builtins.float
     """A ratio above it is VERDICT_IMPLAUSIBLE: 1 and the tolerance of the meters."""
     evidence_min_kwh: _builtins.float
-    """Less alternating current, in kWh, is VERDICT_INSUFFICIENT_DATA. What was drawn counts, whatever flowed back."""
+    """Less alternating current, in kWh, is VERDICT_INSUFFICIENT_DATA, unless so much more was delivered than drawn: then it
+    is VERDICT_IMPLAUSIBLE. What flowed in counts, on both sides, whatever flowed back.
+    """
     evidence_min_coverage: _builtins.float
     """Less coverage, 0 to 1, is VERDICT_INSUFFICIENT_DATA."""
     returned_max_share: _builtins.float
