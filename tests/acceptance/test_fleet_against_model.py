@@ -57,7 +57,8 @@ temperatures = st.none() | st.floats(-40, 80)
 
 @dataclass(frozen=True)
 class Charging:
-    """Both sides report every half an hour, the vehicle so much less; a meter may keep its last hour to itself."""
+    """Both sides report every half an hour, the vehicle so much less; a meter may keep its last hour to itself, or be
+    stuck. It may be mapped by the start."""
 
     vehicle: int
     meter: int
@@ -65,6 +66,8 @@ class Charging:
     hours: int
     ratio: float
     silent_hours: int
+    stuck: bool
+    mapped: bool
 
 
 chargings = st.builds(
@@ -75,6 +78,8 @@ chargings = st.builds(
     st.integers(1, 12),
     st.sampled_from([0.8, 0.85, 0.9, 1.0, 1.1]),
     st.integers(0, 2),
+    st.sampled_from([False, False, False, True]),
+    st.booleans(),
 )
 single = st.tuples(st.sampled_from(["meter", "vehicle"]), numbers, offsets, kwh, temperatures)
 maps = st.tuples(numbers, numbers, offsets, st.booleans())
@@ -142,7 +147,8 @@ async def test_every_question_of_performance_is_answered_as_the_model_does(
 
 async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:
     """Through the real service, and into the model."""
-    for vehicle, meter, at, join in happened.maps:
+    mapped = [(each.vehicle, each.meter, each.start, True) for each in happened.chargings if each.mapped]
+    for vehicle, meter, at, join in [*happened.maps, *mapped]:
         vehicle_id, meter_id, from_us = f"{prefix}v{vehicle}", f"{prefix}m{meter}", happened.anchor_us + at
         request = ingestion_wire.MapVehicleRequest(
             vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us)
@@ -175,7 +181,7 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
             drawn = 1 + half / 8
             telemetry.append(a_vehicle_reading(f"{prefix}v{each.vehicle}", ts_us, drawn * each.ratio))
             if half <= 2 * (each.hours - each.silent_hours):
-                telemetry.append(a_meter_reading(f"{prefix}m{each.meter}", ts_us, drawn))
+                telemetry.append(a_meter_reading(f"{prefix}m{each.meter}", ts_us, 0.0 if each.stuck else drawn))
     if telemetry:
         await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=telemetry))
         model.send(telemetry)
