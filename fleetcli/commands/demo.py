@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -109,7 +110,7 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
 def _table(checked: Sequence[Checked]) -> Table:
     """The worst vehicles, the lowest ratio first, then some undecided ones, that gave back, and with three meters."""
     judged = [each for each in checked if verdict_of(each.answer) in ("LOW_EFFICIENCY", "IMPLAUSIBLE", "OK")]
-    judged.sort(key=lambda each: compared_ratio(each.answer, each.answer.thresholds) or 0.0)
+    judged.sort(key=_ratio_or_last)
     giving_back = [each for each in checked if each.answer.kwh_returned_ac]
     by_phase = [each for each in checked if each.answer.evidence.mapping_count == len(PHASES)]
     undecided = [each for each in checked if each not in judged]
@@ -124,6 +125,12 @@ def _table(checked: Sequence[Checked]) -> Table:
             table.add_row(*_row(each))
         table.add_section()
     return table
+
+
+def _ratio_or_last(checked: Checked) -> float:
+    """As the fleet's list has them: vehicles without a ratio come last."""
+    ratio = compared_ratio(checked.answer, checked.answer.thresholds)
+    return inf if ratio is None else ratio
 
 
 def _row(checked: Checked) -> tuple[str | Text, ...]:

@@ -71,6 +71,27 @@ def test_what_flows_back_is_told_apart(environment: dict[str, str]) -> None:
     assert "returned" not in one_way
 
 
+def test_without_a_ratio_a_verdict_is_shown_all_the_same(environment: dict[str, str]) -> None:
+    lines = "\n".join(
+        json.dumps({kind: {f"{kind}Id": device, field: kwh, "timestamp": f"2024-03-05T18:{minute}:00Z"}})
+        for kind, device, field, kwh in (
+            ("meter", "test-frozen-09", "kwhConsumedAc", 0.0),
+            ("vehicle", "test-ev-09", "kwhDeliveredDc", 1.665),
+        )
+        for minute in (15, 30, 45)
+    )
+    pair = "test-ev-09=test-frozen-09"
+    sent = energyfleet("replay", "-", "--ending", "now", "--map", pair, environment=environment, stdin=lines)
+    assert sent.returncode == 0, sent.stderr
+    table = energyfleet("performance", "test-ev-09", environment=environment).stdout
+    assert "4.995 kWh were delivered while 0.000 kWh were drawn" in " ".join(table.replace("│", " ").split())
+    assert re.search(r"efficiency *│ *- ", table)
+    listed = energyfleet("fleet", "--verdict", "implausible", environment=environment).stdout
+    assert re.search(r"test-ev-09 *│ *4\.995 *│ *0\.000 *│ *-4\.995 *│ *- *│ *IMPLAUSIBLE ", listed)
+    as_csv = energyfleet("fleet", "--vehicle", "test-ev-09", "--csv", environment=environment).stdout
+    assert "\ntest-ev-09,IMPLAUSIBLE,,-4.995,4.995,0.0," in as_csv
+
+
 def test_a_meter_alone_has_energy_and_no_efficiency(environment: dict[str, str]) -> None:
     file = str(DATA / "charge-point-15min.csv")
     pair = "test-ev-03=test-charge-point-01"
