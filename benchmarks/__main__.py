@@ -3,6 +3,7 @@
 import random
 import signal
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -56,6 +57,9 @@ def main(
     per_message: Annotated[
         list[int] | None, typer.Option(min=1, max=10_000, help="stream: only this message size; may be repeated.")
     ] = None,
+    registers: Annotated[
+        bool, typer.Option("--registers", help="stream: also with readings of registers, after those of intervals.")
+    ] = False,
     calls_at_once: Annotated[int, typer.Option("--streams", min=1, help="stream: concurrent calls.")] = stream.STREAMS,
     workers: Annotated[
         list[int] | None,
@@ -122,7 +126,7 @@ def main(
             facts = machine_facts(harness.postgres_version)
             if Benchmark.STREAM in chosen:
                 sizes = per_message or stream.PER_MESSAGE
-                for count in process_counts:
+                for count, of_registers in product(process_counts, (False, True) if registers else (False,)):
                     figures += stream.measure(
                         harness,
                         per_message=sizes,
@@ -130,6 +134,7 @@ def main(
                         rounds=rounds,
                         streams=calls_at_once,
                         workers=count,
+                        registers=of_registers,
                         tell=tell,
                     )
             if Benchmark.ACK in chosen:

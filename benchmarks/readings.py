@@ -35,6 +35,8 @@ class Span:
     first_us: int
     count: int
     pairs: int = PAIRS
+    registers: bool = False
+    """Each reading has what its device's register shows, not an interval's energy."""
 
     @property
     def instants(self) -> int:
@@ -79,12 +81,17 @@ def kwh_delivered_dc(pair: int, ts_us: int) -> float:
     return 0.9 * kwh_consumed_ac(pair, ts_us)
 
 
+def register_kwh(pair: int, ts_us: int) -> float:
+    """Of either side: it has risen for decades, at 7 kW."""
+    return pair % 97 * 1e-4 + ts_us // INTERVAL_US % 10_000_000 * 0.115
+
+
 def messages(span: Span, per_message: int) -> list[bytes]:
     """The span as serialized `StreamTelemetryRequest`s; those of `IngestTelemetry` have the same form."""
     found = []
     readings: list[Telemetry] = []
     for device, ts_us in span.readings():
-        readings.append(telemetry(device, ts_us))
+        readings.append((register if span.registers else telemetry)(device, ts_us))
         if len(readings) == per_message:
             found.append(wire.StreamTelemetryRequest(readings=readings).SerializeToString())
             readings = []
@@ -131,6 +138,19 @@ def telemetry(device: int, ts_us: int) -> Telemetry:
             timestamp=timestamp,
         )
     )
+
+
+def register(device: int, ts_us: int) -> Telemetry:
+    """The reading of a device at an instant, with its register."""
+    reading = telemetry(device, ts_us)
+    shown = register_kwh(device // 2, ts_us)
+    if device % 2 == 0:
+        reading.meter.ClearField("kwh_consumed_ac")
+        reading.meter.register_kwh = shown
+    else:
+        reading.vehicle.ClearField("kwh_delivered_dc")
+        reading.vehicle.register_kwh = shown
+    return reading
 
 
 def _voltage(pair: int) -> float:

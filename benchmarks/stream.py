@@ -1,7 +1,7 @@
 """Durable ingest end to end: StreamTelemetry in, committed, answered; beside raw COPY of the same rows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -64,14 +64,17 @@ def measure(
     rounds: int,
     streams: int,
     workers: int,
+    registers: bool,
     tell: Callable[[str], None],
 ) -> list[Figure]:
-    """The figures of each message size. `readings` is a round's size at 100 readings per message and more.
+    """The figures of each message size. `readings` is a round's size at 100 readings per message and more; `registers`:
+    the devices send those.
 
     BenchmarkError when not every reading ended up in history, once."""
     counts = [readings_per_round(size, readings) for size in per_message for _ in range(rounds)]
     # Before the first round, one reading of each device, not measured: it makes the devices and their status rows.
-    warm_up, *spans = consecutive_spans([2 * PAIRS, *counts], system_clock() // INTERVAL_US * INTERVAL_US)
+    last_us = system_clock() // INTERVAL_US * INTERVAL_US
+    warm_up, *spans = (replace(span, registers=registers) for span in consecutive_spans([2 * PAIRS, *counts], last_us))
     figures: list[Figure] = []
     with (
         harness.database("stream") as url,
@@ -87,7 +90,7 @@ def measure(
                 tell(f"stream, {size} per message, {workers} workers: round {each} of {rounds}")
                 ours = harness.in_client(client.stream, target, span, size, streams)
                 done.append(Round(span, ours, raw_copy.copy(connection, span, target.postgres_pid)))
-            figures += figures_of(size, done, workers)
+            figures += figures_of(size, done, workers, registers=registers)
         figures.append(
             Figure(
                 f"ingestion service, {workers} workers" if workers > 1 else "ingestion service",
@@ -106,9 +109,11 @@ def readings_per_round(per_message: int, most: int) -> int:
     return max(per_message, count // per_message * per_message)
 
 
-def figures_of(per_message: int, rounds: Sequence[Round], workers: int = 1) -> list[Figure]:
+def figures_of(per_message: int, rounds: Sequence[Round], workers: int = 1, *, registers: bool = False) -> list[Figure]:
     """A message size's figures: medians of the rounds, processor time over all of them."""
-    subject = f"stream, {per_message:,} per message" + (f", {workers} workers" if workers > 1 else "")
+    subject = f"{'registers' if registers else 'stream'}, {per_message:,} per message"
+    if workers > 1:
+        subject += f", {workers} workers"
     goals = _GOALS.get(per_message, {})
     rates = [each.rate for each in rounds]
     raw_rates = [each.raw_rate for each in rounds]

@@ -3,6 +3,7 @@
 import struct
 from itertools import pairwise
 
+import pytest
 from energyfleet.v1.ingestion_service_pb2 import StreamTelemetryRequest
 
 from benchmarks.readings import INTERVAL_US, Span, consecutive_spans, copy_rows, messages
@@ -27,6 +28,15 @@ def test_a_span_is_taken_without_a_rejection() -> None:
     rows = decoded(Span(NOW_US - INTERVAL_US, 40, pairs=10), 7)
     assert rows.rejected == 0
     assert (len(rows.meters), len(rows.vehicles)) == (20, 20)
+
+
+def test_registers_rise_by_some_energy_from_reading_to_reading() -> None:
+    rows = decoded(Span(NOW_US - 2 * INTERVAL_US, 60, pairs=10, registers=True), 7)
+    assert rows.rejected == 0
+    for of_side in (rows.meters, rows.vehicles):
+        shown = [row.register_kwh or 0.0 for row in of_side if row[0].endswith("-00003")]
+        assert [row[2] for row in of_side] == [None] * 30
+        assert [later - former for former, later in pairwise(shown)] == pytest.approx([0.115] * 2)
 
 
 def test_every_message_but_the_last_has_so_many_readings() -> None:
