@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ingestion_svc.copy_format import Floats, Keys, Positions, Times
 from shared.db.session_registers_sql import RISE_FACTOR
-from shared.timestamps import US_PER_DAY
 
 
 class Rising(NamedTuple):
@@ -89,10 +88,9 @@ def merge(before: Newest, keys: Keys, ts_us: Times, kwh: Floats) -> Merged:
     device = np.searchsorted(before.keys, keys)
     late = ts_us <= before.ts_us[device]
     newest = before.at(np.arange(len(before.keys)))
-    # A late row may be what a rise begins with, though not one of more than a day before.
-    near = np.flatnonzero(late & (kwh > 0) & (ts_us > before.ts_us[device] - US_PER_DAY))
+    may_begin = np.flatnonzero(late & (kwh > 0))
     with np.errstate(invalid="ignore"):
-        np.minimum.at(newest.from_kwh, device[near], kwh[near])
+        np.minimum.at(newest.from_kwh, device[may_begin], kwh[may_begin])
     suspected = late.copy()
     order = np.flatnonzero(~late)
     if len(order):

@@ -74,6 +74,13 @@ def rising(minutes: int, unit: float, count: int) -> list[tuple[int, float | Non
     return [(NOW_US + at * minutes * MINUTE_US, unit * at) for at in range(1, count + 1)]
 
 
+HELD_FOR_DAYS = [
+    *((NOW_US + 2 * at * US_PER_HOUR, 2.0 + 2 * at if at > 1 else 2.0) for at in range(1, 9)),
+    *((NOW_US + (16 + 20 * at) * US_PER_HOUR, 18.0) for at in range(1, 4)),
+]
+"""Of a rise its first reading, the others, and what follows without a fall for days."""
+
+
 @pytest.fixture
 async def verified(database_url: str) -> AsyncIterator[None]:
     """After the test: what counts of all readings, rollups and current status are what history says."""
@@ -91,6 +98,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @example(sent=[(0, [reading]) for reading in reversed(rising(1, 0.25, 20))])
 @example(sent=[(0, rising(1, 0.25, 20)), (0, [(NOW_US + 10 * MINUTE_US + 1, 0.25)])])
 @example(sent=[(0, [each for each in rising(1, 0.25, 15) if each[1] != 1.0]), (0, [(NOW_US + 4 * MINUTE_US, 1.0)])])
+@example(sent=[(0, HELD_FOR_DAYS[1:-1]), (0, HELD_FOR_DAYS[:1]), (0, HELD_FOR_DAYS[-1:])])
 async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_order(
     sent: list[tuple[int, list[tuple[int, float | None]]]],
     least: int,
