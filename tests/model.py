@@ -199,7 +199,7 @@ def rises(rows: Sequence[tuple[int, float | None]]) -> bool:
         max(rates) <= 2 * min(rates)
         and last_kwh >= 4.5 * first_kwh
         and 60 * US_PER_SECOND <= last_us - first_us <= US_PER_DAY
-        and last_kwh * 3_600 >= (last_us - rows[-2][0]) / 1e6
+        and min(rates) * 3_600 >= 1
     )
 
 

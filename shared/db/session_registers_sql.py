@@ -12,12 +12,17 @@ RISE_FACTOR = 4.5
 """The last of them is at least so many times the first, whose energy is thus no more than two of the following steps.
 A charger that follows the sun begins at 6 A and ends at 32 A, if so many."""
 
+RISE_MIN_KW = 1
+"""The least power that such registers show: what a car takes at 6 A. Power that rises seldom does by so much from one
+reading to the next, again and again; standby never does."""
+
 SESSION = "session"
 """What `counting` says of readings that are a session's registers."""
 
 # Of `near`, which are readings (device_key, ts, kwh as it was sent or null, counting, trusted) that have no others
 # between them: whether each is one of eight that rise steadily, by power as a register has it, from next to nothing,
-# within a minute to a day, and up to a power at which something charges; and the `run` without a fall that it is in.
+# within a minute to a day, and at no less than a power at which something charges; and the `run` without a fall that it
+# is in.
 # A rise of less than a millionth of a watt-hour is none: its quotient might underflow.
 _RISES = f"""
     stepped AS (
@@ -27,7 +32,7 @@ _RISES = f"""
         FROM near
         WINDOW device AS (PARTITION BY device_key ORDER BY ts)
     ), runs AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts, seconds,
+        SELECT device_key, ts, kwh, counting, trusted, before_ts,
             CASE WHEN before_kwh > 0 AND kwh - before_kwh > 1e-9 THEN (kwh - before_kwh) / seconds END AS rate,
             count(*) FILTER (WHERE (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE)
                 OVER (PARTITION BY device_key ORDER BY ts) AS run
@@ -38,7 +43,7 @@ _RISES = f"""
                 AND max(rate) OVER rates <= 2 * min(rate) OVER rates
                 AND kwh >= {RISE_FACTOR} * first_value(kwh) OVER readings
                 AND ts - first_value(ts) OVER readings BETWEEN interval '1 minute' AND interval '1 day'
-                AND kwh * 3600 >= seconds AS ends_rise
+                AND min(rate) OVER rates * 3600 >= {RISE_MIN_KW} AS ends_rise
         FROM runs
         WINDOW rates AS (PARTITION BY device_key ORDER BY ts ROWS {RISE_READINGS - 2} PRECEDING),
             readings AS (PARTITION BY device_key ORDER BY ts ROWS {RISE_READINGS - 1} PRECEDING)

@@ -499,7 +499,8 @@ async def test_registers_of_a_session_sent_as_energies_are_doubted_as_such(
     "powers_kw",
     [
         [0.4, 7.4, 7.4, 7.41, 7.42, 7.44, 7.45, 7.46, 7.47, 7.48],  # a full first quarter comes after a part of one
-        [1.4, 2.0, 2.7, 3.4, 4.0, 4.6, 5.2, 5.7, 6.1, 6.4],  # follows the sun from 6 A on
+        [1.4, 2.3, 3.2, 4.1, 5.0, 5.9, 6.8, 7.7, 8.6, 9.5],  # follows the sun from 6 A on, over two hours
+        [0.5, 1.4, 2.3, 3.2, 4.1, 5.0, 5.9, 6.8, 7.7, 8.6],  # the same after a part of an interval
         [40, 60, 75, 88, 98, 106, 112, 117, 121, 124],  # the battery warms up
         [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1],  # standby that rises
         [7.4] * 10,

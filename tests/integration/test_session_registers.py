@@ -75,8 +75,8 @@ def rising(minutes: int, unit: float, count: int) -> list[tuple[int, float | Non
 
 
 HELD_FOR_DAYS = [
-    *((NOW_US + 2 * at * US_PER_HOUR, 2.0 + 2 * at if at > 1 else 2.0) for at in range(1, 9)),
-    *((NOW_US + (16 + 20 * at) * US_PER_HOUR, 18.0) for at in range(1, 4)),
+    *((NOW_US + at * US_PER_HOUR, 2.0 + 2 * at if at > 1 else 2.0) for at in range(1, 9)),
+    *((NOW_US + (8 + 20 * at) * US_PER_HOUR, 18.0) for at in range(1, 4)),
 ]
 """Of a rise its first reading, the others, and what follows without a fall for days."""
 
