@@ -41,7 +41,7 @@ _FIND_RISES = f"""
         SELECT device_key, first_ts, last_ts
         FROM spans CROSS JOIN LATERAL (
             SELECT count(*) AS readings, min(kwh) FILTER (WHERE kwh > 0) AS least_kwh, max(kwh) AS most_kwh,
-                bool_or(counting = '{SESSION}') AS known
+                bool_or(counting IN ('{SESSION}', 'corrected')) AS known
             FROM ({_NEAR}) AS readings
         ) AS readings
         WHERE known OR (readings >= {RISE_READINGS} AND most_kwh >= {RISE_FACTOR} * least_kwh)
@@ -55,14 +55,15 @@ _FIND_RISES = f"""
         FROM stepped
     )
     SELECT DISTINCT device_key FROM runs GROUP BY device_key, run
-    HAVING bool_or(counting = '{SESSION}')
+    HAVING bool_or(counting IN ('{SESSION}', 'corrected'))
         OR (count(*) >= {RISE_READINGS} AND min(kwh) > 0 AND max(kwh) >= {RISE_FACTOR} * min(kwh))
 """  # noqa: S608 (all are constants)
 FIND_RISES = {kind.name: kind.render(_FIND_RISES) for kind in KINDS}
 
 # Makes count what should of the readings of spans, of those before that may rise together with them, and of those after
-# up to a fall between two of them. Returns the rows that changed, with their hours, and whether they are a session's
-# now; changes nothing where `near` is true and readings beyond the bounds matter, and then says so with a row of nulls.
+# up to a fall between two of them. Whether a session began before these, readings say that were not corrected. Returns
+# the rows that changed, with their hours, and whether they are a session's now; changes nothing where `near` is true
+# and readings beyond the bounds matter, and then says so with a row of nulls.
 _COUNT_SESSIONS = f"""
     WITH {_SPANS.strip()}, bounded AS MATERIALIZED (
         SELECT device_key, first_ts, last_ts, (
@@ -81,9 +82,14 @@ _COUNT_SESSIONS = f"""
         FROM bounded AS spans CROSS JOIN LATERAL (
             (
                 SELECT ts, {_SENT} AS kwh, counting,
-                    row_number() OVER (ORDER BY ts DESC) >= {RISE_READINGS} AS trusted
+                    row_number() OVER (ORDER BY ts DESC) >= {RISE_READINGS}
+                        OR ts < first_ts - interval '1 day' AS trusted
                 FROM {{device}}_telemetry_history AS history
-                WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {2 * RISE_READINGS - 2}
+                WHERE {_OF_DEVICE} AND history.ts < first_ts AND history.ts >= coalesce((
+                    SELECT ts FROM {{device}}_telemetry_history AS history
+                    WHERE {_OF_DEVICE} AND history.ts < first_ts AND counting IS DISTINCT FROM 'corrected'
+                    ORDER BY ts DESC OFFSET {2 * RISE_READINGS - 3} LIMIT 1
+                ), '-infinity')
             ) UNION ALL (
                 SELECT ts, {_SENT}, counting, false FROM {{device}}_telemetry_history AS history
                 WHERE {_OF_DEVICE} AND history.ts >= first_ts AND history.ts < coalesce(fall_ts, 'infinity')
@@ -92,14 +98,16 @@ _COUNT_SESSIONS = f"""
     ), {SESSIONS}, counted AS MATERIALIZED (
         SELECT device_key, ts, kwh, in_session, before_ts, CASE
             WHEN in_session THEN '{SESSION}'
-            ELSE counting_of(kwh, NULL, NULL, plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s))
+            ELSE counting_of(kwh, NULL, NULL, plausible_kwh(ts, before_ts, (
+                SELECT max_kw FROM spans WHERE spans.device_key = sessions.device_key
+            ), %(min_interval_s)s))
         END AS counting
-        FROM sessions JOIN spans USING (device_key)
+        FROM sessions
         WHERE NOT trusted AND kwh IS NOT NULL AND counting IS DISTINCT FROM 'corrected'
             AND in_session <> coalesce(counting = '{SESSION}', false)
     ), beyond AS MATERIALIZED (
         SELECT %(near)s AND (
-            EXISTS (SELECT FROM counted WHERE before_ts IS NULL)
+            EXISTS (SELECT FROM counted WHERE before_ts IS NULL AND NOT in_session)
             OR EXISTS (
                 SELECT FROM bounded JOIN {{device}}_current_status AS status ON {{device}}_key = device_key
                 WHERE fall_ts IS NULL AND status.ts > %(last)s

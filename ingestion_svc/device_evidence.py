@@ -86,10 +86,11 @@ class DeviceEvidence(BackgroundLoop):
             clocks.count(clocks.conflicting, [rows[at][0] for at in written.conflicts])
         for at in written.refused:
             self._refused(kind, Rejection.by_database(at, rows[at][0]), arrived_us)
+        session_registers = set(written.session_registers)
         for at in written.doubted:
             energy = f"{kind.name}.{kind.energy}"
             why = f"{rows[at][2]:g} kWh are more than is plausible since the reading before"
-            if at in written.session_registers:
+            if at in session_registers:
                 why = f"{rows[at][2]:g} kWh seem to be the energy since the session began, not since the reading before"
             self._refusals[kind].note(RefusalRow(rows[at][0], energy, DOUBTED, 1, arrived_us, why))
         if written.duplicates or written.conflicts or written.refused:

@@ -154,7 +154,8 @@ _FIND_NEIGHBOURS = """
 
 # Returns how many rows were inserted and, where some were not, the ordinals of those that history had already. Of rows
 # that repeat each other the first one counts. What counts of a row depends on the reading before it: another staged
-# row, the newest one that was stored before, or of a late row its neighbour.
+# row, the newest one that was stored before, or of a late row its neighbour. CASE keeps the planner from a join, which
+# would be a nested loop through all of both.
 _INSERT = (
     """
     WITH staged AS (
@@ -220,8 +221,11 @@ _INSERT = (
         WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM staged_readings)
             AND (device_key, ts) NOT IN (SELECT device_key, ts FROM inserted)
     ), ARRAY(
-        SELECT min(ordinal) FROM staged_readings JOIN inserted USING (device_key, ts)
-        WHERE counting = 'doubted' GROUP BY device_key, ts
+        SELECT min(ordinal) FROM staged_readings
+        WHERE CASE
+            WHEN (device_key, ts) IN (SELECT device_key, ts FROM inserted WHERE counting = 'doubted') THEN true
+        END
+        GROUP BY device_key, ts
     )
     """
 )

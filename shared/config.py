@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import StartRefused
-from shared.power_limits import POWER_MAX_KW, POWER_MIN_INTERVAL_S, BadLimits, PowerLimits
+from shared.power_limits import LIMIT_MAX_KW, POWER_MAX_KW, POWER_MIN_INTERVAL_S, BadLimits, PowerLimits
 
 RETENTION_DAYS = 400
 """Days that a reading may lie back: thirteen months, so that a year can be compared with the one before."""
@@ -145,11 +145,11 @@ class IngestionSettings(ServingSettings):
     device_max_readings_per_s: PositiveFloat | None = Field(
         None, description="readings a second that one device may send, a minute of them at once; unset: any number"
     )
-    power_max_kw: PositiveFloat = Field(
+    power_max_kw: Annotated[float, Field(gt=0, le=LIMIT_MAX_KW)] = Field(
         POWER_MAX_KW,
         description="kW above which the energy of a reading does not count: more than one charger delivers",
     )
-    power_min_interval_s: PositiveFloat = Field(
+    power_min_interval_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
         POWER_MIN_INTERVAL_S,
         description="seconds that a reading's energy may stand for at least, however soon it follows another reading: a"
         " quarter-hour metering interval",

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +9,9 @@ from shared.device_ids import DEVICE_ID_MAX_LENGTH
 
 POWER_MAX_KW, POWER_MIN_INTERVAL_S = 500.0, 900.0
 """What holds for devices about which nothing is said."""
+
+LIMIT_MAX_KW = 1_000_000
+"""A gigawatt: no device's limit, and far from where doubles overflow."""
 
 LINES_MAX = 100_000
 """A fleet of 100,000 with a line for each device; some 20 MB of memory."""
@@ -81,8 +83,8 @@ def _limit(words: Sequence[str]) -> tuple[str, str, float]:
         kw = float(kw_text)
     except ValueError:
         kw = 0.0
-    if not 0 < kw < inf:
-        raise ValueError(f"{kw_text[:40]!r} is no power in kW greater than 0")
+    if not 0 < kw <= LIMIT_MAX_KW:
+        raise ValueError(f"{kw_text[:40]!r} is no power in kW greater than 0 and up to {LIMIT_MAX_KW:,}")
     device = device.strip()
     if len(device.removesuffix("*")) > DEVICE_ID_MAX_LENGTH:
         raise ValueError(f"an id has up to {DEVICE_ID_MAX_LENGTH} characters")

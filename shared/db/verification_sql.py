@@ -118,7 +118,13 @@ _COUNTED = f"""
                 SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
                 WHERE history.{{device}}_key = device.{{device}}_key
                     AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
-                ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
+                    AND history.ts >= coalesce((
+                        SELECT ts FROM {{device}}_telemetry_history AS history
+                        WHERE history.{{device}}_key = device.{{device}}_key
+                            AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
+                            AND counting IS DISTINCT FROM 'corrected'
+                        ORDER BY ts DESC OFFSET {RISE_READINGS - 2} LIMIT 1
+                    ), '-infinity')
             ) UNION ALL (
                 SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
                 WHERE history.{{device}}_key = device.{{device}}_key

@@ -1,6 +1,7 @@
 """Registers of a session that are sent as energies do not count, whoever writes them and in whatever order."""
 
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
@@ -10,14 +11,16 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from ingestion_svc import known_devices
+from ingestion_svc.corrections import CorrectionOrder, correct_reading
 from ingestion_svc.readings import MeterRow
 from ingestion_svc.writer_sql import METERS
 from shared.db.device_kind import METER
 from shared.db.embedded import EmbeddedServer
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
+from shared.db.engine import make_engine
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
 from tests.builders import NOW_US
-from tests.integration.test_writer_appending import Places, Spy, check, counted, expect
-from tests.model import Values
+from tests.integration.test_writer_appending import LIMITS, Places, Spy, check, counted, expect
+from tests.model import Values, judge
 from tests.verified import differences
 
 MINUTE_US = 60 * US_PER_SECOND
@@ -120,3 +123,73 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
     event(f"a session's: {min(whys.count('session'), 9)}, appends: {min(sum(each.appends for each in writers), 3)}")
     with psycopg.connect(url) as connection:
         check(connection, model, suffix, METER)
+
+
+QUARTER_US = 15 * MINUTE_US
+RISE = [(NOW_US + at * QUARTER_US, float(at)) for at in range(1, 9)]
+LATER_US = NOW_US + 4 * US_PER_DAY
+
+
+@pytest.mark.parametrize(
+    ("before", "corrected", "after"),
+    [
+        ([], [ts_us for ts_us, _ in RISE[2:6]], []),
+        (
+            [(NOW_US + at * QUARTER_US, 8.0) for at in range(9, 16)],
+            [NOW_US + at * QUARTER_US for at in range(9, 16)],
+            [(NOW_US + at * QUARTER_US, 8.0) for at in range(16, 19)],
+        ),
+        (
+            [(LATER_US - hours * US_PER_HOUR, 8.0) for hours in (91, 70, 49, 47, 46, 24)],
+            [LATER_US - 47 * US_PER_HOUR],
+            [(LATER_US, 8.5)],
+        ),
+    ],
+    ids=["of the rise", "seven in a row", "two days before the next"],
+)
+@pytest.mark.usefixtures("verified")
+async def test_corrected_readings_hide_no_session(
+    before: list[tuple[int, float]],
+    corrected: list[int],
+    after: list[tuple[int, float]],
+    postgres: EmbeddedServer,
+    database: str,
+) -> None:
+    url = postgres.url(database, role="energyfleet_ingestion")
+    writer, engine = Spy(METERS, url, Places()), make_engine(url, "test", pool_size=1)
+    await writer.write([MeterRow("m", ts_us, kwh, None) for ts_us, kwh in RISE + before])
+    for ts_us in corrected:
+        await correct_reading(engine, CorrectionOrder(METER, "m", ts_us, 0.5, False, "Ada", "a test"), LIMITS)
+    for ts_us, kwh in after:
+        await writer.write([MeterRow("m", ts_us, kwh, None)])
+    await writer.close()
+    await engine.dispose()
+    expected = judge({ts_us: (kwh, None, None) for ts_us, kwh in RISE + before + after}, corrected=corrected)
+    expected |= dict.fromkeys(corrected, (0.5, "corrected"))
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT ts, kwh_consumed_ac, counting FROM meter_telemetry_history").fetchall()
+    assert {us_from_datetime(ts): (kwh, why) for ts, kwh, why in rows} == expected
+
+
+@pytest.mark.timeout(120)
+async def test_what_it_takes_to_doubt_grows_with_the_readings_not_with_their_square(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+
+    async def took_s(rows: list[MeterRow], doubted: int) -> float:
+        began = time.monotonic()
+        assert len((await writer.write(rows)).doubted) == doubted
+        return time.monotonic() - began
+
+    for_power, for_rises = {}, {}
+    for count in (1_000, 8_000):
+        rows = [MeterRow(f"{count}-{at % 1_000}", NOW_US + at * US_PER_SECOND, 5_000.0, None) for at in range(count)]
+        for_power[count] = await took_s(rows, count)
+    for devices in (500, 4_000):
+        for step in range(1, 10):
+            rows = [MeterRow(f"{devices}-{at}", NOW_US + step * QUARTER_US, 2.0 * step, None) for at in range(devices)]
+            for_rises[devices] = await took_s(rows, devices if step >= 8 else 0)
+    await writer.close()
+    assert for_power[8_000] < 24 * for_power[1_000]
+    assert for_rises[4_000] < 24 * for_rises[500]

@@ -45,6 +45,7 @@ def test_the_id_counts_before_the_longest_beginning_and_that_before_the_limit_of
         ("meter 0 a", "line 1: '0' is no power"),
         ("meter inf a", "line 1: 'inf' is no power"),
         ("meter nan a", "line 1: 'nan' is no power"),
+        ("meter 1e7 a", "line 1: '1e7' is no power in kW greater than 0 and up to 1,000,000"),
         ("meter 22 a\nmeter 22 a\nvehicle 11 a\nmeter 11 a", "line 4: meter a has another limit already"),
         (f"meter 22 {'a' * 65}", "line 1: an id has up to 64 characters"),
         (f"meter 22 {'a' * 2_000}", "line 1: an id has up to 64 characters"),
