@@ -5,10 +5,7 @@ readings lie no further away than `first` and `last`, which let the planner leav
 """
 
 from shared.db.device_kind import KINDS
-from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS, SESSION, SESSIONS
-
-_SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
-"""The interval's energy as it was sent; null where a register was."""
+from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS, SENT, SESSION, SESSIONS
 
 _SPANS = """
     spans AS (
@@ -23,13 +20,13 @@ _OF_DEVICE = "history.{device}_key = spans.device_key AND history.ts BETWEEN %(f
 
 _NEAR = f"""
     (
-        SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
+        SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
     ) UNION ALL (
-        SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+        SELECT ts, {SENT}, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts BETWEEN first_ts AND last_ts
     ) UNION ALL (
-        SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+        SELECT ts, {SENT}, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts > last_ts ORDER BY ts LIMIT {RISE_READINGS - 1}
     )"""  # noqa: S608 (all are constants)
 """The readings of a span, and those before and after that may rise together with one of them."""
@@ -68,7 +65,7 @@ _COUNT_SESSIONS = f"""
     WITH {_SPANS.strip()}, bounded AS MATERIALIZED (
         SELECT device_key, first_ts, last_ts, (
             SELECT ts FROM (
-                SELECT ts, {_SENT} AS kwh, lag({_SENT}) OVER (ORDER BY ts) AS before_kwh,
+                SELECT ts, {SENT} AS kwh, lag({SENT}) OVER (ORDER BY ts) AS before_kwh,
                     row_number() OVER (ORDER BY ts) AS number
                 FROM {{device}}_telemetry_history AS history
                 WHERE {_OF_DEVICE} AND history.ts > last_ts
@@ -81,7 +78,7 @@ _COUNT_SESSIONS = f"""
         SELECT device_key, ts, kwh, counting, trusted
         FROM bounded AS spans CROSS JOIN LATERAL (
             (
-                SELECT ts, {_SENT} AS kwh, counting,
+                SELECT ts, {SENT} AS kwh, counting,
                     row_number() OVER (ORDER BY ts DESC) >= {RISE_READINGS}
                         OR ts < first_ts - interval '1 day' AS trusted
                 FROM {{device}}_telemetry_history AS history
@@ -91,7 +88,7 @@ _COUNT_SESSIONS = f"""
                     ORDER BY ts DESC OFFSET {2 * RISE_READINGS - 3} LIMIT 1
                 ), '-infinity')
             ) UNION ALL (
-                SELECT ts, {_SENT}, counting, false FROM {{device}}_telemetry_history AS history
+                SELECT ts, {SENT}, counting, false FROM {{device}}_telemetry_history AS history
                 WHERE {_OF_DEVICE} AND history.ts >= first_ts AND history.ts < coalesce(fall_ts, 'infinity')
             )
         ) AS readings

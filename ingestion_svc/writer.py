@@ -222,9 +222,9 @@ class Writer(Generic[AnyRow]):
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
         keys, new_keys = await self._resolve(rows, columns.slots, cursor)
-        devices, of_devices = np.unique(keys, return_index=True)
+        devices, of_devices, device_of = np.unique(keys, return_index=True, return_inverse=True)
         merged = merge(await self._lock(devices, cursor), keys, columns.ts_us, columns.kwh)
-        max_kw = np.array([self._limits.max_kw_of(target.device, row[0]) for row in rows])
+        max_kw = np.array([self._limits.max_kw_of(target.device, rows[at][0]) for at in of_devices.tolist()])[device_of]
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns, max_kw))
         followed = await self._find_neighbours(columns, merged, cursor)

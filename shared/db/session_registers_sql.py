@@ -16,6 +16,9 @@ RISE_MIN_KW = 1
 """The least power that such registers show: what a car takes at 6 A. Power that rises seldom does by so much from one
 reading to the next, again and again; standby never does."""
 
+SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
+"""The interval's energy of a reading as it was sent; null where a register was."""
+
 SESSION = "session"
 """What `counting` says of readings that are a session's registers."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
-from shared.db.session_registers_sql import RISE_READINGS, SESSION, SESSIONS
+from shared.db.session_registers_sql import RISE_READINGS, SENT, SESSION, SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,6 @@ class Side:
     some_reading: str
     """A row where history has readings within `[day, next_day)`."""
 
-
-_SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
-"""The interval's energy as it was sent; null where a register was."""
 
 # The UTC days that a history table has a partition for.
 DAYS = """
@@ -103,7 +100,7 @@ _FIND_HOURS = """
 # counts of the first one, and within a day after them that something is a session's register.
 _COUNTED = f"""
     WITH within AS (
-        SELECT {{device}}_key, ts, max_kw, {{energy}} AS kwh, register_kwh, counting, {_SENT} AS sent_kwh,
+        SELECT {{device}}_key, ts, max_kw, {{energy}} AS kwh, register_kwh, counting, {SENT} AS sent_kwh,
             lag(ts) OVER device AS previous_ts, lag(register_kwh) OVER device AS previous_register_kwh
         FROM unnest(%(keys)s::integer[], %(limits_kw)s::double precision[]) AS device ({{device}}_key, max_kw)
             JOIN {{device}}_telemetry_history AS history USING ({{device}}_key)
@@ -115,7 +112,7 @@ _COUNTED = f"""
         SELECT device.{{device}}_key, ts, kwh, counting, true
         FROM (SELECT DISTINCT {{device}}_key FROM within) AS device CROSS JOIN LATERAL (
             (
-                SELECT ts, {_SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
+                SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
                 WHERE history.{{device}}_key = device.{{device}}_key
                     AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
                     AND history.ts >= coalesce((
@@ -126,7 +123,7 @@ _COUNTED = f"""
                         ORDER BY ts DESC OFFSET {RISE_READINGS - 2} LIMIT 1
                     ), '-infinity')
             ) UNION ALL (
-                SELECT ts, {_SENT}, counting FROM {{device}}_telemetry_history AS history
+                SELECT ts, {SENT}, counting FROM {{device}}_telemetry_history AS history
                 WHERE history.{{device}}_key = device.{{device}}_key
                     AND history.ts > %(next_hour)s AND history.ts <= %(next_hour)s + interval '1 day'
                 ORDER BY ts LIMIT {RISE_READINGS - 1}
