@@ -1,11 +1,11 @@
 """What the power of a reading may be, of each device: what exceeds it does not count."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
-from shared.device_ids import DEVICE_ID_MAX_LENGTH
+from shared.device_ids import DEVICE_ID_ACCEPTED, DEVICE_ID_MAX_LENGTH
 
 POWER_MAX_KW, POWER_MIN_INTERVAL_S = 500.0, 900.0
 """What holds for devices about which nothing is said."""
@@ -18,7 +18,10 @@ LINES_MAX = 100_000
 
 _KINDS = ("meter", "vehicle")
 _LINE_MAX = 1_000
-"""Characters: what is longer is no limit."""
+"""Characters: a comment may be longer, a limit never is."""
+
+_UNDECODED = "surrogateescape"
+"""Bytes that are not UTF-8 are read as surrogates, so that their line can be named."""
 
 
 class BadLimits(ValueError):
@@ -41,24 +44,20 @@ class PowerLimits:
         """The limits that a file says, a line each, beside those of all other devices. Raises BadLimits."""
         by_id: dict[tuple[str, str], float] = {}
         by_beginning: dict[tuple[str, str], float] = {}
-        number = 0
+        number = 1
         try:
-            with file.open(encoding="ascii") as lines:
-                while line := lines.readline(_LINE_MAX):
-                    number += 1
+            with file.open(encoding="utf-8-sig", errors=_UNDECODED) as lines:
+                while line := _next_line(lines):
                     if number > LINES_MAX:
                         raise ValueError(f"there are at most {LINES_MAX:,} lines")
-                    words = line.split(maxsplit=2)
-                    if not words or words[0].startswith("#"):
-                        continue
-                    kind, device, kw = _limit(words)
-                    limits = by_beginning if device.endswith("*") else by_id
-                    if limits.setdefault((kind, device.removesuffix("*")), kw) != kw:
-                        raise ValueError(f"{kind} {device} has another limit already")
+                    if limit := _limit(line):
+                        kind, device, kw = limit
+                        limits = by_beginning if device.endswith("*") else by_id
+                        if limits.setdefault((kind, device.removesuffix("*")), kw) != kw:
+                            raise ValueError(f"{kind} {device} has another limit already")
+                    number += 1
         except OSError as error:
             raise BadLimits(f"{file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise BadLimits(f"{file} is not ASCII text, as ids are") from None
         except ValueError as error:
             raise BadLimits(f"{file}, line {number}: {error}") from None
         return cls(max_kw, min_interval_s, by_id, by_beginning)
@@ -74,8 +73,30 @@ class PowerLimits:
         return next((kw for kw in beginnings if kw is not None), self.max_kw)
 
 
-def _limit(words: Sequence[str]) -> tuple[str, str, float]:
-    """Kind, id or its beginning with a `*`, and kW."""
+def _next_line(lines: TextIO) -> str:
+    """The next line, empty where there is none; of a long comment its first characters. Raises ValueError."""
+    line = part = lines.readline(_LINE_MAX + 1)
+    while True:
+        try:
+            part.encode()
+        except UnicodeEncodeError:
+            raise ValueError("not UTF-8 text") from None
+        if len(part) <= _LINE_MAX or part.endswith("\n"):
+            return line
+        if not line.lstrip().startswith("#"):
+            raise ValueError(f"a line has up to {_LINE_MAX:,} characters")
+        part = lines.readline(_LINE_MAX + 1)
+
+
+def _limit(line: str) -> tuple[str, str, float] | None:
+    """Kind, id or its beginning with a `*`, and kW; None of blank lines and comments. Raises ValueError."""
+    text = line.strip()
+    if not text or text.startswith("#"):
+        return None
+    if not text.isascii():
+        first = next(character for character in text if not character.isascii())
+        raise ValueError(f"{first!r} is not ASCII: only comments may have it")
+    words = text.split(maxsplit=2)
     if len(words) < 3 or words[0] not in _KINDS:
         raise ValueError("expected meter or vehicle, kW, and an id or the beginning of ids and *: meter 22 home-*")
     kind, kw_text, device = words
@@ -85,7 +106,9 @@ def _limit(words: Sequence[str]) -> tuple[str, str, float]:
         kw = 0.0
     if not 0 < kw <= LIMIT_MAX_KW:
         raise ValueError(f"{kw_text[:40]!r} is no power in kW greater than 0 and up to {LIMIT_MAX_KW:,}")
-    device = device.strip()
-    if len(device.removesuffix("*")) > DEVICE_ID_MAX_LENGTH:
+    beginning = device.removesuffix("*")
+    if len(beginning) > DEVICE_ID_MAX_LENGTH:
         raise ValueError(f"an id has up to {DEVICE_ID_MAX_LENGTH} characters")
+    if not beginning.isprintable():
+        raise ValueError(f"{device!r} is no id: {DEVICE_ID_ACCEPTED}")
     return kind, device, kw
