@@ -1,5 +1,6 @@
 """What the power of a reading may be, of each device: what exceeds it does not count."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ _LINE_MAX = 1_000
 
 _UNDECODED = "surrogateescape"
 """Bytes that are not UTF-8 are read as surrogates, so that their line can be named."""
+
+_COMMENT_BEHIND = re.compile(r"\s#|^#(\s|$)")
+"""Whoever writes `22 wall-1 # hall 3` means the id wall-1. `22 #5` can only mean the id #5."""
 
 
 class BadLimits(ValueError):
@@ -93,10 +97,14 @@ def _limit(line: str) -> tuple[str, str, float] | None:
     text = line.strip()
     if not text or text.startswith("#"):
         return None
+    words = text.split(maxsplit=2)
+    if len(words) == 3 and _COMMENT_BEHIND.search(words[2]):
+        raise ValueError(
+            "' #' begins a comment, which needs a line of its own; an id that has it is named by its beginning and *"
+        )
     if not text.isascii():
         first = next(character for character in text if not character.isascii())
         raise ValueError(f"{first!r} is not ASCII: only comments may have it")
-    words = text.split(maxsplit=2)
     if len(words) < 3 or words[0] not in _KINDS:
         raise ValueError("expected meter or vehicle, kW, and an id or the beginning of ids and *: meter 22 home-*")
     kind, kw_text, device = words

@@ -36,6 +36,12 @@ def test_the_id_counts_before_the_longest_beginning_and_that_before_the_limit_of
     assert limits.max_kw_of("vehicle", "home-east") == 250
 
 
+def test_an_id_has_inner_spaces_and_hashes(tmp_path: Path) -> None:
+    limits = read(tmp_path, "meter 22 wall box#1\nmeter 11 #2\nmeter 7 depot *\nmeter 3 #*\n")
+    ids = ("wall box#1", "#2", "depot #5", "# 5", "wall box#2")
+    assert [limits.max_kw_of("meter", device_id) for device_id in ids] == [22, 11, 7, 3, 500]
+
+
 def test_a_comment_may_be_long_and_in_any_language(tmp_path: Path) -> None:
     limits = read(tmp_path, f"\ufeff# Säulen am Busbahnhof, {'ü' * 2_500}\r\n  # 充電\nmeter 22 a\n#{'-' * 2_001}")
     assert limits.by_id == {("meter", "a"): 22}
@@ -66,6 +72,12 @@ def test_a_line_as_long_as_lines_may_be_is_one(tmp_path: Path) -> None:
         (f"meter 22 a{' ' * 1_000}\n", "line 1: a line has up to 1,000 characters"),
         (f"#{'-' * 999}\n{'#' * 5_000}\nmeter 22", "line 3: expected meter or vehicle"),
         ("\n" * 100_001, "line 100001: there are at most 100,000 lines"),
+        ("#\nmeter 22 a # wall box", "line 2: ' #' begins a comment, which needs a line of its own"),
+        ("meter 22 a # Säule", "line 1: ' #' begins a comment"),
+        ("meter 22 a\t#1", "line 1: ' #' begins a comment"),
+        ("meter 22 # wall box", "line 1: ' #' begins a comment"),
+        ("meter 22 #", "line 1: ' #' begins a comment"),
+        ("meter 22 home-* # wall boxes*", "line 1: ' #' begins a comment"),
         ("meter 22 a\tb", "line 1: 'a\\tb' is no id: 1 to 64 characters of printable ASCII"),
         ("# ü\nmeter 22 säule", "line 2: 'ä' is not ASCII: only comments may have it"),
         ("meter \uff12\uff12 a", "line 1: '\uff12' is not ASCII"),
