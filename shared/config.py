@@ -1,4 +1,7 @@
-"""Configuration, read once from `ENERGYFLEET_*`. A wrong value stops the start and names the variable."""
+"""Configuration, read once from `ENERGYFLEET_*`. A wrong value stops the start and names the variable.
+
+An empty variable is as if it was not set.
+"""
 
 import ipaddress
 from pathlib import Path
@@ -33,7 +36,7 @@ class ConfigError(StartRefused):
 class Settings(BaseSettings):
     """What every process of the fleet reads."""
 
-    model_config = SettingsConfigDict(env_prefix="ENERGYFLEET_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ENERGYFLEET_", env_ignore_empty=True, frozen=True)
 
     database_schema: str = Field(
         "public",

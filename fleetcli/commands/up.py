@@ -40,7 +40,8 @@ def up(
             os.environ[f"ENERGYFLEET_{variable}_ADDRESS"] = address
     if workers is not None:
         os.environ["ENERGYFLEET_WORKERS"] = str(workers)
-    os.environ.setdefault("ENERGYFLEET_LOG_LEVEL", "WARNING")
+    if not os.environ.get("ENERGYFLEET_LOG_LEVEL"):
+        os.environ["ENERGYFLEET_LOG_LEVEL"] = "WARNING"
     settings = read_settings(IngestionSettings)
     analytics_settings = read_settings(AnalyticsSettings)  # what is wrong should be told before anything starts
     if analytics_settings.analytics_database_url and not settings.database_url:

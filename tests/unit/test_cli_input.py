@@ -1,6 +1,7 @@
 """Wrong input to the command line: one clear line or a usage error, the exit code, and never a traceback."""
 
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -158,6 +159,16 @@ def test_a_data_directory_that_stays_in_use_or_is_none_is_said_in_one_line(
     assert line == f"{tmp_path} is in use by another energyfleet; stop it, or set ENERGYFLEET_DATA_DIR"
     monkeypatch.setenv("ENERGYFLEET_DATA_DIR", __file__)
     assert refused(capsys, command) == (FAILED, f"ENERGYFLEET_DATA_DIR: {__file__}: File exists")
+
+
+@pytest.mark.parametrize(("value", "level"), [("", "WARNING"), ("INFO", "INFO")])
+def test_up_logs_from_warnings_up_unless_a_level_is_set(
+    value: str, level: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENERGYFLEET_LOG_LEVEL", value)
+    monkeypatch.setenv("ENERGYFLEET_WRITERS", "0")
+    assert refused(capsys, "up")[1].startswith("ENERGYFLEET_WRITERS: ")
+    assert os.environ["ENERGYFLEET_LOG_LEVEL"] == level
 
 
 def test_help_lists_every_command_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

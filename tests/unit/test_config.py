@@ -4,6 +4,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
+from shared.power_limits import PowerLimits
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,18 @@ def test_every_wrong_value_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         read_settings(IngestionSettings)
 
     assert len(str(raised.value).splitlines()) == 2
+
+
+def test_an_empty_variable_is_as_if_it_was_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        name: field for kind in (IngestionSettings, AnalyticsSettings) for name, field in kind.model_fields.items()
+    }
+    for name, field in names.items():
+        monkeypatch.setenv(str(field.validation_alias or f"ENERGYFLEET_{name.upper()}"), "")
+
+    for kind in (IngestionSettings, AnalyticsSettings):
+        assert read_settings(kind) == kind.model_construct()
+    assert read_settings(IngestionSettings).power_limits == PowerLimits()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:50051", "[::1]:50051", "127.8.8.8:1"])
