@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,8 @@ class _Seen:
     checks_done: int = 0
     limits: PowerLimits = field(default_factory=PowerLimits)
     """What counts depends on them."""
+    limits_file: Path | None = None
+    """Where they are from."""
     lines: list[str] = field(default_factory=list)
     differences: Counter[str] = field(default_factory=Counter)
     """By table."""
@@ -58,12 +61,13 @@ def verify(
     Looks at all hours that are stored, or at a span of whole hours; at current status always. What lies before the
     retention floor is not judged. With --repair rows are changed, added and deleted until they are what history says,
     each hour in one transaction, and the exit code is 0 where that was possible. Needs the rights of the schema's
-    owner; is safe beside services that run.
+    owner; is safe beside services that run. Says first which limits of power it judges by: they are those of this
+    command's environment, and should be those of ingestion.
     """
     start_us, end_us = _span(from_, until, hours)
     seen = _Seen(show)
     settings = read_settings(IngestionSettings)
-    seen.limits = settings.power_limits
+    seen.limits, seen.limits_file = settings.power_limits, settings.power_limits_file
     with database(settings) as used:
         try:
             stopped = asyncio.run(run_until_asked_to_stop(_verify(used.owner_url, start_us, end_us, repair, seen)))
@@ -112,6 +116,7 @@ async def _verify(url: str, start_us: int, end_us: int, repair: bool, seen: _See
 
 
 async def _look(connection: AsyncConnection[Any], start_us: int, end_us: int, repair: bool, seen: _Seen) -> None:
+    say(_judged_by(seen.limits, seen.limits_file))
     with progress_bar() as progress:
         task = progress.add_task("looking for hours", total=None)
         todo = await checks(connection, start_us, end_us, seen.limits)
@@ -125,6 +130,15 @@ async def _look(connection: AsyncConnection[Any], start_us: int, end_us: int, re
                 found = await repair_rows(connection, found, check)
             seen.add(found)
             progress.advance(task)
+
+
+def _judged_by(limits: PowerLimits, file: Path | None) -> str:
+    """Said before anything is repaired: nothing stored tells which limits ingestion has."""
+    of_all = f"{limits.max_kw:.15g} kW for all"
+    number = len(limits.by_id) + len(limits.by_beginning)
+    in_file = f"the {number:,} limit{'' if number == 1 else 's'} in {file} and {of_all} other devices"
+    whose = f"{of_all} devices" if file is None else in_file
+    return f"Power is judged by {whose}, over at least {limits.min_interval_s:.15g} s."
 
 
 def _by_table(differences: Counter[str]) -> str:

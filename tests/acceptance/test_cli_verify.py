@@ -14,6 +14,8 @@ from shared.timestamps import US_PER_SECOND
 from tests.acceptance.test_cli_up import an_environment, energyfleet
 from tests.builders import NOW_US
 
+JUDGED_BY = "Power is judged by 500 kW for all devices, over at least 900 s.\n"
+
 
 async def test_a_row_changed_by_hand_is_found_and_mended(
     postgres: EmbeddedServer, database: str, database_url: str, tmp_path: Path
@@ -26,17 +28,19 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     environment = an_environment(tmp_path, DATABASE_URL=database_url)
     right = energyfleet("verify", environment=environment)
     assert (right.returncode, right.stderr) == (0, "")
-    assert right.stdout == "49 hours of rollups and the current status of 30 devices are what history says.\n"
+    assert right.stdout == (
+        f"{JUDGED_BY}49 hours of rollups and the current status of 30 devices are what history says.\n"
+    )
 
     with psycopg.connect(database_url) as by_hand:
         by_hand.execute("UPDATE meter_current_status SET hour_kwh = 7 WHERE hour_start = '2026-02-10T00:00:00Z'")
         by_hand.execute("DELETE FROM meter_current_status WHERE meter_key = 1")
     found = energyfleet("verify", "--show", "3", environment=environment)
     assert found.returncode == 1
-    assert found.stdout.splitlines()[0].startswith(
+    assert found.stdout.splitlines()[1].startswith(
         "meter_current_status m0: stored nothing; history says ts 2026-02-10"
     )
-    assert found.stdout.splitlines()[1:] == [
+    assert found.stdout.splitlines()[2:] == [
         f"meter_energy_hourly {device} 2026-02-10T00:00:00Z: stored {stored};"
         " history says kwh_consumed_ac 1.5, kwh_returned_ac 0.0, readings 1"
         for device, stored in (("m0", "nothing"), ("m1", "kwh_consumed_ac 7.0, kwh_returned_ac 0.0, readings 1"))
@@ -78,7 +82,9 @@ def test_a_span_at_the_ends_of_time_is_cut(database_url: str, tmp_path: Path) ->
     environment = an_environment(tmp_path, DATABASE_URL=database_url)
     for span in (("--until", "9999-12-31T23:59:59Z"), ("--until", "0001-01-01T00:30:00Z", "--hours", "2")):
         asked = energyfleet("verify", *span, environment=environment)
-        assert asked.stdout.startswith("0 hours of rollups and the current status of 0 devices are"), asked.stderr
+        assert asked.stdout.startswith(f"{JUDGED_BY}0 hours of rollups and the current status of 0 devices are"), (
+            asked.stderr
+        )
 
 
 def test_a_database_that_is_none_or_without_a_schema_or_away_is_told_in_a_line(

@@ -14,6 +14,7 @@ import ingestion_svc.__main__
 from shared.config import IngestionSettings
 from shared.timestamps import US_PER_HOUR, proto_from_us
 from tests.acceptance.test_cli_up import an_environment, energyfleet
+from tests.acceptance.test_cli_verify import JUDGED_BY
 from tests.builders import NOW_US, a_meter_reading, clock
 
 if TYPE_CHECKING:  # in the stubs' types only
@@ -54,8 +55,14 @@ async def test_what_a_wall_box_cannot_draw_a_fast_charger_can(
     assert doubted(database_url) == [("wall-1", 2)]
     environment = an_environment(tmp_path, DATABASE_URL=database_url, POWER_LIMITS_FILE=str(limits))
     assert energyfleet("verify", environment=environment).returncode == 0
-    limits.write_text("meter 24 wall-1\n")
-    assert energyfleet("verify", environment=environment).returncode == 1
+    without = energyfleet("verify", environment=environment | {"ENERGYFLEET_POWER_LIMITS_FILE": ""})
+    assert (without.returncode, without.stdout.splitlines()[0]) == (1, JUDGED_BY.strip())
+    limits.write_text("meter 24 wall-1\nmeter 150 fast-*\nmeter 150 fast-*\n")
+    differ = energyfleet("verify", environment=environment | {"ENERGYFLEET_POWER_MAX_KW": "333.33333"})
+    assert differ.returncode == 1
+    assert differ.stdout.startswith(
+        f"Power is judged by the 2 limits in {limits} and 333.33333 kW for all other devices, over at least 900 s.\n"
+    )
     assert energyfleet("verify", "--repair", environment=environment).returncode == 0
     assert doubted(database_url) == []
 
