@@ -147,9 +147,9 @@ def replay(
 
 
 def _values(reading: Telemetry) -> str:
-    """`kwh_consumed_ac 1.5, voltage 230`, without device and timestamp."""
+    """`kwh_consumed_ac 1.5, voltage 230.0`, exactly, without device and timestamp."""
     side = reading.meter if reading.HasField("meter") else reading.vehicle
-    return ", ".join(f"{field.name} {value:g}" for field, value in side.ListFields() if isinstance(value, float))
+    return ", ".join(f"{field.name} {value!r}" for field, value in side.ListFields() if isinstance(value, float))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -4,7 +4,12 @@ import io
 from pathlib import Path
 
 import pytest
-from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryResponse, IngestionSummary, RejectedReading
+from energyfleet.v1.ingestion_service_pb2 import (
+    ConflictingReading,
+    ExchangeTelemetryResponse,
+    IngestionSummary,
+    RejectedReading,
+)
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
@@ -268,3 +273,15 @@ def test_what_is_refused_is_told_with_its_line_and_what_is_settled_forgotten(
     report.answered(ExchangeTelemetryResponse(committed_sequence=2, summary=summary))
     assert capsys.readouterr().err.startswith("a file:8: meter.voltage ")
     assert (report.told, report._numbers) == (1, {})
+
+
+def test_a_conflict_shows_what_is_stored_to_the_last_digit(capsys: pytest.CaptureFixture[str]) -> None:
+    report = replay.Report("a file")
+    report.expect(1, [2])
+    stored = Telemetry(meter=MeterReading(meter_id="m-1", register_kwh=1234567.8901, voltage=230, kwh_consumed_ac=0.1))
+    summary = IngestionSummary(conflicts=[ConflictingReading(sequence=1, device_id="m-1", stored=stored)])
+    report.answered(ExchangeTelemetryResponse(committed_sequence=1, summary=summary))
+    assert capsys.readouterr().err == (
+        "a file:2: m-1 has other values stored for this time, which stay:"
+        " kwh_consumed_ac 0.1, voltage 230.0, register_kwh 1234567.8901\n"
+    )
