@@ -190,7 +190,7 @@ _REMOVE_HOURS = "DELETE FROM {device}_closed_hours WHERE device_key = ANY(%(keys
 _ADD_HOURS = """
     WITH computed AS (
         SELECT device_key, coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
-            count(history.ts) AS readings
+            count(history.ts) AS readings, max(history.ts) AS last_ts
             {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
         FROM unnest(%(keys)s::integer[]) AS device_key
             LEFT JOIN {device}_telemetry_history AS history
@@ -205,8 +205,8 @@ _ADD_HOURS = """
         WHERE status.{device}_key = device_key AND status.hour_start = %(hour)s
         RETURNING device_key
     )
-    INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
-    SELECT device_key, %(hour)s, {totals}
+    INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
+    SELECT device_key, %(hour)s, last_ts, {totals}
     FROM computed
     WHERE readings > 0 AND device_key NOT IN (SELECT device_key FROM open)
 """
@@ -238,9 +238,10 @@ _REMOVE_STATUS = """
     WITH removed AS (
         DELETE FROM {device}_current_status WHERE {device}_key = ANY(%(keys)s) RETURNING *
     )
-    INSERT INTO {device}_closed_hours AS closed (device_key, hour_start, {totals})
-    SELECT {device}_key, hour_start, {totals:hour_#} FROM removed WHERE hour_readings > 0
-    ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = closed.# + excluded.#}
+    INSERT INTO {device}_closed_hours AS closed (device_key, hour_start, last_ts, {totals})
+    SELECT {device}_key, hour_start, ts, {totals:hour_#} FROM removed WHERE hour_readings > 0
+    ON CONFLICT (device_key, hour_start) DO UPDATE
+        SET last_ts = greatest(closed.last_ts, excluded.last_ts), {totals:# = closed.# + excluded.#}
 """
 
 # A rise may have begun with any energy.

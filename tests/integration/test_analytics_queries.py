@@ -32,11 +32,11 @@ alike = st.text(st.sampled_from("aAbB"), min_size=1, max_size=4) | st.sampled_fr
 """Ids, many of which differ only in case."""
 
 _ROLL_UP = """
-INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
-SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
+SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start, max(ts),
        sum({energy}), sum(greatest(0, -{energy})), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
 FROM {device}_telemetry_history WHERE {device}_key = %(key)s GROUP BY {device}_key, hour_start
-ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = excluded.#}
+ON CONFLICT (device_key, hour_start) DO UPDATE SET last_ts = excluded.last_ts, {totals:# = excluded.#}
 """
 
 
@@ -372,9 +372,10 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     for number in range(1, 21):
         rows.mapping(rows.vehicle(f"car-{number}"), rows.meter(f"meter-{number}"), MIDNIGHT_US - 100 * US_PER_DAY)
     for columns in (
-        "meter_closed_hours (device_key, hour_start, kwh, kwh_returned, readings) SELECT device, hour, 1, 0, 1",
-        "vehicle_closed_hours (device_key, hour_start, kwh, kwh_returned, readings, battery_temp_sum,"
-        " battery_temp_readings) SELECT device, hour, 0.9, 0, 1, 20, 1",
+        "meter_closed_hours (device_key, hour_start, last_ts, kwh, kwh_returned, readings)"
+        " SELECT device, hour, hour + interval '1 hour', 1, 0, 1",
+        "vehicle_closed_hours (device_key, hour_start, last_ts, kwh, kwh_returned, readings, battery_temp_sum,"
+        " battery_temp_readings) SELECT device, hour, hour + interval '1 hour', 0.9, 0, 1, 20, 1",
     ):
         rows.connection.execute(
             f"INSERT INTO {columns} FROM generate_series(1, 20) AS device,"
