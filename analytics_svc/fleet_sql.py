@@ -9,8 +9,8 @@ from sqlalchemy import text
 from shared.db.device_kind import METER, VEHICLE
 
 # The fleet hour by hour: a row for each hour whose version is not the one that is known, with what every device
-# reported in it, packed column by column as big-endian numbers. Energy flows back at few devices: what did has keys of
-# its own. Of an hour that is not known the version is null.
+# reported in it, packed column by column as big-endian numbers; a timestamp is microseconds since 2000. Energy flows
+# back at few devices: what did has keys of its own. Of an hour that is not known the version is null.
 _HOURS = """
 WITH known AS (
     SELECT hour_start, version
@@ -22,12 +22,13 @@ stored AS (
     FROM known LEFT JOIN {device}_hour_changes USING (hour_start)
     GROUP BY hour_start, known_version
 )
-SELECT stored.hour_start, version, device_keys, kwh, readings, returned_keys, kwh_returned
+SELECT stored.hour_start, version, device_keys, kwh, readings, last_ts, returned_keys, kwh_returned
        {averaged:, #_sums, #_readings}
 FROM stored CROSS JOIN LATERAL (
     SELECT coalesce(string_agg(int4send({device}_key), ''), '') AS device_keys,
            coalesce(string_agg(float8send({energy}), ''), '') AS kwh,
            coalesce(string_agg(int4send(hourly.readings), ''), '') AS readings,
+           coalesce(string_agg(timestamptz_send(hourly.last_ts), ''), '') AS last_ts,
            coalesce(string_agg(int4send({device}_key), '') FILTER (WHERE {returned} > 0), '') AS returned_keys,
            coalesce(string_agg(float8send({returned}), '') FILTER (WHERE {returned} > 0), '') AS kwh_returned
            {averaged:,

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.timestamps import US_PER_HOUR
+
 HOUR_BITS = 64
 """Hours of a window at most: a device's are the bits of one number."""
 
 ROWS_MAX = 2_500_000
-"""Rollups kept of each kind of device, at most 48 bytes each: a day of 100,000 devices."""
+"""Rollups kept of each kind of device, at most 56 bytes each: a day of 100,000 devices."""
 
 Keys = NDArray[np.int32]
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Times = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 
 Averages = Sequence[tuple[Numbers, Counts]]
@@ -35,6 +38,8 @@ class Hour:
     keys: Keys
     kwh: Numbers
     readings: Counts
+    until_end_us: Times
+    """From the last reading to the end of the hour, in microseconds: 0 where it came with the end."""
     returned_keys: Keys
     """Of the devices at which energy flowed back: few."""
     kwh_returned: Numbers
@@ -43,7 +48,7 @@ class Hour:
     @classmethod
     def of(cls, row: Any) -> "Hour":
         """From a row of VEHICLE_HOURS or METER_HOURS."""
-        _, version, device_keys, kwh, readings, returned_keys, kwh_returned, *averages = row
+        _, version, device_keys, kwh, readings, last_ts, returned_keys, kwh_returned, *averages = row
         keys = unpack_keys(device_keys)
         order = np.argsort(keys)
         return cls(
@@ -51,6 +56,7 @@ class Hour:
             keys[order],
             _numbers(kwh)[order],
             _counts(readings)[order],
+            _until_end_us(last_ts)[order],
             unpack_keys(returned_keys),
             _numbers(kwh_returned),
             [
@@ -130,6 +136,11 @@ def _numbers(packed: bytes) -> Numbers:
 
 def _counts(packed: bytes) -> Counts:
     return np.frombuffer(packed, dtype=">i4").astype(np.int64)
+
+
+def _until_end_us(packed: bytes) -> Times:
+    """From timestamps to the ends of their hours. PostgreSQL counts microseconds from a full hour on."""
+    return -np.frombuffer(packed, dtype=">i8").astype(np.int64) % US_PER_HOUR
 
 
 def _no_counts(length: int) -> Counts:

@@ -51,8 +51,8 @@ FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, veh
 """
 # Hour by hour through all devices, as they are filled; the newest one is still open, and in their status.
 _HOURS = """
-INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
-SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
+SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start, max(ts),
        sum({energy}), sum(greatest(0, -{energy})), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
 FROM {device}_telemetry_history WHERE ts > %(start)s AND ts <= least(%(end)s, %(open_hour)s)
 GROUP BY {device}_key, hour_start ORDER BY hour_start, {device}_key

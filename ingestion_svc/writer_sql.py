@@ -65,6 +65,9 @@ _CHANGE_STATUS = """
     closed_hour_start = CASE
         WHEN excluded.hour_start <> status.hour_start THEN least(status.hour_start, excluded.hour_start)
     END,
+    closed_last_ts = CASE
+        WHEN excluded.hour_start <> status.hour_start THEN least(status.ts, excluded.ts)
+    END,
     {totals:
     hour_# = CASE
         WHEN excluded.hour_start = status.hour_start THEN status.hour_# + excluded.hour_#
@@ -79,16 +82,17 @@ _CHANGE_STATUS = """
 
 # What a batch adds to closed hours, from `moved`, the changes of status rows, and from `hours`, its hours.
 _CLOSE_HOURS = """
-    INSERT INTO {device}_closed_hours AS closed (device_key, hour_start, {totals})
-    SELECT device_key, hour_start, {totals:sum(#)}
+    INSERT INTO {device}_closed_hours AS closed (device_key, hour_start, last_ts, {totals})
+    SELECT device_key, hour_start, max(last_ts), {totals:sum(#)}
     FROM (
-        SELECT device_key, closed_hour_start AS hour_start, {totals:closed_# AS #}
+        SELECT device_key, closed_hour_start AS hour_start, closed_last_ts AS last_ts, {totals:closed_# AS #}
         FROM moved WHERE closed_readings > 0
         UNION ALL
-        SELECT device_key, hour_start, {totals:hour_#} FROM hours WHERE NOT newest
+        SELECT device_key, hour_start, ts, {totals:hour_#} FROM hours WHERE NOT newest
     ) AS added
     GROUP BY device_key, hour_start ORDER BY device_key, hour_start
-    ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = closed.# + excluded.#}
+    ON CONFLICT (device_key, hour_start) DO UPDATE
+        SET last_ts = greatest(closed.last_ts, excluded.last_ts), {totals:# = closed.# + excluded.#}
 """
 
 # Locks the status of devices until the transaction ends: who writes readings of a device waits for that.
@@ -212,7 +216,7 @@ _INSERT = (
         ON CONFLICT ({device}_key) DO UPDATE SET """
     + _CHANGE_STATUS
     + """
-        RETURNING {device}_key AS device_key, closed_hour_start, {totals:closed_#}
+        RETURNING {device}_key AS device_key, closed_hour_start, closed_last_ts, {totals:closed_#}
     ), closed AS ("""
     + _CLOSE_HOURS
     + """)
@@ -291,7 +295,7 @@ _FIND_STORED = """
 _ADD_HOURS = (
     """
     WITH hours AS (
-        SELECT device_key, hour_start, {totals:hour_#}, newest FROM staged_hours
+        SELECT device_key, hour_start, ts, {totals:hour_#}, newest FROM staged_hours
     ), moved AS (
         UPDATE {device}_current_status AS status SET """
     + _CHANGE_STATUS
@@ -300,7 +304,7 @@ _ADD_HOURS = (
         FROM (SELECT * FROM staged_hours WHERE newest ORDER BY device_key OFFSET 0) AS excluded
         WHERE status.{device}_key = excluded.device_key AND status.ts = excluded.previous_ts
             AND status.rising_from_kwh IS NOT DISTINCT FROM excluded.previous_rising_from_kwh
-        RETURNING status.{device}_key AS device_key, closed_hour_start, {totals:closed_#}
+        RETURNING status.{device}_key AS device_key, closed_hour_start, closed_last_ts, {totals:closed_#}
     ), closed AS ("""
     + _CLOSE_HOURS
     + """)

@@ -77,6 +77,7 @@ damages = st.one_of(
     st.tuples(st.just("temperatures"), st.just("vehicle"), _at, _wrong),
     st.tuples(st.just("count"), _side, _at, st.integers(-1, 1)),
     st.tuples(st.just("temperature count"), st.just("vehicle"), _at, st.integers(-1, 1)),
+    st.tuples(st.just("last"), _side, _at, st.sampled_from([-1, 1, US_PER_HOUR])),
     st.tuples(st.just("move"), _side, _at, st.sampled_from([US_PER_HOUR // 2, 50 * US_PER_HOUR])),
     st.tuples(st.just("delete hour"), _side, _at, st.none()),
     st.tuples(st.just("open scale"), _side, _at, st.sampled_from([1 + 1e-12, 1 + 1e-7, 2.0])),
@@ -103,10 +104,11 @@ DAMAGES = {
         "UPDATE {s}_closed_hours SET battery_temp_readings = battery_temp_readings + %(by)s WHERE ctid = %(row)s"
     ),
     "move": ("UPDATE {s}_closed_hours SET hour_start = hour_start + %(by)s * interval '1 us' WHERE ctid = %(row)s"),
+    "last": "UPDATE {s}_closed_hours SET last_ts = last_ts + %(by)s * interval '1 us' WHERE ctid = %(row)s",
     "delete hour": "DELETE FROM {s}_closed_hours WHERE ctid = %(row)s",
     "surplus hour": (
-        "INSERT INTO {s}_closed_hours (device_key, hour_start, {totals})"
-        " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', {ones}) ON CONFLICT DO NOTHING"
+        "INSERT INTO {s}_closed_hours (device_key, hour_start, last_ts, {totals})"
+        " VALUES (%(at)s, %(midnight)s + %(by)s * interval '1 h', %(midnight)s, {ones}) ON CONFLICT DO NOTHING"
     ),
     "open scale": "UPDATE {s}_current_status SET hour_kwh = hour_kwh * %(by)s WHERE ctid = %(row)s",
     "open sum": "UPDATE {s}_current_status SET hour_kwh = %(by)s WHERE ctid = %(row)s",
@@ -183,9 +185,9 @@ class Truth:
     def _wrong_hours(self, owner: psycopg.Connection[Any], side: str) -> set[Place]:
         sums = ", ".join(f"sum({column})" for column in SUMMED[side])
         stored = {
-            (device_id, us_from_datetime(hour)): values
-            for device_id, hour, *values in owner.execute(
-                f"SELECT coalesce({side}_id, {side}_key::text) AS device_id, hour_start, {sums}"
+            (device_id, us_from_datetime(hour)): (us_from_datetime(last_ts), values)
+            for device_id, hour, last_ts, *values in owner.execute(
+                f"SELECT coalesce({side}_id, {side}_key::text) AS device_id, hour_start, max(last_ts), {sums}"
                 f" FROM {side}_energy_hourly LEFT JOIN {side}s USING ({side}_key) GROUP BY device_id, hour_start"
             )
             if self.judged(us_from_datetime(hour))
@@ -194,21 +196,24 @@ class Truth:
         return {
             place
             for place in stored.keys() | due.keys()
-            if place not in stored or place not in due or not _same(stored[place], due[place])
+            if place not in stored or place not in due or not _same(*stored[place], due[place])
         }
 
     def _wrong_status(self, owner: psycopg.Connection[Any], side: str) -> set[Place]:
         stored = {
-            device_id: (us_from_datetime(ts), tuple(values))
-            for device_id, ts, *values in owner.execute(
-                f"SELECT coalesce({side}_id, {side}_key::text), ts, {', '.join(MEASURED[side])}"
+            device_id: (us_from_datetime(ts), us_from_datetime(hour), tuple(values))
+            for device_id, ts, hour, *values in owner.execute(
+                f"SELECT coalesce({side}_id, {side}_key::text), ts, hour_start, {', '.join(MEASURED[side])}"
                 f" FROM {side}_current_status LEFT JOIN {side}s USING ({side}_key)"
             )
         }
-        due = {device_id: (each.ts_us, each.values) for device_id, each in self.newest[side].items()}
+        due = {
+            device_id: (each.ts_us, hour_start_us(each.ts_us), each.values)
+            for device_id, each in self.newest[side].items()
+        }
         dropped = {
             device_id
-            for device_id, (ts_us, _) in stored.items()
+            for device_id, (ts_us, *_) in stored.items()
             if device_id not in due and self.floor_us is not None and ts_us < self.floor_us
         }
         return {
@@ -222,7 +227,9 @@ def _hour(reading: Reading) -> tuple[str, int]:
     return reading.device_id, hour_start_us(reading.ts_us)
 
 
-def _same(stored: list[Any], of_hour: list[Reading]) -> bool:
+def _same(last_us: int, stored: list[Any], of_hour: list[Reading]) -> bool:
+    if last_us != max(each.ts_us for each in of_hour):
+        return False
     temps = [each.temp for each in of_hour if each.temp is not None]
     kwh, returned, count, *of_temps = stored
     due = math.fsum(each.kwh for each in of_hour)

@@ -332,13 +332,14 @@ class Model:
     def newest(self, device: Device) -> tuple[int, Values] | None:
         return max(self.counted(device).items(), default=None)
 
-    def hourly(self, device: Device) -> dict[int, tuple[float, float, int]]:
-        """(kWh, kWh that flowed back, readings) by the start of the hour."""
-        hours: dict[int, list[float]] = defaultdict(list)
+    def hourly(self, device: Device) -> dict[int, tuple[float, float, int, int]]:
+        """(kWh, kWh that flowed back, readings, when the last one came) by the start of the hour."""
+        hours: dict[int, dict[int, Values]] = defaultdict(dict)
         for ts_us, values in self.counted(device).items():
-            assert values[0] is not None
-            hours[hour_start_us(ts_us)].append(values[0])
-        return {hour: (math.fsum(kwh), returned(kwh), len(kwh)) for hour, kwh in hours.items()}
+            hours[hour_start_us(ts_us)][ts_us] = values
+        return {
+            hour: (math.fsum(kwh := energies(its)), returned(kwh), len(its), max(its)) for hour, its in hours.items()
+        }
 
     def performance(self, vehicle_id: str, start_us: int, end_us: int) -> Performance:
         spans = [

@@ -107,16 +107,19 @@ def _add_tables(kind: DeviceKind) -> None:
         _timestamptz("hour_start"),
         *_totals(kind, "hour_", nullable=False, server_default=text("0")),
         _timestamptz("closed_hour_start", nullable=True),
+        _timestamptz("closed_last_ts", nullable=True),
         *_totals(kind, "closed_"),
         PrimaryKeyConstraint(key),
         postgresql_with=_HOT,
     )
-    # The rollups of all other hours: an hour of a device is in one of the two places. The view has both.
+    # The rollups of all other hours: an hour of a device is in one of the two places. The view has both. `last_ts`
+    # is the timestamp of the hour's last reading; that of an hour in the status is the row's `ts`.
     Table(
         f"{name}_closed_hours",
         metadata,
         _key("device_key"),
         _timestamptz("hour_start"),
+        _timestamptz("last_ts"),
         *_totals(kind, nullable=False),
         PrimaryKeyConstraint("device_key", "hour_start"),
         Index(f"{name}_closed_hours_hour_start", "hour_start"),

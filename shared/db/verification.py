@@ -123,8 +123,14 @@ async def _repair_rows(connection: AsyncConnection[Any], suspects: Check) -> lis
         if suspects.derived.add:
             await connection.execute(suspects.derived.add, wrong, prepare=False)
         if suspects.derived.mark_hours is not None:
-            await connection.execute(suspects.derived.mark_hours, {"hours": [wrong["hour"]]}, prepare=False)
+            hours = _hours_of_status(found) if wrong["hour"] is None else [wrong["hour"]]
+            await connection.execute(suspects.derived.mark_hours, {"hours": hours}, prepare=False)
     return found
+
+
+def _hours_of_status(found: list[Difference]) -> list[str]:
+    """The hours that were open, and those that are: of each the status tells when the last reading came."""
+    return sorted({row["hour_start"] for each in found for row in (each.stored, each.history) if row is not None})
 
 
 async def _hours(connection: AsyncConnection[Any], side: Side, start_us: int, end_us: int) -> set[int]:

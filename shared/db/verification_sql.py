@@ -29,7 +29,7 @@ class Derived:
     add: str
     """Inserts the rows of `keys` as history has them. Of these there must be none. Empty where `remove` repairs."""
     mark_hours: str | None = None
-    """Tells readers of `hours` that they changed; None in a table without hours."""
+    """Tells readers of `hours` that their rollups changed; None where those do not follow from the table's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ _LOCK = "LOCK TABLE {device}_current_status, {device}_closed_hours IN EXCLUSIVE 
 _FIND_HOURS = """
     WITH computed AS (
         SELECT {device}_key, sum({energy}) AS kwh, sum(greatest(0, -{energy})) AS kwh_returned, count(*) AS readings,
-            sum(abs({energy})) AS kwh_magnitudes
+            max(history.ts) AS last_ts, sum(abs({energy})) AS kwh_magnitudes
             {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings, coalesce(sum(abs(#)), 0) AS #_magnitudes}
         FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
             JOIN {device}_telemetry_history AS history USING ({device}_key)
@@ -73,19 +73,22 @@ _FIND_HOURS = """
             AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
         GROUP BY {device}_key
     ), stored AS (
-        SELECT {device}_key, sum({energy}) AS kwh, sum({returned}) AS kwh_returned, sum(readings) AS readings
+        SELECT {device}_key, sum({energy}) AS kwh, sum({returned}) AS kwh_returned, sum(readings) AS readings,
+            max(last_ts) AS last_ts
             {averaged:, sum(#_sum) AS #_sum, sum(#_readings) AS #_readings}
         FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
             JOIN {device}_energy_hourly AS hourly USING ({device}_key)
         WHERE hourly.hour_start = %(hour)s
         GROUP BY {device}_key
     )
-    SELECT {device}_key, {device}_id, {totals:stored.#}, {totals:computed.#}
+    SELECT {device}_key, {device}_id,
+        {totals:stored.#}, stored.last_ts::text,
+        {totals:computed.#}, computed.last_ts::text
     FROM stored FULL JOIN computed USING ({device}_key) LEFT JOIN {device}s USING ({device}_key)
     WHERE %(hour)s >= (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
         AND (
-            (stored.readings {averaged:, stored.#_readings})
-                IS DISTINCT FROM (computed.readings {averaged:, computed.#_readings})
+            (stored.last_ts, stored.readings {averaged:, stored.#_readings})
+                IS DISTINCT FROM (computed.last_ts, computed.readings {averaged:, computed.#_readings})
             OR greatest(
                 abs(stored.kwh - computed.kwh) - 1e-9 * greatest(computed.kwh_magnitudes, 1e-290),
                 abs(stored.kwh_returned - computed.kwh_returned) - 1e-9 * greatest(computed.kwh_returned, 1e-290)
@@ -190,7 +193,7 @@ _REMOVE_HOURS = "DELETE FROM {device}_closed_hours WHERE device_key = ANY(%(keys
 _ADD_HOURS = """
     WITH computed AS (
         SELECT device_key, coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
-            count(history.ts) AS readings
+            count(history.ts) AS readings, max(history.ts) AS last_ts
             {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
         FROM unnest(%(keys)s::integer[]) AS device_key
             LEFT JOIN {device}_telemetry_history AS history
@@ -205,27 +208,30 @@ _ADD_HOURS = """
         WHERE status.{device}_key = device_key AND status.hour_start = %(hour)s
         RETURNING device_key
     )
-    INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
-    SELECT device_key, %(hour)s, {totals}
+    INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
+    SELECT device_key, %(hour)s, last_ts, {totals}
     FROM computed
     WHERE readings > 0 AND device_key NOT IN (SELECT device_key FROM open)
 """
 
-# Where history has nothing of a device, a status from before the retention floor stands: its reading was dropped.
+# The hour of a status must be that of its reading, whose timestamp is then the hour's last one. Where history has
+# nothing of a device, a status from before the retention floor stands: its reading was dropped.
 _FIND_STATUS = """
     SELECT {device}_key, {device}_id,
-        status.ts::text, {measurements:status.#}, status.sent_kwh,
-        newest.ts::text, {measurements:newest.#}, newest.sent_kwh
+        status.ts::text, {measurements:status.#}, status.sent_kwh, status.hour_start::text,
+        newest.ts::text, {measurements:newest.#}, newest.sent_kwh, newest.hour_start::text
     FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
         LEFT JOIN {device}s USING ({device}_key)
         LEFT JOIN {device}_current_status AS status USING ({device}_key)
         LEFT JOIN LATERAL (
-            SELECT ts, {measurements}, sent_kwh FROM {device}_telemetry_history AS history
+            SELECT ts, {measurements}, sent_kwh,
+                date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
+            FROM {device}_telemetry_history AS history
             WHERE history.{device}_key = device.{device}_key
             ORDER BY ts DESC LIMIT 1
         ) AS newest ON true
-    WHERE (status.ts, {measurements:status.#}, status.sent_kwh)
-        IS DISTINCT FROM (newest.ts, {measurements:newest.#}, newest.sent_kwh)
+    WHERE (status.ts, {measurements:status.#}, status.sent_kwh, status.hour_start)
+        IS DISTINCT FROM (newest.ts, {measurements:newest.#}, newest.sent_kwh, newest.hour_start)
         AND NOT (
             newest.ts IS NULL
             AND status.ts < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
@@ -233,14 +239,15 @@ _FIND_STATUS = """
     ORDER BY {device}_key
 """
 
-# The hour that was open stays what it is, right or wrong.
+# The sums of the hour that was open stay what they are, right or wrong.
 _REMOVE_STATUS = """
     WITH removed AS (
         DELETE FROM {device}_current_status WHERE {device}_key = ANY(%(keys)s) RETURNING *
     )
-    INSERT INTO {device}_closed_hours AS closed (device_key, hour_start, {totals})
-    SELECT {device}_key, hour_start, {totals:hour_#} FROM removed WHERE hour_readings > 0
-    ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = closed.# + excluded.#}
+    INSERT INTO {device}_closed_hours AS closed (device_key, hour_start, last_ts, {totals})
+    SELECT {device}_key, hour_start, ts, {totals:hour_#} FROM removed WHERE hour_readings > 0
+    ON CONFLICT (device_key, hour_start) DO UPDATE
+        SET last_ts = greatest(closed.last_ts, excluded.last_ts), {totals:# = closed.# + excluded.#}
 """
 
 # A rise may have begun with any energy.
@@ -286,7 +293,7 @@ def _side(kind: DeviceKind) -> Side:
     _, _, *other_totals = kind.totals
     hours = Derived(
         table=kind.render("{device}_energy_hourly"),
-        columns=(kind.energy, kind.returned, *other_totals),
+        columns=(kind.energy, kind.returned, *other_totals, "last_ts"),
         find=kind.render(_FIND_HOURS),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_HOURS),
@@ -303,11 +310,12 @@ def _side(kind: DeviceKind) -> Side:
     )
     status = Derived(
         table=kind.render("{device}_current_status"),
-        columns=("ts", *kind.measurements, "sent_kwh"),
+        columns=("ts", *kind.measurements, "sent_kwh", "hour_start"),
         find=kind.render(_FIND_STATUS),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_STATUS),
         add=kind.render(_ADD_STATUS),
+        mark_hours=kind.render(MARK_HOURS),
     )
     return Side(
         device=kind.name,

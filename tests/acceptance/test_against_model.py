@@ -294,18 +294,18 @@ def check_stored(connection: psycopg.Connection[Any], model: Model, device: Devi
 
     energy = COLUMNS[side].split(",")[0]
     returned = energy.replace("consumed", "returned").replace("delivered", "returned")
-    rollups: dict[int, tuple[float, float, int]] = {
-        us_of(hour): (kwh, back, readings)
-        for hour, kwh, back, readings in connection.execute(
-            f"SELECT hour_start, {energy}, {returned}, readings FROM {side}_energy_hourly {source}"
+    rollups: dict[int, tuple[float, float, int, int]] = {
+        us_of(hour): (kwh, back, readings, us_of(last_ts))
+        for hour, kwh, back, readings, last_ts in connection.execute(
+            f"SELECT hour_start, {energy}, {returned}, readings, last_ts FROM {side}_energy_hourly {source}"
         )
     }
     expected = model.hourly(device)
-    assert {hour: readings for hour, (_, _, readings) in rollups.items()} == {
-        hour: readings for hour, (_, _, readings) in expected.items()
+    assert {hour: rollup[2:] for hour, rollup in rollups.items()} == {
+        hour: rollup[2:] for hour, rollup in expected.items()
     }
-    assert all(close(rollups[hour][0], kwh) for hour, (kwh, _, _) in expected.items())
-    assert all(close(rollups[hour][1], back) for hour, (_, back, _) in expected.items())
+    assert all(close(rollups[hour][0], kwh) for hour, (kwh, *_) in expected.items())
+    assert all(close(rollups[hour][1], back) for hour, (_, back, *_) in expected.items())
 
 
 def us_of(moment: datetime) -> int:

@@ -40,10 +40,14 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     assert found.stdout.splitlines()[1].startswith(
         "meter_current_status m0: stored nothing; history says ts 2026-02-10"
     )
+    last = "last_ts 2026-02-10 00:30:00+00"
     assert found.stdout.splitlines()[2:] == [
         f"meter_energy_hourly {device} 2026-02-10T00:00:00Z: stored {stored};"
-        " history says kwh_consumed_ac 1.5, kwh_returned_ac 0.0, readings 1"
-        for device, stored in (("m0", "nothing"), ("m1", "kwh_consumed_ac 7.0, kwh_returned_ac 0.0, readings 1"))
+        f" history says kwh_consumed_ac 1.5, kwh_returned_ac 0.0, readings 1, {last}"
+        for device, stored in (
+            ("m0", "nothing"),
+            ("m1", f"kwh_consumed_ac 7.0, kwh_returned_ac 0.0, readings 1, {last}"),
+        )
     ]
     assert found.stderr == (
         "Not what history says: 1 row of meter_current_status, 30 rows of meter_energy_hourly."

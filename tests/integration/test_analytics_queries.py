@@ -15,6 +15,7 @@ from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
+from analytics_svc.hour_cache import HourCache
 from analytics_svc.prepared import Prepared
 from analytics_svc.queries import Queries
 from analytics_svc.queries_sql import SIMILAR_MAX
@@ -32,11 +33,11 @@ alike = st.text(st.sampled_from("aAbB"), min_size=1, max_size=4) | st.sampled_fr
 """Ids, many of which differ only in case."""
 
 _ROLL_UP = """
-INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
-SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start,
+INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
+SELECT {device}_key, date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start, max(ts),
        sum({energy}), sum(greatest(0, -{energy})), count(*) {averaged:, coalesce(sum(#), 0), count(#)}
 FROM {device}_telemetry_history WHERE {device}_key = %(key)s GROUP BY {device}_key, hour_start
-ON CONFLICT (device_key, hour_start) DO UPDATE SET {totals:# = excluded.#}
+ON CONFLICT (device_key, hour_start) DO UPDATE SET last_ts = excluded.last_ts, {totals:# = excluded.#}
 """
 
 
@@ -372,9 +373,10 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     for number in range(1, 21):
         rows.mapping(rows.vehicle(f"car-{number}"), rows.meter(f"meter-{number}"), MIDNIGHT_US - 100 * US_PER_DAY)
     for columns in (
-        "meter_closed_hours (device_key, hour_start, kwh, kwh_returned, readings) SELECT device, hour, 1, 0, 1",
-        "vehicle_closed_hours (device_key, hour_start, kwh, kwh_returned, readings, battery_temp_sum,"
-        " battery_temp_readings) SELECT device, hour, 0.9, 0, 1, 20, 1",
+        "meter_closed_hours (device_key, hour_start, last_ts, kwh, kwh_returned, readings)"
+        " SELECT device, hour, hour + interval '1 hour', 1, 0, 1",
+        "vehicle_closed_hours (device_key, hour_start, last_ts, kwh, kwh_returned, readings, battery_temp_sum,"
+        " battery_temp_readings) SELECT device, hour, hour + interval '1 hour', 0.9, 0, 1, 20, 1",
     ):
         rows.connection.execute(
             f"INSERT INTO {columns} FROM generate_series(1, 20) AS device,"
@@ -403,6 +405,19 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     assert {totals._replace(kwh_delivered_dc=None) for totals in found.within(0, len(found))} == {
         Totals(1, None, 24.0, 20.0, 24, 24, 24, 24, 0.0, 0.0)
     }
+
+
+async def test_the_hours_of_a_fleet_tell_how_long_before_their_ends_devices_reported(
+    rows: Rows, queries: Queries
+) -> None:
+    window = Window(MIDNIGHT_US - US_PER_HOUR, MIDNIGHT_US + US_PER_HOUR)
+    early, late = rows.vehicle("early"), rows.vehicle("late")
+    rows.delivered(late, (MIDNIGHT_US - 7, 0.5), (MIDNIGHT_US, 0.5), (window.end_us - 1, 0.5), (MIDNIGHT_US + 1, 0.5))
+    rows.delivered(early, (window.start_us + 1, 0.5))
+    before, after = (await queries.fleet._hours(fleet_sql.VEHICLE_HOURS, HourCache(), window)).value
+    assert before.keys.tolist() == [early, late]
+    assert before.until_end_us.tolist() == [US_PER_HOUR - 1, 0]
+    assert (after.keys.tolist(), after.until_end_us.tolist()) == ([late], [1])
 
 
 @pytest.mark.parametrize("once", [True, False], ids=["planned for the days", "planned for the window"])

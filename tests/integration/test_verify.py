@@ -19,7 +19,7 @@ from shared.db import verification
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.db.verification import EVER_US, Check, Difference, checks, find, repair_rows
-from shared.timestamps import US_PER_HOUR, US_PER_SECOND
+from shared.timestamps import US_PER_HOUR, US_PER_SECOND, us_from_datetime
 from tests.acceptance.processes import until
 from tests.builders import NOW_US
 from tests.damage import FLOOR_DAY, MIDNIGHT_US, NOBODY, SIDES, Reading, Truth, damage, damages, readings
@@ -112,12 +112,11 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
         damage(owner, *each)
     wrong = truth.differs(owner)
     event(f"rows that differ: {min(sum(len(places) for places in wrong.values()), 4)}")
-    told = []
+    told = await differences(database_url)
     async with connected(database_url) as connection:
         for check in await checks(connection, *EVER_US):
             if found := await find(connection, check):
                 assert repr(await repair_rows(connection, found, check)) == repr(found)  # NaN is not equal to itself
-            told += found
     assert {
         table: sorted((each.device_id or str(each.device_key), each.hour_us) for each in told if each.table == table)
         for table in wrong
@@ -184,8 +183,9 @@ async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
         (difference,) = await repairing
     await writer.close()
 
-    assert difference.stored == {"kwh_consumed_ac": 0.25, "kwh_returned_ac": 0.0, "readings": 1}
-    assert difference.history == {"kwh_consumed_ac": 1.75, "kwh_returned_ac": 0.0, "readings": 2}
+    last = {"last_ts": "2026-02-10 00:31:00+00"}
+    assert difference.stored == {"kwh_consumed_ac": 0.25, "kwh_returned_ac": 0.0, "readings": 1} | last
+    assert difference.history == {"kwh_consumed_ac": 1.75, "kwh_returned_ac": 0.0, "readings": 2} | last
     assert await differences(database_url) == []
 
 
@@ -211,6 +211,32 @@ async def test_what_counts_is_held_against_what_was_sent(
     await repaired(database_url)
     assert await differences(database_url) == []
     assert owner.execute("SELECT * FROM meter_telemetry_history ORDER BY ts").fetchall() == before
+
+
+async def test_readers_are_told_of_the_hour_whose_last_reading_a_mended_status_tells(
+    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+) -> None:
+    await write(ingestion_url, [a_reading(-60), a_reading(0)])
+    owner.execute("UPDATE meter_current_status SET ts = ts - interval '1 us'")
+    owner.execute("DELETE FROM meter_hour_changes")
+
+    assert [each.table for each in await differences(database_url)] == ["meter_current_status", "meter_energy_hourly"]
+    assert [each.table for each in await repaired(database_url)] == ["meter_current_status"]
+    assert await differences(database_url) == []
+    changed = owner.execute("SELECT hour_start FROM meter_hour_changes").fetchall()
+    assert [us_from_datetime(hour) for (hour,) in changed] == [hour_start_us(NOW_US)]
+
+
+async def test_a_status_whose_hour_is_not_its_reading_s_is_found_and_mended(
+    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+) -> None:
+    await write(ingestion_url, [a_reading(-60), a_reading(0)])
+    before = owner.execute("SELECT * FROM meter_energy_hourly ORDER BY hour_start").fetchall()
+    owner.execute("UPDATE meter_current_status SET hour_start = hour_start - interval '1 hour'")
+
+    assert "meter_current_status" in {each.table for each in await repaired(database_url)}
+    assert await differences(database_url) == []
+    assert owner.execute("SELECT * FROM meter_energy_hourly ORDER BY hour_start").fetchall() == before
 
 
 async def test_damage_is_mended_while_writers_go_on(
@@ -291,6 +317,8 @@ async def test_only_hours_within_the_span_are_looked_at(
         for start, end in ((-2, -1), (-1, 0), (0, 1), (1, 2)):
             span = MIDNIGHT_US + start * US_PER_HOUR, MIDNIGHT_US + end * US_PER_HOUR
             hours[start] = [
-                len(await find(connection, each)) for each in await checks(connection, *span) if each.derived.mark_hours
+                len(await find(connection, each))
+                for each in await checks(connection, *span)
+                if each.derived.table == "meter_energy_hourly"
             ]
     assert hours == {-2: [1], -1: [1], 0: [1], 1: [0]}

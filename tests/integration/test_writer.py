@@ -138,6 +138,28 @@ async def test_a_reading_on_the_hour_belongs_to_the_hour_that_ends(ingestion_url
     assert rows == [(hour - timedelta(hours=1), 1.0), (hour, 2.0)]
 
 
+async def test_an_hour_tells_its_last_reading_whatever_comes_late(ingestion_url: str, database_url: str) -> None:
+    hour_us = NOW_US // US_PER_HOUR * US_PER_HOUR
+
+    async def last_minutes_after(*minutes: int) -> list[int]:
+        """When the last reading of each hour came, in minutes from `hour_us` on, once readings of these are written."""
+        rows = [MeterRow("m", hour_us + minute * 60 * US_PER_SECOND, 1.0, None) for minute in minutes]
+        await writer.write(rows)
+        with psycopg.connect(database_url) as connection:
+            stored = connection.execute("SELECT last_ts FROM meter_energy_hourly ORDER BY hour_start").fetchall()
+        return [(us_from_datetime(last_ts) - hour_us) // (60 * US_PER_SECOND) for (last_ts,) in stored]
+
+    async with writing(ingestion_url, METERS) as writer:
+        assert await last_minutes_after(5) == [5]
+        assert await last_minutes_after(20) == [20]
+        assert await last_minutes_after(65) == [20, 65], "closed with the newest reading of the status"
+        assert await last_minutes_after(10) == [20, 65], "a late reading before the last one"
+        assert await last_minutes_after(50) == [50, 65], "a late reading after the last one"
+        assert await last_minutes_after(50, 5, 65) == [50, 65], "duplicates"
+        assert await last_minutes_after(60, 66, 119, 121, 150, 185) == [60, 119, 150, 185]
+        assert await last_minutes_after(-10, -5, 55, 130, 170) == [-5, 60, 119, 170, 185]
+
+
 async def test_a_partition_that_was_dropped_is_made_again(ingestion_url: str, database_url: str) -> None:
     old = MeterRow("m", NOW_US - 40 * US_PER_DAY, 1.0, None)
     async with writing(ingestion_url, METERS) as writer:

@@ -343,18 +343,24 @@ def check(
         (device_id, max(places)): places[max(places)][:-2] for device_id, places in devices.items()
     }
     sums: dict[tuple[str, int], list[tuple[Any, ...]]] = defaultdict(list)
+    last_us: dict[tuple[str, int], int] = {}
     for device_id, places in devices.items():
-        for ts_us, values in places.items():
+        for ts_us, values in sorted(places.items()):
             sums[device_id, hour_start_us(ts_us)].append(values)
+            last_us[device_id, hour_start_us(ts_us)] = ts_us
     expected = {}
     for place, all_values in sums.items():
         energy = [values[0] or 0.0 for values in all_values]
         returned = math.fsum(-kwh for kwh in energy if kwh < 0)
-        of_hour: list[float] = [math.fsum(energy), returned, len(energy)]
+        of_hour: list[float] = [last_us[place], math.fsum(energy), returned, len(energy)]
         for name in kind.averaged:
             column = [values[kind.measurements.index(name)] for values in all_values]
             known = [value for value in column if value is not None]
             of_hour += [math.fsum(known), len(known)]
         expected[place] = tuple(of_hour)
-    found = stored_in("energy_hourly", "hour_start, {energy}, {returned}, readings {averaged:, #_sum, #_readings}")
+    found = stored_in(
+        "energy_hourly",
+        "hour_start, (extract(epoch FROM last_ts) * 1000000)::bigint, {energy}, {returned}, readings"
+        " {averaged:, #_sum, #_readings}",
+    )
     assert found == expected  # quarters add up exactly

@@ -1,6 +1,7 @@
 """Hours of a fleet in memory: sums against a plain-Python model, and a bound on what is kept."""
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +10,13 @@ from hypothesis import strategies as st
 
 from analytics_svc import hour_cache
 from analytics_svc.hour_cache import Hour, HourCache, Sums
+from shared.timestamps import US_PER_HOUR
 
 Reported = dict[int, tuple[float, int, float, int, float]]
 """By key: energy, readings, of vehicles the sum of temperatures and how many there were, and what flowed back."""
+
+START_US = 9 * US_PER_HOUR
+"""The hour's, since 2000 as PostgreSQL counts."""
 
 reported = st.dictionaries(
     st.integers(1, 9),
@@ -29,8 +34,8 @@ def packed(form: str, numbers: list[float] | list[int]) -> bytes:
     return struct.pack(f">{len(numbers)}{form}", *numbers)
 
 
-def hour(told: Reported, version: str = "", *, of_vehicles: bool = True) -> Hour:
-    """As the database tells it: column by column, in no order."""
+def hour(told: Reported, version: str = "", *, of_vehicles: bool = True, last_us: Sequence[int] = ()) -> Hour:
+    """As the database tells it: column by column, in no order. `last_us` are the last readings', from its start on."""
     values = list(told.values())
     kwh, readings, temps, temp_readings = (
         packed(form, [each[column] for each in values]) for column, form in enumerate("didi")
@@ -38,7 +43,8 @@ def hour(told: Reported, version: str = "", *, of_vehicles: bool = True) -> Hour
     returned = {key: each[4] for key, each in told.items() if each[4]}
     returned_columns = packed("i", list(returned)), packed("d", list(returned.values()))
     averages = (temps, temp_readings) if of_vehicles else ()
-    return Hour.of((None, version, packed("i", list(told)), kwh, readings, *returned_columns, *averages))
+    last_ts = packed("q", [START_US + since_us for since_us in last_us or [1] * len(told)])
+    return Hour.of((None, version, packed("i", list(told)), kwh, readings, last_ts, *returned_columns, *averages))
 
 
 @given(st.sets(st.integers(1, 9)), st.lists(reported, max_size=64), st.booleans())
@@ -58,6 +64,12 @@ def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
             assert temps[place] == sum(each[2] for each in present)
             assert temp_readings[place] == sum(each[3] for each in present)
         assert int(sums.hours[place]) == int("0" + "".join("01"[each is not None] for each in its), 2)
+
+
+def test_an_hour_tells_how_long_before_its_end_each_device_reported_last() -> None:
+    told = dict.fromkeys((7, 3, 5), (1.0, 1, 20.0, 1, 0.0))
+    found = hour(told, last_us=[1, US_PER_HOUR, US_PER_HOUR - 1])
+    assert dict(zip(found.keys.tolist(), found.until_end_us.tolist(), strict=True)) == {3: 0, 5: 1, 7: US_PER_HOUR - 1}
 
 
 def test_what_was_asked_for_last_is_kept_and_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,7 @@ _READINGS = (
         hour_kwh_returned double precision NOT NULL DEFAULT 0,
         hour_readings integer NOT NULL DEFAULT 0,
         closed_hour_start timestamptz,
+        closed_last_ts timestamptz,
         closed_kwh double precision,
         closed_kwh_returned double precision,
         closed_readings integer
@@ -119,6 +120,7 @@ _READINGS = (
         hour_battery_temp_sum double precision NOT NULL DEFAULT 0,
         hour_battery_temp_readings integer NOT NULL DEFAULT 0,
         closed_hour_start timestamptz,
+        closed_last_ts timestamptz,
         closed_kwh double precision,
         closed_kwh_returned double precision,
         closed_readings integer,
@@ -135,6 +137,7 @@ _ROLLUPS = (
     CREATE TABLE meter_closed_hours (
         device_key integer NOT NULL,
         hour_start timestamptz NOT NULL,
+        last_ts timestamptz NOT NULL,
         kwh double precision NOT NULL,
         kwh_returned double precision NOT NULL,
         readings integer NOT NULL,
@@ -145,6 +148,7 @@ _ROLLUPS = (
     CREATE TABLE vehicle_closed_hours (
         device_key integer NOT NULL,
         hour_start timestamptz NOT NULL,
+        last_ts timestamptz NOT NULL,
         kwh double precision NOT NULL,
         kwh_returned double precision NOT NULL,
         readings integer NOT NULL,
@@ -156,25 +160,27 @@ _ROLLUPS = (
     *_of_both("CREATE INDEX {device}_closed_hours_hour_start ON {device}_closed_hours (hour_start)"),
     """
     CREATE VIEW meter_energy_hourly AS
-        SELECT device_key AS meter_key, hour_start, kwh AS kwh_consumed_ac, kwh_returned AS kwh_returned_ac, readings
+        SELECT device_key AS meter_key, hour_start, last_ts, kwh AS kwh_consumed_ac, kwh_returned AS kwh_returned_ac,
+            readings
         FROM meter_closed_hours
         UNION ALL
-        SELECT meter_key, hour_start, hour_kwh, hour_kwh_returned, hour_readings
+        SELECT meter_key, hour_start, ts, hour_kwh, hour_kwh_returned, hour_readings
         FROM meter_current_status WHERE hour_readings > 0
     """,
     """
     CREATE VIEW vehicle_energy_hourly AS
-        SELECT device_key AS vehicle_key, hour_start, kwh AS kwh_delivered_dc, kwh_returned AS kwh_returned_dc,
-            readings, battery_temp_sum, battery_temp_readings
+        SELECT device_key AS vehicle_key, hour_start, last_ts, kwh AS kwh_delivered_dc,
+            kwh_returned AS kwh_returned_dc, readings, battery_temp_sum, battery_temp_readings
         FROM vehicle_closed_hours
         UNION ALL
-        SELECT vehicle_key, hour_start, hour_kwh, hour_kwh_returned, hour_readings,
+        SELECT vehicle_key, hour_start, ts, hour_kwh, hour_kwh_returned, hour_readings,
             hour_battery_temp_sum, hour_battery_temp_readings
         FROM vehicle_current_status WHERE hour_readings > 0
     """,
     *_of_both("""
     COMMENT ON VIEW {device}_energy_hourly IS
         'The hourly rollups: closed hours, and each {device}''s open one from its status.'
+        ' last_ts is the timestamp of the hour''s last reading.'
     """),
     *_of_both("""
     CREATE TABLE {device}_hour_changes (
