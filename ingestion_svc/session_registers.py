@@ -9,14 +9,15 @@ import numpy as np
 
 from ingestion_svc.copy_format import Floats, Keys, Positions, Times
 from ingestion_svc.count_sessions_sql import COUNT_SESSIONS, FIND_RISES
+from shared.db.session_registers_sql import REACH_DAYS
 from shared.timestamps import US_PER_DAY, datetime_from_us
 
 Execute = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Executes a statement with its parameters, and returns the rows."""
 
-NEAR_US = 2 * US_PER_DAY
-"""How far from changed readings others may matter, before all are looked at: what shows a rise lies within a day, and
-so does each reading that follows."""
+NEAR_US = (1 + REACH_DAYS) * US_PER_DAY
+"""How far from changed readings others may matter, before all are looked at: those within a day before are judged
+anew."""
 
 _EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC), "near": False}
 

@@ -16,6 +16,11 @@ RISE_MIN_KW = 1
 """The least power that such registers show: what a car takes at 6 A. Power that rises seldom does by so much from one
 reading to the next, again and again; standby never does."""
 
+REACH_DAYS = 2
+"""So long before a reading lies what may make it a session's register: the last of a rise up to a day before, and the
+first up to a day before that. Where `counting` says that it was one, the rise is not needed; of a corrected one it does
+not."""
+
 SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
 """The interval's energy of a reading as it was sent; null where a register was."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
-from shared.db.session_registers_sql import RISE_READINGS, SENT, SESSION, SESSIONS
+from shared.db.session_registers_sql import REACH_DAYS, RISE_READINGS, SENT, SESSION, SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ _FIND_HOURS = """
 
 # The readings of an hour beside the reading before each, and what counts of them by that; `sent_kwh` is the interval's
 # energy. What an operator has corrected stays, and so does what depends on readings that may have been dropped: what
-# counts of the first one, and within a day after them that something is a session's register.
+# counts of the first one, and for two days after them that something is a session's register.
 _COUNTED = f"""
     WITH within AS (
         SELECT {{device}}_key, ts, max_kw, {{energy}} AS kwh, register_kwh, counting, {SENT} AS sent_kwh,
@@ -114,11 +114,11 @@ _COUNTED = f"""
             (
                 SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
                 WHERE history.{{device}}_key = device.{{device}}_key
-                    AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
+                    AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '{REACH_DAYS} days'
                     AND history.ts >= coalesce((
                         SELECT ts FROM {{device}}_telemetry_history AS history
                         WHERE history.{{device}}_key = device.{{device}}_key
-                            AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
+                            AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '{REACH_DAYS} days'
                             AND counting IS DISTINCT FROM 'corrected'
                         ORDER BY ts DESC OFFSET {RISE_READINGS - 2} LIMIT 1
                     ), '-infinity')
@@ -160,7 +160,7 @@ _COUNTED = f"""
         WHERE (kwh, counting) IS DISTINCT FROM (right_kwh, right_counting)
             AND %(hour)s >= floor_ts
             AND (before_ts IS NOT NULL OR floor_ts = '0001-01-01 UTC')
-            AND (counting IS DISTINCT FROM '{SESSION}' OR %(hour)s >= floor_ts + interval '1 day')
+            AND (counting IS DISTINCT FROM '{SESSION}' OR %(hour)s >= floor_ts + interval '{REACH_DAYS} days')
     )
 """  # noqa: S608 (all are constants)
 

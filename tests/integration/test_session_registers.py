@@ -128,6 +128,7 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
 QUARTER_US = 15 * MINUTE_US
 RISE = [(NOW_US + at * QUARTER_US, float(at)) for at in range(1, 9)]
 LATER_US = NOW_US + 4 * US_PER_DAY
+SLOW_RISE = [(LATER_US + (at - 8) * 200 * MINUTE_US, 5.0 * at) for at in range(1, 9)]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,10 @@ LATER_US = NOW_US + 4 * US_PER_DAY
             [LATER_US - 47 * US_PER_HOUR],
             [(LATER_US, 8.5)],
         ),
+        ([*SLOW_RISE, (LATER_US + 22 * US_PER_HOUR, 40.0)], [LATER_US], []),
+        ([*SLOW_RISE, (LATER_US + 22 * US_PER_HOUR, 40.0)], [LATER_US], [(LATER_US + 45 * US_PER_HOUR, 40.0)]),
     ],
-    ids=["of the rise", "seven in a row", "two days before the next"],
+    ids=["of the rise", "seven in a row", "two days before the next", "the last of a slow rise", "and what goes on"],
 )
 @pytest.mark.usefixtures("verified")
 async def test_corrected_readings_hide_no_session(
