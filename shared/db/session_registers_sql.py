@@ -1,7 +1,7 @@
 """How registers of a session that were sent as intervals' energies are told from energies, as part of statements.
 
 Such energies rise from next to nothing for as long as a session lasts: each is a sum. Eight readings in a row that rise
-steadily show it, and what follows them goes on with it until one falls. Charging at a power that rises does not look
+steadily show it, and what follows them goes on with it until one falls. Charging at a power that rises seldom looks
 like that: it begins at the least power that a charger knows, and ends at its greatest.
 """
 
@@ -12,9 +12,10 @@ RISE_FACTOR = 4.5
 """The last of them is at least so many times the first, whose energy is thus no more than two of the following steps.
 A charger that follows the sun begins at 6 A and ends at 32 A, if so many."""
 
-RISE_MIN_KW = 1
-"""The least power that such registers show: what a car takes at 6 A. Power that rises seldom does by so much from one
-reading to the next, again and again; standby never does."""
+RISE_MIN_KW = 1.3
+"""The least power that such registers show: a little below 6 A at 230 V, the least that a car takes. Of intervals'
+energies the power would have to rise by so much from each reading to the next: that of a charger that follows the sun
+seldom does, standby never."""
 
 REACH_DAYS = 2
 """So long before a reading lies what may make it a session's register: the last of a rise up to a day before, and the

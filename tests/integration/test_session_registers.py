@@ -28,7 +28,7 @@ _examples = itertools.count()
 
 # (microseconds since the reading before, what the energy is then, from what it was before; None: a register)
 steps = st.sampled_from([MINUTE_US, MINUTE_US, 15 * MINUTE_US, 20 * US_PER_HOUR, 25 * US_PER_HOUR, 7 * US_PER_SECOND])
-rises = st.tuples(st.just("rise"), st.sampled_from([0.125, 0.25, 2.0]), st.integers(6, 12), steps)
+rises = st.tuples(st.just("rise"), st.sampled_from([0.125, 0.25, 0.375, 2.0]), st.integers(6, 12), steps)
 pieces = st.one_of(
     rises,
     st.tuples(st.just("hold"), st.just(0.0), st.integers(1, 9), steps),
@@ -98,6 +98,8 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @given(sent=arrivals())
 @example(sent=[(0, [reading]) for reading in rising(1, 0.25, 20)])
 @example(sent=[(at % 2, [reading]) for at, reading in enumerate(rising(15, 1.5, 8))])
+@example(sent=[(0, rising(15, 0.3125, 8))])
+@example(sent=[(0, rising(15, 0.34375, 8))])
 @example(sent=[(0, [reading]) for reading in reversed(rising(1, 0.25, 20))])
 @example(sent=[(0, rising(1, 0.25, 20)), (0, [(NOW_US + 10 * MINUTE_US + 1, 0.25)])])
 @example(sent=[(0, [each for each in rising(1, 0.25, 15) if each[1] != 1.0]), (0, [(NOW_US + 4 * MINUTE_US, 1.0)])])
