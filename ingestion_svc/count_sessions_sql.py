@@ -5,7 +5,7 @@ readings lie no further away than `first` and `last`, which let the planner leav
 """
 
 from shared.db.device_kind import KINDS
-from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS, SENT, SESSION, SESSIONS
+from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS, SENT, SESSION, sessions
 
 _SPANS = """
     spans AS (
@@ -58,29 +58,19 @@ _FIND_RISES = f"""
 FIND_RISES = {kind.name: kind.render(_FIND_RISES) for kind in KINDS}
 
 # Makes count what should of the readings of spans, of those before that may rise together with them, and of those after
-# up to a fall between two of them. Whether a session began before these, readings say that were not corrected. Returns
-# the rows that changed, with their hours, and whether they are a session's now; changes nothing where `near` is true
-# and readings beyond the bounds matter, and then says so with a row of nulls.
+# up to one that stays what it is although eight others or more lie between: from there on all does. Of those after only
+# so many are looked at. Whether a session began before these, readings say that were not corrected. Returns the rows
+# that changed, with their hours, and whether they are a session's now; changes nothing where readings matter that lie
+# beyond the bounds, or further than `following` after a span, and then says so with a row of nulls.
 _COUNT_SESSIONS = f"""
-    WITH {_SPANS.strip()}, bounded AS MATERIALIZED (
-        SELECT device_key, first_ts, last_ts, (
-            SELECT ts FROM (
-                SELECT ts, {SENT} AS kwh, lag({SENT}) OVER (ORDER BY ts) AS before_kwh,
-                    row_number() OVER (ORDER BY ts) AS number
-                FROM {{device}}_telemetry_history AS history
-                WHERE {_OF_DEVICE} AND history.ts > last_ts
-            ) AS following
-            WHERE number > 1 AND (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE
-            ORDER BY ts LIMIT 1
-        ) AS fall_ts
-        FROM spans
-    ), near AS MATERIALIZED (
-        SELECT device_key, ts, kwh, counting, trusted
-        FROM bounded AS spans CROSS JOIN LATERAL (
+    WITH {_SPANS.strip()}, near AS MATERIALIZED (
+        SELECT device_key, ts, kwh, counting, trusted, after, max_kw
+        FROM spans CROSS JOIN LATERAL (
             (
                 SELECT ts, {SENT} AS kwh, counting,
                     row_number() OVER (ORDER BY ts DESC) >= {RISE_READINGS}
-                        OR ts < first_ts - interval '1 day' AS trusted
+                        OR ts < first_ts - interval '1 day' AS trusted,
+                    0 AS after
                 FROM {{device}}_telemetry_history AS history
                 WHERE {_OF_DEVICE} AND history.ts < first_ts AND history.ts >= coalesce((
                     SELECT ts FROM {{device}}_telemetry_history AS history
@@ -88,27 +78,35 @@ _COUNT_SESSIONS = f"""
                     ORDER BY ts DESC OFFSET {2 * RISE_READINGS - 3} LIMIT 1
                 ), '-infinity')
             ) UNION ALL (
-                SELECT ts, {SENT}, counting, false FROM {{device}}_telemetry_history AS history
-                WHERE {_OF_DEVICE} AND history.ts >= first_ts AND history.ts < coalesce(fall_ts, 'infinity')
+                SELECT ts, {SENT}, counting, false, 0 FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts BETWEEN first_ts AND last_ts
+            ) UNION ALL (
+                SELECT ts, {SENT}, counting, false, row_number() OVER (ORDER BY ts)
+                FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts > last_ts ORDER BY ts LIMIT %(following)s
             )
         ) AS readings
-    ), {SESSIONS}, counted AS MATERIALIZED (
+    ), {sessions("after", "max_kw")}, compared AS MATERIALIZED (
+        SELECT device_key, ts, kwh, trusted, before_ts, in_session, max_kw,
+            in_session <> coalesce(counting = '{SESSION}', false) AND counting IS DISTINCT FROM 'corrected' AS changes,
+            count(*) FILTER (
+                WHERE after >= {RISE_READINGS} AND counting IS DISTINCT FROM 'corrected'
+                    AND in_session = coalesce(counting = '{SESSION}', false)
+            ) OVER (PARTITION BY device_key ORDER BY ts) > 0 AS stays
+        FROM sessions
+    ), counted AS MATERIALIZED (
         SELECT device_key, ts, kwh, in_session, before_ts, CASE
             WHEN in_session THEN '{SESSION}'
-            ELSE counting_of(kwh, NULL, NULL, plausible_kwh(ts, before_ts, (
-                SELECT max_kw FROM spans WHERE spans.device_key = sessions.device_key
-            ), %(min_interval_s)s))
+            ELSE counting_of(kwh, NULL, NULL, plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s))
         END AS counting
-        FROM sessions
-        WHERE NOT trusted AND kwh IS NOT NULL AND counting IS DISTINCT FROM 'corrected'
-            AND in_session <> coalesce(counting = '{SESSION}', false)
+        FROM compared WHERE changes AND NOT trusted AND NOT stays AND kwh IS NOT NULL
     ), beyond AS MATERIALIZED (
-        SELECT %(near)s AND (
-            EXISTS (SELECT FROM counted WHERE before_ts IS NULL AND NOT in_session)
-            OR EXISTS (
-                SELECT FROM bounded JOIN {{device}}_current_status AS status ON {{device}}_key = device_key
-                WHERE fall_ts IS NULL AND status.ts > %(last)s
-            )
+        SELECT EXISTS (
+            SELECT FROM counted
+            WHERE %(near)s AND ((before_ts IS NULL AND NOT in_session) OR ts > %(last)s - interval '1 day')
+        ) OR EXISTS (
+            SELECT FROM near
+            WHERE after = %(following)s AND device_key NOT IN (SELECT device_key FROM compared WHERE stays)
         ) AS matters
     ), changed AS (
         UPDATE {{device}}_telemetry_history AS history

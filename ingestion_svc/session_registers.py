@@ -19,6 +19,10 @@ NEAR_US = (1 + REACH_DAYS) * US_PER_DAY
 """How far from changed readings others may matter, before all are looked at: those within a day before are judged
 anew."""
 
+FOLLOWING = (32, 1_000, 32_000, None)
+"""How many of the readings that follow changed ones are looked at: few, as long as one of them shows that the others
+stay what they are."""
+
 _EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC), "near": False}
 
 
@@ -68,9 +72,12 @@ async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_
         rising = np.isin(spans["keys"], found)
         parameters = {name: values[rising].tolist() for name, values in spans.items()}
         parameters["min_interval_s"] = min_interval_s
-        changed = await execute(COUNT_SESSIONS[device], parameters | near)
-        if any(key is None for key, *_ in changed):
-            changed = await execute(COUNT_SESSIONS[device], parameters | _EVER)
+        bounds = near
+        for following in FOLLOWING:
+            changed = await execute(COUNT_SESSIONS[device], parameters | bounds | {"following": following})
+            if all(key is not None for key, *_ in changed):
+                break
+            bounds = _EVER
         sessions.anew += [(hour, key) for key, _, hour, _ in changed]
         sessions.doubted |= {(key, ts) for key, ts, _, in_session in changed if in_session}
     return sessions

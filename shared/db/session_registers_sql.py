@@ -28,26 +28,25 @@ SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
 SESSION = "session"
 """What `counting` says of readings that are a session's registers."""
 
-# Of `near`, which are readings (device_key, ts, kwh as it was sent or null, counting, trusted) that have no others
-# between them: whether each is one of eight that rise steadily, by power as a register has it, from next to nothing,
+# Of `near`: whether each is one of eight that rise steadily, by power as a register has it, from next to nothing,
 # within a minute to a day, and at no less than a power at which something charges; and the `run` without a fall that it
 # is in.
 # A rise of less than a millionth of a watt-hour is none: its quotient might underflow.
 _RISES = f"""
     stepped AS (
-        SELECT device_key, ts, kwh, counting, trusted, lag(ts) OVER device AS before_ts,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, lag(ts) OVER device AS before_ts,
             lag(kwh) OVER device AS before_kwh,
             extract(epoch FROM ts - lag(ts) OVER device)::double precision AS seconds
         FROM near
         WINDOW device AS (PARTITION BY device_key ORDER BY ts)
     ), runs AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, before_ts,
             CASE WHEN before_kwh > 0 AND kwh - before_kwh > 1e-9 THEN (kwh - before_kwh) / seconds END AS rate,
             count(*) FILTER (WHERE (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE)
                 OVER (PARTITION BY device_key ORDER BY ts) AS run
         FROM stepped
     ), ended AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts, run,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, before_ts, run,
             count(rate) OVER rates = {RISE_READINGS - 1}
                 AND max(rate) OVER rates <= 2 * min(rate) OVER rates
                 AND kwh >= {RISE_FACTOR} * first_value(kwh) OVER readings
@@ -57,7 +56,7 @@ _RISES = f"""
         WINDOW rates AS (PARTITION BY device_key ORDER BY ts ROWS {RISE_READINGS - 2} PRECEDING),
             readings AS (PARTITION BY device_key ORDER BY ts ROWS {RISE_READINGS - 1} PRECEDING)
     ), rising AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts, run,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, before_ts, run,
             coalesce(bool_or(ends_rise) OVER (
                 PARTITION BY device_key ORDER BY ts ROWS BETWEEN CURRENT ROW AND {RISE_READINGS - 1} FOLLOWING
             ), false) AS rises
@@ -68,21 +67,27 @@ _RISES = f"""
 # each other. Of the readings that are trusted `counting` says it. What was corrected keeps no session going.
 _SESSIONS = f"""
     parted AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts, run, rises,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, before_ts, run, rises,
             ts - lag(ts) OVER (PARTITION BY device_key, run ORDER BY ts) > interval '1 day' AS apart
         FROM rising WHERE rises OR counting IS DISTINCT FROM 'corrected'
     ), parts AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts, run, rises,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, before_ts, run, rises,
             count(*) FILTER (WHERE apart) OVER (PARTITION BY device_key, run ORDER BY ts) AS part
         FROM parted
     ), sessions AS (
-        SELECT device_key, ts, kwh, counting, trusted, before_ts,
+        SELECT device_key, ts, kwh, counting, trusted{{passed}}, before_ts,
             coalesce(bool_or(rises OR (trusted AND counting = '{SESSION}')) OVER (
                 PARTITION BY device_key, run, part ORDER BY ts
             ), false) AS in_session
         FROM parts
     )"""  # noqa: S608 (all are constants)
 
-SESSIONS = f"{_RISES.strip()}, {_SESSIONS.strip()}"
-"""The CTEs that end with `sessions` (device_key, ts, kwh, counting, trusted, before_ts, in_session), from `near`. What
-was corrected is not among them, unless it rises."""
+
+def sessions(*passed: str) -> str:
+    """The CTEs that end with `sessions` (device_key, ts, kwh, counting, trusted, before_ts, in_session), from `near`:
+    readings (device_key, ts, kwh as it was sent or null, counting, trusted) that have no others between them.
+
+    Both have further columns, `passed`, which are passed on. What was corrected is not among `sessions`, unless it
+    rises.
+    """
+    return f"{_RISES.strip()}, {_SESSIONS.strip()}".replace("{passed}", "".join(f", {name}" for name in passed))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
-from shared.db.session_registers_sql import REACH_DAYS, RISE_READINGS, SENT, SESSION, SESSIONS
+from shared.db.session_registers_sql import REACH_DAYS, RISE_READINGS, SENT, SESSION, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ _COUNTED = f"""
                 ORDER BY ts LIMIT {RISE_READINGS - 1}
             )
         ) AS readings
-    ), {SESSIONS}, preceded AS (
+    ), {sessions()}, preceded AS (
         SELECT {{device}}_key, ts, max_kw, kwh, register_kwh, counting, sent_kwh,
             coalesce(previous_ts, before_ts) AS before_ts,
             CASE WHEN previous_ts IS NULL THEN earlier_register_kwh ELSE previous_register_kwh END

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from ingestion_svc import known_devices
+from ingestion_svc import known_devices, session_registers
 from ingestion_svc.corrections import CorrectionOrder, correct_reading
 from ingestion_svc.readings import MeterRow
 from ingestion_svc.writer_sql import METERS
@@ -112,6 +112,8 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(known_devices, "APPEND_MIN_READINGS", least)
+    if least > 1:
+        monkeypatch.setattr(session_registers, "FOLLOWING", (8, 12, None))
     url = postgres.url(database, role="energyfleet_ingestion")
     suffix = f"-s{next(_examples)}"
     writers = [Spy(METERS, url, Places()) for _ in range(2)]
@@ -198,3 +200,21 @@ async def test_what_it_takes_to_doubt_grows_with_the_readings_not_with_their_squ
     await writer.close()
     assert for_power[8_000] < 24 * for_power[1_000]
     assert for_rises[4_000] < 24 * for_rises[500]
+
+
+@pytest.mark.timeout(120)
+async def test_a_late_reading_costs_the_same_however_long_its_session_goes_on(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+    took_s = dict[int, float]()
+    for count in (2_000, 16_000):
+        rows = [MeterRow(f"m{count}", ts_us, kwh, None) for ts_us, kwh in rising(1, 0.25, count)]
+        assert len((await writer.write(rows)).doubted) == count
+        late = [row._replace(ts_us=row.ts_us + 1) for row in rows[100:200:20]]
+        for row in late:
+            began = time.monotonic()
+            assert (await writer.write([row])).doubted == [0]
+            took_s[count] = min(took_s.get(count, 60.0), time.monotonic() - began)
+    await writer.close()
+    assert took_s[16_000] < 3 * took_s[2_000]

@@ -32,6 +32,7 @@ PARAMETERS = {
     **{name: [1] for name in ("keys", "ordinals", "firsts_us", "lasts_us")},
     "hours": [HOUR],
     "near": True,
+    "following": 32,
     "rising_from_kwh": [1.0],
     "ids": ["a"],
     "max_kw": 500.0,
