@@ -7,7 +7,7 @@ hour follow in the same transaction; the rollup is added up anew from history, b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from ingestion_svc.corrections_sql import (
 from ingestion_svc.session_registers import Suspects, count_sessions
 from shared.db.device_kind import DeviceKind
 from shared.db.engine import shielded
-from shared.db.verification_sql import HOURS
+from shared.db.verification_sql import HOURS, of_hours
 from shared.errors import UnknownReading
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
@@ -151,7 +151,7 @@ class _Reading:
         self._place = place
         self._max_kw = max_kw
         self._min_interval_s = min_interval_s
-        self._hours: set[datetime] = set()
+        self._anew: set[tuple[int, datetime]] = set()
 
     async def count(self, kwh: float, counting: str | None, sent_kwh: float | None) -> None:
         """Makes an energy count, and what follows from it of the readings near it."""
@@ -159,7 +159,7 @@ class _Reading:
         await self._connection.execute(CHANGE_HISTORY[self._kind], self._place | values)
         await self._connection.execute(CHANGE_STATUS[self._kind], self._place | values)
         ts_us = us_from_datetime(self._place["ts"])
-        self._hours.add(datetime_from_us((ts_us - 1) // US_PER_HOUR * US_PER_HOUR))
+        self._anew.add((self._place["device_key"], datetime_from_us((ts_us - 1) // US_PER_HOUR * US_PER_HOUR)))
         suspect = Suspects(
             np.zeros(1, np.intp),
             np.array([self._place["device_key"]], np.int32),
@@ -167,7 +167,7 @@ class _Reading:
             np.array([self._max_kw]),
         )
         sessions = await count_sessions(self._execute, self._kind.name, suspect, self._min_interval_s)
-        self._hours.update(hour for hour, _ in sessions.anew)
+        self._anew |= sessions.anew
 
     async def counted(self) -> tuple[float, str | None]:
         """The energy that counts, and why if it is not simply what was sent."""
@@ -176,14 +176,12 @@ class _Reading:
 
     async def add_up(self) -> None:
         """Adds the hours up anew in which something else counts now."""
-        hours = HOURS[self._kind]
-        assert hours.mark_hours is not None
-        for hour in sorted(self._hours):
-            of_hour = {"keys": [self._place["device_key"]], "hour": hour, "next_hour": hour + timedelta(hours=1)}
-            await self._connection.exec_driver_sql(hours.remove, of_hour)
-            await self._connection.exec_driver_sql(hours.add, of_hour)
-        if self._hours:
-            await self._connection.exec_driver_sql(hours.mark_hours, {"hours": sorted(self._hours)})
+        if not self._anew:
+            return
+        hours, anew = HOURS[self._kind], of_hours(self._anew)
+        for statement in (hours.remove, hours.add, hours.mark_hours):
+            assert statement is not None
+            await self._connection.exec_driver_sql(statement, anew)
 
     async def _execute(self, statement: str, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return (await self._connection.exec_driver_sql(statement, parameters)).all()

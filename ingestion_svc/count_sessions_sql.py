@@ -61,7 +61,8 @@ FIND_RISES = {kind.name: kind.render(_FIND_RISES) for kind in KINDS}
 # up to one that stays what it is although eight others or more lie between: from there on all does. Of those after only
 # so many are looked at. Whether a session began before these, readings say that were not corrected. Returns the rows
 # that changed, with their hours, and whether they are a session's now; changes nothing where readings matter that lie
-# beyond the bounds, or further than `following` after a span, and then says so with a row of nulls.
+# beyond the bounds, or further than `following` after a span, and then says so with a row of nulls. It inserts what is
+# there already, since that looks each row up by its key, and an update might join it with all readings.
 _COUNT_SESSIONS = f"""
     WITH {_SPANS.strip()}, near AS MATERIALIZED (
         SELECT device_key, ts, kwh, counting, trusted, after, max_kw
@@ -109,14 +110,15 @@ _COUNT_SESSIONS = f"""
             WHERE after = %(following)s AND device_key NOT IN (SELECT device_key FROM compared WHERE stays)
         ) AS matters
     ), changed AS (
-        UPDATE {{device}}_telemetry_history AS history
-        SET {{energy}} = counted_kwh(counted.counting, kwh, NULL, NULL), counting = counted.counting,
-            sent_kwh = CASE WHEN counted.counting IS NOT NULL THEN kwh END
-        FROM counted
-        WHERE NOT (SELECT matters FROM beyond) AND history.{{device}}_key = device_key AND history.ts = counted.ts
-            AND history.ts BETWEEN %(first)s AND %(last)s
-        RETURNING device_key, counted.ts, history.{{energy}} AS kwh, in_session,
-            history.sent_kwh, date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
+        INSERT INTO {{device}}_telemetry_history AS history ({{device}}_key, ts, {{energy}}, counting, sent_kwh)
+        SELECT device_key, ts, counted_kwh(counting, kwh, NULL, NULL), counting,
+            CASE WHEN counting IS NOT NULL THEN kwh END
+        FROM counted WHERE NOT (SELECT matters FROM beyond)
+        ON CONFLICT ({{device}}_key, ts) DO UPDATE
+        SET {{energy}} = excluded.{{energy}}, counting = excluded.counting, sent_kwh = excluded.sent_kwh
+        RETURNING {{device}}_key AS device_key, ts, {{energy}} AS kwh, sent_kwh,
+            coalesce(counting = '{SESSION}', false) AS in_session,
+            date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
     ), newest AS (
         UPDATE {{device}}_current_status AS status SET {{energy}} = kwh, sent_kwh = changed.sent_kwh
         FROM changed WHERE status.{{device}}_key = device_key AND status.ts = changed.ts

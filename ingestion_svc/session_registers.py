@@ -50,8 +50,8 @@ class Suspects(NamedTuple):
 class Sessions:
     """What was found out about suspects."""
 
-    anew: list[tuple[datetime, int]] = field(default_factory=list)
-    """The hours that have to be added up anew, with the device's key."""
+    anew: set[tuple[int, datetime]] = field(default_factory=set)
+    """The hours that have to be added up anew, after the device's key."""
     doubted: set[tuple[int, datetime]] = field(default_factory=set)
     """Keys and timestamps of the readings that were found to be a session's registers."""
 
@@ -78,7 +78,7 @@ async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_
             if all(key is not None for key, *_ in changed):
                 break
             bounds = _EVER
-        sessions.anew += [(hour, key) for key, _, hour, _ in changed]
+        sessions.anew |= {(key, hour) for key, _, hour, _ in changed}
         sessions.doubted |= {(key, ts) for key, ts, _, in_session in changed if in_session}
     return sessions
 

@@ -232,7 +232,7 @@ _INSERT = (
 
 # What counts of the stored readings that now come after late rows, of which only the last one before each of them
 # matters; the bounds let the planner leave out other days. What an operator has corrected stays, and a session's
-# registers are judged elsewhere. Returns the hours whose sums have to be added up anew, and of which devices: to add
+# registers are judged elsewhere. Returns devices and their hours whose sums have to be added up anew: to add
 # differences would leave their rounding.
 _COUNT_ANEW = """
     WITH followed AS (
@@ -271,7 +271,7 @@ _COUNT_ANEW = """
         UPDATE {device}_current_status AS status SET {energy} = kwh, sent_kwh = changed.sent_kwh
         FROM changed WHERE status.{device}_key = device_key AND status.ts = changed.ts
     )
-    SELECT hour_start, array_agg(DISTINCT device_key) FROM changed GROUP BY hour_start
+    SELECT DISTINCT device_key, hour_start FROM changed
 """
 
 # What was sent for the slots of some rows. The bounds let the planner leave out the other days; the limit makes it look

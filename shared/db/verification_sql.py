@@ -1,12 +1,14 @@
 """What `verify` says to the database, of the rollups and the status of each kind of device.
 
 The statements' parameters are `keys` of devices, with the `limits_kw` of each, and, of an hour `(hour, next_hour]`, its
-two ends. History is looked up device by device, since its key begins with the device; where a day is small the planner
-reads it whole instead.
+two ends; to repair rollups `hours` too, the start of one for each key, between these ends. History is looked up device
+by device, since its key begins with the device; where a day is small the planner reads it whole instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
@@ -185,30 +187,38 @@ _CHANGE_COUNTING = (
 """
 )
 
-_REMOVE_HOURS = "DELETE FROM {device}_closed_hours WHERE device_key = ANY(%(keys)s) AND hour_start = %(hour)s"
+_REMOVE_HOURS = """
+    DELETE FROM {device}_closed_hours AS closed
+    USING unnest(%(keys)s::integer[], %(hours)s::timestamptz[]) AS asked (device_key, hour_start)
+    WHERE closed.device_key = asked.device_key AND closed.hour_start = asked.hour_start
+"""
 
+# The bounds let the planner leave out other days.
 _ADD_HOURS = """
     WITH computed AS (
-        SELECT device_key, coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
-            count(history.ts) AS readings
-            {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
-        FROM unnest(%(keys)s::integer[]) AS device_key
-            LEFT JOIN {device}_telemetry_history AS history
-                ON history.{device}_key = device_key
-                AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
-                AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
-        GROUP BY device_key
+        SELECT device_key, hour_start, {totals}
+        FROM unnest(%(keys)s::integer[], %(hours)s::timestamptz[]) AS asked (device_key, hour_start)
+            CROSS JOIN LATERAL (
+                SELECT coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
+                    count(*) AS readings
+                    {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
+                FROM {device}_telemetry_history AS history
+                WHERE history.{device}_key = device_key
+                    AND history.ts > hour_start AND history.ts <= hour_start + interval '1 hour'
+                    AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
+                    AND hour_start = date_bin('1 hour', hour_start, 'epoch')
+            ) AS history
     ), open AS (
         UPDATE {device}_current_status AS status
         SET ({totals:hour_#}) = ROW({totals:computed.#})
         FROM computed
-        WHERE status.{device}_key = device_key AND status.hour_start = %(hour)s
-        RETURNING device_key
+        WHERE status.{device}_key = device_key AND status.hour_start = computed.hour_start
+        RETURNING device_key, computed.hour_start
     )
     INSERT INTO {device}_closed_hours (device_key, hour_start, {totals})
-    SELECT device_key, %(hour)s, {totals}
+    SELECT device_key, hour_start, {totals}
     FROM computed
-    WHERE readings > 0 AND device_key NOT IN (SELECT device_key FROM open)
+    WHERE readings > 0 AND (device_key, hour_start) NOT IN (SELECT device_key, hour_start FROM open)
 """
 
 # Where history has nothing of a device, a status from before the retention floor stands: its reading was dropped.
@@ -325,3 +335,9 @@ SIDES = tuple(_side(kind) for kind in KINDS)
 
 HOURS = {kind: side.hours for kind, side in zip(KINDS, SIDES, strict=True)}
 """The rollups of each kind, for whoever has to add some of them up anew."""
+
+
+def of_hours(asked: Collection[tuple[int, datetime]]) -> dict[str, Any]:
+    """The parameters of statements that repair rollups: devices' keys and the starts of their hours, at least one."""
+    keys, hours = zip(*asked, strict=True)
+    return {"keys": list(keys), "hours": list(hours), "hour": min(hours), "next_hour": max(hours) + timedelta(hours=1)}

@@ -218,3 +218,24 @@ async def test_a_late_reading_costs_the_same_however_long_its_session_goes_on(
             took_s[count] = min(took_s.get(count, 60.0), time.monotonic() - began)
     await writer.close()
     assert took_s[16_000] < 3 * took_s[2_000]
+
+
+@pytest.mark.timeout(120)
+async def test_a_backlog_of_sessions_takes_a_few_times_as_long_as_one_of_energies(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+    times = [NOW_US - 60 * US_PER_DAY + at * QUARTER_US for at in range(2_000)]
+    took_s = {40: 60.0, 1: 60.0}
+    await writer.write([MeterRow("days", ts_us, 2.0, None) for ts_us in times])
+    for device in range(4):
+        for readings in took_s:
+            rows = [
+                MeterRow(f"{readings}-{device}", ts_us, 2.0 + 2 * (at % readings), None)
+                for at, ts_us in enumerate(times)
+            ]
+            began = time.monotonic()
+            assert len((await writer.write(rows)).doubted) == (2_000 if readings == 40 else 0)
+            took_s[readings] = min(took_s[readings], time.monotonic() - began)
+    await writer.close()
+    assert took_s[40] < 10 * took_s[1]
