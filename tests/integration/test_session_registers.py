@@ -118,11 +118,13 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
     suffix = f"-s{next(_examples)}"
     writers = [Spy(METERS, url, Places()) for _ in range(2)]
     model: dict[str, dict[int, Values]] = defaultdict(dict)
-    for at_writer, readings in sent:
-        rows = [MeterRow(f"m{suffix}", ts_us, kwh, None, 4_000.0 if kwh is None else None) for ts_us, kwh in readings]
-        assert await writers[at_writer].write(rows) == expect(model, rows)
-    for writer in writers:
-        await writer.close()
+    try:
+        for at_writer, readings in sent:
+            rows = [MeterRow(f"m{suffix}", ts, kwh, None, 4_000.0 if kwh is None else None) for ts, kwh in readings]
+            assert await writers[at_writer].write(rows) == expect(model, rows)
+    finally:
+        for writer in writers:
+            await writer.close()
     whys = [why for device_id, places in model.items() for _, why in counted(device_id, places).values()]
     event(f"a session's: {min(whys.count('session'), 9)}, appends: {min(sum(each.appends for each in writers), 3)}")
     with psycopg.connect(url) as connection:
