@@ -5,7 +5,7 @@ readings lie no further away than `first` and `last`, which let the planner leav
 """
 
 from shared.db.device_kind import KINDS
-from shared.db.session_registers_sql import RISE_FACTOR, RISE_READINGS, SENT, SESSION, sessions
+from shared.db.session_registers_sql import REACH_DAYS, RISE_FACTOR, RISE_READINGS, SENT, SESSION, sessions
 
 _SPANS = """
     spans AS (
@@ -59,14 +59,18 @@ FIND_RISES = {kind.name: kind.render(_FIND_RISES) for kind in KINDS}
 
 # Makes count what should of the readings of spans, of those before that may rise together with them, and of those after
 # up to one that stays what it is although eight others or more lie between: from there on all does. Of those after only
-# so many are looked at. Whether a session began before these, readings say that were not corrected. Returns the rows
-# that changed, with their hours, and whether they are a session's now; changes nothing where readings matter that lie
-# beyond the bounds, or further than `following` after a span, and then says so with a row of nulls. It inserts what is
-# there already, since that looks each row up by its key, and an update might join it with all readings.
+# so many are looked at. Whether a session began before these, readings say that were not corrected; a session's
+# register that may be one because of readings that retention dropped stays one. Returns the rows that changed, with
+# their hours, and whether they are a session's now; changes nothing where readings matter that lie beyond the bounds,
+# or further than `following` after a span, and then says so with a row of nulls. It inserts what is there already,
+# since that looks each row up by its key, and an update might join it with all readings.
 _COUNT_SESSIONS = f"""
     WITH {_SPANS.strip()}, near AS MATERIALIZED (
-        SELECT device_key, ts, kwh, counting, trusted, after, max_kw
-        FROM spans CROSS JOIN LATERAL (
+        SELECT device_key, ts, kwh, counting, after, max_kw,
+            trusted OR (counting IS NOT DISTINCT FROM '{SESSION}' AND ts < whole_ts) AS trusted
+        FROM spans CROSS JOIN (
+            SELECT floor_day::timestamp AT TIME ZONE 'UTC' + interval '{REACH_DAYS} days' AS whole_ts FROM retention
+        ) AS retention CROSS JOIN LATERAL (
             (
                 SELECT ts, {SENT} AS kwh, counting,
                     row_number() OVER (ORDER BY ts DESC) >= {RISE_READINGS}

@@ -17,9 +17,9 @@ from ingestion_svc.writer_sql import METERS
 from shared.db.device_kind import METER
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import make_engine
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us, us_from_datetime
 from tests.builders import NOW_US
-from tests.integration.test_writer_appending import LIMITS, Places, Spy, check, counted, expect
+from tests.integration.test_writer_appending import LIMITS, MIDNIGHT_US, Places, Spy, check, counted, expect
 from tests.model import Values, judge
 from tests.verified import differences
 
@@ -178,6 +178,24 @@ async def test_corrected_readings_hide_no_session(
     with psycopg.connect(url) as connection:
         rows = connection.execute("SELECT ts, kwh_consumed_ac, counting FROM meter_telemetry_history").fetchall()
     assert {us_from_datetime(ts): (kwh, why) for ts, kwh, why in rows} == expected
+
+
+@pytest.mark.usefixtures("verified")
+async def test_what_follows_a_session_that_was_dropped_stays_doubted_when_a_reading_comes_late(
+    postgres: EmbeddedServer, database: str, database_url: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+    rise = [MeterRow("m", MIDNIGHT_US - (9 - at) * QUARTER_US, float(at), None) for at in range(1, 9)]
+    at_20, at_30, at_40 = (MeterRow("m", MIDNIGHT_US + hours * US_PER_HOUR, 8.0, None) for hours in (20, 30, 40))
+    assert len((await writer.write([*rise, at_20, at_40])).doubted) == 10
+    with psycopg.connect(database_url) as owner:
+        owner.execute("UPDATE retention SET floor_day = %s", (datetime_from_us(MIDNIGHT_US).date(),))
+        owner.execute("DELETE FROM meter_telemetry_history WHERE ts < %s", (datetime_from_us(MIDNIGHT_US),))
+    assert (await writer.write([at_30])).doubted == [0]
+    await writer.close()
+    with psycopg.connect(database_url) as owner:
+        counting = owner.execute("SELECT counting FROM meter_telemetry_history").fetchall()
+    assert counting == [("session",)] * 3
 
 
 @pytest.mark.timeout(120)
