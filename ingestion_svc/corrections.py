@@ -105,6 +105,10 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: P
         named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": place["ts"]}
         last = (await connection.execute(LAST, named)).one_or_none()
         before = None if last is None else Correction.of(last)
+        voided_before = before is not None and before.voided
+        stays = order.kwh == found.kwh if found.counting == CORRECTED else order.kwh is None
+        if stays and order.voided == voided_before:
+            return before
         reading = _Reading(connection, order.kind, place, max_kw, limits.min_interval_s)
         uncorrected = found.kwh, found.counting
         if found.counting == CORRECTED:
@@ -114,9 +118,6 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: P
         if counting == CORRECTED:
             await reading.count(kwh, counting, found.sent_kwh)
         await reading.add_up()
-        voided_before = before is not None and before.voided
-        if (kwh, counting, order.voided) == (found.kwh, found.counting, voided_before):
-            return before
         recorded = await connection.execute(
             RECORD,
             named
