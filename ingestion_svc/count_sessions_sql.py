@@ -18,7 +18,7 @@ _SPANS = """
 
 _OF_DEVICE = "history.{device}_key = spans.device_key AND history.ts BETWEEN %(first)s AND %(last)s"
 
-_NEAR = f"""
+_AROUND = f"""
     (
         SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
@@ -31,7 +31,7 @@ _NEAR = f"""
     )"""  # noqa: S608 (all are constants)
 """The readings of a span, and those before and after that may rise together with one of them."""
 
-# The devices of spans near which a session's register may be: enough energies in a row that do not fall, and rise by
+# The devices of spans around which a session's register may be: enough energies in a row that do not fall, and rise by
 # enough, or what was found to be one before. Few have energies that differ by so much: only theirs are put in order.
 _FIND_RISES = f"""
     WITH {_SPANS.strip()}, differing AS (
@@ -39,12 +39,12 @@ _FIND_RISES = f"""
         FROM spans CROSS JOIN LATERAL (
             SELECT count(*) AS readings, min(kwh) FILTER (WHERE kwh > 0) AS least_kwh, max(kwh) AS most_kwh,
                 bool_or(counting IN ('{SESSION}', 'corrected')) AS known
-            FROM ({_NEAR}) AS readings
+            FROM ({_AROUND}) AS readings
         ) AS readings
         WHERE known OR (readings >= {RISE_READINGS} AND most_kwh >= {RISE_FACTOR} * least_kwh)
     ), stepped AS (
         SELECT device_key, ts, kwh, counting, lag(kwh) OVER (PARTITION BY device_key ORDER BY ts) AS before_kwh
-        FROM differing AS spans CROSS JOIN LATERAL ({_NEAR}) AS readings
+        FROM differing AS spans CROSS JOIN LATERAL ({_AROUND}) AS readings
     ), runs AS (
         SELECT device_key, kwh, counting,
             count(*) FILTER (WHERE (before_kwh > 0 AND kwh >= before_kwh) IS NOT TRUE)
@@ -108,7 +108,7 @@ _COUNT_SESSIONS = f"""
     ), beyond AS MATERIALIZED (
         SELECT EXISTS (
             SELECT FROM counted
-            WHERE %(near)s AND ((before_ts IS NULL AND NOT in_session) OR ts > %(last)s - interval '1 day')
+            WHERE %(bounded)s AND ((before_ts IS NULL AND NOT in_session) OR ts > %(last)s - interval '1 day')
         ) OR EXISTS (
             SELECT FROM near
             WHERE after = %(following)s AND device_key NOT IN (SELECT device_key FROM compared WHERE stays)

@@ -23,7 +23,8 @@ FOLLOWING = (32, 1_000, 32_000, None)
 """How many of the readings that follow changed ones are looked at: few, as long as one of them shows that the others
 stay what they are."""
 
-_EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC), "near": False}
+EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC)}
+"""Bounds of readings that leave none out."""
 
 
 class Suspects(NamedTuple):
@@ -60,24 +61,23 @@ async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_
     """Makes count what should near the suspects, which are stored; their devices are locked."""
     sessions = Sessions()
     for spans in _spans(suspects):
-        near = {
+        bounds = {
             "first": datetime_from_us(int(spans["firsts_us"].min()) - NEAR_US),
             "last": datetime_from_us(int(spans["lasts_us"].max()) + NEAR_US),
-            "near": True,
+            "bounded": True,
         }
         parameters = {name: values.tolist() for name, values in spans.items()}
-        found = [key for (key,) in await execute(FIND_RISES[device], parameters | near)]
+        found = [key for (key,) in await execute(FIND_RISES[device], parameters | bounds)]
         if not found:
             continue
         rising = np.isin(spans["keys"], found)
         parameters = {name: values[rising].tolist() for name, values in spans.items()}
         parameters["min_interval_s"] = min_interval_s
-        bounds = near
         for following in FOLLOWING:
             changed = await execute(COUNT_SESSIONS[device], parameters | bounds | {"following": following})
             if all(key is not None for key, *_ in changed):
                 break
-            bounds = _EVER
+            bounds = EVER | {"bounded": False}
         sessions.anew |= {(key, hour) for key, _, hour, _ in changed}
         sessions.doubted |= {(key, ts) for key, ts, _, in_session in changed if in_session}
     return sessions

@@ -15,7 +15,7 @@ slow path.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic
 
 import numpy as np
@@ -28,7 +28,7 @@ from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
 from ingestion_svc.rises import Merged, Newest, merge
-from ingestion_svc.session_registers import Suspects, count_sessions
+from ingestion_svc.session_registers import EVER, Suspects, count_sessions
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -44,8 +44,6 @@ PARTITION_DAYS_MAX = 1_000
 
 NEIGHBOUR_MAX_US = US_PER_DAY
 """How far from a batch's late rows the readings before and after them are looked for, before all days are looked at."""
-
-EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC)}
 
 _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""

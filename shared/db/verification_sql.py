@@ -254,28 +254,28 @@ _REMOVE_STATUS = """
 """
 
 # A rise may have begun with any energy.
-_ADD_STATUS = """
+_ADD_STATUS = f"""
     WITH newest AS (
-        SELECT device_key, ts, {measurements:newest.#}, sent_kwh,
-            CASE WHEN coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) > 0 THEN 0 END
+        SELECT device_key, ts, {{measurements:newest.#}}, sent_kwh,
+            CASE WHEN {SENT} > 0 THEN 0 END
                 AS rising_from_kwh,
             date_bin('1 hour', newest.ts - interval '1 microsecond', 'epoch') AS hour_start
         FROM unnest(%(keys)s::integer[]) AS device_key CROSS JOIN LATERAL (
-            SELECT ts, {measurements}, sent_kwh FROM {device}_telemetry_history AS history
-            WHERE history.{device}_key = device_key
+            SELECT ts, {{measurements}}, sent_kwh FROM {{device}}_telemetry_history AS history
+            WHERE history.{{device}}_key = device_key
             ORDER BY ts DESC LIMIT 1
         ) AS newest
     ), opened AS (
-        DELETE FROM {device}_closed_hours AS closed USING newest
+        DELETE FROM {{device}}_closed_hours AS closed USING newest
         WHERE closed.device_key = newest.device_key AND closed.hour_start = newest.hour_start
-        RETURNING closed.device_key, {totals:closed.#}
+        RETURNING closed.device_key, {{totals:closed.#}}
     )
-    INSERT INTO {device}_current_status (
-        {device}_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:hour_#}
+    INSERT INTO {{device}}_current_status (
+        {{device}}_key, ts, {{measurements}}, sent_kwh, rising_from_kwh, hour_start, {{totals:hour_#}}
     )
-    SELECT device_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:coalesce(opened.#, 0)}
+    SELECT device_key, ts, {{measurements}}, sent_kwh, rising_from_kwh, hour_start, {{totals:coalesce(opened.#, 0)}}
     FROM newest LEFT JOIN opened USING (device_key)
-"""
+"""  # noqa: S608 (a constant)
 
 _DEVICES = """
     SELECT {device}_key, {device}_id

@@ -31,7 +31,7 @@ PARAMETERS = {
     **dict.fromkeys(("next_hour", "last", "end", "next_day"), HOUR + timedelta(hours=1)),
     **{name: [1] for name in ("keys", "ordinals", "firsts_us", "lasts_us")},
     "hours": [HOUR],
-    "near": True,
+    "bounded": True,
     "following": 32,
     "rising_from_kwh": [1.0],
     "ids": ["a"],
