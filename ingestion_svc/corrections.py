@@ -7,7 +7,7 @@ hour follow in the same transaction; the rollup is added up anew from history, b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from ingestion_svc.corrections_sql import (
 from ingestion_svc.session_registers import Suspects, count_sessions
 from shared.db.device_kind import DeviceKind
 from shared.db.engine import shielded
-from shared.db.verification_sql import HOURS
+from shared.db.verification_sql import HOURS, of_hours
 from shared.errors import UnknownReading
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
@@ -105,6 +105,10 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: P
         named = {"device_kind": order.kind.name, "device_id": order.device_id, "ts": place["ts"]}
         last = (await connection.execute(LAST, named)).one_or_none()
         before = None if last is None else Correction.of(last)
+        voided_before = before is not None and before.voided
+        stays = order.kwh == found.kwh if found.counting == CORRECTED else order.kwh is None
+        if stays and order.voided == voided_before:
+            return before
         reading = _Reading(connection, order.kind, place, max_kw, limits.min_interval_s)
         uncorrected = found.kwh, found.counting
         if found.counting == CORRECTED:
@@ -114,9 +118,6 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: P
         if counting == CORRECTED:
             await reading.count(kwh, counting, found.sent_kwh)
         await reading.add_up()
-        voided_before = before is not None and before.voided
-        if (kwh, counting, order.voided) == (found.kwh, found.counting, voided_before):
-            return before
         recorded = await connection.execute(
             RECORD,
             named
@@ -151,7 +152,7 @@ class _Reading:
         self._place = place
         self._max_kw = max_kw
         self._min_interval_s = min_interval_s
-        self._hours: set[datetime] = set()
+        self._anew: set[tuple[int, datetime]] = set()
 
     async def count(self, kwh: float, counting: str | None, sent_kwh: float | None) -> None:
         """Makes an energy count, and what follows from it of the readings near it."""
@@ -159,7 +160,7 @@ class _Reading:
         await self._connection.execute(CHANGE_HISTORY[self._kind], self._place | values)
         await self._connection.execute(CHANGE_STATUS[self._kind], self._place | values)
         ts_us = us_from_datetime(self._place["ts"])
-        self._hours.add(datetime_from_us((ts_us - 1) // US_PER_HOUR * US_PER_HOUR))
+        self._anew.add((self._place["device_key"], datetime_from_us((ts_us - 1) // US_PER_HOUR * US_PER_HOUR)))
         suspect = Suspects(
             np.zeros(1, np.intp),
             np.array([self._place["device_key"]], np.int32),
@@ -167,7 +168,7 @@ class _Reading:
             np.array([self._max_kw]),
         )
         sessions = await count_sessions(self._execute, self._kind.name, suspect, self._min_interval_s)
-        self._hours.update(hour for hour, _ in sessions.anew)
+        self._anew |= sessions.anew
 
     async def counted(self) -> tuple[float, str | None]:
         """The energy that counts, and why if it is not simply what was sent."""
@@ -176,14 +177,12 @@ class _Reading:
 
     async def add_up(self) -> None:
         """Adds the hours up anew in which something else counts now."""
-        hours = HOURS[self._kind]
-        assert hours.mark_hours is not None
-        for hour in sorted(self._hours):
-            of_hour = {"keys": [self._place["device_key"]], "hour": hour, "next_hour": hour + timedelta(hours=1)}
-            await self._connection.exec_driver_sql(hours.remove, of_hour)
-            await self._connection.exec_driver_sql(hours.add, of_hour)
-        if self._hours:
-            await self._connection.exec_driver_sql(hours.mark_hours, {"hours": sorted(self._hours)})
+        if not self._anew:
+            return
+        hours, anew = HOURS[self._kind], of_hours(self._anew)
+        for statement in (hours.remove, hours.add, hours.mark_hours):
+            assert statement is not None
+            await self._connection.exec_driver_sql(statement, anew)
 
     async def _execute(self, statement: str, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return (await self._connection.exec_driver_sql(statement, parameters)).all()

@@ -3,6 +3,7 @@
 from sqlalchemy import text
 
 from shared.db.device_kind import KINDS
+from shared.db.session_registers_sql import SENT
 
 # What `verify --repair` locks as well, in the same order: without it the two could deadlock.
 _LOCK_TABLES = "LOCK TABLE {device}_current_status, {device}_closed_hours IN ROW EXCLUSIVE MODE"
@@ -16,17 +17,17 @@ _LOCK_DEVICE = """
 LOCK_DEVICE = {kind: text(kind.render(_LOCK_DEVICE)) for kind in KINDS}
 
 # What counts of the reading, and what would count without a correction.
-_FIND = """
+_FIND = f"""
     WITH reading AS (
-        SELECT {energy} AS kwh, counting, register_kwh, before_ts, before_register_kwh, history.ts,
-            coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) AS sent_kwh
-        FROM {device}_telemetry_history AS history LEFT JOIN LATERAL (
+        SELECT {{energy}} AS kwh, counting, register_kwh, before_ts, before_register_kwh, history.ts,
+            {SENT} AS sent_kwh
+        FROM {{device}}_telemetry_history AS history LEFT JOIN LATERAL (
             SELECT ts AS before_ts, register_kwh AS before_register_kwh
-            FROM {device}_telemetry_history AS earlier
-            WHERE earlier.{device}_key = :device_key AND earlier.ts < :ts
+            FROM {{device}}_telemetry_history AS earlier
+            WHERE earlier.{{device}}_key = :device_key AND earlier.ts < :ts
             ORDER BY ts DESC LIMIT 1
         ) AS before ON true
-        WHERE history.{device}_key = :device_key AND history.ts = :ts
+        WHERE history.{{device}}_key = :device_key AND history.ts = :ts
     ), judged AS (
         SELECT kwh, counting, sent_kwh, register_kwh, before_register_kwh, counting_of(
             sent_kwh, register_kwh, before_register_kwh,
@@ -37,7 +38,7 @@ _FIND = """
     SELECT kwh, counting, sent_kwh, uncorrected_counting,
         counted_kwh(uncorrected_counting, sent_kwh, register_kwh, before_register_kwh) AS uncorrected_kwh
     FROM judged
-"""
+"""  # noqa: S608 (a constant)
 FIND = {kind: text(kind.render(_FIND)) for kind in KINDS}
 
 _COUNTED = (

@@ -9,16 +9,22 @@ import numpy as np
 
 from ingestion_svc.copy_format import Floats, Keys, Positions, Times
 from ingestion_svc.count_sessions_sql import COUNT_SESSIONS, FIND_RISES
+from shared.db.session_registers_sql import REACH_DAYS
 from shared.timestamps import US_PER_DAY, datetime_from_us
 
 Execute = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Executes a statement with its parameters, and returns the rows."""
 
-NEAR_US = 2 * US_PER_DAY
-"""How far from changed readings others may matter, before all are looked at: what shows a rise lies within a day, and
-so does each reading that follows."""
+NEAR_US = (1 + REACH_DAYS) * US_PER_DAY
+"""How far from changed readings others may matter, before all are looked at: those within a day before are judged
+anew."""
 
-_EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC), "near": False}
+FOLLOWING = (32, 1_000, 32_000, None)
+"""How many of the readings that follow changed ones are looked at: few, as long as one of them shows that the others
+stay what they are."""
+
+EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC)}
+"""Bounds of readings that leave none out."""
 
 
 class Suspects(NamedTuple):
@@ -45,8 +51,8 @@ class Suspects(NamedTuple):
 class Sessions:
     """What was found out about suspects."""
 
-    anew: list[tuple[datetime, int]] = field(default_factory=list)
-    """The hours that have to be added up anew, with the device's key."""
+    anew: set[tuple[int, datetime]] = field(default_factory=set)
+    """The hours that have to be added up anew, after the device's key."""
     doubted: set[tuple[int, datetime]] = field(default_factory=set)
     """Keys and timestamps of the readings that were found to be a session's registers."""
 
@@ -55,22 +61,24 @@ async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_
     """Makes count what should near the suspects, which are stored; their devices are locked."""
     sessions = Sessions()
     for spans in _spans(suspects):
-        near = {
+        bounds = {
             "first": datetime_from_us(int(spans["firsts_us"].min()) - NEAR_US),
             "last": datetime_from_us(int(spans["lasts_us"].max()) + NEAR_US),
-            "near": True,
+            "bounded": True,
         }
         parameters = {name: values.tolist() for name, values in spans.items()}
-        found = [key for (key,) in await execute(FIND_RISES[device], parameters | near)]
+        found = [key for (key,) in await execute(FIND_RISES[device], parameters | bounds)]
         if not found:
             continue
         rising = np.isin(spans["keys"], found)
         parameters = {name: values[rising].tolist() for name, values in spans.items()}
         parameters["min_interval_s"] = min_interval_s
-        changed = await execute(COUNT_SESSIONS[device], parameters | near)
-        if any(key is None for key, *_ in changed):
-            changed = await execute(COUNT_SESSIONS[device], parameters | _EVER)
-        sessions.anew += [(hour, key) for key, _, hour, _ in changed]
+        for following in FOLLOWING:
+            changed = await execute(COUNT_SESSIONS[device], parameters | bounds | {"following": following})
+            if all(key is not None for key, *_ in changed):
+                break
+            bounds = EVER | {"bounded": False}
+        sessions.anew |= {(key, hour) for key, _, hour, _ in changed}
         sessions.doubted |= {(key, ts) for key, ts, _, in_session in changed if in_session}
     return sessions
 

@@ -13,10 +13,9 @@ slow path.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Generic
 
 import numpy as np
@@ -29,10 +28,11 @@ from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
 from ingestion_svc.rises import Merged, Newest, merge
-from ingestion_svc.session_registers import Suspects, count_sessions
+from ingestion_svc.session_registers import EVER, Suspects, count_sessions
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
+from shared.db.verification_sql import of_hours
 from shared.errors import DatabaseUnavailable, reason_of
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
@@ -44,8 +44,6 @@ PARTITION_DAYS_MAX = 1_000
 
 NEIGHBOUR_MAX_US = US_PER_DAY
 """How far from a batch's late rows the readings before and after them are looked for, before all days are looked at."""
-
-EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC)}
 
 _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
@@ -156,7 +154,7 @@ class Writer(Generic[AnyRow]):
         """One transaction: appends the rows that may be, and takes the others the slow path."""
         others = np.delete(np.arange(len(rows)), appendable.positions)
         written, new_keys, newest = Written(), dict[str, int](), None
-        anew: dict[datetime, set[int]] = defaultdict(set)
+        anew = set[tuple[int, datetime]]()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
             suspects = self._suspects(columns, appendable)
             if len(appendable.positions):
@@ -166,9 +164,10 @@ class Writer(Generic[AnyRow]):
                 suspects = suspects.and_others(merged)
             if len(suspects.keys):
                 await self._count_sessions(suspects, written, anew, cursor)
-            for hour, its_keys in anew.items():
-                await self._add_up_anew(hour, its_keys, cursor)
-            hours = sorted({*_hours(columns), *anew})
+            if anew:
+                await cursor.execute(self._target.remove_hours, of_hours(anew), prepare=False)
+                await cursor.execute(self._target.add_hours_anew, of_hours(anew), prepare=False)
+            hours = sorted({*_hours(columns), *(hour for _, hour in anew)})
             await cursor.execute(self._target.mark_hours, {"hours": hours}, prepare=True)
             self._pass_fail_point("before_commit")
         self._pass_fail_point("after_commit")
@@ -210,13 +209,13 @@ class Writer(Generic[AnyRow]):
         rows: Sequence[AnyRow],
         columns: Columns,
         positions: Positions,
-        anew: dict[datetime, set[int]],
+        anew: set[tuple[int, datetime]],
         cursor: psycopg.AsyncCursor[Any],
     ) -> tuple[Written, dict[str, int], Suspects, tuple[Positions, Newest]]:
         """What became of the rows at some positions, the keys of devices that were not known here, the suspects among
         them, and their devices' newest readings now, with a row of each.
 
-        Adds the hours to `anew` that have to be added up anew, with the devices whose they are.
+        Adds the hours to `anew` that have to be added up anew, after the keys of the devices whose they are.
         """
         target = self._target
         if len(positions) < len(rows):
@@ -236,8 +235,7 @@ class Writer(Generic[AnyRow]):
             await cursor.execute(target.change_rises, its, prepare=False)
         if followed is not None:
             await cursor.execute(target.count_anew, self._min_interval | followed, prepare=False)
-            for hour, its_keys in await cursor.fetchall():
-                anew[hour].update(its_keys)
+            anew.update(await cursor.fetchall())
         written = Written(doubted=sorted(doubted))
         if inserted < len(rows):
             stored = await self._find_stored(columns, missed, cursor) if missed else {}
@@ -254,7 +252,7 @@ class Writer(Generic[AnyRow]):
         return Suspects(positions, self._devices.keys(slots), columns.ts_us[positions], self._devices.limits_kw(slots))
 
     async def _count_sessions(
-        self, suspects: Suspects, written: Written, anew: dict[datetime, set[int]], cursor: psycopg.AsyncCursor[Any]
+        self, suspects: Suspects, written: Written, anew: set[tuple[int, datetime]], cursor: psycopg.AsyncCursor[Any]
     ) -> None:
         """Has nothing count of what is a session's register; adds to what was `written` and to `anew`."""
 
@@ -263,8 +261,7 @@ class Writer(Generic[AnyRow]):
             return await cursor.fetchall()
 
         sessions = await count_sessions(execute, self._target.device, suspects, self._limits.min_interval_s)
-        for hour, key in sessions.anew:
-            anew[hour].add(key)
+        anew |= sessions.anew
         if sessions.doubted:
             places = zip(suspects.keys.tolist(), map(datetime_from_us, suspects.ts_us.tolist()), strict=True)
             written.session_registers = sorted(
@@ -273,11 +270,6 @@ class Writer(Generic[AnyRow]):
                 if place in sessions.doubted
             )
             written.doubted = sorted({*written.doubted, *written.session_registers})
-
-    async def _add_up_anew(self, hour: datetime, keys: set[int], cursor: psycopg.AsyncCursor[Any]) -> None:
-        hour_of_keys = {"keys": list(keys), "hour": hour, "next_hour": hour + timedelta(hours=1)}
-        await cursor.execute(self._target.remove_hours, hour_of_keys, prepare=False)
-        await cursor.execute(self._target.add_hours_anew, hour_of_keys, prepare=False)
 
     async def _lock(self, keys: Keys, cursor: psycopg.AsyncCursor[Any]) -> Newest:
         """Locks devices, whose keys ascend, and returns their newest readings."""

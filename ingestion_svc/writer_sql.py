@@ -7,6 +7,7 @@ from typing import Any, Generic
 from ingestion_svc.readings import AnyRow, MeterRow, VehicleRow
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
+from shared.db.session_registers_sql import SENT
 from shared.db.verification_sql import HOURS
 
 # With nested loops alone rows are locked in key order, and they are no bad plan for any number of rows; nor are index
@@ -102,10 +103,10 @@ _LOCK_STATUS = """
 
 # The newest readings of devices: microseconds, the energy as it was sent, and what it has risen from, or less. A
 # statement of its own: the one that waited for the locks sees what was there before.
-_FIND_NEWEST = """
-    SELECT {device}_key, (extract(epoch FROM ts) * 1000000)::bigint,
-        coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END), rising_from_kwh
-    FROM {device}_current_status WHERE {device}_key = ANY(%(keys)s)
+_FIND_NEWEST = f"""
+    SELECT {{device}}_key, (extract(epoch FROM ts) * 1000000)::bigint,
+        {SENT}, rising_from_kwh
+    FROM {{device}}_current_status WHERE {{device}}_key = ANY(%(keys)s)
 """
 
 # What devices have risen from, where that changes. `insert` gives it to new devices alone.
@@ -236,46 +237,46 @@ _INSERT = (
 
 # What counts of the stored readings that now come after late rows, of which only the last one before each of them
 # matters; the bounds let the planner leave out other days. What an operator has corrected stays, and a session's
-# registers are judged elsewhere. Returns the hours whose sums have to be added up anew, and of which devices: to add
+# registers are judged elsewhere. Returns devices and their hours whose sums have to be added up anew: to add
 # differences would leave their rounding.
-_COUNT_ANEW = """
+_COUNT_ANEW = f"""
     WITH followed AS (
         SELECT DISTINCT ON (device_key, after_ts)
             device_key, after_ts, ts AS before_ts, register_kwh AS before_register_kwh, max_kw
         FROM staged_readings
         WHERE after_ts IS NOT NULL
         ORDER BY device_key, after_ts, ts DESC, ordinal
-    ), judged AS (
-        SELECT followed.device_key, ts, before_register_kwh, history.register_kwh,
-            coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END) AS sent_kwh,
-            counting_of(
-                coalesce(sent_kwh, CASE WHEN history.register_kwh IS NULL THEN history.{energy} END),
-                history.register_kwh, before_register_kwh,
-                plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s)
-            ) AS counting
-        FROM followed JOIN {device}_telemetry_history AS history
-            ON history.{device}_key = followed.device_key AND history.ts = followed.after_ts
+    ), found AS (
+        SELECT followed.device_key, ts, before_ts, before_register_kwh, register_kwh, max_kw, {SENT} AS sent_kwh
+        FROM followed JOIN {{device}}_telemetry_history AS history
+            ON history.{{device}}_key = followed.device_key AND history.ts = followed.after_ts
             AND history.ts BETWEEN %(first)s AND %(last)s
         WHERE history.counting IS NULL OR history.counting NOT IN ('corrected', 'session')
+    ), judged AS (
+        SELECT device_key, ts, before_register_kwh, register_kwh, sent_kwh, counting_of(
+            sent_kwh, register_kwh, before_register_kwh,
+            plausible_kwh(ts, before_ts, max_kw, %(min_interval_s)s)
+        ) AS counting
+        FROM found
     ), counted AS (
         SELECT device_key, ts, sent_kwh, counting,
             counted_kwh(counting, sent_kwh, register_kwh, before_register_kwh) AS kwh
         FROM judged
     ), changed AS (
-        UPDATE {device}_telemetry_history AS history
-        SET {energy} = kwh, counting = counted.counting,
+        UPDATE {{device}}_telemetry_history AS history
+        SET {{energy}} = kwh, counting = counted.counting,
             sent_kwh = CASE WHEN counted.counting IS NOT NULL THEN counted.sent_kwh END
         FROM counted
-        WHERE history.{device}_key = device_key AND history.ts = counted.ts
+        WHERE history.{{device}}_key = device_key AND history.ts = counted.ts
             AND history.ts BETWEEN %(first)s AND %(last)s
-            AND (history.{energy}, history.counting) IS DISTINCT FROM (kwh, counted.counting)
+            AND (history.{{energy}}, history.counting) IS DISTINCT FROM (kwh, counted.counting)
         RETURNING device_key, counted.ts, kwh, history.sent_kwh,
             date_bin('1 hour', counted.ts - interval '1 microsecond', 'epoch') AS hour_start
     ), newest AS (
-        UPDATE {device}_current_status AS status SET {energy} = kwh, sent_kwh = changed.sent_kwh
-        FROM changed WHERE status.{device}_key = device_key AND status.ts = changed.ts
+        UPDATE {{device}}_current_status AS status SET {{energy}} = kwh, sent_kwh = changed.sent_kwh
+        FROM changed WHERE status.{{device}}_key = device_key AND status.ts = changed.ts
     )
-    SELECT hour_start, array_agg(DISTINCT device_key) FROM changed GROUP BY hour_start
+    SELECT DISTINCT device_key, hour_start FROM changed
 """
 
 # What was sent for the slots of some rows. The bounds let the planner leave out the other days; the limit makes it look

@@ -186,7 +186,7 @@ def session_registers(readings: Mapping[int, Values], corrected: Container[int])
 
 
 def rises(rows: Sequence[tuple[int, float | None]]) -> bool:
-    """Whether energies are those of a register that began near zero, at a steady power of at least 1 kW."""
+    """Whether energies are those of a register that began near zero, at a steady power of at least 1.3 kW."""
     rates = []
     for (before_us, before_kwh), (ts_us, kwh) in itertools.pairwise(rows):
         if kwh is None or before_kwh is None or before_kwh <= 0 or kwh - before_kwh <= 1e-9:
@@ -199,7 +199,7 @@ def rises(rows: Sequence[tuple[int, float | None]]) -> bool:
         max(rates) <= 2 * min(rates)
         and last_kwh >= 4.5 * first_kwh
         and 60 * US_PER_SECOND <= last_us - first_us <= US_PER_DAY
-        and min(rates) * 3_600 >= 1
+        and min(rates) * 3_600 >= 1.3
     )
 
 

@@ -155,6 +155,7 @@ def _parameters(check: Check) -> dict[str, Any]:
     hour = None if check.hour_us is None else datetime_from_us(check.hour_us)
     return {
         "keys": check.keys,
+        "hours": [hour] * len(check.keys),
         "hour": hour,
         "next_hour": hour and hour + _HOUR,
         "limits_kw": [check.max_kw[key] for key in check.keys],

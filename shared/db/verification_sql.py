@@ -1,16 +1,18 @@
 """What `verify` says to the database, of the rollups and the status of each kind of device.
 
 The statements' parameters are `keys` of devices, with the `limits_kw` of each, and, of an hour `(hour, next_hour]`, its
-two ends. History is looked up device by device, since its key begins with the device; where a day is small the planner
-reads it whole instead.
+two ends; to repair rollups `hours` too, the start of one for each key, between these ends. History is looked up device
+by device, since its key begins with the device; where a day is small the planner reads it whole instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
-from shared.db.session_registers_sql import RISE_READINGS, SENT, SESSION, SESSIONS
+from shared.db.session_registers_sql import REACH_DAYS, RISE_READINGS, SENT, SESSION, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ _FIND_HOURS = """
 
 # The readings of an hour beside the reading before each, and what counts of them by that; `sent_kwh` is the interval's
 # energy. What an operator has corrected stays, and so does what depends on readings that may have been dropped: what
-# counts of the first one, and within a day after them that something is a session's register.
+# counts of the first one, and for two days after them that something is a session's register.
 _COUNTED = f"""
     WITH within AS (
         SELECT {{device}}_key, ts, max_kw, {{energy}} AS kwh, register_kwh, counting, {SENT} AS sent_kwh,
@@ -117,11 +119,11 @@ _COUNTED = f"""
             (
                 SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
                 WHERE history.{{device}}_key = device.{{device}}_key
-                    AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
+                    AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '{REACH_DAYS} days'
                     AND history.ts >= coalesce((
                         SELECT ts FROM {{device}}_telemetry_history AS history
                         WHERE history.{{device}}_key = device.{{device}}_key
-                            AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '1 day'
+                            AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '{REACH_DAYS} days'
                             AND counting IS DISTINCT FROM 'corrected'
                         ORDER BY ts DESC OFFSET {RISE_READINGS - 2} LIMIT 1
                     ), '-infinity')
@@ -132,7 +134,7 @@ _COUNTED = f"""
                 ORDER BY ts LIMIT {RISE_READINGS - 1}
             )
         ) AS readings
-    ), {SESSIONS}, preceded AS (
+    ), {sessions()}, preceded AS (
         SELECT {{device}}_key, ts, max_kw, kwh, register_kwh, counting, sent_kwh,
             coalesce(previous_ts, before_ts) AS before_ts,
             CASE WHEN previous_ts IS NULL THEN earlier_register_kwh ELSE previous_register_kwh END
@@ -163,7 +165,7 @@ _COUNTED = f"""
         WHERE (kwh, counting) IS DISTINCT FROM (right_kwh, right_counting)
             AND %(hour)s >= floor_ts
             AND (before_ts IS NOT NULL OR floor_ts = '0001-01-01 UTC')
-            AND (counting IS DISTINCT FROM '{SESSION}' OR %(hour)s >= floor_ts + interval '1 day')
+            AND (counting IS DISTINCT FROM '{SESSION}' OR %(hour)s >= floor_ts + interval '{REACH_DAYS} days')
     )
 """  # noqa: S608 (all are constants)
 
@@ -188,30 +190,38 @@ _CHANGE_COUNTING = (
 """
 )
 
-_REMOVE_HOURS = "DELETE FROM {device}_closed_hours WHERE device_key = ANY(%(keys)s) AND hour_start = %(hour)s"
+_REMOVE_HOURS = """
+    DELETE FROM {device}_closed_hours AS closed
+    USING unnest(%(keys)s::integer[], %(hours)s::timestamptz[]) AS asked (device_key, hour_start)
+    WHERE closed.device_key = asked.device_key AND closed.hour_start = asked.hour_start
+"""
 
+# The bounds let the planner leave out other days.
 _ADD_HOURS = """
     WITH computed AS (
-        SELECT device_key, coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
-            count(history.ts) AS readings, max(history.ts) AS last_ts
-            {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
-        FROM unnest(%(keys)s::integer[]) AS device_key
-            LEFT JOIN {device}_telemetry_history AS history
-                ON history.{device}_key = device_key
-                AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
-                AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
-        GROUP BY device_key
+        SELECT device_key, hour_start, last_ts, {totals}
+        FROM unnest(%(keys)s::integer[], %(hours)s::timestamptz[]) AS asked (device_key, hour_start)
+            CROSS JOIN LATERAL (
+                SELECT coalesce(sum({energy}), 0) AS kwh, coalesce(sum(greatest(0, -{energy})), 0) AS kwh_returned,
+                    count(*) AS readings, max(history.ts) AS last_ts
+                    {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings}
+                FROM {device}_telemetry_history AS history
+                WHERE history.{device}_key = device_key
+                    AND history.ts > hour_start AND history.ts <= hour_start + interval '1 hour'
+                    AND history.ts > %(hour)s AND history.ts <= %(next_hour)s
+                    AND hour_start = date_bin('1 hour', hour_start, 'epoch')
+            ) AS history
     ), open AS (
         UPDATE {device}_current_status AS status
         SET ({totals:hour_#}) = ROW({totals:computed.#})
         FROM computed
-        WHERE status.{device}_key = device_key AND status.hour_start = %(hour)s
-        RETURNING device_key
+        WHERE status.{device}_key = device_key AND status.hour_start = computed.hour_start
+        RETURNING device_key, computed.hour_start
     )
     INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
-    SELECT device_key, %(hour)s, last_ts, {totals}
+    SELECT device_key, hour_start, last_ts, {totals}
     FROM computed
-    WHERE readings > 0 AND device_key NOT IN (SELECT device_key FROM open)
+    WHERE readings > 0 AND (device_key, hour_start) NOT IN (SELECT device_key, hour_start FROM open)
 """
 
 # The hour of a status must be that of its reading, whose timestamp is then the hour's last one. Where history has
@@ -251,28 +261,28 @@ _REMOVE_STATUS = """
 """
 
 # A rise may have begun with any energy.
-_ADD_STATUS = """
+_ADD_STATUS = f"""
     WITH newest AS (
-        SELECT device_key, ts, {measurements:newest.#}, sent_kwh,
-            CASE WHEN coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END) > 0 THEN 0 END
+        SELECT device_key, ts, {{measurements:newest.#}}, sent_kwh,
+            CASE WHEN {SENT} > 0 THEN 0 END
                 AS rising_from_kwh,
             date_bin('1 hour', newest.ts - interval '1 microsecond', 'epoch') AS hour_start
         FROM unnest(%(keys)s::integer[]) AS device_key CROSS JOIN LATERAL (
-            SELECT ts, {measurements}, sent_kwh FROM {device}_telemetry_history AS history
-            WHERE history.{device}_key = device_key
+            SELECT ts, {{measurements}}, sent_kwh FROM {{device}}_telemetry_history AS history
+            WHERE history.{{device}}_key = device_key
             ORDER BY ts DESC LIMIT 1
         ) AS newest
     ), opened AS (
-        DELETE FROM {device}_closed_hours AS closed USING newest
+        DELETE FROM {{device}}_closed_hours AS closed USING newest
         WHERE closed.device_key = newest.device_key AND closed.hour_start = newest.hour_start
-        RETURNING closed.device_key, {totals:closed.#}
+        RETURNING closed.device_key, {{totals:closed.#}}
     )
-    INSERT INTO {device}_current_status (
-        {device}_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:hour_#}
+    INSERT INTO {{device}}_current_status (
+        {{device}}_key, ts, {{measurements}}, sent_kwh, rising_from_kwh, hour_start, {{totals:hour_#}}
     )
-    SELECT device_key, ts, {measurements}, sent_kwh, rising_from_kwh, hour_start, {totals:coalesce(opened.#, 0)}
+    SELECT device_key, ts, {{measurements}}, sent_kwh, rising_from_kwh, hour_start, {{totals:coalesce(opened.#, 0)}}
     FROM newest LEFT JOIN opened USING (device_key)
-"""
+"""  # noqa: S608 (a constant)
 
 _DEVICES = """
     SELECT {device}_key, {device}_id
@@ -333,3 +343,9 @@ SIDES = tuple(_side(kind) for kind in KINDS)
 
 HOURS = {kind: side.hours for kind, side in zip(KINDS, SIDES, strict=True)}
 """The rollups of each kind, for whoever has to add some of them up anew."""
+
+
+def of_hours(asked: Collection[tuple[int, datetime]]) -> dict[str, Any]:
+    """The parameters of statements that repair rollups: devices' keys and the starts of their hours, at least one."""
+    keys, hours = zip(*asked, strict=True)
+    return {"keys": list(keys), "hours": list(hours), "hour": min(hours), "next_hour": max(hours) + timedelta(hours=1)}

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import psycopg
 import pytest
 from energyfleet.v1 import analytics_service_pb2 as analytics_wire
 from energyfleet.v1 import ingestion_service_pb2 as wire
@@ -234,6 +235,30 @@ async def test_a_glitch_is_corrected_and_answers_about_the_past_follow(
     ]
     assert {(each.meter_id, each.author, each.note) for each in told} == {("meter-001", "Ada", "a glitch, ticket 12")}
     assert not (await ingest.ListCorrections(wire.ListCorrectionsRequest(vehicle_id="meter-001"))).corrections
+
+
+async def test_a_correction_that_says_what_counts_already_leaves_the_rollups_alone(
+    ingest: IngestionServiceAsyncStub, database_url: str
+) -> None:
+    def marks() -> list[tuple[Any, ...]]:
+        with psycopg.connect(database_url) as connection:
+            return connection.execute("SELECT mark FROM meter_hour_changes ORDER BY mark").fetchall()
+
+    async def corrected(**energy: Any) -> wire.CorrectReadingResponse:
+        return await ingest.CorrectReading(
+            wire.CorrectReadingRequest(
+                meter_id="meter-001", timestamp=proto_from_us(NOW_US), author="Ada", note="a test", **energy
+            )
+        )
+
+    await send(ingest, a_meter_reading(ts_us=NOW_US))
+    before = marks()
+    assert not (await corrected(as_sent=Empty())).HasField("correction")
+    assert marks() == before
+    one = await corrected(kwh=2.0)
+    before = marks()
+    assert await corrected(kwh=2.0) == one
+    assert marks() == before
 
 
 async def test_only_a_stored_reading_is_corrected(ingest: IngestionServiceAsyncStub) -> None:

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from ingestion_svc import known_devices
+from ingestion_svc import known_devices, session_registers
 from ingestion_svc.corrections import CorrectionOrder, correct_reading
 from ingestion_svc.readings import MeterRow
 from ingestion_svc.writer_sql import METERS
 from shared.db.device_kind import METER
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import make_engine
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us, us_from_datetime
 from tests.builders import NOW_US
-from tests.integration.test_writer_appending import LIMITS, Places, Spy, check, counted, expect
+from tests.integration.test_writer_appending import LIMITS, MIDNIGHT_US, Places, Spy, check, counted, expect
 from tests.model import Values, judge
 from tests.verified import differences
 
@@ -28,7 +28,7 @@ _examples = itertools.count()
 
 # (microseconds since the reading before, what the energy is then, from what it was before; None: a register)
 steps = st.sampled_from([MINUTE_US, MINUTE_US, 15 * MINUTE_US, 20 * US_PER_HOUR, 25 * US_PER_HOUR, 7 * US_PER_SECOND])
-rises = st.tuples(st.just("rise"), st.sampled_from([0.125, 0.25, 2.0]), st.integers(6, 12), steps)
+rises = st.tuples(st.just("rise"), st.sampled_from([0.125, 0.25, 0.375, 2.0]), st.integers(6, 12), steps)
 pieces = st.one_of(
     rises,
     st.tuples(st.just("hold"), st.just(0.0), st.integers(1, 9), steps),
@@ -98,6 +98,8 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @given(sent=arrivals())
 @example(sent=[(0, [reading]) for reading in rising(1, 0.25, 20)])
 @example(sent=[(at % 2, [reading]) for at, reading in enumerate(rising(15, 1.5, 8))])
+@example(sent=[(0, rising(15, 0.3125, 8))])
+@example(sent=[(0, rising(15, 0.34375, 8))])
 @example(sent=[(0, [reading]) for reading in reversed(rising(1, 0.25, 20))])
 @example(sent=[(0, rising(1, 0.25, 20)), (0, [(NOW_US + 10 * MINUTE_US + 1, 0.25)])])
 @example(sent=[(0, [each for each in rising(1, 0.25, 15) if each[1] != 1.0]), (0, [(NOW_US + 4 * MINUTE_US, 1.0)])])
@@ -110,15 +112,19 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(known_devices, "APPEND_MIN_READINGS", least)
+    if least > 1:
+        monkeypatch.setattr(session_registers, "FOLLOWING", (8, 12, None))
     url = postgres.url(database, role="energyfleet_ingestion")
     suffix = f"-s{next(_examples)}"
     writers = [Spy(METERS, url, Places()) for _ in range(2)]
     model: dict[str, dict[int, Values]] = defaultdict(dict)
-    for at_writer, readings in sent:
-        rows = [MeterRow(f"m{suffix}", ts_us, kwh, None, 4_000.0 if kwh is None else None) for ts_us, kwh in readings]
-        assert await writers[at_writer].write(rows) == expect(model, rows)
-    for writer in writers:
-        await writer.close()
+    try:
+        for at_writer, readings in sent:
+            rows = [MeterRow(f"m{suffix}", ts, kwh, None, 4_000.0 if kwh is None else None) for ts, kwh in readings]
+            assert await writers[at_writer].write(rows) == expect(model, rows)
+    finally:
+        for writer in writers:
+            await writer.close()
     whys = [why for device_id, places in model.items() for _, why in counted(device_id, places).values()]
     event(f"a session's: {min(whys.count('session'), 9)}, appends: {min(sum(each.appends for each in writers), 3)}")
     with psycopg.connect(url) as connection:
@@ -128,6 +134,7 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
 QUARTER_US = 15 * MINUTE_US
 RISE = [(NOW_US + at * QUARTER_US, float(at)) for at in range(1, 9)]
 LATER_US = NOW_US + 4 * US_PER_DAY
+SLOW_RISE = [(LATER_US + (at - 8) * 200 * MINUTE_US, 5.0 * at) for at in range(1, 9)]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +151,10 @@ LATER_US = NOW_US + 4 * US_PER_DAY
             [LATER_US - 47 * US_PER_HOUR],
             [(LATER_US, 8.5)],
         ),
+        ([*SLOW_RISE, (LATER_US + 22 * US_PER_HOUR, 40.0)], [LATER_US], []),
+        ([*SLOW_RISE, (LATER_US + 22 * US_PER_HOUR, 40.0)], [LATER_US], [(LATER_US + 45 * US_PER_HOUR, 40.0)]),
     ],
-    ids=["of the rise", "seven in a row", "two days before the next"],
+    ids=["of the rise", "seven in a row", "two days before the next", "the last of a slow rise", "and what goes on"],
 )
 @pytest.mark.usefixtures("verified")
 async def test_corrected_readings_hide_no_session(
@@ -171,6 +180,24 @@ async def test_corrected_readings_hide_no_session(
     assert {us_from_datetime(ts): (kwh, why) for ts, kwh, why in rows} == expected
 
 
+@pytest.mark.usefixtures("verified")
+async def test_what_follows_a_session_that_was_dropped_stays_doubted_when_a_reading_comes_late(
+    postgres: EmbeddedServer, database: str, database_url: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+    rise = [MeterRow("m", MIDNIGHT_US - (9 - at) * QUARTER_US, float(at), None) for at in range(1, 9)]
+    at_20, at_30, at_40 = (MeterRow("m", MIDNIGHT_US + hours * US_PER_HOUR, 8.0, None) for hours in (20, 30, 40))
+    assert len((await writer.write([*rise, at_20, at_40])).doubted) == 10
+    with psycopg.connect(database_url) as owner:
+        owner.execute("UPDATE retention SET floor_day = %s", (datetime_from_us(MIDNIGHT_US).date(),))
+        owner.execute("DELETE FROM meter_telemetry_history WHERE ts < %s", (datetime_from_us(MIDNIGHT_US),))
+    assert (await writer.write([at_30])).doubted == [0]
+    await writer.close()
+    with psycopg.connect(database_url) as owner:
+        counting = owner.execute("SELECT counting FROM meter_telemetry_history").fetchall()
+    assert counting == [("session",)] * 3
+
+
 @pytest.mark.timeout(120)
 async def test_what_it_takes_to_doubt_grows_with_the_readings_not_with_their_square(
     postgres: EmbeddedServer, database: str
@@ -193,3 +220,42 @@ async def test_what_it_takes_to_doubt_grows_with_the_readings_not_with_their_squ
     await writer.close()
     assert for_power[8_000] < 24 * for_power[1_000]
     assert for_rises[4_000] < 24 * for_rises[500]
+
+
+@pytest.mark.timeout(120)
+async def test_a_late_reading_costs_the_same_however_long_its_session_goes_on(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+    took_s = dict[int, float]()
+    for count in (2_000, 16_000):
+        rows = [MeterRow(f"m{count}", ts_us, kwh, None) for ts_us, kwh in rising(1, 0.25, count)]
+        assert len((await writer.write(rows)).doubted) == count
+        late = [row._replace(ts_us=row.ts_us + 1) for row in rows[100:200:20]]
+        for row in late:
+            began = time.monotonic()
+            assert (await writer.write([row])).doubted == [0]
+            took_s[count] = min(took_s.get(count, 60.0), time.monotonic() - began)
+    await writer.close()
+    assert took_s[16_000] < 3 * took_s[2_000]
+
+
+@pytest.mark.timeout(120)
+async def test_a_backlog_of_sessions_takes_a_few_times_as_long_as_one_of_energies(
+    postgres: EmbeddedServer, database: str
+) -> None:
+    writer = Spy(METERS, postgres.url(database, role="energyfleet_ingestion"), Places())
+    times = [NOW_US - 60 * US_PER_DAY + at * QUARTER_US for at in range(2_000)]
+    took_s = {40: 60.0, 1: 60.0}
+    await writer.write([MeterRow("days", ts_us, 2.0, None) for ts_us in times])
+    for device in range(4):
+        for readings in took_s:
+            rows = [
+                MeterRow(f"{readings}-{device}", ts_us, 2.0 + 2 * (at % readings), None)
+                for at, ts_us in enumerate(times)
+            ]
+            began = time.monotonic()
+            assert len((await writer.write(rows)).doubted) == (2_000 if readings == 40 else 0)
+            took_s[readings] = min(took_s[readings], time.monotonic() - began)
+    await writer.close()
+    assert took_s[40] < 10 * took_s[1]
