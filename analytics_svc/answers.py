@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
@@ -10,12 +11,13 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from analytics_svc.explanation import Finding, explain, findings_of
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import ClockEvidence, Found, Freshness, Refusal, freshness
-from analytics_svc.performance import Performance, Thresholds, efficiency_ratio, explain, kwh_lost
+from analytics_svc.performance import Compared, Judgement, Thresholds, efficiency_ratio, kwh_lost
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
-from analytics_svc.totals import Bucket, Evidence, Totals
+from analytics_svc.totals import Bucket, Evidence, FleetTotals
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.session_registers_sql import SESSION
 from shared.timestamps import proto_from_us
@@ -28,21 +30,24 @@ _READINGS: Mapping[DeviceKind, Callable[..., Any]] = {METER: MeterReading, VEHIC
 
 def performance_answer(
     question: PerformanceQuestion,
-    answer: QueryResult[tuple[Totals, Evidence]],
-    performance: Performance,
+    answer: QueryResult[tuple[FleetTotals, Evidence]],
+    judgement: Judgement,
     thresholds: Thresholds,
 ) -> wire.GetVehiclePerformanceResponse:
-    totals, evidence = answer.value
+    found, evidence = answer.value
+    totals, performance = found.at(0), judgement.at(0, found)
+    meter_ids = sorted({each.meter_id for each in evidence.feedings})
+    vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
     return wire.GetVehiclePerformanceResponse(
-        **_performance_fields(question.vehicle_id, totals, performance, thresholds),
+        **_performance_fields(vehicle, thresholds, evidence),
         window=window_message(question.window),
         evidence=wire.PerformanceEvidence(
             first_vehicle_reading=_timestamp(evidence.first_vehicle_us),
             last_vehicle_reading=_timestamp(evidence.last_vehicle_us),
             first_meter_reading=_timestamp(evidence.first_meter_us),
             last_meter_reading=_timestamp(evidence.last_meter_us),
-            hours_either=totals.hours_either,
-            hours_both=totals.hours_both,
+            hours_either=evidence.hours_either,
+            hours_both=evidence.hours_both,
             mapping_count=totals.mappings,
             vehicle_quality=_quality_message(evidence.vehicle_quality),
             meter_quality=_quality_message(evidence.meter_quality),
@@ -70,7 +75,7 @@ def page_answer(
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
         vehicles=[
-            wire.VehiclePerformance(**_performance_fields(*each, thresholds), mapping_count=each.totals.mappings)
+            wire.VehiclePerformance(**_performance_fields(each, thresholds), mapping_count=each.totals.mappings)
             for each in page
         ],
         matched=len(result.positions),
@@ -85,6 +90,8 @@ def page_answer(
             by_verdict=[_verdict_message(verdict, group) for verdict, group in result.by_verdict.items()],
             kwh_returned_dc=totals.kwh_returned_dc,
             kwh_returned_ac=totals.kwh_returned_ac,
+            kwh_consumed_ac_idle=totals.kwh_consumed_ac_idle,
+            kwh_delivered_dc_unmapped=totals.kwh_delivered_dc_unmapped,
         ),
         unknown_vehicle_ids=result.unknown_vehicle_ids,
         thresholds=_thresholds_message(thresholds),
@@ -123,8 +130,13 @@ def series_answer(
     )
 
 
+@cache
 def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
-    return wire.PerformanceThresholds(**asdict(thresholds))
+    by_power = [
+        wire.LimitByPower(from_kw=power_kw, low_efficiency_below=limit)
+        for power_kw, limit in thresholds.low_efficiency_by_power
+    ]
+    return wire.PerformanceThresholds(**(asdict(thresholds) | {"low_efficiency_by_power": by_power}))
 
 
 def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, stale_after_us: int) -> dict[str, Any]:
@@ -198,9 +210,10 @@ def _refusal_message(refusal: Refusal) -> wire.Refusal:
 
 
 def _performance_fields(
-    vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds
+    vehicle: JudgedVehicle, thresholds: Thresholds, evidence: Evidence | None = None
 ) -> dict[str, Any]:
-    explanation = explain(vehicle_id, totals, performance, thresholds)
+    vehicle_id, totals, performance, meter_ids = vehicle
+    explanation = explain(vehicle_id, meter_ids, totals, performance, thresholds)
     return {
         "vehicle_id": vehicle_id,
         "kwh_delivered_dc": totals.kwh_delivered_dc,
@@ -216,7 +229,38 @@ def _performance_fields(
         "alert": explanation.alert,
         "kwh_returned_dc": totals.kwh_returned_dc,
         "kwh_returned_ac": totals.kwh_returned_ac,
+        "comparison": _comparison_message(performance.compared, evidence),
+        "kwh_consumed_ac_idle": totals.kwh_consumed_ac_idle,
+        "kwh_delivered_dc_unmapped": totals.kwh_delivered_dc_unmapped,
+        "findings": map(_finding_message, findings_of(totals, performance, evidence)),
     }
+
+
+def _comparison_message(compared: Compared | None, evidence: Evidence | None) -> wire.Comparison | None:
+    if compared is None:
+        return None
+    return wire.Comparison(
+        kwh_delivered_dc=compared.kwh_delivered_dc,
+        kwh_consumed_ac=compared.kwh_consumed_ac,
+        efficiency_ratio=compared.efficiency_ratio,
+        kwh_lost=compared.kwh_lost,
+        mean_power_kw=compared.mean_power_kw,
+        low_efficiency_below=compared.low_efficiency_below,
+        efficiency_ratio_at_least=compared.at_least,
+        efficiency_ratio_at_most=compared.at_most,
+        spans=[window_message(Window(*each)) for each in evidence.compared_us] if evidence else (),
+    )
+
+
+def _finding_message(finding: Finding) -> wire.Finding:
+    return wire.Finding(
+        kind=wire.FindingKind.Value(finding.kind),
+        kwh=finding.kwh,
+        readings=finding.readings,
+        hours_apart=finding.hours_apart,
+        since=_timestamp(finding.since_us),
+        text=finding.text,
+    )
 
 
 def _verdict_message(verdict: Verdict, group: GroupTotals) -> wire.VerdictTotals:

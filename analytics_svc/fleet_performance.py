@@ -1,16 +1,18 @@
 """Finds, filters, orders and adds up the verdicts of a fleet. Pure."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import fsum
-from operator import itemgetter
 from typing import NamedTuple
 
-from analytics_svc.performance import Performance, Thresholds, efficiency_ratio, judge, kwh_lost
+import numpy as np
+
+from analytics_svc.charging import Numbers, Places
+from analytics_svc.performance import Judgement, Performance, VerdictReason
 from analytics_svc.questions import FleetQuestion, Order, Verdict, Window
 from analytics_svc.reader import QueryResult
-from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, Totals
+from analytics_svc.totals import FleetTotals, Totals
 
 _COMPARABLE = (Verdict.OK, Verdict.LOW_EFFICIENCY)
 """The verdicts of vehicles with enough evidence on both sides, and plausible numbers."""
@@ -20,6 +22,8 @@ class JudgedVehicle(NamedTuple):
     vehicle_id: str
     totals: Totals
     performance: Performance
+    meter_ids: Sequence[str]
+    """The meters that fed it, where its charger should be inspected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +37,49 @@ class GroupTotals:
     meter_readings: int
     kwh_returned_dc: float | None
     kwh_returned_ac: float | None
+    kwh_consumed_ac_idle: float | None
+    kwh_delivered_dc_unmapped: float | None
 
     @classmethod
-    def of(cls, found: FleetTotals, positions: Sequence[int]) -> "GroupTotals":
+    def of(cls, found: FleetTotals, positions: Places) -> "GroupTotals":
         """Of the vehicles at these positions, the same in any order."""
-        delivered = _sum(map(found.kwh_delivered_dc.__getitem__, positions))
-        consumed = _sum(map(found.kwh_consumed_ac.__getitem__, positions))
-        # Most have returned nothing.
-        returned_dc = fsum(filter(None, map(found.kwh_returned_dc.__getitem__, positions)))
-        returned_ac = fsum(filter(None, map(found.kwh_returned_ac.__getitem__, positions)))
+        vehicle_readings = int(found.vehicle_readings[positions].sum())
+        meter_readings = int(found.meter_readings[positions].sum())
+
+        def energy(values: Numbers, readings: int) -> float | None:
+            its = values[positions]
+            return (fsum(its.tolist()) if its.any() else 0.0) if readings else None
+
         return cls(
             len(positions),
-            delivered,
-            consumed,
-            sum(map(found.vehicle_readings.__getitem__, positions)),
-            sum(map(found.meter_readings.__getitem__, positions)),
-            None if delivered is None else returned_dc,
-            None if consumed is None else returned_ac,
+            energy(found.kwh_delivered_dc, vehicle_readings),
+            energy(found.kwh_consumed_ac, meter_readings),
+            vehicle_readings,
+            meter_readings,
+            energy(found.kwh_returned_dc, vehicle_readings),
+            energy(found.kwh_returned_ac, meter_readings),
+            energy(found.comparison.idle, meter_readings),
+            energy(found.kwh_delivered_dc_unmapped, vehicle_readings),
         )
 
     @classmethod
     def combined(cls, groups: Sequence["GroupTotals"]) -> "GroupTotals":
         """Of groups that have no vehicle in common."""
+
+        def energy(name: str) -> float | None:
+            present = [value for each in groups if (value := getattr(each, name)) is not None]
+            return fsum(present) if present else None
+
         return cls(
-            sum(each.vehicles for each in groups),
-            _sum(each.kwh_delivered_dc for each in groups),
-            _sum(each.kwh_consumed_ac for each in groups),
-            sum(each.vehicle_readings for each in groups),
-            sum(each.meter_readings for each in groups),
-            _sum(each.kwh_returned_dc for each in groups),
-            _sum(each.kwh_returned_ac for each in groups),
+            vehicles=sum(each.vehicles for each in groups),
+            kwh_delivered_dc=energy("kwh_delivered_dc"),
+            kwh_consumed_ac=energy("kwh_consumed_ac"),
+            vehicle_readings=sum(each.vehicle_readings for each in groups),
+            meter_readings=sum(each.meter_readings for each in groups),
+            kwh_returned_dc=energy("kwh_returned_dc"),
+            kwh_returned_ac=energy("kwh_returned_ac"),
+            kwh_consumed_ac_idle=energy("kwh_consumed_ac_idle"),
+            kwh_delivered_dc_unmapped=energy("kwh_delivered_dc_unmapped"),
         )
 
 
@@ -73,62 +90,76 @@ class FleetResult:
     window: Window
     found: FleetTotals
     """All vehicles that the question is about, whatever their verdict."""
+    judgement: Judgement
     positions: Sequence[int]
     """Of the vehicles in `found` that have one of the question's verdicts, in its order."""
     totals: GroupTotals
     """Of all that are in `found`."""
     by_verdict: dict[Verdict, GroupTotals]
     efficiency_ratio: float | None
-    """This and the next of the vehicles whose verdicts are OK or LOW_EFFICIENCY."""
+    """This and the next are of what is compared of the vehicles whose verdicts are OK or LOW_EFFICIENCY."""
     kwh_lost: float | None
     unknown_vehicle_ids: Sequence[str]
     as_of_us: int
     """Up to when it is complete."""
+    meters_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The meters of the vehicles whose charger should be inspected."""
 
-    def page(self, start: int, end: int, thresholds: Thresholds) -> list[JudgedVehicle]:
+    def page(self, start: int, end: int) -> list[JudgedVehicle]:
         """The vehicles from one of `positions` up to another."""
-        page = [(self.found.vehicle_ids[position], self.found.at(position)) for position in self.positions[start:end]]
-        return [JudgedVehicle(vehicle_id, totals, judge(totals, thresholds)) for vehicle_id, totals in page]
+        return [
+            JudgedVehicle(
+                vehicle_id := self.found.vehicle_ids[position],
+                self.found.at(position),
+                self.judgement.at(position, self.found),
+                self.meters_of.get(vehicle_id, ()),
+            )
+            for position in self.positions[start:end]
+        ]
+
+    @property
+    def low_efficiency_ids(self) -> list[str]:
+        """The vehicles on its pages whose charger should be inspected."""
+        low = self.judgement.reasons == VerdictReason.BELOW_LIMIT.number
+        return [self.found.vehicle_ids[position] for position in self.positions if low[position]]
 
 
-async def judge_fleet(
-    question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], thresholds: Thresholds
+async def fleet_result(
+    question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], judgement: Judgement
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls run in between."""
-    found, by_loss = answer.value, question.order is Order.KWH_LOST
-    positions: dict[Verdict, list[int]] = {verdict: [] for verdict in Verdict}
-    numbers: list[float | None] = []
-    for start in range(0, len(found), SLICE_VEHICLES):
-        for totals in found.within(start, start + SLICE_VEHICLES):
-            performance = judge(totals, thresholds)
-            positions[performance.verdict].append(len(numbers))
-            numbers.append(performance.kwh_lost if by_loss else performance.compared_ratio)
-        await asyncio.sleep(0)
+    found = answer.value
+    positions = {
+        verdict: np.flatnonzero(
+            np.isin(judgement.reasons, [each.number for each in VerdictReason if each.verdict is verdict])
+        )
+        for verdict in Verdict
+    }
     by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in positions.items()}
-    comparable = GroupTotals.combined([by_verdict[verdict] for verdict in _COMPARABLE])
     await asyncio.sleep(0)
-    wanted = [position for verdict in question.verdicts or Verdict for position in positions[verdict]]
-    wanted.sort(key=found.vehicle_ids.__getitem__)
+    comparable = np.concatenate([positions[verdict] for verdict in _COMPARABLE])
+    dc, ac = fsum(judgement.dc[comparable].tolist()), fsum(judgement.ac[comparable].tolist())
+    wanted = np.concatenate([positions[verdict] for verdict in question.verdicts or Verdict])
+    numbers = judgement.ac - judgement.dc if question.order is Order.KWH_LOST else judgement.ratio
     return FleetResult(
         window,
         found,
-        worst_first(wanted, numbers, by_loss=by_loss),
+        judgement,
+        worst_first(wanted, found.by_id, -numbers if question.order is Order.KWH_LOST else numbers),
         GroupTotals.combined(list(by_verdict.values())),
         by_verdict,
-        efficiency_ratio(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac, comparable.kwh_returned_ac),
-        kwh_lost(comparable.kwh_delivered_dc, comparable.kwh_consumed_ac),
+        dc / ac if len(comparable) else None,
+        ac - dc if len(comparable) else None,
         sorted(question.vehicle_ids.difference(found.vehicle_ids)),
         answer.as_of_us,
     )
 
 
-def worst_first(positions: Sequence[int], numbers: Sequence[float | None], *, by_loss: bool) -> list[int]:
-    """The smallest ratio or the greatest loss first, those without the number last; equal ones stay in their order."""
-    numbered = [(number, position) for position in positions if (number := numbers[position]) is not None]
-    numbered.sort(key=itemgetter(0), reverse=by_loss)
-    return [position for _, position in numbered] + [position for position in positions if numbers[position] is None]
-
-
-def _sum(energies: Iterable[float | None]) -> float | None:
-    present = [energy for energy in energies if energy is not None]
-    return fsum(present) if present else None
+def worst_first(positions: Places, by_id: Sequence[int], numbers: Numbers) -> list[int]:
+    """Some vehicles, the smallest number first and those without one, NaN, last; of equal ones the lower id first."""
+    wanted = np.zeros(len(numbers), np.bool_)
+    wanted[positions] = True
+    its = np.asarray(by_id, np.intp)
+    its = its[wanted[its]]
+    found: list[int] = its[np.argsort(numbers[its], kind="stable")].tolist()
+    return found

@@ -1,25 +1,41 @@
 """The questions about a fleet: what every vehicle, or some, reported within a window from hour to hour.
 
 For every vehicle in a window of a few days the hours come from memory, and the database sends those that changed since.
-Vehicles whose mappings changed within the window are queried one by one. For longer windows, for those that reach back
-beyond the retention floor, and for some vehicles the database adds everything up.
+Vehicles whose mappings changed within the window are queried span by span. So is everything in longer windows, in those
+that reach back beyond the retention floor, and about some vehicles: a slice of vehicles at a time.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 
 import numpy as np
 from sqlalchemy import TextClause
 
-from analytics_svc.fleet_sql import FLEET_CONSUMED, FLEET_DELIVERED, FLEET_MAPPED, METER_HOURS, VEHICLE_HOURS
-from analytics_svc.hour_cache import HOUR_BITS, Counts, Hour, HourCache, Keys, Sums, unpack_keys
+from analytics_svc.charging import NO_READING, Counts, Places, SideHours, Spans
+from analytics_svc.comparison import Comparison, compare
+from analytics_svc.fleet_sql import (
+    FLEET_MAPPED,
+    FLEET_SPANS,
+    METER_HOURS,
+    METERS_OF,
+    REGISTER_STEPS,
+    VEHICLE_HOURS,
+    VEHICLE_KEYS,
+)
+from analytics_svc.hour_cache import CACHED_HOURS_MAX, DeviceTable, Hour, HourCache, Keys, unpack_keys
+from analytics_svc.performance import Judgement, Thresholds, judge, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
-from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, Totals
+from analytics_svc.span_tables import totals_of, vehicles_of
+from analytics_svc.stretches import CompareLimits
+from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, by_id
 from shared.db.device_kind import VEHICLE
-from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
+from shared.timestamps import TIMESTAMP_MIN_US, US_PER_HOUR, datetime_from_us, us_from_datetime
+
+HOURS_ASKED_MAX = 200_000
+"""Hours of vehicles that are asked for in one statement, span by span: some 20 MB of answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +44,23 @@ class _Vehicles:
 
     keys: Keys
     ids: Sequence[str]
+    by_id: Sequence[int]
+
+    @classmethod
+    def of(cls, keys: Keys, ids: Sequence[str]) -> "_Vehicles":
+        return cls(keys, ids, by_id(ids))
 
 
-class _Consumed(NamedTuple):
-    """The columns of FLEET_CONSUMED that are used: energy in kWh, and a bit for each hour."""
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """What FLEET_MAPPED tells."""
 
-    mappings: int
-    kwh: float | None
-    kwh_returned: float | None
-    readings: int
-    hours: str
-
-
-_UNMAPPED = _Consumed(mappings=0, kwh=None, kwh_returned=None, readings=0, hours="0")
-"""Of a vehicle that has no row there."""
+    known: _Vehicles
+    through_vehicles: Keys
+    through_meters: Keys
+    moved: Sequence[int]
+    kept: bool
+    hour_before_kept: bool
 
 
 class FleetQueries:
@@ -49,72 +68,108 @@ class FleetQueries:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._vehicles = _Vehicles(unpack_keys(b""), ())
+        self._vehicles = _Vehicles.of(unpack_keys(b""), ())
         self._vehicle_hours = HourCache()
         self._meter_hours = HourCache()
 
-    async def totals(self, window: Window, vehicle_ids: frozenset[str]) -> QueryResult[FleetTotals]:
+    async def totals(
+        self, window: Window, vehicle_ids: frozenset[str], limits: CompareLimits
+    ) -> QueryResult[FleetTotals]:
         """What these vehicles and their meters reported; empty: every vehicle. The window is from hour to hour."""
-        if not vehicle_ids and window.end_us - window.start_us <= HOUR_BITS * US_PER_HOUR:
-            answer = await self._from_hours(window)
-            if answer is not None:
-                return answer
-        delivered, consumed = await asyncio.gather(
-            self._reader.ask(FLEET_DELIVERED, _parameters(window, vehicle_ids)),
-            self._reader.ask(FLEET_CONSUMED, _parameters(window, vehicle_ids)),
-        )
-        of_meters = {row.vehicle_key: row for row in consumed.value}
-        found: list[str] = []
-        rows: list[Totals] = []
-        for vehicle in delivered.value:
-            meters = of_meters.get(vehicle.vehicle_key, _UNMAPPED)
-            vehicle_hours, meter_hours = int(vehicle.hours, 2), int(meters.hours, 2)
-            found.append(vehicle.vehicle_id)
-            rows.append(
-                Totals(
-                    mappings=meters.mappings,
-                    kwh_delivered_dc=vehicle.kwh,
-                    kwh_consumed_ac=meters.kwh,
-                    average_battery_temp=vehicle.average_battery_temp,
-                    vehicle_readings=vehicle.readings,
-                    meter_readings=meters.readings,
-                    hours_either=(vehicle_hours | meter_hours).bit_count(),
-                    hours_both=(vehicle_hours & meter_hours).bit_count(),
-                    kwh_returned_dc=vehicle.kwh_returned,
-                    kwh_returned_ac=meters.kwh_returned,
-                )
+        if vehicle_ids:
+            known = await self._reader.ask(VEHICLE_KEYS, {"vehicle_ids": list(vehicle_ids)})
+            keys = [row.vehicle_key for row in known.value]
+            answer = await self._from_spans(window, keys, [row.vehicle_id for row in known.value], limits)
+            return QueryResult(answer.value, min(answer.as_of_us, known.as_of_us))
+        if window.end_us - window.start_us < CACHED_HOURS_MAX * US_PER_HOUR and window.start_us > TIMESTAMP_MIN_US:
+            mapped, of_vehicles, of_meters = await asyncio.gather(
+                self._mapped(window),
+                self._hours(VEHICLE_HOURS, self._vehicle_hours, window),
+                self._hours(METER_HOURS, self._meter_hours, window),
             )
-            if len(rows) % SLICE_VEHICLES == 0:
-                await asyncio.sleep(0)
-        return QueryResult(FleetTotals.of(found, rows), min(delivered.as_of_us, consumed.as_of_us))
+            if mapped.value.kept:
+                answer = await self._from_hours(window, mapped.value, of_vehicles.value, of_meters.value, limits)
+                as_of_us = min(each.as_of_us for each in (mapped, of_vehicles, of_meters, answer))
+                return QueryResult(answer.value, as_of_us)
+        else:
+            mapped = await self._mapped(window)
+        known_vehicles = mapped.value.known
+        answer = await self._from_spans(window, known_vehicles.keys.tolist(), known_vehicles.ids, limits)
+        return QueryResult(answer.value, min(answer.as_of_us, mapped.as_of_us))
 
-    async def _from_hours(self, window: Window) -> QueryResult[FleetTotals] | None:
-        """Of every vehicle; None where the rollups do not hold all of the window."""
+    async def _mapped(self, window: Window) -> QueryResult["_Mapped"]:
         known = self._vehicles
-        mapped, of_vehicles, of_meters = await asyncio.gather(
-            self._reader.ask(FLEET_MAPPED, window_ends(window) | {"known_vehicles": len(known.keys)}),
-            self._hours(VEHICLE_HOURS, self._vehicle_hours, window),
-            self._hours(METER_HOURS, self._meter_hours, window),
-        )
-        [row] = mapped.value
-        if not row.kept:
-            return None
+        answer = await self._reader.ask(FLEET_MAPPED, window_ends(window) | {"known_vehicles": len(known.keys)})
+        [row] = answer.value
         if row.vehicles != len(known.keys):
-            known = self._vehicles = _Vehicles(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
-        as_of_us = min(mapped.as_of_us, of_vehicles.as_of_us, of_meters.as_of_us)
-        delivered, consumed = Sums(known.keys, VEHICLE.averaged), Sums(known.keys)
-        delivered.add(of_vehicles.value)
-        await asyncio.sleep(0)
-        mappings = _add_mapped_throughout(consumed, row, of_meters.value)
-        if row.moved:
-            moved = await self._reader.ask(FLEET_CONSUMED, _parameters(window, frozenset(row.moved)))
-            as_of_us = min(as_of_us, moved.as_of_us)
-            _put_moved(consumed, mappings, moved.value)
-        return QueryResult(_fleet_totals(known.ids, mappings, delivered, consumed), as_of_us)
+            known = self._vehicles = _Vehicles.of(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
+        through = unpack_keys(row.through_vehicle_keys), unpack_keys(row.through_meter_keys)
+        return answer.replace(_Mapped(known, *through, row.moved, row.kept, row.hour_before_kept))
+
+    async def judged(self, window: Window, found: FleetTotals, thresholds: Thresholds) -> Judgement:
+        """The verdicts of vehicles; asks how finely their meters tell energy where that matters."""
+        judgement = judge(found, thresholds)
+        suspects = may_be_too_coarse(found, judgement, thresholds).tolist()
+        if not suspects:
+            return judgement
+        ids = [found.vehicle_ids[position] for position in suspects]
+        answer = await self._reader.ask(REGISTER_STEPS, window_ends(window) | {"vehicle_ids": ids})
+        if not answer.value:
+            return judgement
+        steps_kwh = {row.vehicle_id: float(row.step_kwh) for row in answer.value}
+        for position, vehicle_id in zip(suspects, ids, strict=True):
+            found.comparison.step_kwh[position] = steps_kwh.get(vehicle_id, 0.0)
+        return judge(found, thresholds)
+
+    async def meters_of(self, window: Window, vehicle_ids: Sequence[str]) -> dict[str, list[str]]:
+        """The ids of the meters that fed some vehicles within a window."""
+        if not vehicle_ids:
+            return {}
+        answer = await self._reader.ask(METERS_OF, window_ends(window) | {"vehicle_ids": list(vehicle_ids)})
+        return {row.vehicle_id: row.meter_ids for row in answer.value}
+
+    async def _from_spans(
+        self, window: Window, keys: Sequence[int], ids: Sequence[str], limits: CompareLimits
+    ) -> QueryResult[FleetTotals]:
+        """Of vehicles, a slice after the other."""
+        size = max(1, HOURS_ASKED_MAX * US_PER_HOUR // (window.end_us - window.start_us))
+        parts, as_of_us = [], None
+        for start in range(0, len(keys) or 1, size):
+            asked = keys[start : start + size]
+            answer = await self._reader.ask(FLEET_SPANS, _span_parameters(window) | {"vehicle_keys": asked})
+            vehicles = vehicles_of(answer.value)
+            part, _ = totals_of(window, ids[start : start + size], [vehicles[key] for key in asked], limits)
+            parts.append(part)
+            as_of_us = answer.as_of_us if as_of_us is None else min(as_of_us, answer.as_of_us)
+            await asyncio.sleep(0)
+        assert as_of_us is not None
+        return QueryResult(_joined(parts), as_of_us)
+
+    async def _from_hours(
+        self,
+        window: Window,
+        mapped: "_Mapped",
+        of_vehicles: Sequence[Hour],
+        of_meters: Sequence[Hour],
+        limits: CompareLimits,
+    ) -> QueryResult[FleetTotals]:
+        """Of every vehicle, from the rollups of the window and of the hour before it."""
+        known, before = mapped.known, 0 if mapped.hour_before_kept else 1
+        order = np.argsort(mapped.through_meters)
+        delivered = await _table(known.keys, of_vehicles, window, before, VEHICLE.averaged)
+        drawn = await _table(mapped.through_meters[order], of_meters, window, before)
+        places = np.searchsorted(known.keys, mapped.through_vehicles[order])
+        mappings, consumed = _of_vehicles(drawn.side, places, len(known.keys))
+        totals = await _fleet_totals(window, known, mappings, delivered, consumed, limits)
+        if not mapped.moved:
+            return QueryResult(totals, us_from_datetime(datetime.max.replace(tzinfo=UTC)))
+        moved = await self._from_spans(window, mapped.moved, [""] * len(mapped.moved), limits)
+        _put(totals, moved.value, np.searchsorted(known.keys, mapped.moved))
+        return QueryResult(totals, moved.as_of_us)
 
     async def _hours(self, statement: TextClause, kept: HourCache, window: Window) -> QueryResult[list[Hour]]:
-        """All hours of a window, in one snapshot."""
-        starts_us = range(window.start_us, window.end_us, US_PER_HOUR)
+        """The hour before a window and all hours of it, in one snapshot."""
+        starts_us = range(window.start_us - US_PER_HOUR, window.end_us, US_PER_HOUR)
         hours = kept.of(starts_us)
         answer = await self._reader.ask(
             statement,
@@ -130,62 +185,124 @@ class FleetQueries:
         return answer.replace([hours[start_us] for start_us in starts_us])
 
 
-def _add_mapped_throughout(consumed: Sums, mapped: Any, hours: Sequence[Hour]) -> Counts:
-    """Adds the hours of each meter to the vehicle that it fed throughout; returns each vehicle's number of mappings.
-
-    Several meters may feed a vehicle, so that a place may occur more than once: `at` adds to it each time.
-    """
-    vehicle_keys, meter_keys = unpack_keys(mapped.through_vehicle_keys), unpack_keys(mapped.through_meter_keys)
-    order = np.argsort(meter_keys)
-    of_meters = Sums(meter_keys[order])
-    of_meters.add(hours)
-    places = np.searchsorted(consumed.keys, vehicle_keys[order])
-    np.add.at(consumed.kwh, places, of_meters.kwh)
-    np.add.at(consumed.kwh_returned, places, of_meters.kwh_returned)
-    np.add.at(consumed.readings, places, of_meters.readings)
-    np.bitwise_or.at(consumed.hours, places, of_meters.hours)
-    return np.bincount(places, minlength=len(consumed.keys)).astype(np.int64)
+async def _table(
+    keys: Keys, hours: Sequence[Hour], window: Window, before: int, averaged: Sequence[str] = ()
+) -> DeviceTable:
+    """The hours of devices, but not the first `before`."""
+    table = DeviceTable(keys, len(hours), averaged)
+    for number, hour in enumerate(hours[before:], before):
+        table.put(number, hour, window.start_us + number * US_PER_HOUR)
+        if number % 8 == 7:
+            await asyncio.sleep(0)
+    table.carry_on()
+    return table
 
 
-def _put_moved(consumed: Sums, mappings: Counts, rows: Sequence[Any]) -> None:
-    """Puts in the rows of FLEET_CONSUMED of vehicles whose mappings changed within the window."""
-    for row in rows:
-        place = np.searchsorted(consumed.keys, row.vehicle_key)
-        consumed.kwh[place] = row.kwh or 0.0
-        consumed.kwh_returned[place] = row.kwh_returned or 0.0
-        consumed.readings[place] = row.readings
-        consumed.hours[place] = int(row.hours, 2)
-        mappings[place] = row.mappings
+def _of_vehicles(meters: SideHours, places: Places, vehicles: int) -> tuple[Counts, SideHours]:
+    """What the meters of each vehicle reported together, and how many there are; several may feed one."""
+    mappings = np.bincount(places, minlength=vehicles)
+    if np.array_equal(places, np.arange(vehicles)):
+        return mappings, meters
+    shape = len(meters.kwh), vehicles
+    side = SideHours(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.full(shape, NO_READING))
+    alone = mappings[places] == 1
+    if alone.any():
+        for name in ("kwh", "kwh_returned", "readings", "last_us"):
+            getattr(side, name)[:, places[alone]] = getattr(meters, name)[:, alone]
+    if not alone.all():
+        joined, at = np.flatnonzero(~alone), places[~alone]
+        side.last_us[:, at] = np.iinfo(np.int64).max
+        for its_meter, place in zip(joined.tolist(), at.tolist(), strict=True):
+            for name in ("kwh", "kwh_returned", "readings"):
+                getattr(side, name)[:, place] += getattr(meters, name)[:, its_meter]
+            np.minimum(side.last_us[:, place], meters.last_us[:, its_meter], out=side.last_us[:, place])
+    return mappings, side
 
 
-def _fleet_totals(vehicle_ids: Sequence[str], mappings: Counts, delivered: Sums, consumed: Sums) -> FleetTotals:
-    vehicle_readings, meter_readings = delivered.readings.tolist(), consumed.readings.tolist()
-    [(sums, numbers)] = delivered.averages  # of battery_temp
-    temperatures = zip(sums.tolist(), numbers.tolist(), strict=True)
+async def _fleet_totals(
+    window: Window,
+    known: _Vehicles,
+    mappings: Counts,
+    delivered: DeviceTable,
+    consumed: SideHours,
+    limits: CompareLimits,
+) -> FleetTotals:
+    """Of vehicles that were fed by the same meters throughout, or by none."""
+    hours = len(consumed.kwh)
+    ends_us = window.start_us + US_PER_HOUR * np.arange(hours, dtype=np.int64)[:, None]
+    own, comparisons = delivered.side, []
+    for start in range(0, len(known.ids) or 1, SLICE_VEHICLES):
+        its = slice(start, start + SLICE_VEHICLES)
+        sides = [SideHours(*(getattr(side, each.name)[:, its] for each in fields(side))) for side in (own, consumed)]
+        count = sides[0].kwh.shape[1]
+        spans = Spans(
+            window.start_us, np.full(count, window.start_us), np.broadcast_to(ends_us, (hours, count)), *sides
+        )
+        comparison, _ = compare(spans, limits)
+        comparisons.append(comparison)
+        await asyncio.sleep(0)
+    fed = mappings > 0
+    comparison = Comparison(
+        *(
+            np.where(fed, np.concatenate([getattr(each, name.name) for each in comparisons], axis=-1), 0.0)
+            for name in fields(Comparison)
+        )
+    )
+    [(temp_sum, temp_readings)] = delivered.averages
+    returned_dc, returned_ac = own.kwh_returned[1:].sum(axis=0), consumed.kwh_returned[1:].sum(axis=0)
+    kwh_dc = own.kwh[1:].sum(axis=0) - returned_dc
     return FleetTotals(
-        vehicle_ids=vehicle_ids,
-        mappings=mappings.tolist(),
-        kwh_delivered_dc=_where_reported(delivered.kwh.tolist(), vehicle_readings),
-        kwh_consumed_ac=_where_reported(consumed.kwh.tolist(), meter_readings),
-        average_battery_temp=[total / count if count else None for total, count in temperatures],
-        vehicle_readings=vehicle_readings,
-        meter_readings=meter_readings,
-        hours_either=np.bitwise_count(delivered.hours | consumed.hours).tolist(),
-        hours_both=np.bitwise_count(delivered.hours & consumed.hours).tolist(),
-        kwh_returned_dc=_where_reported(delivered.kwh_returned.tolist(), vehicle_readings),
-        kwh_returned_ac=_where_reported(consumed.kwh_returned.tolist(), meter_readings),
+        vehicle_ids=known.ids,
+        by_id=known.by_id,
+        mappings=mappings,
+        kwh_delivered_dc=kwh_dc,
+        kwh_consumed_ac=consumed.kwh[1:].sum(axis=0) - returned_ac,
+        battery_temp_sum=temp_sum,
+        battery_temp_readings=temp_readings,
+        vehicle_readings=own.readings[1:].sum(axis=0),
+        meter_readings=consumed.readings[1:].sum(axis=0),
+        kwh_returned_dc=returned_dc,
+        kwh_returned_ac=returned_ac,
+        kwh_delivered_dc_unmapped=np.where(mappings == 0, kwh_dc, 0.0),
+        comparison=comparison,
     )
 
 
-def _where_reported(energies: list[float], readings: list[int]) -> list[float | None]:
-    """None where there is no reading."""
-    return [energy if count else None for energy, count in zip(energies, readings, strict=True)]
+def _put(totals: FleetTotals, moved: FleetTotals, places: Places) -> None:
+    """Puts in the totals of vehicles whose mappings changed within the window."""
+    for each in fields(totals):
+        values, its = getattr(totals, each.name), getattr(moved, each.name)
+        if isinstance(values, np.ndarray):
+            values[places] = its
+    for each in fields(totals.comparison):
+        getattr(totals.comparison, each.name)[..., places] = getattr(moved.comparison, each.name)
 
 
-def _parameters(window: Window, vehicle_ids: frozenset[str]) -> dict[str, object]:
-    hours = [datetime_from_us(hour_us) for hour_us in range(window.start_us, window.end_us, US_PER_HOUR)]
-    asked = {"every": not vehicle_ids, "vehicle_ids": list(vehicle_ids)}
-    return {"hours": hours, "no_hour": "0" * len(hours)} | asked | window_ends(window)
+def _joined(parts: Sequence[FleetTotals]) -> FleetTotals:
+    """The totals of slices of vehicles."""
+    [first, *others] = parts
+    if not others:
+        return first
+    columns = {
+        each.name: np.concatenate([getattr(part, each.name) for part in parts])
+        for each in fields(first)
+        if isinstance(getattr(first, each.name), np.ndarray)
+    }
+    comparison = Comparison(
+        *(
+            np.concatenate([getattr(part.comparison, each.name) for part in parts], axis=-1)
+            for each in fields(Comparison)
+        )
+    )
+    vehicle_ids = [vehicle_id for part in parts for vehicle_id in part.vehicle_ids]
+    return FleetTotals(vehicle_ids, by_id(vehicle_ids), **columns, comparison=comparison)
+
+
+def _span_parameters(window: Window) -> dict[str, object]:
+    return window_ends(window) | {
+        "first_day": datetime_from_us(max(window.start_us - US_PER_HOUR, TIMESTAMP_MIN_US)).date(),
+        "last_day": datetime_from_us(window.end_us).date(),
+    }
 
 
 def window_ends(window: Window) -> dict[str, object]:

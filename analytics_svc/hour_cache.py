@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analytics_svc.charging import NO_READING, Counts, Numbers, SideHours, Times, accumulated
 from shared.timestamps import US_PER_HOUR
 
-HOUR_BITS = 64
-"""Hours of a window at most: a device's are the bits of one number."""
+CACHED_HOURS_MAX = 64
+"""Hours of a window, with the one before it, that are kept at most: a weekend."""
 
 ROWS_MAX = 2_500_000
 """Rollups kept of each kind of device, at most 56 bytes each: a day of 100,000 devices."""
 
 Keys = NDArray[np.int32]
-Numbers = NDArray[np.float64]
-Counts = NDArray[np.int64]
-Times = NDArray[np.int64]
-Bits = NDArray[np.uint64]
 
 Averages = Sequence[tuple[Numbers, Counts]]
 """Sums and numbers of each measurement that is averaged; a meter has none."""
@@ -88,31 +85,36 @@ class HourCache:
             self._rows -= len(forgotten.keys)
 
 
-class Sums:
-    """What some devices reported in all hours of a window, in the order of their keys, which ascend."""
+class DeviceTable:
+    """What some devices reported, hour by hour: `[hours, devices]`, by their keys, which ascend."""
 
-    def __init__(self, keys: Keys, averaged: Sequence[str] = ()) -> None:
+    def __init__(self, keys: Keys, hours: int, averaged: Sequence[str] = ()) -> None:
         self.keys = keys
-        self.kwh: Numbers = np.zeros(len(keys))
-        self.kwh_returned: Numbers = np.zeros(len(keys))
-        self.readings = _no_counts(len(keys))
-        self.averages: Averages = [(np.zeros(len(keys)), _no_counts(len(keys))) for _ in averaged]
-        self.hours: Bits = np.zeros(len(keys), dtype=np.uint64)
-        """A bit for each hour in which the device reported, the last hour's the lowest."""
+        shape = hours, len(keys)
+        self.side = SideHours(
+            np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.full(shape, NO_READING, np.int64)
+        )
+        self.averages: Averages = [(np.zeros(len(keys)), np.zeros(len(keys), np.int64)) for _ in averaged]
+        """Of the hours after the first one."""
 
-    def add(self, hours: Sequence[Hour]) -> None:
-        """Adds hours, of which the last is the window's last one; devices that are not ours are left out."""
-        for number, hour in enumerate(reversed(hours)):
-            ours, places = self._places(hour.keys)
-            self.kwh[places] += hour.kwh[ours]
-            self.readings[places] += hour.readings[ours]
-            self.hours[places] |= np.uint64(1 << number)
+    def put(self, number: int, hour: Hour, end_us: int) -> None:
+        """Puts an hour that ends at some time in its place; devices that are not ours are left out."""
+        ours, places = self._places(hour.keys)
+        self.side.kwh[number, places] = hour.kwh[ours]
+        self.side.readings[number, places] = hour.readings[ours]
+        self.side.last_us[number, places] = end_us - hour.until_end_us[ours]
+        if number:
             for (sums, numbers), (its_sums, its_numbers) in zip(self.averages, hour.averages, strict=True):
                 sums[places] += its_sums[ours]
                 numbers[places] += its_numbers[ours]
-            if len(hour.returned_keys):
-                ours, places = self._places(hour.returned_keys)
-                self.kwh_returned[places] += hour.kwh_returned[ours]
+        if len(hour.returned_keys):
+            ours, places = self._places(hour.returned_keys)
+            self.side.kwh[number, places] += hour.kwh_returned[ours]
+            self.side.kwh_returned[number, places] = hour.kwh_returned[ours]
+
+    def carry_on(self) -> None:
+        """Has each hour tell the last reading up to its end, as there may be none in it."""
+        self.side.last_us[:] = accumulated(self.side.last_us, np.maximum)
 
     def _places(self, keys: Keys) -> tuple[slice | NDArray[np.bool_], slice | NDArray[np.intp]]:
         """Which of the keys are ours, and where they are here."""
@@ -141,7 +143,3 @@ def _counts(packed: bytes) -> Counts:
 def _until_end_us(packed: bytes) -> Times:
     """From timestamps to the ends of their hours. PostgreSQL counts microseconds from a full hour on."""
     return -np.frombuffer(packed, dtype=">i8").astype(np.int64) % US_PER_HOUR
-
-
-def _no_counts(length: int) -> Counts:
-    return np.zeros(length, dtype=np.int64)

@@ -13,7 +13,7 @@ RESULT_MAX_AGE_S = 600.0
 """Seconds that a result is kept after its last request: enough for a person to read a page."""
 
 RESULTS_MAX_VEHICLES = 100_000
-"""Vehicles of all results together, some 300 bytes each: ten readers of a fleet of 10,000 at a time. The newest result
+"""Vehicles of all results together, some 400 bytes each: ten readers of a fleet of 10,000 at a time. The newest result
 is kept however long it is."""
 
 RESULTS_MAX = 1_000

@@ -1,25 +1,31 @@
-"""How efficiently a vehicle charged, by its totals. Pure: no clock, no database.
+"""How efficiently vehicles charged: what their totals and what can be compared of them allow to say. Pure.
 
 Efficiency is direct current into the battery over alternating current from the grid; 10 to 15 % of losses are expected.
-`judge` finds the verdict, cheaply enough for a whole fleet; `explain` writes the sentences, for the vehicles of a page.
+`judge` finds the verdicts of a whole fleet at once; `analytics_svc.explanation` writes the sentences, for the vehicles
+of a page.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from math import isnan
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from analytics_svc.charging import Flags, Numbers, Places
 from analytics_svc.questions import Verdict
-from analytics_svc.totals import Totals
+from analytics_svc.stretches import Aside, CompareLimits
+from analytics_svc.totals import FleetTotals
 
 RELATIVE_TOLERANCE = 1e-9
 """Relative error of sums of doubles. What is this close to a threshold counts as equal to it, and equal is OK: sums of
 readings and sums of rollups must give the same verdict."""
 
-_PERCENT_DIGITS_MAX = 7
-"""Enough to show any difference that exceeds RELATIVE_TOLERANCE."""
 
-_ROUNDED_DIGITS = 9
-"""Digits after the point that do not depend on the order of addition, up to some 10,000 kWh."""
+REGISTER_STEPS_KWH = (1.0, 0.1)
+"""What registers may show at least that is coarse beside a charge: whole kWh, and tenths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +36,36 @@ class Thresholds:
     implausible_above: float
     """Both are efficiency ratios."""
     evidence_min_kwh: float
-    """Energy drawn, whatever flowed back; or delivered beyond all that was drawn, see `_came_from_nowhere`."""
+    """Energy drawn that can be compared; or delivered while nothing was drawn. Below there is no verdict by it."""
     evidence_min_coverage: float
-    """Share of hours, 0 to 1. Below either of the two there is no verdict by the ratio."""
+    """Share of the energy that can be compared, 0 to 1. Below there is no verdict by the ratio."""
     returned_max_share: float
     """Of what flowed in, 0 to 1. Where more flowed back, on either side, charging is compared with charging."""
+    standby_kw: float
+    """Meters that draw no more on average stand by."""
+    plausible_min: float
+    """A ratio below it is no charger's."""
+    low_efficiency_by_power: Sequence[tuple[float, float]] = field(default=())
+    """Limits from some power in kW on, ascending; empty: `low_efficiency_below` for all."""
+
+    @property
+    def comparing(self) -> CompareLimits:
+        limits = [limit for _, limit in self.low_efficiency_by_power] or [self.low_efficiency_below]
+        return CompareLimits(self.standby_kw, max(limits), self.implausible_above)
+
+    def low_efficiency_at(self, power_kw: Numbers) -> Numbers:
+        """The limits of healthy chargers at some powers."""
+        if not self.low_efficiency_by_power:
+            return np.full(len(power_kw), self.low_efficiency_below)
+        powers, limits = map(np.array, zip(*self.low_efficiency_by_power, strict=True))
+        at = np.searchsorted(powers, power_kw * (1 + RELATIVE_TOLERANCE), side="right") - 1
+        found: Numbers = limits[np.maximum(at, 0)]
+        return found
 
 
 class VerdictReason(Enum):
+    """Why a verdict is what it is, by number."""
+
     HEALTHY = 1, Verdict.OK
     BELOW_LIMIT = 2, Verdict.LOW_EFFICIENCY
     ABOVE_LIMIT = 3, Verdict.IMPLAUSIBLE
@@ -47,30 +75,108 @@ class VerdictReason(Enum):
     METERS_SILENT = 7, Verdict.INSUFFICIENT_DATA
     TOO_LITTLE_ENERGY = 8, Verdict.INSUFFICIENT_DATA
     TOO_LITTLE_COVERAGE = 9, Verdict.INSUFFICIENT_DATA
-    NOTHING_DRAWN = 10, Verdict.INSUFFICIENT_DATA
-    ENERGY_FROM_NOWHERE = 11, Verdict.IMPLAUSIBLE
+    ENERGY_FROM_NOWHERE = 10, Verdict.IMPLAUSIBLE
+    BELOW_PLAUSIBLE = 11, Verdict.IMPLAUSIBLE
+    TOO_COARSE = 12, Verdict.INSUFFICIENT_DATA
+    NOTHING_CHARGED = 13, Verdict.INSUFFICIENT_DATA
+    UNDER_WAY = 14, Verdict.INSUFFICIENT_DATA
+    FELL_SILENT = 15, Verdict.INSUFFICIENT_DATA
+    NOT_ATTRIBUTABLE = 16, Verdict.INSUFFICIENT_DATA
 
     def __init__(self, number: int, verdict: Verdict) -> None:
+        self.number = number
         self.verdict = verdict
 
 
+_REASONS = {reason.number: reason for reason in VerdictReason}
+
+_BY_ASIDE = {
+    Aside.UNDER_WAY: VerdictReason.UNDER_WAY,
+    Aside.SILENT: VerdictReason.FELL_SILENT,
+    Aside.BEYOND: VerdictReason.NOT_ATTRIBUTABLE,
+    Aside.NOTHING_TAKEN: VerdictReason.NOTHING_CHARGED,
+}
+"""Why too little is left to compare, where the energy that was set aside would have been enough; the first that was."""
+
+
+class Compared(NamedTuple):
+    """What the verdict of a vehicle goes by, in kWh: net, or what flowed in where much flowed back."""
+
+    kwh_delivered_dc: float
+    kwh_consumed_ac: float
+    efficiency_ratio: float
+    at_least: float
+    """The ratio lies between this and the next."""
+    at_most: float
+    mean_power_kw: float
+    low_efficiency_below: float
+    """The limit at this power."""
+
+    @property
+    def kwh_lost(self) -> float:
+        return self.kwh_consumed_ac - self.kwh_delivered_dc
+
+
 class Performance(NamedTuple):
-    """What follows from the totals. None means absent, never 0."""
+    """What follows for one vehicle. None means absent, never 0."""
 
     efficiency_ratio: float | None
     kwh_lost: float | None
+    """Both are those of the totals."""
     coverage: float | None
     verdict: Verdict
     reason: VerdictReason
-    compared_ratio: float | None
-    """What the verdict goes by."""
+    compared: Compared | None
+    aside: dict[Aside, tuple[float, float]]
+    """Energy delivered and drawn that is not compared."""
+    hours_apart: float | None
+    """By how much later the vehicle's hours are than the meters', where they match when shifted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    reason: str
-    alert: str
-    """Empty unless somebody should inspect the charger."""
+class Judgement:
+    """The verdicts of a fleet, and what they go by; `[vehicles]`."""
+
+    reasons: NDArray[np.int8]
+    """By their numbers."""
+    dc: Numbers
+    """NaN, here and below, where nothing can be compared."""
+    ac: Numbers
+    at_least: Numbers
+    at_most: Numbers
+    mean_power_kw: Numbers
+    low_efficiency_below: Numbers
+    coverage: Numbers
+    """NaN where nothing was charged."""
+
+    @property
+    def ratio(self) -> Numbers:
+        return self.dc / self.ac
+
+    def at(self, position: int, found: FleetTotals) -> Performance:
+        totals = found.at(position)
+        coverage, dc, ac = (each.item(position) for each in (self.coverage, self.dc, self.ac))
+        compared = None
+        if not isnan(dc):
+            others = (self.at_least, self.at_most, self.mean_power_kw, self.low_efficiency_below)
+            compared = Compared(dc, ac, dc / ac, *(each.item(position) for each in others))
+        reason = _REASONS[self.reasons.item(position)]
+        aside = zip(
+            found.comparison.dc_aside[:, position].tolist(),
+            found.comparison.ac_aside[:, position].tolist(),
+            strict=True,
+        )
+        dc_total, ac_total = totals.kwh_delivered_dc, totals.kwh_consumed_ac
+        return Performance(
+            efficiency_ratio(dc_total, ac_total, totals.kwh_returned_ac),
+            kwh_lost(dc_total, ac_total),
+            None if isnan(coverage) else coverage,
+            reason.verdict,
+            reason,
+            compared,
+            {why: energies for why, energies in zip(Aside, aside, strict=True) if any(energies)},
+            found.comparison.hours_apart.item(position) or None,
+        )
 
 
 def efficiency_ratio(dc: float | None, ac: float | None, returned_ac: float | None) -> float | None:
@@ -88,148 +194,80 @@ def kwh_lost(dc: float | None, ac: float | None) -> float | None:
     return ac - dc if dc is not None and ac is not None else None
 
 
-def judge(totals: Totals, thresholds: Thresholds) -> Performance:
-    dc, ac, returned_ac = totals.kwh_delivered_dc, totals.kwh_consumed_ac, totals.kwh_returned_ac
-    drawn, ratio = ac, efficiency_ratio(dc, ac, returned_ac)
-    compared_ratio = ratio
-    if returned_ac or totals.kwh_returned_dc:
-        drawn = _flowed_in(ac, returned_ac)
-        compared_ratio = efficiency_ratio(*_energies(totals, thresholds), returned_ac)
-    lost = kwh_lost(dc, ac)
-    coverage = totals.hours_both / totals.hours_either if totals.hours_either else None
-    reason = _reason(totals, drawn, compared_ratio, coverage, thresholds)
-    return Performance(ratio, lost, coverage, reason.verdict, reason, compared_ratio)
+def judge(found: FleetTotals, thresholds: Thresholds) -> Judgement:
+    """The verdicts of vehicles. Bounds of a ratio decide where somebody would be accused."""
+    its = found.comparison
+    dc, ac = _compared_energies(found, thresholds)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        enough = its.ac >= max(thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE), 1e-9)
+        dc, ac = np.where(ac > 0, dc, np.nan), np.where(ac > 0, ac, np.nan)
+        ratio = dc / ac
+        power_kw = its.ac_squared_kw / its.ac
+        limit = thresholds.low_efficiency_at(power_kw)
+        low = ratio < limit * (1 - RELATIVE_TOLERANCE)
+        high = ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE)
+        coarse = its.step_kwh > 0
+        accused = low | high
+        surely_drawn = ac - its.step_kwh - np.where(accused, its.ac_less, 0.0)
+        at_least = np.where(accused, (dc - its.dc_less) / (ac + its.ac_more + its.step_kwh), dc / (ac + its.step_kwh))
+        surely_delivered = dc + np.where(accused, its.dc_more, 0.0)
+        at_most = np.where(surely_drawn > 0, surely_delivered / surely_drawn, np.inf)
+        surely_low = low & (at_most < limit * (1 - RELATIVE_TOLERANCE))
+        surely_high = high & (at_least > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE))
+        aside = its.dc_aside + its.ac_aside
+        everything = its.dc + its.ac + aside.sum(axis=0)
+        coverage = np.where(everything > 0, (its.dc + its.ac) / everything, np.nan)
+        covered = ~(coverage < thresholds.evidence_min_coverage * (1 - RELATIVE_TOLERANCE))
+    from_nowhere = its.dc_aside[Aside.NOTHING_DRAWN]
+    needed = thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE)
+    bulk = (from_nowhere >= max(needed, 1e-9)) & (from_nowhere > its.dc)
+    cases: list[tuple[Flags, VerdictReason]] = [
+        (found.mappings == 0, VerdictReason.NO_MAPPING),
+        ((found.vehicle_readings == 0) & (found.meter_readings == 0), VerdictReason.NOBODY_REPORTED),
+        (found.vehicle_readings == 0, VerdictReason.VEHICLE_SILENT),
+        (found.meter_readings == 0, VerdictReason.METERS_SILENT),
+        (bulk, VerdictReason.ENERGY_FROM_NOWHERE),
+        *(
+            (~enough & (np.maximum(its.dc_aside[reason], its.ac_aside[reason]) >= max(needed, 1e-9)), why)
+            for reason, why in _BY_ASIDE.items()
+        ),
+        (~enough, VerdictReason.TOO_LITTLE_ENERGY),
+        (~covered, VerdictReason.TOO_LITTLE_COVERAGE),
+        (surely_high, VerdictReason.ABOVE_LIMIT),
+        (surely_low & (ratio < thresholds.plausible_min * (1 - RELATIVE_TOLERANCE)), VerdictReason.BELOW_PLAUSIBLE),
+        (surely_low, VerdictReason.BELOW_LIMIT),
+        (accused, VerdictReason.TOO_COARSE),
+        (coarse & ((at_least < limit) | (at_most > thresholds.implausible_above)), VerdictReason.TOO_COARSE),
+    ]
+    reasons = np.full(len(found), VerdictReason.HEALTHY.number, np.int8)
+    for which, reason in reversed(cases):
+        reasons[which] = reason.number
+    return Judgement(reasons, dc, ac, at_least, at_most, power_kw, limit, coverage)
 
 
-def _flowed_in(energy: float | None, returned: float | None) -> float | None:
-    return energy if not returned or energy is None else energy + returned
+def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thresholds) -> Places:
+    """The vehicles whose verdict may be another if their meters tell energy in steps, by the greatest that they may be.
 
-
-def _energies(totals: Totals, thresholds: Thresholds) -> tuple[float | None, float | None]:
-    """Energy delivered and energy drawn as the verdict compares them: net, or of charging alone where more flowed back,
-    on either side, than a counter that steps back a little explains."""
-    dc = _flowed_in(totals.kwh_delivered_dc, totals.kwh_returned_dc)
-    ac = _flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac)
-    share = thresholds.returned_max_share * (1 + RELATIVE_TOLERANCE)
-    for flowed_in, returned in ((dc, totals.kwh_returned_dc), (ac, totals.kwh_returned_ac)):
-        if flowed_in is not None and returned and returned > share * flowed_in:
-            return dc, ac
-    return totals.kwh_delivered_dc, totals.kwh_consumed_ac
-
-
-def _reason(
-    totals: Totals, drawn: float | None, ratio: float | None, coverage: float | None, thresholds: Thresholds
-) -> VerdictReason:
-    if totals.mappings == 0:
-        return VerdictReason.NO_MAPPING
-    if totals.vehicle_readings == 0:
-        return VerdictReason.NOBODY_REPORTED if totals.meter_readings == 0 else VerdictReason.VEHICLE_SILENT
-    if totals.meter_readings == 0:
-        return VerdictReason.METERS_SILENT
-    too_little = drawn is not None and drawn < thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE)
-    from_nowhere = (too_little or ratio is None) and _came_from_nowhere(totals, drawn, ratio, thresholds)
-    if too_little and not from_nowhere:
-        return VerdictReason.TOO_LITTLE_ENERGY
-    if coverage is not None and coverage < thresholds.evidence_min_coverage:
-        return VerdictReason.TOO_LITTLE_COVERAGE
-    if from_nowhere:
-        return VerdictReason.ENERGY_FROM_NOWHERE
-    if ratio is None:
-        return VerdictReason.NOTHING_DRAWN
-    if ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE):
-        return VerdictReason.ABOVE_LIMIT
-    if ratio < thresholds.low_efficiency_below * (1 - RELATIVE_TOLERANCE):
-        return VerdictReason.BELOW_LIMIT
-    return VerdictReason.HEALTHY
-
-
-def _came_from_nowhere(totals: Totals, drawn: float | None, ratio: float | None, thresholds: Thresholds) -> bool:
-    """Whether at least the energy that a verdict needs was delivered beyond all that was drawn.
-
-    There must be more readings of meters than one for each mapping: a register's first counts as 0 whatever was drawn.
+    Sums of whole steps are whole steps.
     """
-    delivered = _flowed_in(totals.kwh_delivered_dc, totals.kwh_returned_dc)
-    if delivered is None or drawn is None or totals.meter_readings <= totals.mappings:
-        return False
-    if ratio is not None and ratio <= thresholds.implausible_above * (1 + RELATIVE_TOLERANCE):
-        return False
-    if delivered <= RELATIVE_TOLERANCE * (totals.kwh_returned_dc or 0.0):  # nothing, beside what flowed back
-        return False
-    return delivered >= (thresholds.evidence_min_kwh + drawn) * (1 - RELATIVE_TOLERANCE)
+    its, judged = found.comparison, judgement.ac > 0
+    if not judged.any():
+        return np.empty(0, np.intp)
+    which = np.zeros(len(found), np.bool_)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for step_kwh in REGISTER_STEPS_KWH:
+            steps = its.ac / step_kwh
+            whole = judged & (np.abs(steps - np.round(steps)) < 1e-6)
+            at_least, at_most = judgement.dc / (judgement.ac + step_kwh), judgement.dc / (judgement.ac - step_kwh)
+            for limit in (judgement.low_efficiency_below, thresholds.implausible_above):
+                which |= whole & (at_least < limit) & ((at_most > limit) | (at_most < 0))
+    return np.flatnonzero(which)
 
 
-def explain(vehicle_id: str, totals: Totals, performance: Performance, thresholds: Thresholds) -> Explanation:
-    """The reason of the verdict and, where somebody should inspect the charger, the alert."""
-    alert = ""
-    if performance.verdict is Verdict.LOW_EFFICIENCY:
-        dc, ac = _energies(totals, thresholds)
-        alert = (
-            f"Vehicle {vehicle_id} loses {_kwh(kwh_lost(dc, ac))} of {_kwh(ac)} while"
-            " charging: inspect charger, cable and battery for heat, ageing and leakage."
-        )
-    by_ratio = performance.reason in (VerdictReason.HEALTHY, VerdictReason.BELOW_LIMIT, VerdictReason.ABOVE_LIMIT)
-    return Explanation((_compared if by_ratio else _missing)(totals, performance, thresholds), alert)
-
-
-def _compared(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    assert performance.compared_ratio is not None
-    dc, ac = _energies(totals, thresholds)
-    numbers = f"{_kwh(dc)} were delivered of {_kwh(ac)} drawn"
-    if (dc, ac) != (totals.kwh_delivered_dc, totals.kwh_consumed_ac):
-        numbers = f"Charging alone, {numbers}"
-    if performance.reason is VerdictReason.ABOVE_LIMIT:
-        percent, limit = _percents(performance.compared_ratio, thresholds.implausible_above)
-        return f"{numbers}, {percent}: above {limit} a meter, a clock or a mapping is wrong."
-    percent, limit = _percents(performance.compared_ratio, thresholds.low_efficiency_below)
-    if performance.reason is VerdictReason.BELOW_LIMIT:
-        return f"{numbers}, {percent}: a healthy charger delivers at least {limit}."
-    return f"{numbers}, {percent}: at least the {limit} of a healthy charger."
-
-
-def _missing(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
-    match performance.reason:
-        case VerdictReason.NO_MAPPING:
-            return "No meter was mapped to the vehicle within the window."
-        case VerdictReason.NOBODY_REPORTED:
-            return "Neither the vehicle nor a meter that fed it sent a reading within the window."
-        case VerdictReason.VEHICLE_SILENT:
-            sent = f"the meters that fed it sent {totals.meter_readings:,}"
-            return f"The vehicle sent no reading within the window; {sent}."
-        case VerdictReason.METERS_SILENT:
-            sent = f"it sent {totals.vehicle_readings:,}"
-            return f"No meter that fed the vehicle sent a reading within the window; {sent}."
-        case VerdictReason.TOO_LITTLE_ENERGY:
-            needed = f"{thresholds.evidence_min_kwh:g} kWh are needed for a verdict"
-            return f"{_kwh(_flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac))} were drawn; {needed}."
-        case VerdictReason.ENERGY_FROM_NOWHERE:
-            delivered = _kwh(_flowed_in(totals.kwh_delivered_dc, totals.kwh_returned_dc))
-            drawn = _kwh(_flowed_in(totals.kwh_consumed_ac, totals.kwh_returned_ac))
-            return (
-                f"{delivered} were delivered while {drawn} were drawn: the meter is stuck, its readings do not count,"
-                " or the mapping is wrong."
-            )
-        case VerdictReason.TOO_LITTLE_COVERAGE:
-            assert performance.coverage is not None
-            percent, limit = _percents(performance.coverage, thresholds.evidence_min_coverage)
-            return (
-                f"Both sides reported in {totals.hours_both:,} of {totals.hours_either:,} hours, {percent};"
-                f" {limit} are needed for a verdict."
-            )
-        case _:
-            return "No energy was drawn within the window, so there is no ratio."
-
-
-def _kwh(energy: float | None) -> str:
-    """Energy with its unit; the same text for sums that differ by rounding alone, also half way between two texts."""
-    assert energy is not None
-    return f"{round(energy, _ROUNDED_DIGITS) + 0.0:,.3f} kWh"  # not -0.000
-
-
-def _percents(share: float, limit: float) -> tuple[str, str]:
-    """A share and the threshold it is compared with, in percent, with as many digits as make them differ."""
-    limit_text = f"{limit * 100:g} %"
-    for digits in range(1, _PERCENT_DIGITS_MAX):
-        text = f"{round(share * 100, _ROUNDED_DIGITS):.{digits}f}"
-        if float(text) != limit * 100:
-            return f"{text} %", limit_text
-    return limit_text, limit_text
+def _compared_energies(found: FleetTotals, thresholds: Thresholds) -> tuple[Numbers, Numbers]:
+    """Energy delivered and drawn as the verdict compares them: net, or of charging alone where more flowed back, on
+    either side, than a counter that steps back a little explains."""
+    its = found.comparison
+    share = thresholds.returned_max_share * (1 + RELATIVE_TOLERANCE)
+    much = (its.returned_dc > share * its.dc) | (its.returned_ac > share * its.ac)
+    return np.where(much, its.dc, its.dc - its.returned_dc), np.where(much, its.ac, its.ac - its.returned_ac)

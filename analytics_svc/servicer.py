@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
-from analytics_svc.fleet_performance import judge_fleet
+from analytics_svc.fleet_performance import FleetResult, fleet_result
 from analytics_svc.freshness import Found
 from analytics_svc.page_cache import PageCache
 from analytics_svc.parse import (
@@ -21,8 +22,9 @@ from analytics_svc.parse import (
     parse_list_vehicle_performance,
     require_device_id,
 )
-from analytics_svc.performance import Thresholds, judge
+from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
+from analytics_svc.questions import FleetQuestion, Window
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
@@ -54,9 +56,9 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.GetVehiclePerformanceRequest, context: Context
     ) -> wire.GetVehiclePerformanceResponse:
         question = parse_get_vehicle_performance(request, self._clock())
-        answer = await self._queries.performance(question)
-        totals, _ = answer.value
-        return performance_answer(question, answer, judge(totals, self._thresholds), self._thresholds)
+        answer = await self._queries.performance(question, self._thresholds.comparing)
+        judgement = await self._queries.fleet.judged(question.window, answer.value[0], self._thresholds)
+        return performance_answer(question, answer, judgement, self._thresholds)
 
     async def ListVehiclePerformance(
         self, request: wire.ListVehiclePerformanceRequest, context: Context
@@ -66,14 +68,19 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         if page.place:
             result = self._page_cache.find(name, page.question, start)
         else:
-            found = await self._queries.fleet.totals(page.window, page.question.vehicle_ids)
-            result = await judge_fleet(page.question, page.window, found, self._thresholds)
+            result = await self._judged(page.question, page.window)
         end = start + page.size
         more = end < len(result.positions)
         if more and not page.place:
             name = self._page_cache.keep(page.question, result)
-        vehicles = result.page(start, end, self._thresholds)
-        return page_answer(result, vehicles, page_token(name, end) if more else "", self._thresholds)
+        return page_answer(result, result.page(start, end), page_token(name, end) if more else "", self._thresholds)
+
+    async def _judged(self, question: FleetQuestion, window: Window) -> FleetResult:
+        fleet = self._queries.fleet
+        found = await fleet.totals(window, question.vehicle_ids, self._thresholds.comparing)
+        judgement = await fleet.judged(window, found.value, self._thresholds)
+        result = await fleet_result(question, window, found, judgement)
+        return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
 
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context

@@ -3,20 +3,19 @@
 Energy is in kWh, None without a reading; temperatures are in degrees Celsius, None where none was measured.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
-SLICE_VEHICLES = 1_000
-"""Vehicles of a fleet that are worked on before other calls get their turn: some 2 ms."""
+from analytics_svc.charging import Counts, Numbers
+from analytics_svc.comparison import Comparison
+
+SLICE_VEHICLES = 2_000
+"""Vehicles of a fleet that are worked on before other calls get their turn: some 5 ms."""
 
 
 class Totals(NamedTuple):
-    """What one vehicle and the meters that fed it, while they fed it, reported within a window.
-
-    A tuple, as is Performance: a fleet's list makes ten thousand of them at a time.
-    """
+    """What one vehicle and the meters that fed it, while they fed it, reported within a window."""
 
     mappings: int
     kwh_delivered_dc: float | None
@@ -24,57 +23,61 @@ class Totals(NamedTuple):
     average_battery_temp: float | None
     vehicle_readings: int
     meter_readings: int
-    hours_either: int
-    """Hours, `(h, h + 1 h]` in UTC, in which at least one side reported."""
-    hours_both: int
-    """Those of them in which both did."""
     kwh_returned_dc: float | None
     """What flowed back; what was delivered and drawn is less by it."""
     kwh_returned_ac: float | None
-
-    @classmethod
-    def of(cls, row: Any) -> Self:
-        """From a row that has columns of these names."""
-        return cls._make(_totals_of(row))
-
-
-_totals_of = attrgetter(*Totals._fields)
+    kwh_delivered_dc_unmapped: float | None
+    """Of what was delivered, what came while no meter was mapped."""
+    kwh_consumed_ac_idle: float | None
+    """Of what was drawn, what was drawn at standby."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetTotals:
-    """The totals of many vehicles: of each field of Totals a column, with a value for each vehicle.
-
-    Ten thousand tuples that stay would be ten thousand objects for the garbage collector to visit again and again.
-    """
+    """The totals of many vehicles: a column of each, with a value for each vehicle, 0 where it sent no reading; and
+    what can be compared of them."""
 
     vehicle_ids: Sequence[str]
-    mappings: Sequence[int]
-    kwh_delivered_dc: Sequence[float | None]
-    kwh_consumed_ac: Sequence[float | None]
-    average_battery_temp: Sequence[float | None]
-    vehicle_readings: Sequence[int]
-    meter_readings: Sequence[int]
-    hours_either: Sequence[int]
-    hours_both: Sequence[int]
-    kwh_returned_dc: Sequence[float | None]
-    kwh_returned_ac: Sequence[float | None]
-
-    @classmethod
-    def of(cls, vehicle_ids: Sequence[str], totals: Sequence[Totals]) -> Self:
-        """From the totals of each vehicle."""
-        columns = zip(*totals, strict=True) if totals else ((),) * len(Totals._fields)
-        return cls(vehicle_ids, **dict(zip(Totals._fields, columns, strict=True)))
+    by_id: Sequence[int]
+    """Their positions in the order of the ids."""
+    mappings: Counts
+    kwh_delivered_dc: Numbers
+    kwh_consumed_ac: Numbers
+    battery_temp_sum: Numbers
+    battery_temp_readings: Counts
+    vehicle_readings: Counts
+    meter_readings: Counts
+    kwh_returned_dc: Numbers
+    kwh_returned_ac: Numbers
+    kwh_delivered_dc_unmapped: Numbers
+    comparison: Comparison
 
     def __len__(self) -> int:
         return len(self.vehicle_ids)
 
     def at(self, position: int) -> Totals:
-        return Totals._make([column[position] for column in _totals_of(self)])
+        def of(values: Any) -> Any:
+            return values.item(position)
 
-    def within(self, start: int, end: int) -> Iterator[Totals]:
-        """Those of the vehicles from one position up to another."""
-        return map(Totals._make, zip(*(column[start:end] for column in _totals_of(self)), strict=True))
+        delivered, drawn = self.vehicle_readings[position] > 0, self.meter_readings[position] > 0
+        measured = of(self.battery_temp_readings)
+        return Totals(
+            mappings=of(self.mappings),
+            kwh_delivered_dc=of(self.kwh_delivered_dc) if delivered else None,
+            kwh_consumed_ac=of(self.kwh_consumed_ac) if drawn else None,
+            average_battery_temp=of(self.battery_temp_sum) / measured if measured else None,
+            vehicle_readings=of(self.vehicle_readings),
+            meter_readings=of(self.meter_readings),
+            kwh_returned_dc=of(self.kwh_returned_dc) if delivered else None,
+            kwh_returned_ac=of(self.kwh_returned_ac) if drawn else None,
+            kwh_delivered_dc_unmapped=of(self.kwh_delivered_dc_unmapped) if delivered else None,
+            kwh_consumed_ac_idle=of(self.comparison.idle) if drawn else None,
+        )
+
+
+def by_id(vehicle_ids: Sequence[str]) -> Sequence[int]:
+    """The positions of vehicles in the order of their ids."""
+    return sorted(range(len(vehicle_ids)), key=vehicle_ids.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,14 @@ class Evidence:
     last_vehicle_us: int | None
     first_meter_us: int | None
     last_meter_us: int | None
+    hours_either: int
+    """Hours, `(h, h + 1 h]` in UTC, in which at least one side reported."""
+    hours_both: int
+    """Those of them in which both did."""
     feedings: Sequence[Feeding]
     """By start; where there are very many, the last ones."""
+    compared_us: Sequence[tuple[int, int]]
+    """From when to when the compared stretches last, by time; where there are very many, the last ones."""
     vehicle_quality: Mapping[str, int]
     """How many readings do not simply count, by why."""
     meter_quality: Mapping[str, int]

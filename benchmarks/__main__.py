@@ -17,6 +17,7 @@ from benchmarks.exact import check
 from benchmarks.figures import Figure, machine_facts, show, write_json
 from benchmarks.harness import Harness
 from benchmarks.history import ROWS_MIN
+from benchmarks.verdicts import check as verdicts
 
 LOG_WIDTH = 132
 """Columns where the output is a file: the table's width, not the 80 of a terminal that is not there."""
@@ -35,6 +36,7 @@ class Benchmark(StrEnum):
     FAIRNESS = "fairness"
     SOAK = "soak"
     EXACT = "exact"
+    VERDICTS = "verdicts"
 
 
 SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE, Benchmark.GROWTH)
@@ -102,8 +104,16 @@ def main(
             "--plans", help="performance, growth: where plans are saved. Default: beside --json or bench-plans."
         ),
     ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="verdicts: healthy pairs, and as many worn ones.")
+    ] = verdicts.PAIRS,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="exact: repeats the run that named it; without it another one each time.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="exact: repeats the run that named it; without it another one each time."
+            f" verdicts: another fleet, {verdicts.SEED} by default.",
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
 ) -> None:
@@ -172,6 +182,10 @@ def main(
                     seed=random.randrange(10**6) if seed is None else seed,
                     workers=workers[0] if workers else check.WORKERS,
                     tell=tell,
+                )
+            if Benchmark.VERDICTS in chosen:
+                figures += verdicts.measure(
+                    pairs=pairs, seed=verdicts.SEED if seed is None else seed, tell=tell, output=output
                 )
     except BenchmarkError as error:
         progress.print(f"failed: {error}", style="red", markup=False)

@@ -4,6 +4,7 @@ An empty variable is as if it was not set.
 """
 
 import ipaddress
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import quote, unquote
@@ -17,13 +18,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import StartRefused
 from shared.power_limits import LIMIT_MAX_KW, POWER_MAX_KW, POWER_MIN_INTERVAL_S, BadLimits, PowerLimits
 
 RETENTION_DAYS = 400
 """Days that a reading may lie back: thirteen months, so that a year can be compared with the one before."""
+
+LIMITS_BY_POWER_MAX = 20
+"""Limits of healthy chargers by power: more than there are kinds of charger."""
 
 MESSAGE_MAX_BYTES = 1_200_000
 """What 10,000 readings need, the largest that there are; of a compressed message, its size when it is unpacked."""
@@ -199,14 +203,25 @@ class AnalyticsSettings(ServingSettings):
     low_efficiency_below: Annotated[float, Field(gt=0, le=1)] = Field(
         0.85, description="ratio below which somebody should look: expected losses are 10 to 15 %"
     )
+    low_efficiency_by_power: Annotated[tuple[tuple[float, float], ...], NoDecode] = Field(
+        (),
+        description="limits by mean power of charging instead, kW:ratio from the least on, such as"
+        " 2.3:0.72,3.7:0.78,7:0.85: on-board chargers lose more at low power",
+    )
     implausible_above: Annotated[float, Field(ge=1, le=2)] = Field(
         1.02, description="ratio above which the numbers cannot be right: each of two meters of class 1 may err by 1 %"
     )
+    plausible_min: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.3, description="ratio below which the numbers cannot be right: no charger loses so much"
+    )
+    standby_kw: Annotated[float, Field(ge=0, le=5)] = Field(
+        0.2, description="kW on average up to which a meter stands by: a car charges at 1.4 kW or more"
+    )
     evidence_min_kwh: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="kWh drawn below which no ratio is judged: standby losses would dominate"
+        0.5, description="kWh drawn, of what can be compared, below which no ratio is judged"
     )
     evidence_min_coverage: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.9, description="share of hours with both sides below which nothing is said: a gap on one side bends the ratio"
+        0.0, description="share of what was charged that must be comparable for a verdict; 0: whatever the share"
     )
     returned_max_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.01,
@@ -218,6 +233,24 @@ class AnalyticsSettings(ServingSettings):
         description="seconds of age above which a device's newest reading is stale: two quarter-hour metering"
         " intervals, so that a single late reading is no outage",
     )
+
+    @field_validator("low_efficiency_by_power", mode="before")
+    @classmethod
+    def _limits_by_power(cls, limits: object) -> object:
+        """From `kW:ratio,...`; the powers ascend."""
+        if not isinstance(limits, str):
+            return limits
+        try:
+            found = tuple(
+                (float(power), float(ratio)) for power, _, ratio in (each.partition(":") for each in limits.split(","))
+            )
+        except ValueError:
+            raise ValueError("expected kW:ratio,kW:ratio") from None
+        if not all(0 <= power < 10_000 and 0 < ratio <= 1 for power, ratio in found):
+            raise ValueError("expected powers from 0 to 10,000 kW, and ratios above 0 and up to 1")
+        if len(found) > LIMITS_BY_POWER_MAX or any(a[0] >= b[0] for a, b in pairwise(found)):
+            raise ValueError(f"expected up to {LIMITS_BY_POWER_MAX} powers, from the least on")
+        return found
 
     @property
     def database_variable(self) -> str:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 US_PER_SECOND = 1_000_000
-US_PER_HOUR = 3_600 * US_PER_SECOND
+US_PER_MINUTE = 60 * US_PER_SECOND
+US_PER_HOUR = 60 * US_PER_MINUTE
 US_PER_DAY = 24 * US_PER_HOUR
 
 # google.protobuf.Timestamp is defined from year 1 to year 9999.

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
+from analytics_svc.performance import Compared
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 from tests.builders import NOW_US
+from tests.charging_model import FedSpan, Judged, judge_vehicle
 
 Device = tuple[str, str]
 """`("meter", id)` or `("vehicle", id)`."""
@@ -70,7 +72,6 @@ class Performance:
     temp: float | None
     vehicle_readings: int
     meter_readings: int
-    coverage: float | None
     mapped: bool
     hours_either: int
     hours_both: int
@@ -82,6 +83,7 @@ class Performance:
     returned_dc: float | None
     """The magnitudes of the negative energies, which `dc` and `ac` have as they are."""
     returned_ac: float | None
+    judged: Judged
 
     @property
     def ratio(self) -> float | None:
@@ -96,38 +98,23 @@ class Performance:
 
     @property
     def verdict(self) -> str:
-        """With the limits that are configured by default, and 1e-9 for rounding.
+        return self.judged.performance.verdict
 
-        Where less is drawn than is needed for a verdict, but so much more delivered, the meter is wrong; unless there
-        is only a reading for each mapping, which may be a register's first and count as 0.
-        """
-        if not self.mapped:
-            return "VERDICT_NO_METER"
-        if self.dc is None or self.ac is None or self.returned_dc is None or self.returned_ac is None:
-            return "VERDICT_INSUFFICIENT_DATA"
-        if self.coverage is None or self.coverage < 0.9:
-            return "VERDICT_INSUFFICIENT_DATA"
-        ratio = compared_ratio(self.dc, self.ac, self.returned_dc, self.returned_ac)
-        implausible = ratio is None or ratio > 1.02 * (1 + 1e-9)
-        delivered, drawn = self.dc + self.returned_dc, self.ac + self.returned_ac
-        if ratio is None or drawn < 0.5 * (1 - 1e-9):
-            from_nowhere = delivered >= (0.5 + drawn) * (1 - 1e-9) and self.meter_readings > len(self.feedings)
-            return "VERDICT_IMPLAUSIBLE" if implausible and from_nowhere else "VERDICT_INSUFFICIENT_DATA"
-        if implausible:
-            return "VERDICT_IMPLAUSIBLE"
-        return "VERDICT_LOW_EFFICIENCY" if ratio < 0.85 * (1 - 1e-9) else "VERDICT_OK"
+    @property
+    def coverage(self) -> float | None:
+        return self.judged.performance.coverage
 
+    @property
+    def compared(self) -> Compared | None:
+        return self.judged.performance.compared
 
-def compared_ratio(
-    dc: float | None, ac: float | None, returned_dc: float | None, returned_ac: float | None
-) -> float | None:
-    """What the verdict goes by: of what flowed in, where more than 1 % of it flowed back on a side, or of sums."""
-    if dc is None or ac is None or returned_dc is None or returned_ac is None:
-        return None
-    charged_dc, charged_ac = dc + returned_dc, ac + returned_ac
-    if returned_dc > 0.01 * (1 + 1e-9) * charged_dc or returned_ac > 0.01 * (1 + 1e-9) * charged_ac:
-        dc, ac = charged_dc, charged_ac
-    return dc / ac if ac > 1e-9 * returned_ac else None
+    @property
+    def idle(self) -> float | None:
+        return None if self.ac is None else self.judged.idle
+
+    @property
+    def unmapped(self) -> float | None:
+        return None if self.dc is None else self.judged.unmapped
 
 
 def count(
@@ -361,7 +348,6 @@ class Model:
             temp=math.fsum(temps) / len(temps) if temps else None,
             vehicle_readings=len(dc),
             meter_readings=len(ac),
-            coverage=len(dc_hours & ac_hours) / len(dc_hours | ac_hours) if dc_hours | ac_hours else None,
             mapped=bool(spans),
             hours_either=len(dc_hours | ac_hours),
             hours_both=len(dc_hours & ac_hours),
@@ -372,7 +358,36 @@ class Model:
             ],
             returned_dc=returned(energies(dc)) if dc else None,
             returned_ac=returned(energies(ac)) if ac else None,
+            judged=judge_vehicle(
+                (start_us, end_us),
+                self._fed_spans(vehicle_id, start_us, end_us, spans),
+                mappings=len(spans),
+                dc=energies(dc),
+                ac=energies(ac),
+            ),
         )
+
+    def _fed_spans(self, vehicle_id: str, start_us: int, end_us: int, mappings: list[Span]) -> list[FedSpan]:
+        """The parts of a window in which the same meters fed a vehicle, by time."""
+        ends = [(mapping.from_us, mapping.until_us or end_us) for mapping in mappings]
+        edges = sorted({start_us, end_us, *itertools.chain.from_iterable(ends)})
+        return [
+            FedSpan(
+                since_us,
+                until_us,
+                self._energies(("vehicle", vehicle_id)),
+                [
+                    self._energies(("meter", mapping.meter_id))
+                    for mapping, (from_us, to_us) in zip(mappings, ends, strict=True)
+                    if from_us <= since_us and until_us <= to_us
+                ],
+            )
+            for since_us, until_us in itertools.pairwise(edges)
+        ]
+
+    def _energies(self, device: Device) -> dict[int, float]:
+        """The energies of its readings that count, by their time."""
+        return {ts_us: values[0] or 0.0 for ts_us, values in self.counted(device).items()}
 
     def known(self, vehicle_id: str) -> bool:
         """Whether the vehicle was ever heard of."""

@@ -164,4 +164,6 @@ async def _answers(address: str, model: Model, questions: list[tuple[int, int, i
 def _answered(answer: wire.GetVehiclePerformanceResponse, name: Any) -> float | None:
     if name.endswith("_readings"):
         return int(getattr(answer, name))
+    if name.startswith("hours_"):
+        return int(getattr(answer.evidence, name))
     return float(getattr(answer, name)) if answer.HasField(name) else None

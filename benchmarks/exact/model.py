@@ -29,7 +29,8 @@ class Performance:
     average_battery_temp: float | None
     vehicle_readings: int
     meter_readings: int
-    coverage: float | None
+    hours_either: int
+    hours_both: int
     kwh_returned_dc: float | None
     kwh_returned_ac: float | None
 
@@ -122,7 +123,8 @@ class Model:
             math.fsum(temps) / len(temps) if temps else None,
             len(dc),
             len(ac),
-            len(dc_hours & ac_hours) / len(dc_hours | ac_hours) if dc or ac else None,
+            len(dc_hours | ac_hours),
+            len(dc_hours & ac_hours),
             _returned(dc.values()) if dc else None,
             _returned(ac.values()) if ac else None,
         )

@@ -4,6 +4,8 @@ from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
     BatchGetStatusRequest,
+    Finding,
+    FindingKind,
     Freshness,
     GetMeterStatusRequest,
     GetMeterStatusResponse,
@@ -15,8 +17,6 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehicleStatusResponse,
     ListVehiclePerformanceRequest,
     ListVehiclePerformanceResponse,
-    PerformanceBucket,
-    PerformanceThresholds,
     VehiclePerformance,
     Verdict,
     VerdictTotals,
@@ -62,9 +62,6 @@ Refused = RejectedReading | ConflictingReading | OmittedValue
 PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""
 
-_ROUNDING = 1e-9
-"""Relative: what is left of a sum whose terms cancel each other."""
-
 PAGE_MAX_VEHICLES = 1_000
 """What the service takes."""
 
@@ -74,16 +71,9 @@ def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals) -> str:
     return _name(Verdict, answer.verdict, "VERDICT_")
 
 
-def compared_ratio(
-    answer: Performance | VehiclePerformance | PerformanceBucket, thresholds: PerformanceThresholds
-) -> float | None:
-    """The ratio that verdicts go by: `efficiency_ratio` or, where much energy flowed back, that of charging alone."""
-    dc, ac = (answer.kwh_delivered_dc + answer.kwh_returned_dc, answer.kwh_consumed_ac + answer.kwh_returned_ac)
-    share = thresholds.returned_max_share
-    if answer.kwh_returned_dc > share * dc or answer.kwh_returned_ac > share * ac:
-        both_sides = answer.HasField("kwh_lost")
-        return dc / ac if both_sides and ac > _ROUNDING * answer.kwh_returned_ac else None
-    return answer.efficiency_ratio if answer.HasField("efficiency_ratio") else None
+def finding_of(finding: Finding) -> str:
+    """A finding's kind without its prefix, `STANDBY`; its number where this version does not know it."""
+    return _name(FindingKind, finding.kind, "FINDING_KIND_")
 
 
 def freshness_of(answer: VehicleStatus | MeterStatus) -> str:

@@ -5,13 +5,16 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from math import isinf
 from typing import Annotated, Any
 
 import typer
+from energyfleet.v1.analytics_service_pb2 import Comparison
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.table import Table
 from rich.text import Text
 
 from fleetcli.client.channel import is_serving
@@ -20,6 +23,7 @@ from fleetcli.client.services import (
     MeterStatus,
     Performance,
     VehicleStatus,
+    finding_of,
     freshness_of,
     reason_of,
     verdict_of,
@@ -40,6 +44,9 @@ from fleetcli.commands.options import (
 )
 
 WINDOW_HOURS = 24.0
+
+_STRETCHES_SHOWN = 5
+"""The last ones; JSON has up to 100."""
 
 # What a reading measures: a name for people, the field, and how it looks.
 _OF_VEHICLE = (
@@ -125,16 +132,23 @@ def _show_performance(answer: Performance) -> None:
     table.add_row("because", Text(answer.verdict_reason))
     if answer.alert:
         table.add_row("alert", Text(answer.alert, "bold red"))
-    table.add_row("efficiency", measured(answer, "efficiency_ratio", "{:.4f}"))
-    table.add_row("delivered (DC)", measured(answer, "kwh_delivered_dc", "{:,.4f} kWh"))
-    table.add_row("drawn (AC)", measured(answer, "kwh_consumed_ac", "{:,.4f} kWh"))
+    _add_comparison(table, answer)
+    for finding in answer.findings:
+        since = f" Since {_clock(finding.since)}." if finding.HasField("since") else ""
+        table.add_row("finding", Text(f"{finding_of(finding)}: {finding.text}{since}"))
+    table.add_section()
+    table.add_row("delivered (DC), in all", measured(answer, "kwh_delivered_dc", "{:,.4f} kWh"))
+    if answer.kwh_delivered_dc_unmapped:
+        table.add_row("while unmapped (DC)", measured(answer, "kwh_delivered_dc_unmapped", "{:,.4f} kWh"))
+    table.add_row("drawn (AC), in all", measured(answer, "kwh_consumed_ac", "{:,.4f} kWh"))
+    if answer.kwh_consumed_ac_idle:
+        table.add_row("at standby (AC)", measured(answer, "kwh_consumed_ac_idle", "{:,.4f} kWh"))
     if answer.kwh_returned_dc or answer.kwh_returned_ac:
         table.add_row("returned (DC)", measured(answer, "kwh_returned_dc", "{:,.4f} kWh"))
         table.add_row("returned (AC)", measured(answer, "kwh_returned_ac", "{:,.4f} kWh"))
-    table.add_row("lost", measured(answer, "kwh_lost", "{:,.4f} kWh"))
+    table.add_row("DC / AC, in all", measured(answer, "efficiency_ratio", "{:.4f}"))
     table.add_row("battery, on average", measured(answer, "average_battery_temp", "{:.1f} °C"))
     table.add_row("readings", f"{answer.vehicle_readings:,} of the vehicle, {answer.meter_readings:,} of its meters")
-    table.add_row("hours with both sides", measured(answer, "coverage", "{:.0%}"))
     for side, quality in (("vehicle", answer.evidence.vehicle_quality), ("meters", answer.evidence.meter_quality)):
         for counted in quality.ListFields():
             table.add_row(f"{side}: {counted[0].name.replace('_', ' ')}", f"{counted[1]:,}")
@@ -146,6 +160,32 @@ def _show_performance(answer: Performance) -> None:
         )
         table.add_row(f"fed by {answer.evidence.mapping_count:,} mappings", Text("\n".join(fed_by)))
     out.print(table)
+
+
+def _add_comparison(table: Table, answer: Performance) -> None:
+    """What the verdict goes by."""
+    if not answer.HasField("comparison"):
+        table.add_row("compared", "nothing")
+        return
+    its = answer.comparison
+    table.add_row("compared", f"{its.kwh_delivered_dc:,.4f} kWh delivered of {its.kwh_consumed_ac:,.4f} kWh drawn")
+    table.add_row("efficiency", _efficiency(its))
+    table.add_row("limit", f"{its.low_efficiency_below:g} at {its.mean_power_kw:,.1f} kW on average")
+    table.add_row("lost", f"{its.kwh_lost:,.4f} kWh")
+    table.add_row("share compared", measured(answer, "coverage", "{:.0%}"))
+    stretches = [f"{_clock(each.start)} to {_clock(each.end)}" for each in its.spans[-_STRETCHES_SHOWN:]]
+    if len(its.spans) > _STRETCHES_SHOWN:
+        stretches.insert(0, f"{len(its.spans) - _STRETCHES_SHOWN:,} earlier")
+    table.add_row("stretches", "\n".join(stretches))
+
+
+def _efficiency(its: Comparison) -> str:
+    """The ratio, and between what it lies where that is open."""
+    least, most = its.efficiency_ratio_at_least, its.efficiency_ratio_at_most
+    if least == most:
+        return f"{its.efficiency_ratio:.4f}"
+    between = f"at least {least:.4f}" if isinf(most) else f"{least:.4f} to {most:.4f}"
+    return f"{its.efficiency_ratio:.4f}; it may be {between}"
 
 
 def _show_status(

@@ -58,6 +58,11 @@ def measured(message: Any, field: str, form: str) -> str:
     return form.format(getattr(message, field)) if message.HasField(field) else "-"
 
 
+def compared(answer: Any, field: str, form: str) -> str:
+    """Likewise, of what the verdict of a vehicle goes by."""
+    return form.format(getattr(answer.comparison, field)) if answer.HasField("comparison") else "-"
+
+
 def facts_table(title: str) -> Table:
     """A table of names and values, to be filled with `add_row(name, value)`."""
     width = min(len(title), out.width)  # or a long title is broken where the table ends

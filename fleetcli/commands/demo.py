@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetcli.client.errors import ClientError
-from fleetcli.client.services import AnalyticsClient, compared_ratio, verdict_of
+from fleetcli.client.services import AnalyticsClient, verdict_of
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import complain, measured, note, out, say, verdict_text
+from fleetcli.commands.console import compared, complain, measured, note, out, say, verdict_text
 from fleetcli.commands.options import window_start_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
 from fleetcli.commands.simulate import Chargers, Every, Hours, complain_of_refused, send
@@ -28,7 +28,9 @@ from shared.config import Settings
 from shared.timestamps import iso_from_us, system_clock
 
 WORST_SHOWN = 10
-UNDECIDED_SHOWN = 5
+PARTLY_SHOWN = 5
+PARTLY_BELOW = 0.9
+"""Share compared of a vehicle that is worth a look."""
 GIVING_BACK_SHOWN = 3
 BY_PHASE_SHOWN = 2
 DIFFERENCES_SHOWN = 20
@@ -101,25 +103,27 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
             f" {len(wrong)} of the stream's counts."
         )
     say(
-        f"All {len(checked):,} vehicles are as simulated: energy, ratio, temperature and coverage within 1e-9,"
-        " counts and verdicts exactly.",
+        f"All {len(checked):,} vehicles are as simulated: energy, ratio and temperature within 1e-9, counts exactly,"
+        " verdicts as they have to be.",
         "green",
     )
 
 
 def _table(checked: Sequence[Checked]) -> Table:
-    """The worst vehicles, the lowest ratio first, then some undecided ones, that gave back, and with three meters."""
+    """The worst vehicles, the lowest ratio first, then some that are compared in part or not at all, some that gave
+    back, and some with three meters."""
     judged = [each for each in checked if verdict_of(each.answer) in ("LOW_EFFICIENCY", "IMPLAUSIBLE", "OK")]
     judged.sort(key=_ratio_or_last)
     giving_back = [each for each in checked if each.answer.kwh_returned_ac]
     by_phase = [each for each in checked if each.answer.evidence.mapping_count == len(PHASES)]
-    undecided = [each for each in checked if each not in judged]
+    others = [each for each in checked if each not in judged[:WORST_SHOWN]]
+    partly = [each for each in others if each not in judged or each.answer.coverage < PARTLY_BELOW]
     table = Table(title=f"The worst of {len(checked):,} vehicles", title_justify="left")
     for name in ("vehicle", "DC kWh", "AC kWh", "ratio"):
         table.add_column(name, justify="left" if name == "vehicle" else "right")
     for name in ("verdict", "what was simulated", "agrees"):
         table.add_column(name)
-    unusual = (undecided[:UNDECIDED_SHOWN], giving_back[:GIVING_BACK_SHOWN], by_phase[:BY_PHASE_SHOWN])
+    unusual = (partly[:PARTLY_SHOWN], giving_back[:GIVING_BACK_SHOWN], by_phase[:BY_PHASE_SHOWN])
     for rows in (judged[:WORST_SHOWN], *unusual):
         for each in rows:
             table.add_row(*_row(each))
@@ -128,9 +132,9 @@ def _table(checked: Sequence[Checked]) -> Table:
 
 
 def _ratio_or_last(checked: Checked) -> float:
-    """As the fleet's list has them: vehicles without a ratio come last."""
-    ratio = compared_ratio(checked.answer, checked.answer.thresholds)
-    return inf if ratio is None else ratio
+    """As the fleet's list has them: vehicles of which nothing is compared come last."""
+    answer = checked.answer
+    return answer.comparison.efficiency_ratio if answer.HasField("comparison") else inf
 
 
 def _row(checked: Checked) -> tuple[str | Text, ...]:
@@ -140,7 +144,7 @@ def _row(checked: Checked) -> tuple[str | Text, ...]:
         answer.vehicle_id,
         measured(answer, "kwh_delivered_dc", "{:,.3f}"),
         measured(answer, "kwh_consumed_ac", "{:,.3f}"),
-        measured(answer, "efficiency_ratio", "{:.4f}"),
+        compared(answer, "efficiency_ratio", "{:.4f}"),
         verdict_text(verdict_of(answer)),
         checked.truth.story + returned,
         Text("no", "bold red") if checked.differences else Text("yes", "green"),

@@ -14,9 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetcli.client.messages import fleet_request, series_request
-from fleetcli.client.services import AnalyticsClient, FleetPerformance, FleetQuestion, FleetVehicle, Series, verdict_of
+from fleetcli.client.services import (
+    AnalyticsClient,
+    FleetPerformance,
+    FleetQuestion,
+    FleetVehicle,
+    Series,
+    finding_of,
+    verdict_of,
+)
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import measured, out, progress_bar, say, verdict_text
+from fleetcli.commands.console import compared, measured, out, progress_bar, say, verdict_text
 from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, hours_option, window_us
 from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, us_from_proto
@@ -35,9 +43,11 @@ _SERIES_AT_ONCE = 8
 _RETURNED = {"DC back": "kwh_returned_dc", "AC back": "kwh_returned_ac"}
 """Columns, in kWh, that are there where energy flowed back."""
 
-_NUMBERS = ("DC kWh", "AC kWh", *_RETURNED, "lost kWh", "ratio")
+COMPARED = "Lost and ratio: of the charging that both sides account for. Standby and what is not compared are left out."
 
-_LEFT_OUT = (*_RETURNED, "DC kWh", "AC kWh", "lost kWh", "by the hour")
+_NUMBERS = ("DC kWh", "AC kWh", *_RETURNED, "compared", "lost kWh", "ratio")
+
+_LEFT_OUT = ("compared", *_RETURNED, "DC kWh", "AC kWh", "lost kWh", "by the hour")
 """Columns that a narrow terminal has to do without, one after the other."""
 
 _WIDTH_MAX = 1_000
@@ -70,7 +80,21 @@ _CSV_FIELDS = (
     "meter_readings",
     "kwh_returned_dc",
     "kwh_returned_ac",
+    "kwh_consumed_ac_idle",
+    "kwh_delivered_dc_unmapped",
 )
+
+_CSV_COMPARED = (
+    "kwh_delivered_dc",
+    "kwh_consumed_ac",
+    "efficiency_ratio",
+    "kwh_lost",
+    "mean_power_kw",
+    "low_efficiency_below",
+    "efficiency_ratio_at_least",
+    "efficiency_ratio_at_most",
+)
+"""Fields of the comparison; their columns begin with `compared_`."""
 
 
 def fleet(
@@ -145,12 +169,17 @@ def _print_json(answer: FleetPerformance) -> None:
 def _print_csv(answer: FleetPerformance) -> None:
     window = [moment.ToJsonString() for moment in (answer.window.start, answer.window.end)]
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(("vehicle_id", "verdict", *_CSV_FIELDS, "window_start", "window_end", "verdict_reason"))
+    names = [f"compared_{name}" for name in _CSV_COMPARED] + [*_CSV_FIELDS, "findings"]
+    rows.writerow(("vehicle_id", "verdict", *names, "window_start", "window_end", "verdict_reason", "alert"))
     for vehicle in answer.vehicles:
+        its = vehicle.comparison if vehicle.HasField("comparison") else None
+        of_compared = ["" if its is None else getattr(its, name) for name in _CSV_COMPARED]
         known = {field.name: value for field, value in vehicle.ListFields()}
         counts = {"vehicle_readings": vehicle.vehicle_readings, "meter_readings": vehicle.meter_readings}
         values = [(known | counts).get(name, "") for name in _CSV_FIELDS]
-        rows.writerow((vehicle.vehicle_id, verdict_of(vehicle), *values, *window, vehicle.verdict_reason))
+        findings = " ".join(map(finding_of, vehicle.findings))
+        said = vehicle.verdict_reason, vehicle.alert
+        rows.writerow((vehicle.vehicle_id, verdict_of(vehicle), *of_compared, *values, findings, *window, *said))
 
 
 def _show(answer: FleetPerformance, hours_of: Sequence[Series]) -> None:
@@ -160,6 +189,7 @@ def _show(answer: FleetPerformance, hours_of: Sequence[Series]) -> None:
     else:
         out.print(_table(answer, hours_of, f"{start} to {end} UTC"))
         say(LEGEND, "dim")
+        say(COMPARED, "dim")
     _show_totals(answer)
 
 
@@ -175,8 +205,9 @@ def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> 
         "DC kWh": [measured(vehicle, "kwh_delivered_dc", "{:,.3f}") for vehicle in answer.vehicles],
         "AC kWh": [measured(vehicle, "kwh_consumed_ac", "{:,.3f}") for vehicle in answer.vehicles],
         **returned,
-        "lost kWh": [measured(vehicle, "kwh_lost", "{:,.3f}") for vehicle in answer.vehicles],
-        "ratio": [measured(vehicle, "efficiency_ratio", "{:.4f}") for vehicle in answer.vehicles],
+        "compared": [measured(vehicle, "coverage", "{:.0%}") for vehicle in answer.vehicles],
+        "lost kWh": [compared(vehicle, "kwh_lost", "{:,.3f}") for vehicle in answer.vehicles],
+        "ratio": [compared(vehicle, "efficiency_ratio", "{:.4f}") for vehicle in answer.vehicles],
         "verdict": [verdict_text(verdict_of(vehicle)) for vehicle in answer.vehicles],
         "by the hour": [sparkline(series.buckets, answer.thresholds) for series in hours_of],
     }
@@ -199,6 +230,10 @@ def _show_totals(answer: FleetPerformance) -> None:
     say(f"{len(answer.vehicles):,} of {answer.matched:,} vehicles shown; verdicts: {', '.join(verdicts) or 'none'}.")
     if totals.HasField("efficiency_ratio"):
         say(f"Those that can be judged delivered {totals.efficiency_ratio:.1%} and lost {totals.kwh_lost:,.1f} kWh.")
+    if totals.kwh_consumed_ac_idle:
+        say(f"Meters drew {totals.kwh_consumed_ac_idle:,.1f} kWh at standby.")
+    if totals.kwh_delivered_dc_unmapped:
+        say(f"{totals.kwh_delivered_dc_unmapped:,.1f} kWh were charged while no meter was mapped.")
     if totals.kwh_returned_dc or totals.kwh_returned_ac:
         dc, ac = totals.kwh_returned_dc, totals.kwh_returned_ac
         say(f"{dc:,.1f} kWh flowed back out of batteries, {ac:,.1f} kWh into the grid; the sums are less by it.")

@@ -8,15 +8,17 @@ from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
-from energyfleet.v1.analytics_service_pb2 import PerformanceThresholds
 
 from fleetcli.client.messages import series_request
-from fleetcli.client.services import AnalyticsClient, Series, compared_ratio
+from fleetcli.client.services import AnalyticsClient, Series
+from fleetcli.commands.bucket_ratio import bucket_ratio, bucket_verdict
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import say
 from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, Ca, Ending, Vehicle, ask, hours_option, window_us
 
 FORMATS = (".png", ".svg", ".pdf")
+
+_COLORS = {"OK": "tab:green", "LOW_EFFICIENCY": "tab:red", "IMPLAUSIBLE": "tab:purple", "INSUFFICIENT_DATA": "none"}
 
 _HOURS_OF_DAYS = 30 * 24.0
 _HOURS_OF_HOURS = 24.0
@@ -76,10 +78,14 @@ def draw(series: Series, to: Path) -> None:
     energy.set_ylabel("kWh")
 
     limits = series.thresholds
-    ratios = [nan if ratio is None else ratio for ratio in (compared_ratio(each, limits) for each in series.buckets)]
-    colors = [_color(each, limits) for each in ratios]
+    ratios = [nan if ratio is None else ratio for ratio in (bucket_ratio(each, limits) for each in series.buckets)]
+    colors = [_COLORS[bucket_verdict(each, limits)] for each in series.buckets]
     ratio.scatter(middles, ratios, c=colors, s=16, zorder=3)
-    ratio.axhline(limits.low_efficiency_below, color="tab:red", linewidth=1, linestyle="--", label="low below")
+    by_power = {
+        f"low below, from {each.from_kw:g} kW": each.low_efficiency_below for each in limits.low_efficiency_by_power
+    }
+    for label, limit in (by_power or {"low below": limits.low_efficiency_below}).items():
+        ratio.axhline(limit, color="tab:red", linewidth=1, linestyle="--", label=label)
     ratio.axhline(limits.implausible_above, color="tab:purple", linewidth=1, linestyle="--", label="implausible above")
     ratio.set_ylabel("DC / AC")
 
@@ -110,9 +116,3 @@ def draw(series: Series, to: Path) -> None:
         figure.savefig(to, dpi=120)
     except OSError as error:
         raise BadInput(f"--out {to}: {error.strerror}") from None
-
-
-def _color(ratio: float, limits: PerformanceThresholds) -> str:
-    if ratio < limits.low_efficiency_below:
-        return "tab:red"
-    return "tab:purple" if ratio > limits.implausible_above else "tab:green"

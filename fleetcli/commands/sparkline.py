@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from energyfleet.v1.analytics_service_pb2 import PerformanceBucket, PerformanceThresholds
 from rich.text import Text
 
-from fleetcli.client.services import compared_ratio
+from fleetcli.commands.bucket_ratio import bucket_verdict
 from fleetcli.commands.console import VERDICT_STYLES, out
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -32,15 +32,5 @@ def sparkline(buckets: Sequence[PerformanceBucket], thresholds: PerformanceThres
             line.append(silent, "dim")
         else:
             level = round(kwh / highest * (len(bars) - 1)) if highest > 0 else 0
-            line.append(bars[level], VERDICT_STYLES[_verdict(bucket, thresholds)])
+            line.append(bars[level], VERDICT_STYLES[bucket_verdict(bucket, thresholds)])
     return line
-
-
-def _verdict(bucket: PerformanceBucket, thresholds: PerformanceThresholds) -> str:
-    """The verdict whose colour an hour has; an hour is too short for a verdict of its own."""
-    ratio = compared_ratio(bucket, thresholds)
-    if ratio is None:
-        return "INSUFFICIENT_DATA"
-    if ratio < thresholds.low_efficiency_below:
-        return "LOW_EFFICIENCY"
-    return "IMPLAUSIBLE" if ratio > thresholds.implausible_above else "OK"

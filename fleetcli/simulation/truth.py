@@ -4,15 +4,23 @@ Written from the contract alone and sharing no code with `analytics_svc`, so tha
 other.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from shared.timestamps import US_PER_HOUR
 
 LOW_EFFICIENCY_BELOW = 0.85
 IMPLAUSIBLE_ABOVE = 1.02
+PLAUSIBLE_MIN = 0.3
 EVIDENCE_MIN_KWH = 0.5
-EVIDENCE_MIN_COVERAGE = 0.9
 RETURNED_MAX_SHARE = 0.01
+
+NEAR_A_LIMIT = 0.02
+"""Relative. So much may a ratio be moved by what the service leaves out at the ends of charges."""
+
+SURE_HOURS = 3
+SURE_KWH = 2.0
+"""Hours, and kWh drawn, from which on a charge has to be judged: of less, edges may be the greater part."""
 
 
 @dataclass(slots=True)
@@ -32,8 +40,9 @@ class VehicleTruth:
     meter_readings: int = 0
     battery_temp_sum: float = 0.0
     battery_temp_readings: int = 0
-    vehicle_hours: set[int] = field(default_factory=set)
-    meter_hours: set[int] = field(default_factory=set)
+    dc_by_hour: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    """What flowed in within each hour in which the vehicle reported; the next likewise, of its meters."""
+    ac_by_hour: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     dc_returned_kwh: float = 0.0
     """What flowed back; the energy above is less by it."""
     ac_returned_kwh: float = 0.0
@@ -45,7 +54,7 @@ class VehicleTruth:
         self.ac_kwh += kwh
         self.ac_returned_kwh -= min(kwh, 0.0)
         self.meter_readings += 1
-        self.meter_hours.add(hour_of(ts_us))
+        self.ac_by_hour[hour_of(ts_us)] += max(kwh, 0.0)
 
     def add_vehicle_reading(self, ts_us: int, kwh: float, battery_temp: float | None) -> None:
         self.dc_kwh += kwh
@@ -54,7 +63,7 @@ class VehicleTruth:
             self.battery_temp_sum += battery_temp
             self.battery_temp_readings += 1
         self.vehicle_readings += 1
-        self.vehicle_hours.add(hour_of(ts_us))
+        self.dc_by_hour[hour_of(ts_us)] += max(kwh, 0.0)
 
     @property
     def kwh_delivered_dc(self) -> float | None:
@@ -82,12 +91,28 @@ class VehicleTruth:
         return self.dc_kwh / self.ac_kwh
 
     @property
+    def compared_hours(self) -> set[int]:
+        """The hours of which both sides report up to their end: that in which one of them falls silent is no part."""
+        if not self.dc_by_hour or not self.ac_by_hour:
+            return set()
+        vehicle_last, meters_last = max(self.dc_by_hour), max(self.ac_by_hour)
+        end = max(vehicle_last, meters_last) + 1 if vehicle_last == meters_last else min(vehicle_last, meters_last)
+        return {hour for hour in self.dc_by_hour | self.ac_by_hour if hour < end}
+
+    @property
+    def compared_ac_kwh(self) -> float:
+        """What was drawn in these hours."""
+        return sum(self.ac_by_hour.get(hour, 0.0) for hour in self.compared_hours)
+
+    @property
     def compared_ratio(self) -> float | None:
-        """What the verdict goes by: the ratio above or, where more flowed back on a side, that of charging alone."""
-        dc, ac = self.dc_kwh + self.dc_returned_kwh, self.ac_kwh + self.ac_returned_kwh
-        if self.dc_returned_kwh <= RETURNED_MAX_SHARE * dc and self.ac_returned_kwh <= RETURNED_MAX_SHARE * ac:
-            return self.efficiency_ratio
-        return dc / ac if self.vehicle_readings and ac > 0.0 else None
+        """What the verdict goes by: of these hours, of charging alone where much flowed back, otherwise net."""
+        dc = sum(self.dc_by_hour.get(hour, 0.0) for hour in self.compared_hours)
+        ac = self.compared_ac_kwh
+        if ac <= 0:
+            return None
+        much = self.dc_returned_kwh > RETURNED_MAX_SHARE * dc or self.ac_returned_kwh > RETURNED_MAX_SHARE * ac
+        return dc / ac if much else (dc - self.dc_returned_kwh) / max(ac - self.ac_returned_kwh, 1e-9)
 
     @property
     def average_battery_temp(self) -> float | None:
@@ -95,30 +120,38 @@ class VehicleTruth:
         return self.battery_temp_sum / self.battery_temp_readings if self.battery_temp_readings else None
 
     @property
-    def coverage(self) -> float | None:
-        """Of the hours in which either side reported, the share in which both did; absent where there are none."""
-        either = self.vehicle_hours | self.meter_hours
-        return len(self.vehicle_hours & self.meter_hours) / len(either) if either else None
-
-    @property
     def verdict(self) -> str:
         """The verdict's name in the contract, without its prefix. Every simulated vehicle has a meter."""
-        ratio, coverage, drawn = self.compared_ratio, self.coverage, self.ac_kwh + self.ac_returned_kwh
-        if coverage is None or coverage < EVIDENCE_MIN_COVERAGE:
+        ratio = self.compared_ratio
+        if ratio is None or self.compared_ac_kwh < EVIDENCE_MIN_KWH:
             return "INSUFFICIENT_DATA"
-        if ratio is None or drawn < EVIDENCE_MIN_KWH:
-            return "IMPLAUSIBLE" if self._came_from_nowhere else "INSUFFICIENT_DATA"
-        if ratio > IMPLAUSIBLE_ABOVE:
-            return "IMPLAUSIBLE"
-        return "LOW_EFFICIENCY" if ratio < LOW_EFFICIENCY_BELOW else "OK"
+        return _verdict(ratio)
 
     @property
-    def _came_from_nowhere(self) -> bool:
-        """Whether enough was delivered beyond what was drawn, and not only first readings of registers say so."""
-        delivered, drawn = self.dc_kwh + self.dc_returned_kwh, self.ac_kwh + self.ac_returned_kwh
-        if self.compared_ratio is not None and self.compared_ratio <= IMPLAUSIBLE_ABOVE:
-            return False
-        return delivered >= EVIDENCE_MIN_KWH + drawn and self.meter_readings > self.mappings
+    def verdicts(self) -> set[str]:
+        """The verdicts that are right: of little energy, and of a ratio that is near a limit, more than one."""
+        ratio, found = self.compared_ratio, {self.verdict}
+        if ratio is None:
+            return found | {"IMPLAUSIBLE", *self._verdicts_up_to_each_hour()}
+        near = {_verdict(ratio * (1 + error)) for error in (-NEAR_A_LIMIT, NEAR_A_LIMIT)}
+        if len(self.compared_hours) < SURE_HOURS or self.compared_ac_kwh < SURE_KWH:
+            return found | near | {"INSUFFICIENT_DATA", *self._verdicts_up_to_each_hour()}
+        return found | near | {"INSUFFICIENT_DATA"} if len(near) > 1 else found
+
+    def _verdicts_up_to_each_hour(self) -> set[str]:
+        """Of a side that falls silent within minutes of an hour's beginning or end, only what came before may count."""
+        found, dc, ac = set(), 0.0, 0.0
+        for hour in sorted(self.dc_by_hour.keys() & self.ac_by_hour.keys()):
+            dc, ac = dc + self.dc_by_hour[hour], ac + self.ac_by_hour[hour]
+            if ac > 0:
+                found |= {_verdict(dc / ac * (1 + error)) for error in (-NEAR_A_LIMIT, NEAR_A_LIMIT)}
+        return found
+
+
+def _verdict(ratio: float) -> str:
+    if not PLAUSIBLE_MIN <= ratio <= IMPLAUSIBLE_ABOVE:
+        return "IMPLAUSIBLE"
+    return "LOW_EFFICIENCY" if ratio < LOW_EFFICIENCY_BELOW else "OK"
 
 
 def hour_of(ts_us: int) -> int:

@@ -330,7 +330,7 @@ async def check_performance(
     assert close(present(answer, "kwh_returned_dc"), expected.returned_dc)
     assert close(present(answer, "kwh_returned_ac"), expected.returned_ac)
     assert close(present(answer, "average_battery_temp"), expected.temp)
-    assert close(present(answer, "coverage"), expected.coverage)
+    assert close(present(answer, "kwh_delivered_dc_unmapped"), expected.unmapped)
     assert (answer.vehicle_readings, answer.meter_readings) == (expected.vehicle_readings, expected.meter_readings)
     assert (answer.verdict == analytics_wire.VERDICT_NO_METER) == (not expected.mapped)
     ratio = present(answer, "efficiency_ratio")

@@ -1,9 +1,11 @@
 """The commands that talk to running services, through real processes and real channels."""
 
+import csv
 import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,35 +63,41 @@ def test_what_flows_back_is_told_apart(environment: dict[str, str]) -> None:
     assert sent.returncode == 0, sent.stderr
     table = energyfleet("performance", "test-ev-08", environment=environment).stdout
     assert re.findall(r"returned \((.C)\) *│ *([\d.]+) kWh", table) == [("DC", "16.0000"), ("AC", "14.4000")]
-    assert "Charging alone, 18.400 kWh" in table
+    assert "18.4000 kWh delivered of 20.0000 kWh drawn" in table
     listed = energyfleet("fleet", "--vehicle", "test-ev-08", environment=environment).stdout
     assert "AC back" in listed
     assert "16.0 kWh flowed back out of batteries, 14.4 kWh into the grid" in listed
     as_csv = energyfleet("fleet", "--vehicle", "test-ev-08", "--csv", environment=environment).stdout
-    assert ",16.0,14.4," in as_csv
+    (row,) = csv.DictReader(as_csv.splitlines())
+    assert (row["kwh_returned_dc"], row["kwh_returned_ac"]) == ("16.0", "14.4")
+    assert float(row["compared_efficiency_ratio"]) == pytest.approx(0.92)
     one_way = energyfleet("performance", "test-ev-01", environment=environment).stdout
     assert "returned" not in one_way
 
 
 def test_without_a_ratio_a_verdict_is_shown_all_the_same(environment: dict[str, str]) -> None:
     lines = "\n".join(
-        json.dumps({kind: {f"{kind}Id": device, field: kwh, "timestamp": f"2024-03-05T18:{minute}:00Z"}})
+        json.dumps({kind: {f"{kind}Id": device, field: kwh, "timestamp": f"2024-03-05T{hour}:{minute}:00Z"}})
         for kind, device, field, kwh in (
             ("meter", "test-frozen-09", "kwhConsumedAc", 0.0),
             ("vehicle", "test-ev-09", "kwhDeliveredDc", 1.665),
         )
-        for minute in (15, 30, 45)
+        for hour, minute in product((18, 19, 20), (15, 30, 45, 59))
     )
     pair = "test-ev-09=test-frozen-09"
     sent = energyfleet("replay", "-", "--ending", "now", "--map", pair, environment=environment, stdin=lines)
     assert sent.returncode == 0, sent.stderr
     table = energyfleet("performance", "test-ev-09", environment=environment).stdout
-    assert "4.995 kWh were delivered while 0.000 kWh were drawn" in " ".join(table.replace("│", " ").split())
-    assert re.search(r"efficiency *│ *- ", table)
+    assert "19.980 kWh were delivered while the meters drew nothing" in " ".join(table.replace("│", " ").split())
+    assert re.search(r"compared *│ *nothing ", table)
+    assert re.search(r"finding *│ *NOTHING_DRAWN: ", table)
     listed = energyfleet("fleet", "--verdict", "implausible", environment=environment).stdout
-    assert re.search(r"test-ev-09 *│ *4\.995 *│ *0\.000 *│ *-4\.995 *│ *- *│ *IMPLAUSIBLE ", listed)
+    assert re.search(r"test-ev-09 *│ *19\.980 *│ *0\.000 *│ *0% *│ *- *│ *- *│ *IMPLAUSIBLE ", listed)
     as_csv = energyfleet("fleet", "--vehicle", "test-ev-09", "--csv", environment=environment).stdout
-    assert "\ntest-ev-09,IMPLAUSIBLE,,-4.995,4.995,0.0," in as_csv
+    (row,) = csv.DictReader(as_csv.splitlines())
+    assert (row["verdict"], row["compared_efficiency_ratio"], row["findings"]) == ("IMPLAUSIBLE", "", "NOTHING_DRAWN")
+    assert [float(row[name]) for name in ("kwh_lost", "kwh_delivered_dc")] == pytest.approx([-19.98, 19.98])
+    assert row["kwh_consumed_ac"] == "0.0"
 
 
 def test_a_meter_alone_has_energy_and_no_efficiency(environment: dict[str, str]) -> None:

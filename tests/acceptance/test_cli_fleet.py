@@ -42,18 +42,14 @@ def as_json(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
     return answer
 
 
-def compared_ratio(vehicle: dict[str, Any]) -> float:
-    """Of charging alone, for vehicles that give back a lot if they do; 9.0 where there is none."""
-    returned_dc, returned_ac = vehicle.get("kwhReturnedDc", 0.0), vehicle.get("kwhReturnedAc", 0.0)
-    if returned_dc and returned_ac:
-        return float((vehicle["kwhDeliveredDc"] + returned_dc) / (vehicle["kwhConsumedAc"] + returned_ac))
-    return float(vehicle.get("efficiencyRatio", 9.0))
+def compared(vehicle: dict[str, Any], name: str, absent: float) -> float:
+    return float(vehicle.get("comparison", {}).get(name, absent))
 
 
 def test_the_worst_come_first_with_a_bar_for_each_of_24_hours(environment: dict[str, str]) -> None:
     whole = as_json(environment)
     ids = [each["vehicleId"] for each in whole["vehicles"]]
-    ratios = [compared_ratio(each) for each in whole["vehicles"]]
+    ratios = [compared(each, "efficiencyRatio", 9.0) for each in whole["vehicles"]]
     assert (whole["matched"], len(ids), ratios) == ("6", 6, sorted(ratios))
     assert "nextPageToken" not in whole
 
@@ -61,6 +57,7 @@ def test_the_worst_come_first_with_a_bar_for_each_of_24_hours(environment: dict[
     assert "\x1b" not in table.stdout + table.stderr
     rows = [line.split("│") for line in table.stdout.splitlines() if line.startswith("│")]
     assert [row[1].strip() for row in rows] == ids[:4]
+    assert [row[-4].strip() for row in rows] == [f"{each:.4f}" for each in ratios[:4]]
     assert all(re.fullmatch(r"[·▁▂▃▄▅▆▇█]{24}", row[-2].strip()) for row in rows)
     assert all("·" * 18 in row[-2] for row in rows), "the fleet is five hours old"
     assert "4 of 6 vehicles shown; verdicts: " in table.stdout
@@ -69,7 +66,7 @@ def test_the_worst_come_first_with_a_bar_for_each_of_24_hours(environment: dict[
 
 
 def test_order_verdicts_and_vehicles_can_be_chosen(environment: dict[str, str]) -> None:
-    lost = [each.get("kwhLost", -9e9) for each in as_json(environment, "--order", "lost")["vehicles"]]
+    lost = [compared(each, "kwhLost", -9e9) for each in as_json(environment, "--order", "lost")["vehicles"]]
     assert lost == sorted(lost, reverse=True)
     low = as_json(environment, "--verdict", "low_efficiency", "--verdict", "OK")
     assert {each["verdict"] for each in low["vehicles"]} <= {"VERDICT_LOW_EFFICIENCY", "VERDICT_OK"}
@@ -87,6 +84,8 @@ def test_csv_has_what_json_has_and_nothing_where_a_value_is_absent(environment: 
     assert [row["vehicle_id"] for row in rows] == [each["vehicleId"] for each in vehicles]
     for row, each in zip(rows, vehicles, strict=True):
         assert row["efficiency_ratio"] == str(each.get("efficiencyRatio", ""))
+        assert row["compared_efficiency_ratio"] == str(each.get("comparison", {}).get("efficiencyRatio", ""))
+        assert row["findings"].split() == [it["kind"].removeprefix("FINDING_KIND_") for it in each["findings"]]
         assert row["vehicle_readings"] == each["vehicleReadings"]
         assert f"VERDICT_{row['verdict']}" == each["verdict"]
 

@@ -79,23 +79,14 @@ async def test_watt_hours_sent_as_kilowatt_hours_are_doubted_and_do_not_count(
     assert answer.kwh_consumed_ac == 0.0
     assert answer.evidence.meter_quality.doubted_readings == 3
     assert answer.verdict == analytics_wire.VERDICT_IMPLAUSIBLE
-    assert answer.verdict_reason.startswith("3.200 kWh were delivered while 0.000 kWh were drawn: ")
+    assert answer.verdict_reason.startswith("3.200 kWh were delivered while the meters drew nothing: ")
     assert not answer.HasField("efficiency_ratio")
     assert (await send(ingest, *sent)).duplicate == 4
 
 
-@pytest.mark.parametrize(
-    ("order", "in_order"),
-    [
-        (analytics_wire.PERFORMANCE_ORDER_RATIO, ["healthy", "unmapped", "vehicle-001"]),
-        (analytics_wire.PERFORMANCE_ORDER_KWH_LOST, ["healthy", "vehicle-001", "unmapped"]),
-    ],
-)
+@pytest.mark.parametrize("order", [analytics_wire.PERFORMANCE_ORDER_RATIO, analytics_wire.PERFORMANCE_ORDER_KWH_LOST])
 async def test_what_came_while_the_meter_was_frozen_is_implausible_and_heads_no_list(
-    order: analytics_wire.PerformanceOrder.ValueType,
-    in_order: list[str],
-    ingest: IngestionServiceAsyncStub,
-    ask: AnalyticsServiceAsyncStub,
+    order: analytics_wire.PerformanceOrder.ValueType, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
 ) -> None:
     await map_pair(ingest)
     quarters = [EVENING_US + number * QUARTER_US for number in range(1, 13)]
@@ -115,16 +106,16 @@ async def test_what_came_while_the_meter_was_frozen_is_implausible_and_heads_no_
 
     answer = await performance(ask)
     assert answer.kwh_delivered_dc == pytest.approx(19.98)
-    assert (answer.kwh_consumed_ac, answer.coverage) == (0.0, 1.0)
+    assert (answer.kwh_consumed_ac, answer.coverage) == (0.0, 0.0)
     assert answer.verdict == analytics_wire.VERDICT_IMPLAUSIBLE
     assert answer.verdict_reason == (
-        "19.980 kWh were delivered while 0.000 kWh were drawn: the meter is stuck, its readings do not count,"
-        " or the mapping is wrong."
+        "19.980 kWh were delivered while the meters drew nothing: a meter is stuck, its readings do not count,"
+        " or a clock or a mapping is wrong."
     )
     assert (answer.alert, answer.HasField("efficiency_ratio")) == ("", False)
     listed = await ask.ListVehiclePerformance(analytics_wire.ListVehiclePerformanceRequest(order=order))
     rows = {row.vehicle_id: row for row in listed.vehicles}
-    assert list(rows) == in_order
+    assert list(rows) == ["healthy", "unmapped", "vehicle-001"]
     row = rows["vehicle-001"]
     assert (row.verdict, row.verdict_reason) == (answer.verdict, answer.verdict_reason)
     assert listed.totals.efficiency_ratio == pytest.approx(0.90), "of the healthy one alone"
@@ -139,10 +130,17 @@ async def test_the_first_reading_of_a_register_is_no_sign_of_a_frozen_meter(
     await send(ingest, register(minutes[-1], 4021.7))
     await send(ingest, *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=0.111) for ts_us in minutes))
     answer = await performance(ask)
-    assert (answer.kwh_consumed_ac, answer.coverage) == (0.0, 1.0)
+    assert (answer.kwh_consumed_ac, answer.coverage) == (0.0, 0.0)
     assert answer.verdict == analytics_wire.VERDICT_INSUFFICIENT_DATA
-    assert answer.verdict_reason == "0.000 kWh were drawn; 0.5 kWh are needed for a verdict."
+    assert answer.verdict_reason.startswith("Readings stand for time from before the window")
+    [finding] = answer.findings
+    assert finding.kind == analytics_wire.FINDING_KIND_NOT_ATTRIBUTABLE
+    assert finding.kwh == pytest.approx(15 * 0.111)
     await send(ingest, register(minutes[-1] + QUARTER_US, 4021.7))
+    assert (await performance(ask)).verdict == analytics_wire.VERDICT_INSUFFICIENT_DATA, "all came before the first one"
+    later = [EVENING_US + number * QUARTER_US for number in range(3, 13)]
+    await send(ingest, *(register(ts_us, 4021.7) for ts_us in later))
+    await send(ingest, *(a_vehicle_reading(ts_us=ts_us, kwh_delivered_dc=1.665) for ts_us in later))
     assert (await performance(ask)).verdict == analytics_wire.VERDICT_IMPLAUSIBLE
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us, us_from_proto
 from tests.acceptance.test_against_model import close
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, us
-from tests.model import Contradiction, Model, Performance, compared_ratio
+from tests.model import Contradiction, Model, Performance
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -51,7 +51,9 @@ offsets = st.one_of(
     st.integers(-8 * 6, 8 * 6).map(lambda tenth: tenth * US_PER_HOUR // 6),
 )
 numbers = st.sampled_from(VEHICLES)
-kwh = st.integers(-1_000, 2_000).map(lambda wh: wh / 1_000)
+# Of parts of a kWh that have no rounding: sums are the same in any order, and on the same side of every limit.
+PARTS = 1_024
+kwh = st.integers(-PARTS, 2 * PARTS).map(lambda parts: parts / PARTS)
 temperatures = st.none() | st.floats(-40, 80)
 
 
@@ -76,7 +78,7 @@ chargings = st.builds(
     numbers,
     offsets,
     st.integers(1, 12),
-    st.sampled_from([0.8, 0.85, 0.9, 1.0, 1.1]),
+    st.sampled_from([0.2, 0.8, 0.85, 0.9, 1.0, 1.1]),
     st.integers(0, 2),
     st.sampled_from([False, False, False, True]),
     st.booleans(),
@@ -164,7 +166,7 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
     telemetry = []
     edges = sorted({at for _, _, at, _ in happened.maps} | {at for window in happened.windows for at in window})
     at_edges = [
-        (side, number, at + after, 0.1 + place / 100, None)
+        (side, number, at + after, (100 + place) / PARTS, None)
         for side, number in happened.at_edges
         for place, at in enumerate(edges)
         for after in (0, 1)
@@ -179,7 +181,8 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
         for half in range(1, 2 * each.hours + 1):
             ts_us = happened.anchor_us + each.start + half * US_PER_HOUR // 2
             drawn = 1 + half / 8
-            telemetry.append(a_vehicle_reading(f"{prefix}v{each.vehicle}", ts_us, drawn * each.ratio))
+            delivered = round(drawn * each.ratio * PARTS) / PARTS
+            telemetry.append(a_vehicle_reading(f"{prefix}v{each.vehicle}", ts_us, delivered))
             if half <= 2 * (each.hours - each.silent_hours):
                 telemetry.append(a_meter_reading(f"{prefix}m{each.meter}", ts_us, 0.0 if each.stuck else drawn))
     if telemetry:
@@ -213,6 +216,32 @@ def check_numbers(answer: Any, expected: Performance) -> None:
     assert (answer.vehicle_readings, answer.meter_readings) == (expected.vehicle_readings, expected.meter_readings)
 
 
+def check_judged(answer: Any, expected: Performance) -> None:
+    """What is compared, the verdict, and what is left out."""
+    assert wire.Verdict.Name(answer.verdict) == expected.verdict
+    assert close(present(answer, "coverage"), expected.coverage)
+    assert close(present(answer, "kwh_consumed_ac_idle"), expected.idle)
+    assert close(present(answer, "kwh_delivered_dc_unmapped"), expected.unmapped)
+    assert answer.HasField("comparison") == (expected.compared is not None)
+    if expected.compared is None:
+        return
+    told = answer.comparison
+    for name in ("kwh_delivered_dc", "kwh_consumed_ac", "efficiency_ratio", "mean_power_kw", "low_efficiency_below"):
+        assert close(getattr(told, name), getattr(expected.compared, name)), name
+    assert close(told.kwh_lost, expected.compared.kwh_lost)
+    assert close(told.efficiency_ratio_at_least, expected.compared.at_least)
+    assert close(told.efficiency_ratio_at_most, expected.compared.at_most)
+
+
+def findings_of_list(answer: wire.GetVehiclePerformanceResponse) -> list[wire.Finding]:
+    """The findings that a list has, too; it does not say since when."""
+    alone = (wire.FINDING_KIND_DOUBTED_READINGS, wire.FINDING_KIND_ID_DIFFERS_IN_CASE)
+    found = [each for each in answer.findings if each.kind not in alone]
+    for each in found:
+        each.ClearField("since")
+    return found
+
+
 async def check_one(
     ask: AnalyticsServiceAsyncStub, model: Model, vehicle_id: str, start_us: int, end_us: int
 ) -> wire.GetVehiclePerformanceResponse:
@@ -220,7 +249,9 @@ async def check_one(
     answer = await ask.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window))
     expected = model.performance(vehicle_id, start_us, end_us)
     check_numbers(answer, expected)
-    assert (present(answer, "coverage"), wire.Verdict.Name(answer.verdict)) == (expected.coverage, expected.verdict)
+    check_judged(answer, expected)
+    compared_us = [(instant(each.start), instant(each.end)) for each in answer.comparison.spans]
+    assert compared_us == (expected.judged.compared_us if expected.compared else [])
     evidence = answer.evidence
     assert (evidence.hours_either, evidence.hours_both) == (expected.hours_either, expected.hours_both)
     for side, ends in (("vehicle", expected.vehicle_ends), ("meter", expected.meter_ends)):
@@ -308,10 +339,14 @@ async def check_fleet(
     for vehicle_id, row in ours.items():
         event(wire.Verdict.Name(row.verdict))
         check_numbers(row, expected[vehicle_id])
+        check_judged(row, expected[vehicle_id])
         one = await check_one(ask, model, vehicle_id, *hours)
         assert row.mapping_count == one.evidence.mapping_count
         for name in ("coverage", "verdict", "verdict_reason", "alert"):
             assert getattr(row, name) == getattr(one, name), name
+        del one.comparison.spans[:]
+        assert row.comparison == one.comparison
+        assert list(row.findings) == findings_of_list(one)
     check_order(rows, by_loss=happened.by_loss)
     if happened.named:
         check_totals(first, expected)
@@ -322,8 +357,8 @@ async def check_fleet(
 
 def check_order(rows: list[wire.VehiclePerformance], *, by_loss: bool) -> None:
     def place(row: wire.VehiclePerformance) -> tuple[bool, float, str]:
-        energies = ("kwh_delivered_dc", "kwh_consumed_ac", "kwh_returned_dc", "kwh_returned_ac")
-        number = present(row, "kwh_lost") if by_loss else compared_ratio(*(present(row, name) for name in energies))
+        name = "kwh_lost" if by_loss else "efficiency_ratio"
+        number = getattr(row.comparison, name) if row.HasField("comparison") else None
         return number is None, (number or 0.0) * (-1 if by_loss else 1), row.vehicle_id
 
     assert [row.vehicle_id for row in rows] == [row.vehicle_id for row in sorted(rows, key=place)]
@@ -342,11 +377,13 @@ def check_totals(answer: wire.ListVehiclePerformanceResponse, expected: dict[str
     assert close(present(totals, "kwh_consumed_ac"), total("ac", everybody))
     assert close(present(totals, "kwh_returned_dc"), total("returned_dc", everybody))
     assert close(present(totals, "kwh_returned_ac"), total("returned_ac", everybody))
-    healthy = [each for each in everybody if each.verdict in ("VERDICT_OK", "VERDICT_LOW_EFFICIENCY")]
-    dc, ac, returned_ac = (total(name, healthy) for name in ("dc", "ac", "returned_ac"))
-    ratio = dc / ac if dc is not None and ac is not None and ac > 1e-9 * (returned_ac or 0) else None
-    assert close(present(totals, "efficiency_ratio"), ratio)
-    assert close(present(totals, "kwh_lost"), ac - dc if dc is not None and ac is not None else None)
+    assert close(present(totals, "kwh_consumed_ac_idle"), total("idle", everybody))
+    assert close(present(totals, "kwh_delivered_dc_unmapped"), total("unmapped", everybody))
+    judged = [each for each in everybody if each.verdict in ("VERDICT_OK", "VERDICT_LOW_EFFICIENCY")]
+    healthy = [each.compared for each in judged if each.compared is not None]
+    dc, ac = (math.fsum(each[at] for each in healthy) for at in (0, 1))
+    assert close(present(totals, "efficiency_ratio"), dc / ac if healthy else None)
+    assert close(present(totals, "kwh_lost"), ac - dc if healthy else None)
     counted = Counter(each.verdict for each in everybody)
     assert [(wire.Verdict.Name(each.verdict), each.vehicles) for each in totals.by_verdict] == [
         (verdict, counted[verdict]) for verdict in VERDICTS

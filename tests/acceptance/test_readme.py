@@ -36,9 +36,11 @@ def steps(document: str) -> Iterator[tuple[str, str | None]]:
 
 
 def steady(output: str) -> str:
-    """JSON messages without white space, and with times and ages, which differ from run to run, made equal."""
+    """JSON messages without white space, and with what differs from run to run made equal: times, ages and, with the
+    part of an hour that has passed, the bounds of a ratio."""
     output = re.sub(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"', '"<time>"', output)
     output = re.sub(r'"-?\d+(\.\d+)?s"', '"<age>"', output)
+    output = re.sub(r'("efficiency_ratio_at_(?:least|most)": )[\d.]+', r'\1"<bound>"', output)
     return re.sub(r'("(?:\\.|[^"\\])*")|\s+', lambda match: match[1] or "", output)
 
 

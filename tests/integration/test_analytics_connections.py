@@ -42,7 +42,7 @@ async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_s
 ) -> None:
     rows.vehicle("car")
     async with asking(reader_url, pool_size=1) as queries:
-        for hours in range(20):  # more than the 5 after which the server keeps a plan, unless it is told otherwise
+        for hours in range(1, 21):  # more than the 5 after which the server keeps a plan, unless it is told otherwise
             await totals_of(queries, MIDNIGHT_US + hours * US_PER_HOUR, MIDNIGHT_US + US_PER_DAY)
             await totals_of(queries, MIDNIGHT_US - 30 * US_PER_DAY, MIDNIGHT_US + hours * US_PER_HOUR)
         [session] = queries.reader._idle
@@ -50,7 +50,7 @@ async def test_a_question_is_one_round_trip_and_planned_once_for_the_days_of_a_s
         planned = {name: (generic, custom) for name, generic, custom in await cursor.fetchall()}
         with (tmp_path / "trace").open("w+b") as trace:
             session.pgconn.trace(trace.fileno())
-            await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+            await totals_of(queries, MIDNIGHT_US + US_PER_HOUR, MIDNIGHT_US + US_PER_DAY)
             session.pgconn.untrace()
             trace.seek(0)
             lines = (line.split(b"\t") for line in trace.read().splitlines())

@@ -59,16 +59,25 @@ def histories(draw: st.DrawFn) -> History:
     )
 
 
+def reported(history: History) -> tuple[list[int], list[tuple[int, float]]]:
+    """Within the window: when the vehicle reported; when its meters did while they fed it, and what they drew."""
+    start, end = history.window
+    return (
+        [ts for ts in history.delivered if start < ts <= end],
+        [
+            (ts, kwh)
+            for meter, since, until in history.mappings
+            for ts, kwh in history.consumed[meter].items()
+            if start < ts <= end and since < ts and (until is None or ts <= until)
+        ],
+    )
+
+
 def expected(history: History, vehicle_id: str) -> wire.GetVehiclePerformanceResponse:
     """The numbers by the words of the contract, reading by reading; the verdict is left out."""
     start, end = history.window
-    delivered = {ts: reading for ts, reading in history.delivered.items() if start < ts <= end}
-    consumed = [
-        (ts, kwh)
-        for meter, since, until in history.mappings
-        for ts, kwh in history.consumed[meter].items()
-        if start < ts <= end and since < ts and (until is None or ts <= until)
-    ]
+    times, consumed = reported(history)
+    delivered = {ts: history.delivered[ts] for ts in times}
     answer = wire.GetVehiclePerformanceResponse(
         vehicle_id=vehicle_id,
         window=wire.TimeWindow(start=proto_from_us(start), end=proto_from_us(end)),
@@ -78,17 +87,17 @@ def expected(history: History, vehicle_id: str) -> wire.GetVehiclePerformanceRes
     if delivered:
         answer.kwh_delivered_dc = fsum(kwh for kwh, _ in delivered.values())
         answer.kwh_returned_dc = fsum(-kwh for kwh, _ in delivered.values() if kwh < 0)
+        answer.kwh_delivered_dc_unmapped = fsum(
+            kwh
+            for ts, (kwh, _) in delivered.items()
+            if not any(since < ts and (until is None or ts <= until) for _, since, until in history.mappings)
+        )
     if consumed:
         answer.kwh_consumed_ac = fsum(kwh for _, kwh in consumed)
         answer.kwh_returned_ac = fsum(-kwh for _, kwh in consumed if kwh < 0)
     temperatures = [temperature for _, temperature in delivered.values() if temperature is not None]
     if temperatures:
         answer.average_battery_temp = fsum(temperatures) / len(temperatures)
-    # The hour (h, h + 1 h] of an instant, numbered by its end.
-    of_vehicle = {-(-ts // US_PER_HOUR) for ts in delivered}
-    of_meter = {-(-ts // US_PER_HOUR) for ts, _ in consumed}
-    if of_vehicle | of_meter:
-        answer.coverage = len(of_vehicle & of_meter) / len(of_vehicle | of_meter)
     return answer
 
 
@@ -124,11 +133,17 @@ async def test_performance_is_what_the_readings_say(postgres: EmbeddedServer, da
 
     model = expected(history, vehicle_id)
     energies: tuple[Any, ...] = ("kwh_delivered_dc", "kwh_consumed_ac", "kwh_returned_dc", "kwh_returned_ac")
-    for name in (*energies, "average_battery_temp", "coverage"):
+    for name in (*energies, "kwh_delivered_dc_unmapped", "average_battery_temp"):
         assert answer.HasField(name) == model.HasField(name), name
         assert getattr(answer, name) == pytest.approx(getattr(model, name), rel=1e-9, abs=1e-9), name
     for name in ("vehicle_id", "window", "vehicle_readings", "meter_readings"):
         assert getattr(answer, name) == getattr(model, name), name
+    # The hour (h, h + 1 h] of an instant, numbered by its end.
+    times, consumed = reported(history)
+    of_vehicle = {-(-ts // US_PER_HOUR) for ts in times}
+    of_meter = {-(-ts // US_PER_HOUR) for ts, _ in consumed}
+    assert answer.evidence.hours_either == len(of_vehicle | of_meter)
+    assert answer.evidence.hours_both == len(of_vehicle & of_meter)
     assert (answer.verdict == wire.VERDICT_NO_METER) == (not mapped)
     has_ratio = model.HasField("kwh_delivered_dc") and model.kwh_consumed_ac > 1e-9 * model.kwh_returned_ac
     assert answer.HasField("efficiency_ratio") == has_ratio

@@ -20,11 +20,12 @@ from analytics_svc.prepared import Prepared
 from analytics_svc.queries import Queries
 from analytics_svc.queries_sql import SIMILAR_MAX
 from analytics_svc.questions import PerformanceQuestion, Window
-from analytics_svc.totals import Totals
+from analytics_svc.totals import Evidence, FleetTotals, Totals
 from shared.db.device_kind import KINDS, METER, VEHICLE
 from shared.db.embedded import EmbeddedServer
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
+from tests.charging_model import THRESHOLDS
 
 MIDNIGHT_US = us_from_datetime(datetime(2026, 2, 9, tzinfo=UTC))
 MINUTE_US = US_PER_HOUR // 60
@@ -123,8 +124,14 @@ async def queries(reader_url: str) -> AsyncIterator[Queries]:
 
 
 async def totals_of(queries: Queries, start_us: int, end_us: int, vehicle_id: str = "car") -> Totals:
-    totals, _ = (await queries.performance(PerformanceQuestion(vehicle_id, Window(start_us, end_us)))).value
-    return totals
+    return (await found_of(queries, start_us, end_us, vehicle_id))[0].at(0)
+
+
+async def found_of(
+    queries: Queries, start_us: int, end_us: int, vehicle_id: str = "car"
+) -> tuple[FleetTotals, Evidence]:
+    question = PerformanceQuestion(vehicle_id, Window(start_us, end_us))
+    return (await queries.performance(question, THRESHOLDS.comparing)).value
 
 
 async def test_totals_are_sums_of_readings_however_often_each_side_reports(rows: Rows, queries: Queries) -> None:
@@ -139,10 +146,10 @@ async def test_totals_are_sums_of_readings_however_often_each_side_reports(rows:
         average_battery_temp=26.5,
         vehicle_readings=12,
         meter_readings=60,
-        hours_either=1,
-        hours_both=1,
         kwh_returned_dc=0.0,
         kwh_returned_ac=0.0,
+        kwh_delivered_dc_unmapped=0.0,
+        kwh_consumed_ac_idle=0.0,
     )
 
 
@@ -188,11 +195,14 @@ async def test_every_meter_that_feeds_a_vehicle_counts_also_in_a_fleet(
         rows.mapping(other, meter, from_us)
         rows.consumed(meter, *((MIDNIGHT_US - hours * US_PER_HOUR, 2.0 ** (4 * number + hours)) for hours in range(4)))
     window = Window(MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US)
-    found = (await queries.fleet.totals(window, frozenset(("car", "other") if named else ()))).value
-    totals = dict(zip(found.vehicle_ids, found.within(0, len(found)), strict=True))
+    vehicle_ids = frozenset(("car", "other") if named else ())
+    found = (await queries.fleet.totals(window, vehicle_ids, THRESHOLDS.comparing)).value
+    totals = {vehicle_id: found.at(position) for position, vehicle_id in enumerate(found.vehicle_ids)}
     for vehicle_id, mappings, kwh, readings, hours in (("car", 3, 63.0, 6, 3), ("other", 2, 15.0 + 48.0, 6, 4)):
-        assert totals[vehicle_id] == Totals(mappings, None, kwh, None, 0, readings, hours, 0, None, 0.0)
-        assert await totals_of(queries, window.start_us, window.end_us, vehicle_id) == totals[vehicle_id]
+        assert totals[vehicle_id] == Totals(mappings, None, kwh, None, 0, readings, None, 0.0, None, 0.0)
+        single, evidence = await found_of(queries, window.start_us, window.end_us, vehicle_id)
+        assert single.at(0) == totals[vehicle_id]
+        assert (evidence.hours_either, evidence.hours_both) == (hours, 0)
 
 
 async def test_a_mapping_that_only_touches_the_window_is_none(rows: Rows, queries: Queries) -> None:
@@ -210,8 +220,8 @@ async def test_an_hour_is_open_at_its_start_and_closed_at_its_end(rows: Rows, qu
     rows.mapping(car, meter, MIDNIGHT_US - US_PER_DAY)
     rows.delivered(car, (MIDNIGHT_US + US_PER_HOUR, 1.0), (MIDNIGHT_US + 5 * US_PER_HOUR, 1.0))
     rows.consumed(meter, (MIDNIGHT_US + 1, 1.0), (MIDNIGHT_US + 5 * US_PER_HOUR + 1, 1.0))
-    totals = await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
-    assert (totals.hours_both, totals.hours_either) == (1, 3)
+    _, evidence = await found_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY)
+    assert (evidence.hours_both, evidence.hours_either) == (1, 3)
 
 
 async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries: Queries) -> None:
@@ -223,10 +233,10 @@ async def test_what_was_not_measured_is_absent_and_not_zero(rows: Rows, queries:
         average_battery_temp=None,
         vehicle_readings=0,
         meter_readings=0,
-        hours_either=0,
-        hours_both=0,
         kwh_returned_dc=None,
         kwh_returned_ac=None,
+        kwh_delivered_dc_unmapped=None,
+        kwh_consumed_ac_idle=None,
     )
     assert await totals_of(queries, MIDNIGHT_US, MIDNIGHT_US + US_PER_DAY) == silent
     rows.delivered(car, (MIDNIGHT_US + 1, 0.0), (MIDNIGHT_US + 2, 0.0, -10.0), (MIDNIGHT_US + 3, 0.0, 0.0))
@@ -302,7 +312,7 @@ async def test_with_each_id_come_the_known_ones_that_differ_only_in_case(
             for each in asked
         ]
     for each in known[:1]:
-        _, evidence = (await queries.performance(PerformanceQuestion(each, Window(0, 1)))).value
+        _, evidence = await found_of(queries, 0, 1, each)
         assert evidence.similar_vehicle_ids == list((await queries.statuses(VEHICLE, [each])).value[0].similar_ids)
 
 
@@ -387,23 +397,23 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
     window = Window(MIDNIGHT_US - US_PER_DAY, MIDNIGHT_US)
     vehicle_ids = frozenset({"car-7"} if named else ())
     parameters = {
-        "every": not named,
-        "vehicle_ids": list(vehicle_ids),
-        "hours": [datetime_from_us(window.start_us + hour * US_PER_HOUR) for hour in range(24)],
-        "versions": [None] * 24,
-        "no_hour": "0" * 24,
+        "vehicle_keys": [7] if named else list(range(1, 21)),
+        "hours": [datetime_from_us(window.start_us + hour * US_PER_HOUR) for hour in range(-1, 24)],
+        "versions": [None] * 25,
         "window_start": datetime_from_us(window.start_us),
         "window_end": datetime_from_us(window.end_us),
+        "first_day": date(2026, 2, 7),
+        "last_day": date(2026, 2, 9),
     }
     hour_by_hour = () if named else (fleet_sql.VEHICLE_HOURS, fleet_sql.METER_HOURS)
-    for statement in (fleet_sql.FLEET_DELIVERED, fleet_sql.FLEET_CONSUMED, *hour_by_hour):
+    for statement in (fleet_sql.FLEET_SPANS, *hour_by_hour):
         scans = list(_scans(await plan_of(queries, statement, parameters), "closed_hours"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
-    found = (await queries.fleet.totals(window, vehicle_ids)).value
+    found = (await queries.fleet.totals(window, vehicle_ids, THRESHOLDS.comparing)).value
     assert len(found) == (1 if named else 20)
-    assert {totals._replace(kwh_delivered_dc=None) for totals in found.within(0, len(found))} == {
-        Totals(1, None, 24.0, 20.0, 24, 24, 24, 24, 0.0, 0.0)
+    assert {found.at(position)._replace(kwh_delivered_dc=None) for position in range(len(found))} == {
+        Totals(1, None, 24.0, 20.0, 24, 24, 0.0, 0.0, 0.0, 0.0)
     }
 
 
@@ -414,7 +424,8 @@ async def test_the_hours_of_a_fleet_tell_how_long_before_their_ends_devices_repo
     early, late = rows.vehicle("early"), rows.vehicle("late")
     rows.delivered(late, (MIDNIGHT_US - 7, 0.5), (MIDNIGHT_US, 0.5), (window.end_us - 1, 0.5), (MIDNIGHT_US + 1, 0.5))
     rows.delivered(early, (window.start_us + 1, 0.5))
-    before, after = (await queries.fleet._hours(fleet_sql.VEHICLE_HOURS, HourCache(), window)).value
+    earlier, before, after = (await queries.fleet._hours(fleet_sql.VEHICLE_HOURS, HourCache(), window)).value
+    assert earlier.keys.tolist() == []
     assert before.keys.tolist() == [early, late]
     assert before.until_end_us.tolist() == [US_PER_HOUR - 1, 0]
     assert (after.keys.tolist(), after.until_end_us.tolist()) == ([late], [1])
@@ -470,3 +481,8 @@ async def test_the_longest_window_at_the_ends_of_time_is_answered(rows: Rows, qu
     assert (await totals_of(queries, latest_us - length_us, latest_us)).mappings == 1
     assert (await totals_of(queries, earliest_us, earliest_us + 1)).mappings == 0
     assert (await totals_of(queries, latest_us - 1, latest_us)).mappings == 1
+    for hours in (1, 400 * 24):
+        window = Window(earliest_us, earliest_us + hours * US_PER_HOUR)
+        for vehicle_ids in (frozenset[str](), frozenset(["car"])):
+            found = (await queries.fleet.totals(window, vehicle_ids, THRESHOLDS.comparing)).value
+            assert found.mappings.tolist() == [0]

@@ -114,7 +114,7 @@ def test_energy_counts_while_the_meter_feeds_the_vehicle_only() -> None:
     model.take([Reading(2 * meter, ts_us, (float(ts_us), None)) for meter in (0, 1) for ts_us in (50, 51)], 100)
     answer = model.performance(0, 0, 100)
     assert (answer.kwh_consumed_ac, answer.meter_readings, answer.kwh_delivered_dc) == (101.0, 2, None)
-    assert answer.coverage == 0
+    assert answer.hours_both == 0
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from shared.timestamps import US_PER_HOUR
 
 def a_truth() -> VehicleTruth:
     truth = VehicleTruth("ev-1", "healthy")
-    for dc_kwh, ac_kwh in ((1.8, 2.0), (-0.9, -0.8)):
-        truth.add_vehicle_reading(US_PER_HOUR, dc_kwh, 25.0)
-        truth.add_meter_reading(US_PER_HOUR, ac_kwh)
+    for hour, dc_kwh, ac_kwh in ((1, 0.9, 1.0), (2, 0.9, 1.0), (3, -0.9, -0.8)):
+        truth.add_vehicle_reading(hour * US_PER_HOUR, dc_kwh, 25.0)
+        truth.add_meter_reading(hour * US_PER_HOUR, ac_kwh)
     return truth
 
 
@@ -27,9 +27,8 @@ def an_answer() -> GetVehiclePerformanceResponse:
         efficiency_ratio=0.75,
         kwh_lost=0.3,
         average_battery_temp=25.0,
-        vehicle_readings=2,
-        meter_readings=2,
-        coverage=1.0,
+        vehicle_readings=3,
+        meter_readings=3,
         verdict=Verdict.VERDICT_OK,
         kwh_returned_dc=0.9,
         kwh_returned_ac=0.8,
@@ -51,7 +50,6 @@ def test_an_answer_that_is_true_differs_in_nothing() -> None:
         "kwh_returned_ac",
         "efficiency_ratio",
         "average_battery_temp",
-        "coverage",
         "vehicle_readings",
         "meter_readings",
         "verdict",

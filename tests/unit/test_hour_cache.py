@@ -1,4 +1,4 @@
-"""Hours of a fleet in memory: sums against a plain-Python model, and a bound on what is kept."""
+"""Hours of a fleet in memory: tables of them against a plain-Python model, and a bound on what is kept."""
 
 import struct
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_svc import hour_cache
-from analytics_svc.hour_cache import Hour, HourCache, Sums
+from analytics_svc.charging import NO_READING
+from analytics_svc.hour_cache import DeviceTable, Hour, HourCache
 from shared.timestamps import US_PER_HOUR
 
 Reported = dict[int, tuple[float, int, float, int, float]]
@@ -47,23 +48,36 @@ def hour(told: Reported, version: str = "", *, of_vehicles: bool = True, last_us
     return Hour.of((None, version, packed("i", list(told)), kwh, readings, last_ts, *returned_columns, *averages))
 
 
-@given(st.sets(st.integers(1, 9)), st.lists(reported, max_size=64), st.booleans())
-def test_sums_are_those_of_the_devices_asked_about_hour_by_hour(
-    keys: set[int], told: list[Reported], of_vehicles: bool
+@given(
+    st.sets(st.integers(1, 9)),
+    st.lists(st.tuples(reported, st.integers(0, US_PER_HOUR - 1)), min_size=1, max_size=64),
+    st.booleans(),
+)
+def test_a_table_has_what_each_of_the_devices_asked_about_reported_hour_by_hour(
+    keys: set[int], told: list[tuple[Reported, int]], of_vehicles: bool
 ) -> None:
+    """Each hour's last readings came some time before its end, and what was measured in the first one is left out."""
     ours = sorted(keys)
-    sums = Sums(np.array(ours, dtype=np.int32), ["battery_temp"] if of_vehicles else [])
-    sums.add([hour(each, of_vehicles=of_vehicles) for each in told])
+    table = DeviceTable(np.array(ours, dtype=np.int32), len(told), ["battery_temp"] if of_vehicles else [])
+    for number, (each, before_end_us) in enumerate(told):
+        last_us = [US_PER_HOUR - before_end_us] * len(each)
+        table.put(number, hour(each, of_vehicles=of_vehicles, last_us=last_us), START_US + number * US_PER_HOUR)
+    table.carry_on()
     for place, key in enumerate(ours):
-        its = [each.get(key) for each in told]
-        present = [each for each in its if each is not None]
-        assert sums.kwh[place] == sum(each[0] for each in present)
-        assert sums.readings[place] == sum(each[1] for each in present)
-        assert sums.kwh_returned[place] == sum(each[4] for each in present)
-        for temps, temp_readings in sums.averages:
-            assert temps[place] == sum(each[2] for each in present)
-            assert temp_readings[place] == sum(each[3] for each in present)
-        assert int(sums.hours[place]) == int("0" + "".join("01"[each is not None] for each in its), 2)
+        last_us_so_far = NO_READING
+        for number, (each, before_end_us) in enumerate(told):
+            kwh, readings, _, _, returned = each.get(key, (0.0, 0, 0.0, 0, 0.0))
+            assert table.side.kwh[number, place] == kwh + returned, "whatever flowed back is not taken off"
+            assert table.side.kwh_returned[number, place] == returned
+            assert table.side.readings[number, place] == readings
+            if key in each:
+                last_us_so_far = START_US + number * US_PER_HOUR - before_end_us
+            assert table.side.last_us[number, place] == last_us_so_far
+        assert len(table.averages) == of_vehicles
+        inside = [each[key] for each, _ in told[1:] if key in each]
+        for temps, temp_readings in table.averages:
+            assert temps[place] == sum(each[2] for each in inside)
+            assert temp_readings[place] == sum(each[3] for each in inside)
 
 
 def test_an_hour_tells_how_long_before_its_end_each_device_reported_last() -> None:

