@@ -8,6 +8,7 @@ them.
 `docs/verdicts.md` explains it with pictures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -50,6 +51,11 @@ class Comparison:
     dc_aside: Numbers
     """`[Aside, spans]`"""
     ac_aside: Numbers
+
+    @classmethod
+    def joined(cls, parts: Sequence["Comparison"]) -> "Comparison":
+        """Those of slices, one after another."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts], axis=-1) for each in fields(cls)))
 
     def by_vehicle(self, vehicle_of: Places, vehicles: int) -> "Comparison":
         """The sums of each vehicle's spans, and the hours that they lie apart where all that do agree."""
@@ -143,7 +149,7 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
         dc_aside=aside[0],
         ac_aside=aside[1],
     )
-    its, first, last = span[compared], first[compared], last[compared]
+    first, last = first[compared], last[compared]
     ends_us = stretches.spans.ends_us
     begins_us, until_us = ends_us[first - 1, its], ends_us[last, its]
     return comparison, ComparedStretches(its, begins_us, until_us, stretches.dc[compared], stretches.ac[compared])
@@ -169,12 +175,12 @@ def _mostly_unknown(stretches: Stretches, which: Flags) -> Flags:
         return which
     vehicle, meters = stretches.vehicle, stretches.meters
     fresh_ac, reports_idle = stretches.fresh(meters), stretches.reports_idle(vehicle)
-    fresh_dc = vehicle.last_us[stretches.first - 1, stretches.span] <= stretches.spans.starts_us[stretches.span]
+    crosses = stretches.crosses(vehicle)
     found = np.zeros(len(which), np.bool_)
-    for at in np.flatnonzero(which & (fresh_dc | fresh_ac)).tolist():
+    for at in np.flatnonzero(which & (crosses | fresh_ac)).tolist():
         span, hours = stretches.span[at], slice(stretches.first[at], stretches.last[at] + 1)
         kwh, unknown = vehicle.kwh[hours, span], 0.0
-        if fresh_dc[at]:
+        if crosses[at]:
             hour = int((kwh > 0).argmax())
             unknown = kwh[hour] if reports_idle[at] else kwh[hour] / max(vehicle.readings[hours, span][hour], 1)
         if fresh_ac[at]:

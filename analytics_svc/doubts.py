@@ -56,7 +56,7 @@ def _doubt_before_first_report(stretches: Stretches, suspects: Places) -> None:
 def _doubt_clocks(stretches: Stretches, at: Places) -> None:
     """Clocks that differ move energy across the ends of a charge that is cut."""
     span, first, last = stretches.span[at], stretches.cut_first[at], stretches.cut_last[at]
-    charging = stretches.charging[0, span] | stretches.hours.draws[0, span] | stretches.hours.takes[0, span]
+    charging = stretches.hours.draws[0, span] | stretches.hours.takes[0, span]
     begun = stretches.open_beginning[at] | ((stretches.first[at] == 1) & charging)
     ends_us = stretches.spans.ends_us[:, span]
     lasts_h = np.maximum(np.diff(ends_us, axis=0, prepend=ends_us[:1] - US_PER_HOUR), LEVEL_US) / US_PER_HOUR
@@ -74,9 +74,7 @@ def _doubt_first_readings(stretches: Stretches, suspects: Places) -> None:
     less than was drawn."""
     fresh_dc, fresh_ac = stretches.fresh(stretches.vehicle), stretches.fresh(stretches.meters)
     owing_ac = stretches.may_owe_energy()
-    crosses = (
-        stretches.vehicle.last_us[stretches.first - 1, stretches.span] <= stretches.spans.starts_us[stretches.span]
-    )
+    crosses = stretches.crosses(stretches.vehicle)
     low = stretches.dc < stretches.ac
     for at in suspects[crosses[suspects] | fresh_ac[suspects]].tolist():
         its = stretches.span[at]

@@ -242,12 +242,8 @@ async def _fleet_totals(
         comparisons.append(comparison)
         await asyncio.sleep(0)
     fed = mappings > 0
-    comparison = Comparison(
-        *(
-            np.where(fed, np.concatenate([getattr(each, name.name) for each in comparisons], axis=-1), 0.0)
-            for name in fields(Comparison)
-        )
-    )
+    comparison = Comparison.joined(comparisons)
+    comparison = Comparison(*(np.where(fed, getattr(comparison, each.name), 0.0) for each in fields(comparison)))
     [(temp_sum, temp_readings)] = delivered.averages
     returned_dc, returned_ac = own.kwh_returned[1:].sum(axis=0), consumed.kwh_returned[1:].sum(axis=0)
     kwh_dc = own.kwh[1:].sum(axis=0) - returned_dc
@@ -288,12 +284,7 @@ def _joined(parts: Sequence[FleetTotals]) -> FleetTotals:
         for each in fields(first)
         if isinstance(getattr(first, each.name), np.ndarray)
     }
-    comparison = Comparison(
-        *(
-            np.concatenate([getattr(part.comparison, each.name) for part in parts], axis=-1)
-            for each in fields(Comparison)
-        )
-    )
+    comparison = Comparison.joined([part.comparison for part in parts])
     vehicle_ids = [vehicle_id for part in parts for vehicle_id in part.vehicle_ids]
     return FleetTotals(vehicle_ids, by_id(vehicle_ids), **columns, comparison=comparison)
 

@@ -152,6 +152,11 @@ class Stretches:
         fresh: Flags = side.last_us[self.first - 1, self.span] == NO_READING
         return fresh
 
+    def crosses(self, side: SideHours) -> Flags:
+        """Whether a side's first reading of a stretch stands for time from before the span, too."""
+        crosses: Flags = side.last_us[self.first - 1, self.span] <= self.spans.starts_us[self.span]
+        return crosses
+
     def may_owe_energy(self) -> Flags:
         """Whether meters that were silent before a stretch were so by a fault: they report at standby elsewhere in the
         span, or far more in the first hour than was charged. Others report only while they feed."""
