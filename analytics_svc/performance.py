@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analytics_svc.charging import Flags, Numbers, Places
+from analytics_svc.comparison import Comparison
 from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside, CompareLimits
-from analytics_svc.totals import FleetTotals
+from analytics_svc.totals import FleetTotals, Totals
 
 RELATIVE_TOLERANCE = 1e-9
 """Relative error of sums of doubles. What is this close to a threshold counts as equal to it, and equal is OK: sums of
@@ -154,29 +155,49 @@ class Judgement:
         return self.dc / self.ac
 
     def at(self, position: int, found: FleetTotals) -> Performance:
-        totals = found.at(position)
-        coverage, dc, ac = (each.item(position) for each in (self.coverage, self.dc, self.ac))
-        compared = None
-        if not isnan(dc):
-            others = (self.at_least, self.at_most, self.mean_power_kw, self.low_efficiency_below)
-            compared = Compared(dc, ac, dc / ac, *(each.item(position) for each in others))
-        reason = _REASONS[self.reasons.item(position)]
-        aside = zip(
-            found.comparison.dc_aside[:, position].tolist(),
-            found.comparison.ac_aside[:, position].tolist(),
-            strict=True,
+        [performance] = self.of([position], found.of([position]), found.comparison)
+        return performance
+
+    def of(self, positions: Sequence[int], totals: Sequence[Totals], comparison: Comparison) -> list[Performance]:
+        """Of the vehicles at some positions, which have these totals."""
+        columns = (
+            self.reasons,
+            self.coverage,
+            self.dc,
+            self.ac,
+            self.at_least,
+            self.at_most,
+            self.mean_power_kw,
+            self.low_efficiency_below,
+            comparison.hours_apart,
         )
-        dc_total, ac_total = totals.kwh_delivered_dc, totals.kwh_consumed_ac
-        return Performance(
-            efficiency_ratio(dc_total, ac_total, totals.kwh_returned_ac),
-            kwh_lost(dc_total, ac_total),
-            None if isnan(coverage) else coverage,
-            reason.verdict,
-            reason,
-            compared,
-            {why: energies for why, energies in zip(Aside, aside, strict=True) if any(energies)},
-            found.comparison.hours_apart.item(position) or None,
-        )
+        rows = zip(totals, *(column[positions].tolist() for column in columns), strict=True)
+        aside = _aside_of(positions, comparison)
+        performances = []
+        for row, (its, reason_number, coverage, dc, ac, *others, hours_apart) in enumerate(rows):
+            reason = _REASONS[reason_number]
+            performances.append(
+                Performance(
+                    efficiency_ratio(its.kwh_delivered_dc, its.kwh_consumed_ac, its.kwh_returned_ac),
+                    kwh_lost(its.kwh_delivered_dc, its.kwh_consumed_ac),
+                    None if isnan(coverage) else coverage,
+                    reason.verdict,
+                    reason,
+                    None if isnan(dc) else Compared(dc, ac, dc / ac, *others),
+                    aside.get(row, {}),
+                    hours_apart or None,
+                )
+            )
+        return performances
+
+
+def _aside_of(positions: Sequence[int], comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:
+    """What is set aside of vehicles, by their place among the positions; nothing of most."""
+    dc, ac = comparison.dc_aside[:, positions], comparison.ac_aside[:, positions]
+    found: dict[int, dict[Aside, tuple[float, float]]] = {}
+    for why, row in np.argwhere((dc != 0) | (ac != 0)).tolist():
+        found.setdefault(row, {})[Aside(why)] = dc.item(why, row), ac.item(why, row)
+    return found
 
 
 def efficiency_ratio(dc: float | None, ac: float | None, returned_ac: float | None) -> float | None:
