@@ -100,15 +100,17 @@ def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedSt
 
 def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     span = stretches.span
-    alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
-    beyond = _mostly_unknown(stretches, alone_dc)
-    stretches.set_aside(Aside.BEYOND, beyond)
-    stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
-    stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
+    if not stretches.both.all():
+        alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
+        beyond = _mostly_unknown(stretches, alone_dc)
+        stretches.set_aside(Aside.BEYOND, beyond)
+        stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
+        stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
     if stretches.unclaimed_ac.any():
         stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
-    brief = stretches.both & stretches.estimated_end & (stretches.first == stretches.last)
-    stretches.set_aside(Aside.UNDER_WAY, brief & stretches.out_of_range())
+    if stretches.estimated_end.any():
+        brief = stretches.both & stretches.estimated_end & (stretches.first == stretches.last)
+        stretches.set_aside(Aside.UNDER_WAY, brief & stretches.out_of_range())
     compared = stretches.both & (stretches.ac > 0)
     count = len(stretches.spans.starts_us)
 

@@ -171,8 +171,9 @@ class Judgement:
             self.low_efficiency_below,
             comparison.hours_apart,
         )
-        rows = zip(totals, *(column[positions].tolist() for column in columns), strict=True)
-        aside = _aside_of(positions, comparison)
+        at = np.array(positions, np.intp)
+        rows = zip(totals, *(column[at].tolist() for column in columns), strict=True)
+        aside = _aside_of(at, comparison)
         performances = []
         for row, (its, reason_number, coverage, dc, ac, *others, hours_apart) in enumerate(rows):
             reason = _REASONS[reason_number]
@@ -191,11 +192,11 @@ class Judgement:
         return performances
 
 
-def _aside_of(positions: Sequence[int], comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:
+def _aside_of(at: Places, comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:
     """What is set aside of vehicles, by their place among the positions; nothing of most."""
-    dc, ac = comparison.dc_aside[:, positions], comparison.ac_aside[:, positions]
+    dc, ac = comparison.dc_aside[:, at], comparison.ac_aside[:, at]
     found: dict[int, dict[Aside, tuple[float, float]]] = {}
-    for why, row in np.argwhere((dc != 0) | (ac != 0)).tolist():
+    for why, row in zip(*(each.tolist() for each in ((dc != 0) | (ac != 0)).nonzero()), strict=True):
         found.setdefault(row, {})[Aside(why)] = dc.item(why, row), ac.item(why, row)
     return found
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from analytics_svc.charging import Counts, Numbers
 from analytics_svc.comparison import Comparison
 
@@ -74,6 +76,7 @@ class FleetTotals:
             self.kwh_delivered_dc_unmapped,
             self.comparison.idle,
         )
+        at = np.array(positions, np.intp)
         return [
             Totals(
                 mappings=mappings,
@@ -88,7 +91,7 @@ class FleetTotals:
                 kwh_consumed_ac_idle=idle if drawn else None,
             )
             for mappings, dc, ac, temps, measured, delivered, drawn, returned_dc, returned_ac, unmapped, idle in zip(
-                *(column[positions].tolist() for column in columns), strict=True
+                *(column[at].tolist() for column in columns), strict=True
             )
         ]
 
