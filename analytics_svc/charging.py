@@ -126,6 +126,7 @@ def hours_of(spans: Spans, standby_kw: float) -> Hours:
         beside[1:] |= takes[:-1]
         draws |= after_silence & beside
     quiet = ~takes & (vehicle.readings > 0)
+    quiet |= (spans.ends_us <= spans.starts_us) & quiet[0]  # in the empty hours before a span as in the one before it
     begins_us = np.concatenate([spans.ends_us[:1] - US_PER_HOUR, spans.ends_us[:-1]])
     quiet_before = np.zeros_like(quiet)
     quiet_before[1:] = quiet[:-1]

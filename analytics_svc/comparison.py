@@ -108,9 +108,10 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
         stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
     if stretches.unclaimed_ac.any():
         stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
-    if stretches.estimated_end.any():
-        brief = stretches.both & stretches.estimated_end & (stretches.first == stretches.last)
-        stretches.set_aside(Aside.UNDER_WAY, brief & stretches.out_of_range())
+    brief = stretches.both & stretches.at_end() & (stretches.first == stretches.last)
+    if brief.any():
+        high = stretches.dc > stretches.limits.implausible_above * stretches.ac
+        stretches.set_aside(Aside.UNDER_WAY, brief & (high | (stretches.estimated_end & stretches.out_of_range())))
     compared = stretches.both & (stretches.ac > 0)
     count = len(stretches.spans.starts_us)
 

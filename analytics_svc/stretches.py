@@ -14,6 +14,9 @@ LEVEL_US = 2 * US_PER_MINUTE
 MORE_THAN_AN_HOUR = 1.5
 """How many times the most of another hour a first reading must have to stand for more than an hour."""
 
+MOST_OF_AN_HOUR = 0.8
+"""Share of the most that a stretch draws in an hour; an hour of so much is one of charging."""
+
 HALF_REPORTED = 0.5
 """A ratio below it is no worn charger's, but one of a vehicle that fell silent."""
 
@@ -136,7 +139,8 @@ class Stretches:
         span, first, last = runs.span, runs.first, runs.last
         table = self.hours.draws if other is self.meters else self.hours.takes
         charged_last = np.where(table[last, span], last, np.maximum(last - 1, first))
-        owes = charges & ((other.last_us[charged_last - 1, span] >= side.last_us[last, span]) | little)
+        quiet_us = np.maximum(other.last_us[charged_last - 1, span], self.spans.ends_us[charged_last - 1, span])
+        owes = charges & ((quiet_us >= side.last_us[last, span]) | little)
         silent = (span[1:] == span[:-1]) & (side.last_us[first[1:] - 1, span[1:]] == side.last_us[last[:-1], span[:-1]])
         waits = owes[:-1] & silent
         found: Flags = waits & reports[1:]
@@ -160,13 +164,15 @@ class Stretches:
         """Whether meters that were silent before a stretch were so by a fault: they report at standby elsewhere in the
         span, or far more in the first hour than was charged. Others report only while they feed."""
         idle, hour = self.reports_idle(self.meters), self.first
-        far_more = self.vehicle.kwh[hour, self.span] < HALF_REPORTED * self.meters.kwh[hour, self.span]
+        reported = self.vehicle.readings[hour, self.span] > 0
+        charged = np.where(reported, self.vehicle.kwh[hour, self.span], self.dc)
+        far_more = charged < HALF_REPORTED * self.meters.kwh[hour, self.span]
         may_owe: Flags = far_more | idle
         return may_owe
 
     def reports_idle(self, side: SideHours) -> Flags:
-        """Whether a side reports in hours of the span in which nothing was charged."""
-        idle: Flags = ~self.charging[1:] & (side.readings[1:] > 0)
+        """Whether a side reports in hours of the span in which nothing was charged, and little flowed."""
+        idle: Flags = ~self.charging[1:] & (side.readings[1:] > 0) & (side.kwh[1:] <= self.limits.standby_kw)
         reports: Flags = np.any(idle, axis=0)[self.span]
         return reports
 
