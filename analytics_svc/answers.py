@@ -63,7 +63,7 @@ def performance_answer(
             ],
             similar_vehicle_ids=evidence.similar_vehicle_ids,
         ),
-        thresholds=_thresholds_message(thresholds),
+        thresholds=thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
     )
 
@@ -94,7 +94,7 @@ def page_answer(
             kwh_delivered_dc_unmapped=totals.kwh_delivered_dc_unmapped,
         ),
         unknown_vehicle_ids=result.unknown_vehicle_ids,
-        thresholds=_thresholds_message(thresholds),
+        thresholds=thresholds_message(thresholds),
         next_page_token=next_page_token,
         as_of=proto_from_us(result.as_of_us),
     )
@@ -125,13 +125,13 @@ def series_answer(
             )
             for window, each in zip(question.buckets, answer.value, strict=True)
         ],
-        thresholds=_thresholds_message(thresholds),
+        thresholds=thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
     )
 
 
 @cache
-def _thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
+def thresholds_message(thresholds: Thresholds) -> wire.PerformanceThresholds:
     by_power = [
         wire.LimitByPower(from_kw=power_kw, low_efficiency_below=limit)
         for power_kw, limit in thresholds.low_efficiency_by_power
@@ -229,14 +229,14 @@ def _performance_fields(
         "alert": explanation.alert,
         "kwh_returned_dc": totals.kwh_returned_dc,
         "kwh_returned_ac": totals.kwh_returned_ac,
-        "comparison": _comparison_message(performance.compared, evidence),
+        "comparison": comparison_message(performance.compared, evidence),
         "kwh_consumed_ac_idle": totals.kwh_consumed_ac_idle,
         "kwh_delivered_dc_unmapped": totals.kwh_delivered_dc_unmapped,
-        "findings": map(_finding_message, findings_of(totals, performance, evidence)),
+        "findings": map(finding_message, findings_of(totals, performance, evidence)),
     }
 
 
-def _comparison_message(compared: Compared | None, evidence: Evidence | None) -> wire.Comparison | None:
+def comparison_message(compared: Compared | None, evidence: Evidence | None) -> wire.Comparison | None:
     if compared is None:
         return None
     return wire.Comparison(
@@ -252,7 +252,7 @@ def _comparison_message(compared: Compared | None, evidence: Evidence | None) ->
     )
 
 
-def _finding_message(finding: Finding) -> wire.Finding:
+def finding_message(finding: Finding) -> wire.Finding:
     return wire.Finding(
         kind=wire.FindingKind.Value(finding.kind),
         kwh=finding.kwh,

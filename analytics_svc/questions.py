@@ -22,7 +22,7 @@ class Granularity(StrEnum):
 
 
 class Order(StrEnum):
-    """What comes first in a list of vehicles; the values are the contract's names."""
+    """What comes first in a list of vehicles or meters; the values are the contract's names."""
 
     RATIO = "PERFORMANCE_ORDER_RATIO"
     KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
@@ -65,6 +65,29 @@ class FleetPage:
     size: int
     place: tuple[str, int] | None
     """The name of the result and how many of its vehicles come before. None: the first page."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeterQuestion:
+    """How efficiently did vehicles charge at these meters, and which come first? One for all pages of a result."""
+
+    asked_start_us: int | None
+    asked_end_us: int | None
+    verdicts: frozenset[Verdict]
+    """Empty: any."""
+    meter_ids: frozenset[str]
+    """Empty: every meter."""
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class MeterPage:
+    """As FleetPage."""
+
+    question: MeterQuestion
+    window: Window
+    size: int
+    place: tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ _HOURS = """
 """
 
 
-def _hours(kind: DeviceKind) -> str:
+def packed_hours(kind: DeviceKind) -> str:
+    """A query of the hours of a device in a span, the row `cut` beside it."""
     averages = (
         "".join(
             f"coalesce(string_agg(float8send({name}_sum), ''), '') AS {name}_sums,"
@@ -67,6 +68,29 @@ def _hours(kind: DeviceKind) -> str:
     )
     statement = _HOURS.replace("{averages}", averages).replace("{span}", "cut").replace("{of_the_days}", OF_THE_DAYS)
     return kind.render(statement)
+
+
+def cut_into_hours(device: str, spans: str) -> str:
+    """A query of spans of devices, which have since and until: between which full hours they lie, after the floor, and
+    from where on their hour before is to be had. It needs the CTE `kept` of SPANS."""
+    return f"""
+        SELECT {device}_key, since, until, window_hour, whole_from,
+               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
+               CASE WHEN whole_from = since AND since - interval '1 hour' >= (SELECT since FROM kept)
+                   THEN since - interval '1 hour' ELSE whole_from END AS rollups_from,
+               CASE WHEN next_hour > since AND since - interval '1 hour' >= (SELECT since FROM kept)
+                   THEN since - interval '1 hour' ELSE since END AS before_since
+        FROM (
+            SELECT {device}_key, since, until, next_hour, greatest((SELECT since FROM kept), next_hour) AS whole_from,
+                   date_bin('1 hour', CAST(:window_start AS timestamptz), timestamptz 'epoch') AS window_hour
+            FROM (
+                SELECT {device}_key, since, until,
+                       date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
+                           AS next_hour
+                FROM {spans} WHERE since < until
+            ) AS begun
+        ) AS floored
+    """  # noqa: S608 (all are constants)
 
 
 SPANS = f"""
@@ -90,24 +114,7 @@ SPANS = f"""
                lead(at, 1, CAST(:window_end AS timestamptz)) OVER (PARTITION BY vehicle_key ORDER BY at) AS until
         FROM edges
     ),
-    cut AS MATERIALIZED (
-        SELECT vehicle_key, since, until, window_hour, whole_from,
-               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
-               CASE WHEN whole_from = since AND since - interval '1 hour' >= (SELECT since FROM kept)
-                   THEN since - interval '1 hour' ELSE whole_from END AS rollups_from,
-               CASE WHEN next_hour > since AND since - interval '1 hour' >= (SELECT since FROM kept)
-                   THEN since - interval '1 hour' ELSE since END AS before_since
-        FROM (
-            SELECT vehicle_key, since, until, next_hour, greatest((SELECT since FROM kept), next_hour) AS whole_from,
-                   date_bin('1 hour', CAST(:window_start AS timestamptz), timestamptz 'epoch') AS window_hour
-            FROM (
-                SELECT vehicle_key, since, until,
-                       date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
-                           AS next_hour
-                FROM spans WHERE since < until
-            ) AS begun
-        ) AS floored
-    ),
+    cut AS MATERIALIZED ({cut_into_hours("vehicle", "spans")}),
     fed AS MATERIALIZED (
         SELECT cut.*, mapped.meter_key, mapped.since AS mapped_since, mapped.until AS mapped_until
         FROM cut JOIN mapped ON mapped.vehicle_key = cut.vehicle_key
@@ -117,11 +124,11 @@ SPANS = f"""
         SELECT cut.vehicle_key, since, until, CAST(NULL AS integer) AS meter_key,
                CAST(NULL AS timestamptz) AS mapped_since, CAST(NULL AS timestamptz) AS mapped_until,
                numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings
-        FROM cut CROSS JOIN LATERAL ({_hours(VEHICLE)} OFFSET 0) AS packed
+        FROM cut CROSS JOIN LATERAL ({packed_hours(VEHICLE)} OFFSET 0) AS packed
         UNION ALL
         SELECT cut.vehicle_key, since, until, meter_key, mapped_since, mapped_until,
                numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings
-        FROM fed AS cut CROSS JOIN LATERAL ({_hours(METER)} OFFSET 0) AS packed
+        FROM fed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
     )
 """  # noqa: S608 (all are constants)
 """CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the

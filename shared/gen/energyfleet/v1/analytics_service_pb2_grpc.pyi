@@ -58,6 +58,19 @@ class AnalyticsServiceStub:
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
     forgotten, or kept by another process: ask for the first page again.
     """
+    ListMeterPerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListMeterPerformanceRequest, _analytics_service_pb2.ListMeterPerformanceResponse]
+    """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+    in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+    time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+    Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+    compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
     GetPerformanceSeries: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]
     """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
     GetVehiclePerformance answers for it.
@@ -110,6 +123,19 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     All pages are parts of the result that the first page was cut from, whatever arrives meanwhile. The process that
     gave the first page keeps the result until none of its pages was asked for in ten minutes. It forgets a result
     earlier where it would keep too many: the one whose pages were asked for least recently goes first.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
+    ListMeterPerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListMeterPerformanceRequest, _analytics_service_pb2.ListMeterPerformanceResponse]  # type: ignore[assignment]
+    """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+    in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+    time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+    Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+    compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
     forgotten, or kept by another process: ask for the first page again.
     """
@@ -174,6 +200,25 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         All pages are parts of the result that the first page was cut from, whatever arrives meanwhile. The process that
         gave the first page keeps the result until none of its pages was asked for in ten minutes. It forgets a result
         earlier where it would keep too many: the one whose pages were asked for least recently goes first.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMeterPerformance(
+        self,
+        request: _analytics_service_pb2.ListMeterPerformanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.ListMeterPerformanceResponse, _abc.Awaitable[_analytics_service_pb2.ListMeterPerformanceResponse]]:
+        """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+        in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+        time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+        Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+        compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
         forgotten, or kept by another process: ask for the first page again.
         """
