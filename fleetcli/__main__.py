@@ -19,6 +19,7 @@ FUNCTIONS = {
     "replay": "replay:replay",
     "performance": "ask:performance",
     "fleet": "fleet:fleet",
+    "meters": "meters:meters",
     "plot": "plot:plot",
     "status": "ask:status",
     "health": "ask:health",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from energyfleet.v1.analytics_service_pb2 import (
     GetPerformanceSeriesRequest,
+    ListMeterPerformanceRequest,
     ListVehiclePerformanceRequest,
     PerformanceOrder,
     SeriesGranularity,
@@ -23,6 +24,18 @@ def fleet_request(
         window=window(start_us, end_us),
         verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
         vehicle_ids=vehicle_ids,
+        order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    )
+
+
+def meters_request(
+    start_us: int | None, end_us: int | None, verdicts: Sequence[str], meter_ids: Sequence[str], order: str
+) -> ListMeterPerformanceRequest:
+    """Asks about meters; likewise."""
+    return ListMeterPerformanceRequest(
+        window=window(start_us, end_us),
+        verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
+        meter_ids=meter_ids,
         order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
     )
 

@@ -94,7 +94,7 @@ async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: 
     question = fleet_request(None, None, (), (), "RATIO")
     async with AnalyticsClient(environment["ENERGYFLEET_ANALYTICS_ADDRESS"]) as asking:
         whole = await asking.fleet(question)
-        monkeypatch.setattr(services, "PAGE_MAX_VEHICLES", 2)
+        monkeypatch.setattr(services, "PAGE_MAX_ROWS", 2)
         pages = await asking.fleet(question)
         five = await asking.fleet(question, 5)
     assert list(pages.vehicles) == list(whole.vehicles)

@@ -59,7 +59,9 @@ async def test_a_worn_charger_is_found_though_each_car_charged_too_little_there(
     for number in range(4):
         start_us = EVENING_US - (8 - 2 * number) * HOUR_US
         await map_(ingest, f"car-{number}", "worn", start_us - HOUR_US // 2)
-        await send(ingest, *drew("worn", start_us - HOUR_US, 1, 0.0), *took(f"car-{number}", start_us - HOUR_US, 1, 0.0))
+        await send(
+            ingest, *drew("worn", start_us - HOUR_US, 1, 0.0), *took(f"car-{number}", start_us - HOUR_US, 1, 0.0)
+        )
         await send(ingest, *drew("worn", start_us, 1, 0.11), *took(f"car-{number}", start_us, 1, 0.077))
     await map_(ingest, "car-9", "healthy")
     await send(ingest, *drew("healthy", EVENING_US, 1, 1.85), *took("car-9", EVENING_US, 1, 1.665))
@@ -132,7 +134,8 @@ async def test_meters_that_fed_a_vehicle_together_are_compared_together_and_say_
         assert row.verdict_reason.endswith(
             f" Counted together with meters {others[0]} and {others[1]}, which fed a vehicle at the same time."
         )
-    assert (list(meters["other"].shared_with), meters["other"].efficiency_ratio) == ([], pytest.approx(0.9))
+    assert list(meters["other"].shared_with) == []
+    assert meters["other"].efficiency_ratio == pytest.approx(0.9)
     named = await by_meter(ask, meter_ids=["phase-2"])
     assert named == {"phase-2": meters["phase-2"]}
 
@@ -179,7 +182,7 @@ async def test_a_list_follows_late_and_repeated_readings_and_mappings_at_once(
     await map_(ingest, "car", "new", NOW_US - 36 * HOUR_US)
     meters = await by_meter(ask)
     assert (meters["meter"].kwh_consumed_ac_unmapped, meters["meter"].vehicle_count) == (12.0, 0)
-    assert (meters["new"].kwh_consumed_ac, meters["new"].kwh_delivered_dc) == (2.0, pytest.approx(3.6))
+    assert (meters["new"].kwh_consumed_ac, meters["new"].kwh_delivered_dc) == pytest.approx((2.0, 3.6))
     assert meters["new"].comparison.efficiency_ratio == pytest.approx(1.8)
 
 

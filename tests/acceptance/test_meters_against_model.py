@@ -155,7 +155,7 @@ async def check_vehicles(
                 each.kind for each in vehicle.findings if each.kind != wire.FINDING_KIND_CHARGED_ELSEWHERE
             ]
     # Where much flowed back a verdict compares other sums, of a meter perhaps than of one of its vehicles.
-    returned = any(row.kwh_returned_dc or row.kwh_returned_ac for row in [*meters.values(), *vehicles.values()])
+    returned = any(row.kwh_returned_dc or row.kwh_returned_ac for row in vehicles.values())
     if not returned and not any(row.shared_with for row in meters.values()):
         event("sums compared")
         for name in ("kwh_delivered_dc", "kwh_consumed_ac"):
