@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+DOUBTED = "DOUBTED"
+"""In place of a refusal's reason where a reading is stored and its energy does not count."""
+
 
 class Freshness(StrEnum):
     """Whether a device still reports; the values are the contract's names."""

@@ -3,13 +3,19 @@
 InvalidRequest has all of a request's violations."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from itertools import pairwise
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
 from analytics_svc.buckets import BUCKETS_MAX, bucket_edges
 from analytics_svc.questions import (
+    DeviceOrder,
+    DevicePage,
+    DeviceQuestion,
+    DeviceState,
     FleetPage,
     FleetQuestion,
     Granularity,
@@ -22,8 +28,11 @@ from analytics_svc.questions import (
     Verdict,
     Window,
 )
+from shared.db.device_kind import METER, VEHICLE
 from shared.requests import Checks, place_of_page
 from shared.timestamps import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, US_PER_DAY, US_PER_HOUR, iso_from_us, us_from_proto
+
+Name = TypeVar("Name", bound=StrEnum)
 
 WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: they hold a whole night's charge at any time of day."""
@@ -39,6 +48,9 @@ DAYS_DEFAULT_US = 30 * US_PER_DAY
 
 VERDICTS_MAX = 20
 """Verdicts that a filter can name: four times as many as there are, so that naming one twice is no mistake."""
+
+STATES_MAX = 20
+"""States that a filter can name: more than there are, likewise."""
 
 METER_VERDICTS = tuple(verdict for verdict in Verdict if verdict is not Verdict.NO_METER)
 """Those that a meter may have."""
@@ -67,9 +79,9 @@ def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, 
     """The question and which page of its answer. Raises InvalidRequest."""
     checks = Checks()
     window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
-    verdicts = _verdicts(request.verdicts, tuple(Verdict), checks)
+    verdicts = _named("verdicts", request.verdicts, tuple(Verdict), wire.Verdict, VERDICTS_MAX, checks)
     _check_ids("vehicle_ids", request.vehicle_ids, checks)
-    order = _order(request.order, checks)
+    order = _order(request.order, Order.RATIO, wire.PerformanceOrder, checks)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
     question = FleetQuestion(*_asked_us(request.window), verdicts, frozenset(request.vehicle_ids), order)
@@ -80,13 +92,26 @@ def parse_list_meter_performance(request: wire.ListMeterPerformanceRequest, now_
     """Likewise."""
     checks = Checks()
     window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
-    verdicts = _verdicts(request.verdicts, METER_VERDICTS, checks)
+    verdicts = _named("verdicts", request.verdicts, METER_VERDICTS, wire.Verdict, VERDICTS_MAX, checks)
     _check_ids("meter_ids", request.meter_ids, checks)
-    order = _order(request.order, checks)
+    order = _order(request.order, Order.RATIO, wire.PerformanceOrder, checks)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
     question = MeterQuestion(*_asked_us(request.window), verdicts, frozenset(request.meter_ids), order)
     return MeterPage(question, window, request.page_size or PAGE_DEFAULT, place)
+
+
+def parse_list_devices(request: wire.ListDevicesRequest) -> DevicePage:
+    """Likewise."""
+    checks = Checks()
+    if request.kind not in wire.DeviceKind.values():
+        checks.add("kind", f"{request.kind} is none of {', '.join(wire.DeviceKind.keys())}")
+    states = _named("states", request.states, tuple(DeviceState), wire.DeviceState, STATES_MAX, checks)
+    order = _order(request.order, DeviceOrder.FRESHNESS, wire.DeviceOrder, checks)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    kind = {wire.DEVICE_KIND_VEHICLE: VEHICLE, wire.DEVICE_KIND_METER: METER}.get(request.kind)
+    return DevicePage(DeviceQuestion(kind, states, order), request.page_size or PAGE_DEFAULT, place)
 
 
 def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_us: int) -> SeriesQuestion:
@@ -135,12 +160,15 @@ def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestio
     return question
 
 
-def _verdicts(asked: Sequence[int], accepted: Sequence[Verdict], checks: Checks) -> frozenset[Verdict]:
-    by_number = {int(wire.Verdict.Value(verdict)): verdict for verdict in accepted}
-    if len(asked) > VERDICTS_MAX:
-        checks.add("verdicts", f"{len(asked):,} verdicts; at most {VERDICTS_MAX}")
+def _named(
+    field: str, asked: Sequence[int], accepted: Sequence[Name], enum: Any, most: int, checks: Checks
+) -> frozenset[Name]:
+    """The values of an enum of the contract, by their names, that a filter has."""
+    by_number = {int(enum.Value(name)): name for name in accepted}
+    if len(asked) > most:
+        checks.add(field, f"{len(asked):,} {field}; at most {most}")
     elif strange := {*asked}.difference(by_number):
-        checks.add("verdicts", f"{min(strange)} is none of {', '.join(accepted)}")
+        checks.add(field, f"{min(strange)} is none of {', '.join(accepted)}")
     return frozenset(by_number[number] for number in asked if number in by_number)
 
 
@@ -151,11 +179,12 @@ def _check_ids(field: str, device_ids: Sequence[str], checks: Checks) -> None:
         checks.device_ids(field, device_ids)
 
 
-def _order(asked: int, checks: Checks) -> Order:
-    by_number = {int(wire.PerformanceOrder.Value(order)): order for order in Order}
+def _order(asked: int, usual: Name, enum: Any, checks: Checks) -> Name:
+    """The order asked for, by its name in the contract; 0: the usual one."""
+    by_number = {int(enum.Value(order)): order for order in type(usual)}
     if asked and asked not in by_number:
-        checks.add("order", f"{asked} is none of {', '.join(Order)}")
-    return by_number.get(asked, Order.RATIO)
+        checks.add("order", f"{asked} is none of {', '.join(type(usual))}")
+    return by_number.get(asked, usual)
 
 
 def _place(page_size: int, token: str, checks: Checks) -> tuple[str, int] | None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.db.device_kind import DeviceKind
+
 
 class Verdict(StrEnum):
     """What the numbers allow to say; the values are the contract's names, in the order of their numbers."""
@@ -26,6 +28,26 @@ class Order(StrEnum):
 
     RATIO = "PERFORMANCE_ORDER_RATIO"
     KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
+
+
+class DeviceState(StrEnum):
+    """What can be said of a device; the values are the contract's names, in the order of their numbers."""
+
+    ONLINE = "DEVICE_STATE_ONLINE"
+    STALE = "DEVICE_STATE_STALE"
+    NO_READING = "DEVICE_STATE_NO_READING"
+    CLOCK_OFF = "DEVICE_STATE_CLOCK_OFF"
+    REFUSED = "DEVICE_STATE_REFUSED"
+    DOUBTED = "DEVICE_STATE_DOUBTED"
+
+
+class DeviceOrder(StrEnum):
+    """What comes first in a list of devices; the values are the contract's names."""
+
+    FRESHNESS = "DEVICE_ORDER_FRESHNESS"
+    CLOCK = "DEVICE_ORDER_CLOCK"
+    REFUSED = "DEVICE_ORDER_REFUSED"
+    DOUBTED = "DEVICE_ORDER_DOUBTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +121,26 @@ class SeriesQuestion:
     time_zone: str
     buckets: list[Window]
     """One after the other, without a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceQuestion:
+    """Which devices should somebody look at, and which come first? One for all pages of a result."""
+
+    kind: DeviceKind | None
+    """None: either."""
+    states: frozenset[DeviceState]
+    """Empty: any."""
+    order: DeviceOrder
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePage:
+    """As FleetPage."""
+
+    question: DeviceQuestion
+    size: int
+    place: tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)

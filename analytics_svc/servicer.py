@@ -10,6 +10,9 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
+from analytics_svc.device_answers import device_page_answer
+from analytics_svc.device_list import DeviceResult, device_result
+from analytics_svc.device_queries import all_devices
 from analytics_svc.fleet_performance import FleetResult, fleet_result
 from analytics_svc.freshness import Found
 from analytics_svc.meter_answers import meter_page_answer
@@ -18,25 +21,27 @@ from analytics_svc.meter_queries import MeterQueries
 from analytics_svc.page_cache import PageCache, Result
 from analytics_svc.parse import (
     IDS_MAX,
+    STATES_MAX,
     STATUS_MAX_DEVICES,
     VERDICTS_MAX,
     parse_batch_get_status,
     parse_get_performance_series,
     parse_get_vehicle_performance,
+    parse_list_devices,
     parse_list_meter_performance,
     parse_list_vehicle_performance,
     require_device_id,
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import FleetPage, MeterPage
+from analytics_svc.questions import DevicePage, FleetPage, MeterPage
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
 from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
 
-Page = TypeVar("Page", FleetPage, MeterPage)
+Page = TypeVar("Page", FleetPage, MeterPage, DevicePage)
 Answered = TypeVar("Answered", bound=Result)
 
 LIST_LIMITS: ListLimits = {
@@ -44,6 +49,7 @@ LIST_LIMITS: ListLimits = {
         wire.ListVehiclePerformanceRequest, verdicts=VERDICTS_MAX, vehicle_ids=IDS_MAX
     ),
     "ListMeterPerformance": list_limits(wire.ListMeterPerformanceRequest, verdicts=VERDICTS_MAX, meter_ids=IDS_MAX),
+    "ListDevices": list_limits(wire.ListDevicesRequest, states=STATES_MAX),
     "BatchGetStatus": list_limits(
         wire.BatchGetStatusRequest, vehicle_ids=STATUS_MAX_DEVICES, meter_ids=STATUS_MAX_DEVICES
     ),
@@ -143,6 +149,14 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             stale_after=self._stale_after,
             as_of=proto_from_us(min(vehicles.as_of_us, meters.as_of_us)),
         )
+
+    async def ListDevices(self, request: wire.ListDevicesRequest, context: Context) -> wire.ListDevicesResponse:
+        result, its, token = await self._page(parse_list_devices(request), self._listed)
+        return device_page_answer(result, its, token, self._stale_after)
+
+    async def _listed(self, page: DevicePage) -> DeviceResult:
+        found = await all_devices(self._queries.reader, page.question)
+        return device_result(page.question, found.value, self._clock(), self._stale_after_us, found.as_of_us)
 
     async def _asked_status(self, kind: DeviceKind, device_id: str) -> dict[str, Any]:
         require_device_id(f"{kind.name}_id", device_id)

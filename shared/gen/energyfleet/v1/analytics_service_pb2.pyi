@@ -219,6 +219,114 @@ FRESHNESS_NEVER_HEARD_OF: Freshness.ValueType  # 4
 """It is unknown. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
 Global___Freshness: _TypeAlias = Freshness  # noqa: Y015
 
+class _DeviceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_KIND_UNSPECIFIED: _DeviceKind.ValueType  # 0
+    """Either kind."""
+    DEVICE_KIND_VEHICLE: _DeviceKind.ValueType  # 1
+    """Vehicles."""
+    DEVICE_KIND_METER: _DeviceKind.ValueType  # 2
+    """Meters."""
+
+class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
+    """The kinds of device."""
+
+DEVICE_KIND_UNSPECIFIED: DeviceKind.ValueType  # 0
+"""Either kind."""
+DEVICE_KIND_VEHICLE: DeviceKind.ValueType  # 1
+"""Vehicles."""
+DEVICE_KIND_METER: DeviceKind.ValueType  # 2
+"""Meters."""
+Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
+
+class _DeviceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_STATE_UNSPECIFIED: _DeviceState.ValueType  # 0
+    """Not used."""
+    DEVICE_STATE_ONLINE: _DeviceState.ValueType  # 1
+    """As FRESHNESS_ONLINE."""
+    DEVICE_STATE_STALE: _DeviceState.ValueType  # 2
+    """As FRESHNESS_STALE."""
+    DEVICE_STATE_NO_READING: _DeviceState.ValueType  # 3
+    """As FRESHNESS_NO_READING."""
+    DEVICE_STATE_CLOCK_OFF: _DeviceState.ValueType  # 4
+    """Its clock evidence speaks against it: its newest reading was more than a minute ahead of the server's clock when it
+    arrived, or older than `stale_after`; or readings were from the future, or conflicting. Late readings alone do not: an
+    outage makes them.
+    """
+    DEVICE_STATE_REFUSED: _DeviceState.ValueType  # 5
+    """Readings were rejected, or taken without some of their values, at any time."""
+    DEVICE_STATE_DOUBTED: _DeviceState.ValueType  # 6
+    """Readings were stored whose energy was not plausible when they came, at any time."""
+
+class DeviceState(_DeviceState, metaclass=_DeviceStateEnumTypeWrapper):
+    """What can be said of a device. Each is in one of the first three states, and perhaps in others as well."""
+
+DEVICE_STATE_UNSPECIFIED: DeviceState.ValueType  # 0
+"""Not used."""
+DEVICE_STATE_ONLINE: DeviceState.ValueType  # 1
+"""As FRESHNESS_ONLINE."""
+DEVICE_STATE_STALE: DeviceState.ValueType  # 2
+"""As FRESHNESS_STALE."""
+DEVICE_STATE_NO_READING: DeviceState.ValueType  # 3
+"""As FRESHNESS_NO_READING."""
+DEVICE_STATE_CLOCK_OFF: DeviceState.ValueType  # 4
+"""Its clock evidence speaks against it: its newest reading was more than a minute ahead of the server's clock when it
+arrived, or older than `stale_after`; or readings were from the future, or conflicting. Late readings alone do not: an
+outage makes them.
+"""
+DEVICE_STATE_REFUSED: DeviceState.ValueType  # 5
+"""Readings were rejected, or taken without some of their values, at any time."""
+DEVICE_STATE_DOUBTED: DeviceState.ValueType  # 6
+"""Readings were stored whose energy was not plausible when they came, at any time."""
+Global___DeviceState: _TypeAlias = DeviceState  # noqa: Y015
+
+class _DeviceOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_ORDER_UNSPECIFIED: _DeviceOrder.ValueType  # 0
+    """As DEVICE_ORDER_FRESHNESS."""
+    DEVICE_ORDER_FRESHNESS: _DeviceOrder.ValueType  # 1
+    """Those of which no reading was stored, and then the longest silent."""
+    DEVICE_ORDER_CLOCK: _DeviceOrder.ValueType  # 2
+    """Those of which only rejected readings came, and then those whose newest reading was the farthest from the server's
+    clock when it arrived, ahead or behind; of equal ones that with the most readings from the future. What has no clock
+    evidence comes last.
+    """
+    DEVICE_ORDER_REFUSED: _DeviceOrder.ValueType  # 3
+    """The most rejected readings and omitted values together; of equal ones the last refused."""
+    DEVICE_ORDER_DOUBTED: _DeviceOrder.ValueType  # 4
+    """The most doubted readings."""
+
+class DeviceOrder(_DeviceOrder, metaclass=_DeviceOrderEnumTypeWrapper):
+    """What comes first in a list of devices. Where two are alike, vehicles come before meters, and the lower id first."""
+
+DEVICE_ORDER_UNSPECIFIED: DeviceOrder.ValueType  # 0
+"""As DEVICE_ORDER_FRESHNESS."""
+DEVICE_ORDER_FRESHNESS: DeviceOrder.ValueType  # 1
+"""Those of which no reading was stored, and then the longest silent."""
+DEVICE_ORDER_CLOCK: DeviceOrder.ValueType  # 2
+"""Those of which only rejected readings came, and then those whose newest reading was the farthest from the server's
+clock when it arrived, ahead or behind; of equal ones that with the most readings from the future. What has no clock
+evidence comes last.
+"""
+DEVICE_ORDER_REFUSED: DeviceOrder.ValueType  # 3
+"""The most rejected readings and omitted values together; of equal ones the last refused."""
+DEVICE_ORDER_DOUBTED: DeviceOrder.ValueType  # 4
+"""The most doubted readings."""
+Global___DeviceOrder: _TypeAlias = DeviceOrder  # noqa: Y015
+
 @_typing.final
 class TimeWindow(_message.Message):
     """A span of time, open at its start and closed at its end: readings with `start < timestamp <= end` belong to it."""
@@ -2355,3 +2463,204 @@ class MeterStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeterStatus: _TypeAlias = MeterStatus  # noqa: Y015
+
+@_typing.final
+class ListDevicesRequest(_message.Message):
+    """Which devices, and in which order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    kind: Global___DeviceKind.ValueType
+    """Only devices of this kind. DEVICE_KIND_UNSPECIFIED: of either."""
+    order: Global___DeviceOrder.ValueType
+    """What comes first."""
+    page_size: _builtins.int
+    """At most so many devices, 1 to 1,000. 0: 100. It may differ from page to page."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question: the same kind, states and order. Empty: the first page."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DeviceState.ValueType]:
+        """Only devices in one of these states, at most 20, none of them DEVICE_STATE_UNSPECIFIED. Empty: in any."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___DeviceKind.ValueType = ...,
+        states: _abc.Iterable[Global___DeviceState.ValueType] | None = ...,
+        order: Global___DeviceOrder.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDevicesRequest: _TypeAlias = ListDevicesRequest  # noqa: Y015
+
+@_typing.final
+class ListDevicesResponse(_message.Message):
+    """A page of devices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    BY_STATE_FIELD_NUMBER: _builtins.int
+    STALE_AFTER_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many devices there are on all pages together; the same on every page."""
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedDevice]:
+        """The devices of this page."""
+
+    @_builtins.property
+    def by_state(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceStateCount]:
+        """The devices of the kind asked about by state, whatever states were asked for: each state once, in the order of their
+        numbers, also where no device is in it. The same on every page.
+        """
+
+    @_builtins.property
+    def stale_after(self) -> _duration_pb2.Duration:
+        """The age above which a reading is stale, as configured."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___ListedDevice] | None = ...,
+        matched: _builtins.int = ...,
+        by_state: _abc.Iterable[Global___DeviceStateCount] | None = ...,
+        stale_after: _duration_pb2.Duration | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "stale_after", b"stale_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "by_state", b"by_state", "devices", b"devices", "matched", b"matched", "next_page_token", b"next_page_token", "stale_after", b"stale_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDevicesResponse: _TypeAlias = ListDevicesResponse  # noqa: Y015
+
+@_typing.final
+class ListedDevice(_message.Message):
+    """How a device reports, in short. GetVehicleStatus and GetMeterStatus have it whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    NEWEST_READING_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    REJECTED_READINGS_FIELD_NUMBER: _builtins.int
+    OMITTED_VALUES_FIELD_NUMBER: _builtins.int
+    LAST_REFUSED_FIELD_NUMBER: _builtins.int
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """A vehicle."""
+    meter_id: _builtins.str
+    """A meter."""
+    freshness: Global___Freshness.ValueType
+    """Whether it still reports; never FRESHNESS_NEVER_HEARD_OF."""
+    rejected_readings: _builtins.int
+    """Readings that were rejected: the sum over `rejections` of its status."""
+    omitted_values: _builtins.int
+    """Optional values that readings were taken without: the sum over `omissions`."""
+    doubted_readings: _builtins.int
+    """Readings that were stored and whose energy was not plausible when they came."""
+    @_builtins.property
+    def newest_reading(self) -> _timestamp_pb2.Timestamp:
+        """The timestamp of its newest reading. Absent: none was stored."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """The server's clock less that timestamp, when the first page was asked for; negative when the device's clock is ahead.
+        Absent with `newest_reading`.
+        """
+
+    @_builtins.property
+    def clock(self) -> Global___ClockEvidence:
+        """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
+
+    @_builtins.property
+    def last_refused(self) -> _timestamp_pb2.Timestamp:
+        """When the last of both came, by the server's clock. Absent: there is none."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DeviceState.ValueType]:
+        """The states that it is in, by number."""
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        newest_reading: _timestamp_pb2.Timestamp | None = ...,
+        age: _duration_pb2.Duration | None = ...,
+        freshness: Global___Freshness.ValueType = ...,
+        clock: Global___ClockEvidence | None = ...,
+        rejected_readings: _builtins.int = ...,
+        omitted_values: _builtins.int = ...,
+        last_refused: _timestamp_pb2.Timestamp | None = ...,
+        doubted_readings: _builtins.int = ...,
+        states: _abc.Iterable[Global___DeviceState.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "device", b"device", "last_refused", b"last_refused", "meter_id", b"meter_id", "newest_reading", b"newest_reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "device", b"device", "doubted_readings", b"doubted_readings", "freshness", b"freshness", "last_refused", b"last_refused", "meter_id", b"meter_id", "newest_reading", b"newest_reading", "omitted_values", b"omitted_values", "rejected_readings", b"rejected_readings", "states", b"states", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["vehicle_id", "meter_id"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+
+Global___ListedDevice: _TypeAlias = ListedDevice  # noqa: Y015
+
+@_typing.final
+class DeviceStateCount(_message.Message):
+    """How many devices are in a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    state: Global___DeviceState.ValueType
+    """The state."""
+    vehicles: _builtins.int
+    """Vehicles in it. 0 where meters are asked about."""
+    meters: _builtins.int
+    """Meters in it. 0 where vehicles are asked about."""
+    def __init__(
+        self,
+        *,
+        state: Global___DeviceState.ValueType = ...,
+        vehicles: _builtins.int = ...,
+        meters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meters", b"meters", "state", b"state", "vehicles", b"vehicles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceStateCount: _TypeAlias = DeviceStateCount  # noqa: Y015

@@ -79,6 +79,11 @@ class AnalyticsServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.FromString,
                 _registered_method=True)
+        self.ListDevices = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/ListDevices',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesResponse.FromString,
+                _registered_method=True)
 
 
 class AnalyticsServiceServicer:
@@ -174,6 +179,20 @@ class AnalyticsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDevices(self, request, context):
+        """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+        Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+        or GetMeterStatus does, as of the first page.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: 1,000 devices in a page.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalyticsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -211,6 +230,11 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
                     servicer.BatchGetStatus,
                     request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.SerializeToString,
+            ),
+            'ListDevices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDevices,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -412,6 +436,33 @@ class AnalyticsService:
             '/energyfleet.v1.AnalyticsService/BatchGetStatus',
             energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.SerializeToString,
             energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/ListDevices',
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -95,6 +95,16 @@ class AnalyticsServiceStub:
     Limits: 1,000 devices in a call, vehicles and meters together.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
+    ListDevices: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListDevicesRequest, _analytics_service_pb2.ListDevicesResponse]
+    """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+    Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+    or GetMeterStatus does, as of the first page.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: 1,000 devices in a page.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
 
 @_typing.type_check_only
 class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
@@ -162,6 +172,16 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     device that is unknown is told as such and costs the others nothing.
     Limits: 1,000 devices in a call, vehicles and meters together.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
+    ListDevices: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListDevicesRequest, _analytics_service_pb2.ListDevicesResponse]  # type: ignore[assignment]
+    """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+    Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+    or GetMeterStatus does, as of the first page.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: 1,000 devices in a page.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
     """
 
 class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -269,6 +289,22 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         device that is unknown is told as such and costs the others nothing.
         Limits: 1,000 devices in a call, vehicles and meters together.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDevices(
+        self,
+        request: _analytics_service_pb2.ListDevicesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.ListDevicesResponse, _abc.Awaitable[_analytics_service_pb2.ListDevicesResponse]]:
+        """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+        Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+        or GetMeterStatus does, as of the first page.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: 1,000 devices in a page.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
         """
 
 def add_AnalyticsServiceServicer_to_server(servicer: AnalyticsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
