@@ -44,6 +44,8 @@ class Devices:
     future_readings: Counts
     conflicting_readings: Counts
     rejected_readings: Counts
+    rejected_by_time: Counts
+    """Those of them whose timestamps were the reason."""
     omitted_values: Counts
     doubted_readings: Counts
     last_refused_us: Times
@@ -88,11 +90,12 @@ class Devices:
         stale = ~none & (now_us - np.where(none, 0, self.newest_us) > stale_after_us)
         age_us = np.where(self.newest_age_us == ABSENT, 0, self.newest_age_us)
         wrong = (age_us < -CLOCK_AHEAD_MAX_US) | (age_us > stale_after_us)
+        wrong |= (self.future_readings > 0) | (self.conflicting_readings > 0) | (self.rejected_by_time > 0)
         return {
             DeviceState.ONLINE: ~none & ~stale,
             DeviceState.STALE: stale,
             DeviceState.NO_READING: none,
-            DeviceState.CLOCK_OFF: wrong | (self.future_readings > 0) | (self.conflicting_readings > 0),
+            DeviceState.CLOCK_OFF: wrong,
             DeviceState.REFUSED: (self.rejected_readings > 0) | (self.omitted_values > 0),
             DeviceState.DOUBTED: self.doubted_readings > 0,
         }
@@ -103,10 +106,10 @@ class Devices:
             case DeviceOrder.FRESHNESS:
                 ranks = [self.newest_us]
             case DeviceOrder.CLOCK:
-                only_rejected = self.newest_age_us == ABSENT
-                away_us = np.where(only_rejected, np.iinfo(np.int64).max, np.abs(self.newest_age_us))
-                away_us = np.where(self.late_readings == ABSENT, -1, away_us)
-                ranks = [-away_us, -self.future_readings]
+                seen = self.newest_age_us != ABSENT
+                only_rejected = ~seen & ((self.late_readings != ABSENT) | (self.rejected_by_time > 0))
+                away_us = np.where(seen, np.abs(np.where(seen, self.newest_age_us, 0)), -1)
+                ranks = [~only_rejected, -away_us, -self.rejected_by_time]
             case DeviceOrder.REFUSED:
                 ranks = [-(self.rejected_readings + self.omitted_values), -np.maximum(self.last_refused_us, 0)]
             case DeviceOrder.DOUBTED:

@@ -4,7 +4,7 @@ import asyncio
 
 from analytics_svc.device_list import ABSENT, Devices, kinds_of
 from analytics_svc.device_sql import DEVICES
-from analytics_svc.freshness import DOUBTED
+from analytics_svc.freshness import BY_TIME, DOUBTED
 from analytics_svc.questions import DeviceQuestion
 from analytics_svc.reader import QueryResult, Reader
 
@@ -18,6 +18,7 @@ async def all_devices(reader: Reader, question: DeviceQuestion) -> QueryResult[D
                 DEVICES[kind],
                 {
                     "doubted": DOUBTED,
+                    "by_time": list(BY_TIME),
                     "optional_fields": [f"{kind.name}.{name}" for name in kind.optional],
                     "absent": ABSENT,
                 },

@@ -12,7 +12,7 @@ import numpy as np
 
 from analytics_svc.charging import Counts, Numbers, Places
 from analytics_svc.fleet_performance import positions_by_verdict, ranked_by, worst_first
-from analytics_svc.meter_tables import NOBODY, MeterTable, Told
+from analytics_svc.meter_tables import MeterTable, Told
 from analytics_svc.performance import Judgement, Performance, Thresholds, VerdictReason, judge
 from analytics_svc.questions import MeterQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
@@ -83,7 +83,7 @@ class MeterResult:
         found = self.found
         meter_id = found.fed.vehicle_ids[position]
         readings_unmapped = found.unmapped.readings.item(position)
-        shared_with = found.shared_with.get(meter_id, NOBODY)
+        shared_with = Told.of(found.shared_with.get(meter_id, ()))
         performance = self.judgement.at(position, found.fed)
         if shared_with.count:  # what the vehicles took is not its own
             performance = performance._replace(efficiency_ratio=None, kwh_lost=None)
@@ -93,7 +93,7 @@ class MeterResult:
             performance,
             found.unmapped.kwh.item(position) if readings_unmapped else None,
             readings_unmapped,
-            found.vehicles.get(meter_id, NOBODY),
+            Told.of(found.vehicles.get(meter_id, ())),
             shared_with,
         )
 

@@ -16,7 +16,7 @@ from analytics_svc.fleet_queries import HOURS_ASKED_MAX, FleetQueries, span_para
 from analytics_svc.hour_cache import CACHED_HOURS_MAX, Keys, unpack_keys
 from analytics_svc.meter_performance import judge_meters
 from analytics_svc.meter_sql import METER_KEYS, METER_SPANS, METER_STEPS, METERS_MAPPED
-from analytics_svc.meter_tables import MeterTable, OwnSums, no_feedings, table_of_hours, table_of_spans
+from analytics_svc.meter_tables import Meters, MeterTable, OwnSums, no_feedings, table_of_hours, table_of_spans
 from analytics_svc.performance import Judgement, Thresholds, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
@@ -25,14 +25,11 @@ from shared.timestamps import TIMESTAMP_MIN_US, US_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """All devices of a kind, by ascending key."""
+class _Vehicles:
+    """All vehicles, by ascending key."""
 
     keys: Keys
     ids: Sequence[str]
-
-    def updated(self, count: int, keys: Sequence[int], ids: Sequence[str]) -> "_Known":
-        return self if count == len(self.keys) else _Known(np.array(keys, dtype=np.int32), ids)
 
 
 class MeterQueries:
@@ -41,15 +38,15 @@ class MeterQueries:
     def __init__(self, reader: Reader, fleet: FleetQueries) -> None:
         self._reader = reader
         self._fleet = fleet
-        self._vehicles = self._meters = _Known(unpack_keys(b""), ())
+        self._vehicles = _Vehicles(unpack_keys(b""), ())
+        self._meters = Meters.of((), ())
 
     async def totals(self, window: Window, meter_ids: frozenset[str], limits: CompareLimits) -> QueryResult[MeterTable]:
         """Of these meters; empty: of every meter. The window is from hour to hour."""
         if meter_ids:
             named = await self._reader.ask(METER_KEYS, {"meter_ids": list(meter_ids)})
-            keys = np.array([row.meter_key for row in named.value], dtype=np.int32)
-            known = _Known(keys, [row.meter_id for row in named.value])
-            answer = await self._from_spans(window, known, _nothing_of(known), keys, limits)
+            known = Meters.of([row.meter_key for row in named.value], [row.meter_id for row in named.value])
+            answer = await self._from_spans(window, known, _nothing_of(known), known.keys, limits)
             return QueryResult(answer.value, min(answer.as_of_us, named.as_of_us))
         mapped = await self._mapped(window)
         row, known, vehicles = mapped.value
@@ -79,18 +76,20 @@ class MeterQueries:
             found.fed.comparison.step_kwh[position] = steps_kwh.get(meter_id, 0.0)
         return judge_meters(found, thresholds)
 
-    async def _mapped(self, window: Window) -> QueryResult[tuple[Any, _Known, _Known]]:
+    async def _mapped(self, window: Window) -> QueryResult[tuple[Any, Meters, _Vehicles]]:
         """The row of METERS_MAPPED, all meters and all vehicles."""
         meters, vehicles = self._meters, self._vehicles
         asked = {"known_meters": len(meters.keys), "known_vehicles": len(vehicles.keys)}
         answer = await self._reader.ask(METERS_MAPPED, window_ends(window) | asked)
         [row] = answer.value
-        self._meters = meters = meters.updated(row.meters, row.meter_keys, row.meter_ids)
-        self._vehicles = vehicles = vehicles.updated(row.vehicles, row.vehicle_keys, row.vehicle_ids)
+        if row.meters != len(meters.keys):
+            self._meters = meters = Meters.of(row.meter_keys, row.meter_ids)
+        if row.vehicles != len(vehicles.keys):
+            self._vehicles = vehicles = _Vehicles(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
         return answer.replace((row, meters, vehicles))
 
     async def _from_hours(
-        self, window: Window, row: Any, known: _Known, vehicles: _Known, limits: CompareLimits
+        self, window: Window, row: Any, known: Meters, vehicles: _Vehicles, limits: CompareLimits
     ) -> QueryResult[MeterTable]:
         """Of every meter, as if those that fed moved vehicles had fed none."""
         of_pairs = unpack_keys(row.fed_vehicle_keys), unpack_keys(row.fed_meter_keys)
@@ -101,10 +100,10 @@ class MeterQueries:
         own = OwnSums.of_hours(known.keys, of_meters[1:])
         await asyncio.sleep(0)
         places = np.searchsorted(fed_keys, of_pairs[0]), np.searchsorted(known.keys, of_pairs[1])
-        return answer.replace(table_of_hours(known.ids, own, of_vehicles, *places))
+        return answer.replace(table_of_hours(known, own, of_vehicles, *places))
 
     async def _from_spans(
-        self, window: Window, known: _Known, table: MeterTable, keys: Keys, limits: CompareLimits
+        self, window: Window, known: Meters, table: MeterTable, keys: Keys, limits: CompareLimits
     ) -> QueryResult[MeterTable]:
         """The table with some of its meters asked about anew, a slice after the other."""
         size = max(1, HOURS_ASKED_MAX * US_PER_HOUR // (window.end_us - window.start_us))
@@ -113,17 +112,15 @@ class MeterQueries:
             asked = keys[start : start + size]
             answer = await self._reader.ask(METER_SPANS, span_parameters(window) | {"meter_keys": asked.tolist()})
             places = np.searchsorted(known.keys, asked)
-            ids = [known.ids[place] for place in places.tolist()]
-            table = table.put(table_of_spans(window, asked.tolist(), ids, answer.value, limits), places)
+            its = Meters.of(asked.tolist(), [known.ids[place] for place in places.tolist()])
+            table = table.put(table_of_spans(window, its, answer.value, limits), places)
             as_of_us = answer.as_of_us if as_of_us is None else min(as_of_us, answer.as_of_us)
             await asyncio.sleep(0)
         assert as_of_us is not None
         return QueryResult(table, as_of_us)
 
 
-def _nothing_of(known: _Known) -> MeterTable:
-    nothing = OwnSums.nothing(len(known.ids))
-    mappings = np.zeros(len(known.ids), np.int64)
-    return MeterTable.of(
-        known.ids, mappings, nothing, OwnSums.nothing(len(known.ids)), no_feedings(), vehicles={}, shared_with={}
-    )
+def _nothing_of(known: Meters) -> MeterTable:
+    count = len(known.ids)
+    mappings = np.zeros(count, np.int64)
+    return MeterTable.of(known, mappings, OwnSums.nothing(count), OwnSums.nothing(count), no_feedings(), {}, {})

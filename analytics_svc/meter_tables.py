@@ -1,6 +1,6 @@
 """What meters drew, and what the vehicles took that they fed, added up by meter. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any, NamedTuple
@@ -32,7 +32,18 @@ class Told:
         return cls(len(found), found[:IDS_TOLD_MAX])
 
 
-NOBODY = Told(0, ())
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """Some meters, by ascending key."""
+
+    keys: Keys
+    ids: Sequence[str]
+    by_id: Sequence[int]
+    """Their positions in the order of the ids."""
+
+    @classmethod
+    def of(cls, keys: Sequence[int], ids: Sequence[str]) -> "Meters":
+        return cls(np.array(keys, dtype=np.int32), ids, by_id(ids))
 
 
 class OwnSums(NamedTuple):
@@ -108,22 +119,29 @@ class MeterTable:
     meanwhile, and what can be compared of that."""
     unmapped: OwnSums
     """What each drew while it fed none."""
-    vehicles: Mapping[str, Told]
-    """Those that each meter fed, by its id; none where it fed none."""
-    shared_with: Mapping[str, Told]
-    """The meters that fed one of them at the same time; none where there was none."""
+    vehicles: Mapping[str, Collection[str]]
+    """Those that each meter fed, by its id; it may be missing where it fed none."""
+    shared_with: Mapping[str, Collection[str]]
+    """The meters that fed one of them at the same time, likewise."""
 
     @classmethod
     def of(
-        cls, meter_ids: Sequence[str], mappings: Counts, drawn: OwnSums, unmapped: OwnSums, fed: Feedings, **told: Any
+        cls,
+        meters: Meters,
+        mappings: Counts,
+        drawn: OwnSums,
+        unmapped: OwnSums,
+        fed: Feedings,
+        vehicles: Mapping[str, Collection[str]],
+        shared_with: Mapping[str, Collection[str]],
     ) -> "MeterTable":
-        count = len(meter_ids)
+        count = len(meters.ids)
         delivered = fed.delivered.at(fed.span).added(fed.meter, count)
         of_pairs = Comparison(*(getattr(fed.comparison, each.name)[..., fed.span] for each in fields(Comparison)))
         nothing = np.zeros(count)
         totals = FleetTotals(
-            meter_ids,
-            by_id(meter_ids),
+            meters.ids,
+            meters.by_id,
             mappings=mappings,
             kwh_delivered_dc=delivered.kwh,
             kwh_consumed_ac=drawn.kwh,
@@ -136,7 +154,7 @@ class MeterTable:
             kwh_delivered_dc_unmapped=nothing,
             comparison=of_pairs.by_vehicle(fed.meter, count),
         )
-        return cls(totals, unmapped, **told)
+        return cls(totals, unmapped, vehicles, shared_with)
 
     def put(self, others: "MeterTable", places: Places) -> "MeterTable":
         """With others in the place of some meters, whose rows are written over."""
@@ -171,10 +189,9 @@ class _Ids:
     meters: dict[int, str] = field(default_factory=dict)
 
 
-def table_of_spans(
-    window: Window, meter_keys: Sequence[int], meter_ids: Sequence[str], rows: Sequence[Any], limits: CompareLimits
-) -> MeterTable:
+def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: CompareLimits) -> MeterTable:
     """Of the rows of METER_SPANS about these meters."""
+    meter_keys = meters.keys.tolist()
     place_of = {key: place for place, key in enumerate(meter_keys)}
     ids, of_vehicles, gaps = _Ids(), [], []
     for row in rows:
@@ -210,18 +227,18 @@ def table_of_spans(
     parts = chain.from_iterable(its.mappings for its in found.values())
     mapped = np.array([place_of[part.meter_key] for part in parts if part.meter_key in place_of], np.intp)
     return MeterTable.of(
-        meter_ids,
+        meters,
         np.bincount(mapped, minlength=count),
         OwnSums.of_parts([hours for _, _, hours in pairs], fed.meter, count),
         OwnSums.of_parts([hours for _, hours in gaps], np.array([place for place, _ in gaps], np.intp), count),
         fed,
-        vehicles={meter_ids[place_of[key]]: Told.of(its) for key, its in vehicles.items() if its},
-        shared_with={meter_ids[place_of[key]]: Told.of(its) for key, its in beside.items() if its},
+        dict(zip(meters.ids, vehicles.values(), strict=True)),
+        dict(zip(meters.ids, beside.values(), strict=True)),
     )
 
 
 def table_of_hours(
-    meter_ids: Sequence[str], own: OwnSums, of_vehicles: FleetTotals, vehicle: Places, meter: Places
+    meters: Meters, own: OwnSums, of_vehicles: FleetTotals, vehicle: Places, meter: Places
 ) -> MeterTable:
     """Of meters that fed the same vehicles throughout, or none: what each drew, the totals of the vehicles with their
     ids, and of each pair the places of the two."""
@@ -231,22 +248,19 @@ def table_of_hours(
         vehicle,
         meter,
     )
-    mappings = np.bincount(meter, minlength=len(meter_ids))
-    pairs = list(zip(vehicle.tolist(), meter.tolist(), strict=True))
-    together: dict[int, list[str]] = {at: [] for at in np.flatnonzero(np.bincount(vehicle) > 1).tolist()}
-    for at, place in pairs:
-        if at in together:
-            together[at].append(meter_ids[place])
+    mappings = np.bincount(meter, minlength=len(meters.ids))
+    meter_ids = [meters.ids[place] for place in meter.tolist()]
+    vehicle_ids = [of_vehicles.vehicle_ids[place] for place in vehicle.tolist()]
+    shared = np.flatnonzero(np.bincount(vehicle, minlength=len(of_vehicles))[vehicle] > 1).tolist()
+    together: dict[str, set[str]] = {vehicle_ids[pair]: set() for pair in shared}
+    for pair in shared:
+        together[vehicle_ids[pair]].add(meter_ids[pair])
     return MeterTable.of(
-        meter_ids,
+        meters,
         mappings,
         own.where(mappings > 0),
         own.where(mappings == 0),
         fed,
-        vehicles={meter_ids[place]: Told(1, (of_vehicles.vehicle_ids[at],)) for at, place in pairs},
-        shared_with={
-            meter_ids[place]: Told.of(other for other in together[at] if other != meter_ids[place])
-            for at, place in pairs
-            if at in together
-        },
+        dict(zip(meter_ids, zip(vehicle_ids), strict=True)),  # one list: a tuple of each id
+        {meter_ids[pair]: together[vehicle_ids[pair]] - {meter_ids[pair]} for pair in shared},
     )

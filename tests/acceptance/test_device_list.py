@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 SEED = 20_260_210
+BY_TIME = [
+    ingestion_wire.RejectionReason.Value(f"REJECTION_REASON_{name}") for name in ("IN_FUTURE", "NOT_YET", "TOO_OLD")
+]
 STALE_AFTER_US = round(AnalyticsSettings().stale_after_s * US_PER_SECOND)
 STATES = {name: number for name, number in wire.DeviceState.items() if number}
 AGES_US = (-90, -61, -60, -1, 0, 7, 60, STALE_AFTER_US // US_PER_SECOND, STALE_AFTER_US // US_PER_SECOND + 1, 18_000)
@@ -47,6 +50,7 @@ def rows_of(kind: DeviceKind, chosen: random.Random) -> dict[str, list[tuple[Any
                 found["clock"].append((key, age, *(chosen.choice((0, 0, 3)) for _ in range(3))))
         for field, reason in (
             (f"{kind.name}.timestamp", "REJECTION_REASON_TOO_OLD"),
+            (f"{kind.name}.timestamp", "REJECTION_REASON_NOT_YET"),
             (f"{kind.name}.{kind.energy}", "REJECTION_REASON_OUT_OF_RANGE"),
             (f"{kind.name}.{kind.optional[0]}", "REJECTION_REASON_OUT_OF_RANGE"),
             (f"{kind.name}.{kind.energy}", "DOUBTED"),
@@ -104,7 +108,9 @@ def states_of(status: Any) -> set[str]:
     found = {f"DEVICE_STATE_{wire.Freshness.Name(status.freshness).removeprefix('FRESHNESS_')}"}
     its = status.clock
     age_us = its.newest_age_at_arrival.ToMicroseconds()
-    if its.future_readings or its.conflicting_readings or not -60 * US_PER_SECOND <= age_us <= STALE_AFTER_US:
+    by_time = any(each.reason in BY_TIME for each in status.rejections)
+    trusted = -60 * US_PER_SECOND <= age_us <= STALE_AFTER_US
+    if by_time or its.future_readings or its.conflicting_readings or not trusted:
         found.add("DEVICE_STATE_CLOCK_OFF")
     if status.rejections or status.omissions:
         found.add("DEVICE_STATE_REFUSED")
@@ -171,15 +177,17 @@ async def test_kind_and_states_choose(
     assert {id_of(row) for row in rows} == expected
 
 
-def place_of(row: wire.ListedDevice, order: str) -> tuple[Any, ...]:
-    """By what the contract says."""
+def place_of(row: wire.ListedDevice, status: Any, order: str) -> tuple[Any, ...]:
+    """By what the contract says, of a device and its status."""
     kind, device_id = id_of(row)
     newest_us = us_from_proto(row.newest_reading) if row.HasField("newest_reading") else None
     away_us = abs(row.clock.newest_age_at_arrival.ToMicroseconds())
-    only_rejected = row.HasField("clock") and not row.clock.HasField("newest_age_at_arrival")
+    seen = row.clock.HasField("newest_age_at_arrival")
+    by_time = sum(each.count for each in status.rejections if each.reason in BY_TIME)
+    only_rejected = not seen and (row.HasField("clock") or by_time > 0)
     first: dict[str, tuple[Any, ...]] = {
         "FRESHNESS": (newest_us is not None, newest_us or 0),
-        "CLOCK": (not row.HasField("clock"), not only_rejected, -away_us, -row.clock.future_readings),
+        "CLOCK": (not only_rejected, -away_us if seen else 1, -by_time),
         "REFUSED": (-row.rejected_readings - row.omitted_values, -us_from_proto(row.last_refused)),
         "DOUBTED": (-row.doubted_readings,),
     }
@@ -193,7 +201,8 @@ async def test_an_order_is_what_it_says_and_pages_are_parts_of_one_result(
     number = wire.DeviceOrder.Value(f"DEVICE_ORDER_{order}")
     rows = await listed(ask, order=number)
     assert len(rows) == sum(map(len, devices.values()))
-    assert rows == sorted(rows, key=lambda row: place_of(row, order))
+    of_each = await statuses(ask, devices)
+    assert rows == sorted(rows, key=lambda row: place_of(row, of_each[id_of(row)], order))
     page = await ask.ListDevices(wire.ListDevicesRequest(order=number, page_size=37))
     first, found = page, list(page.devices)
     with psycopg.connect(database_url, autocommit=True) as owner:
@@ -279,7 +288,7 @@ async def test_what_devices_sent_comes_through_from_ingestion(
         (VEHICLE, "ahead"): {"ONLINE", "CLOCK_OFF"},
         (VEHICLE, "mapped"): {"NO_READING"},
         (METER, "live"): {"NO_READING"},
-        (METER, "future"): {"NO_READING", "REFUSED"},
+        (METER, "future"): {"NO_READING", "CLOCK_OFF", "REFUSED"},
         (METER, "glitch"): {"ONLINE", "DOUBTED"},
         (METER, "no volts"): {"ONLINE", "REFUSED"},
     }

@@ -258,9 +258,9 @@ class _DeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceSta
     DEVICE_STATE_NO_READING: _DeviceState.ValueType  # 3
     """As FRESHNESS_NO_READING."""
     DEVICE_STATE_CLOCK_OFF: _DeviceState.ValueType  # 4
-    """Its clock evidence speaks against it: its newest reading was more than a minute ahead of the server's clock when it
-    arrived, or older than `stale_after`; or readings were from the future, or conflicting. Late readings alone do not: an
-    outage makes them.
+    """Its clock may be wrong: its newest reading was more than a minute ahead of the server's clock when it arrived, or older
+    than `stale_after`; or, at any time, readings were rejected for their timestamps, as too old or from the future, or
+    were conflicting. Late readings alone say nothing: an outage makes them.
     """
     DEVICE_STATE_REFUSED: _DeviceState.ValueType  # 5
     """Readings were rejected, or taken without some of their values, at any time."""
@@ -279,9 +279,9 @@ DEVICE_STATE_STALE: DeviceState.ValueType  # 2
 DEVICE_STATE_NO_READING: DeviceState.ValueType  # 3
 """As FRESHNESS_NO_READING."""
 DEVICE_STATE_CLOCK_OFF: DeviceState.ValueType  # 4
-"""Its clock evidence speaks against it: its newest reading was more than a minute ahead of the server's clock when it
-arrived, or older than `stale_after`; or readings were from the future, or conflicting. Late readings alone do not: an
-outage makes them.
+"""Its clock may be wrong: its newest reading was more than a minute ahead of the server's clock when it arrived, or older
+than `stale_after`; or, at any time, readings were rejected for their timestamps, as too old or from the future, or
+were conflicting. Late readings alone say nothing: an outage makes them.
 """
 DEVICE_STATE_REFUSED: DeviceState.ValueType  # 5
 """Readings were rejected, or taken without some of their values, at any time."""
@@ -300,9 +300,9 @@ class _DeviceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceOrd
     DEVICE_ORDER_FRESHNESS: _DeviceOrder.ValueType  # 1
     """Those of which no reading was stored, and then the longest silent."""
     DEVICE_ORDER_CLOCK: _DeviceOrder.ValueType  # 2
-    """Those of which only rejected readings came, and then those whose newest reading was the farthest from the server's
-    clock when it arrived, ahead or behind; of equal ones that with the most readings from the future. What has no clock
-    evidence comes last.
+    """Those of which only rejected readings came, some of them for their timestamps; then those whose newest reading was the
+    farthest from the server's clock when it arrived, ahead or behind; of equal ones that with the most readings that were
+    rejected for their timestamps. Of what there is no evidence comes last.
     """
     DEVICE_ORDER_REFUSED: _DeviceOrder.ValueType  # 3
     """The most rejected readings and omitted values together; of equal ones the last refused."""
@@ -317,9 +317,9 @@ DEVICE_ORDER_UNSPECIFIED: DeviceOrder.ValueType  # 0
 DEVICE_ORDER_FRESHNESS: DeviceOrder.ValueType  # 1
 """Those of which no reading was stored, and then the longest silent."""
 DEVICE_ORDER_CLOCK: DeviceOrder.ValueType  # 2
-"""Those of which only rejected readings came, and then those whose newest reading was the farthest from the server's
-clock when it arrived, ahead or behind; of equal ones that with the most readings from the future. What has no clock
-evidence comes last.
+"""Those of which only rejected readings came, some of them for their timestamps; then those whose newest reading was the
+farthest from the server's clock when it arrived, ahead or behind; of equal ones that with the most readings that were
+rejected for their timestamps. Of what there is no evidence comes last.
 """
 DEVICE_ORDER_REFUSED: DeviceOrder.ValueType  # 3
 """The most rejected readings and omitted values together; of equal ones the last refused."""
