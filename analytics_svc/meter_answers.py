@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from energyfleet.v1 import analytics_service_pb2 as wire
 
 from analytics_svc.answers import comparison_message, finding_message, thresholds_message, window_message
+from analytics_svc.judged_meter import JudgedMeter
 from analytics_svc.meter_explanation import explain_meter, meter_findings_of
-from analytics_svc.meter_performance import JudgedMeter, MeterResult
+from analytics_svc.meter_performance import MeterResult
 from analytics_svc.performance import Thresholds
 from shared.timestamps import proto_from_us
 

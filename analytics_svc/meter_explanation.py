@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analytics_svc.explanation import Explanation, Finding, FindingKind, findings_of, in_kwh, reason_of
-from analytics_svc.meter_performance import JudgedMeter
-from analytics_svc.meter_tables import Told
+from analytics_svc.judged_meter import JudgedMeter, Told
 from analytics_svc.performance import Performance, Thresholds, VerdictReason
 from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside

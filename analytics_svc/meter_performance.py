@@ -12,24 +12,11 @@ import numpy as np
 
 from analytics_svc.charging import Counts, Numbers, Places
 from analytics_svc.fleet_performance import positions_by_verdict, ranked_by, worst_first
-from analytics_svc.meter_tables import MeterTable, Told
-from analytics_svc.performance import Judgement, Performance, Thresholds, VerdictReason, judge
+from analytics_svc.judged_meter import JudgedMeter, Told
+from analytics_svc.meter_tables import MeterTable
+from analytics_svc.performance import Judgement, Thresholds, VerdictReason, judge
 from analytics_svc.questions import MeterQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
-from analytics_svc.totals import Totals
-
-
-class JudgedMeter(NamedTuple):
-    meter_id: str
-    totals: Totals
-    """What it drew while it fed vehicles, and what they took meanwhile."""
-    performance: Performance
-    kwh_unmapped: float | None
-    """What it drew while it fed none."""
-    readings_unmapped: int
-    vehicles: Told
-    shared_with: Told
-    """The meters that fed one of the vehicles at the same time."""
 
 
 class MeterGroup(NamedTuple):

@@ -15,22 +15,6 @@ from analytics_svc.span_tables import DeviceHours, VehicleSpan, spans_table, veh
 from analytics_svc.stretches import Aside, CompareLimits
 from analytics_svc.totals import FleetTotals, by_id
 
-IDS_TOLD_MAX = 20
-"""Vehicles of a meter that are told by id, and meters beside it: a shared charger's day."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Some ids: the first ones in order, and how many there are."""
-
-    count: int
-    ids: Sequence[str]
-
-    @classmethod
-    def of(cls, ids: Iterable[str]) -> "Told":
-        found = sorted(set(ids))
-        return cls(len(found), found[:IDS_TOLD_MAX])
-
 
 @dataclass(frozen=True, slots=True)
 class Meters:

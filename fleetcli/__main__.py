@@ -22,6 +22,7 @@ FUNCTIONS = {
     "meters": "meters:meters",
     "plot": "plot:plot",
     "status": "ask:status",
+    "devices": "devices:devices",
     "health": "ask:health",
     "migrate": "up:migrate",
     "maintain": "maintain:maintain",

@@ -4,6 +4,8 @@ from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
     BatchGetStatusRequest,
+    ClockEvidence,
+    DeviceState,
     Finding,
     FindingKind,
     Freshness,
@@ -15,6 +17,9 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehiclePerformanceResponse,
     GetVehicleStatusRequest,
     GetVehicleStatusResponse,
+    ListDevicesRequest,
+    ListDevicesResponse,
+    ListedDevice,
     ListMeterPerformanceRequest,
     ListMeterPerformanceResponse,
     ListVehiclePerformanceRequest,
@@ -56,6 +61,10 @@ FleetVehicle = VehiclePerformance
 Meters = ListMeterPerformanceResponse
 MetersQuestion = ListMeterPerformanceRequest
 ListedMeter = MeterPerformance
+DeviceList = ListDevicesResponse
+Device = ListedDevice
+Clock = ClockEvidence
+DevicesQuestion = ListDevicesRequest
 Series = GetPerformanceSeriesResponse
 SeriesQuestion = GetPerformanceSeriesRequest
 VehicleStatus = GetVehicleStatusResponse
@@ -83,7 +92,12 @@ def finding_of(finding: Finding) -> str:
     return _name(FindingKind, finding.kind, "FINDING_KIND_")
 
 
-def freshness_of(answer: VehicleStatus | MeterStatus) -> str:
+def state_of(state: DeviceState.ValueType) -> str:
+    """A device state's name without its prefix, `CLOCK_OFF`; its number where this version does not know it."""
+    return _name(DeviceState, state, "DEVICE_STATE_")
+
+
+def freshness_of(answer: VehicleStatus | MeterStatus | ListedDevice) -> str:
     """A freshness' name without its prefix, `ONLINE`; its number where this version does not know it."""
     return _name(Freshness, answer.freshness, "FRESHNESS_")
 
@@ -204,6 +218,11 @@ class AnalyticsClient(_Client):
     async def meters(self, question: MetersQuestion, most: int | None = None) -> Meters:
         """How vehicles charged at meters; likewise."""
         whole: Meters = await self._whole(self._stub.ListMeterPerformance, question, "meters", most)
+        return whole
+
+    async def devices(self, question: DevicesQuestion, most: int | None = None) -> DeviceList:
+        """How devices report; likewise."""
+        whole: DeviceList = await self._whole(self._stub.ListDevices, question, "devices", most)
         return whole
 
     async def series(self, question: SeriesQuestion) -> Series:

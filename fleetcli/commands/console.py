@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -64,6 +66,12 @@ def measured(message: Any, field: str, form: str) -> str:
 def compared(answer: Any, field: str, form: str) -> str:
     """Likewise, of what the verdict of a vehicle or a meter goes by."""
     return form.format(getattr(answer.comparison, field)) if answer.HasField("comparison") else "-"
+
+
+def age_text(age: Duration, past: str = " ago", ahead: str = " ahead of the server's clock") -> str:
+    """How long ago something was, in whole seconds; negative: a clock is ahead."""
+    rounded = timedelta(seconds=abs(age.seconds))
+    return f"{rounded}{ahead if age.seconds < 0 else past}"
 
 
 def fitting_table(
