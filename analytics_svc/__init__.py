@@ -17,8 +17,8 @@ A list by meter goes beside it, by the same judge:
 
     servicer -> parse -> meter_queries -> meter_tables -> meter_performance -> page_cache -> meter_answers
 
-`meter_tables` adds up by meter what the vehicles took that each fed, and what can be compared of that. The list of devices
-is `device_queries -> device_list -> page_cache -> device_answers`.
+`meter_tables` adds up by meter what the vehicles took that each fed, and what can be compared of that. The list of
+devices is `device_queries -> device_list -> page_cache -> device_answers`.
 
 `buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
 replication lag.

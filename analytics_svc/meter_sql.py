@@ -6,7 +6,7 @@ Windows are from hour to hour.
 from sqlalchemy import text
 
 from analytics_svc.fleet_sql import STEP_OF_MAPPING
-from analytics_svc.spans_sql import SPANS, cut_into_hours, packed_hours
+from analytics_svc.spans_sql import cut_into_hours, packed_hours, span_ctes
 from shared.db.device_kind import METER
 
 # One row. Devices are never renamed or deleted, so that their number is their version: all of a kind are told, by key,
@@ -57,7 +57,14 @@ METER_KEYS = text("""
 SELECT meter_key, meter_id FROM meters WHERE meter_id = ANY (CAST(:meter_ids AS text[])) ORDER BY meter_key
 """)
 
-# All spans of the vehicles that some meters fed, as `reported` has them, with ids; beside them, without a vehicle, the
+_FED_BY_THEM = """
+    AND EXISTS (
+        SELECT FROM fed_by
+        WHERE fed_by.vehicle_key = spans.vehicle_key AND fed_by.since <= spans.since AND fed_by.until >= spans.until
+    )
+"""
+
+# The spans in which some meters fed vehicles, as `reported` has them, with ids; beside them, without a vehicle, the
 # hours of each of the meters while it fed none.
 METER_SPANS = text(f"""
 WITH asked_meters AS (
@@ -73,7 +80,7 @@ fed_by AS (
 asked AS (
     SELECT DISTINCT vehicle_key FROM fed_by
 ),
-{SPANS.strip()},
+{span_ctes(_FED_BY_THEM).strip()},
 gaps AS (
     SELECT meter_key, since AS until,
            lag(until, 1, CAST(:window_start AS timestamptz)) OVER (PARTITION BY meter_key ORDER BY since, until)

@@ -9,7 +9,7 @@ import numpy as np
 
 from analytics_svc.charging import Counts, Numbers, Places
 from analytics_svc.comparison import Comparison, compare
-from analytics_svc.hour_cache import Hour, Keys
+from analytics_svc.hour_cache import Hour, Keys, places_of
 from analytics_svc.questions import Window
 from analytics_svc.span_tables import DeviceHours, VehicleSpan, spans_table, vehicles_of
 from analytics_svc.stretches import Aside, CompareLimits
@@ -47,14 +47,12 @@ class OwnSums(NamedTuple):
         """Of devices by their keys, which ascend."""
         sums = cls.nothing(len(keys))
         for hour in hours:
-            for its, values in (
-                (hour.keys, ((sums.kwh, hour.kwh), (sums.readings, hour.readings))),
-                (hour.returned_keys, ((sums.kwh_returned, hour.kwh_returned),)),
-            ):
-                ours = np.isin(its, keys, assume_unique=True) if not np.array_equal(its, keys) else slice(None)
-                places = np.searchsorted(keys, its[ours])
-                for total, value in values:
-                    total[places] += value[ours]
+            ours, places = places_of(hour.keys, keys)
+            sums.kwh[places] += hour.kwh[ours]
+            sums.readings[places] += hour.readings[ours]
+            if len(hour.returned_keys):
+                ours, places = places_of(hour.returned_keys, keys)
+                sums.kwh_returned[places] += hour.kwh_returned[ours]
         return sums
 
     @classmethod
@@ -198,8 +196,7 @@ def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: 
                 pairs.append((len(spans), place_of[key], hours.within()))
                 vehicles[key].add(ids.vehicles[vehicle_key])
                 beside[key].update(ids.meters[other] for other in span.meter_keys if other != key)
-            if ours:
-                spans.append(span)
+            spans.append(span)
     comparison, _ = compare(spans_table(window, spans), limits)
     fed = Feedings(
         OwnSums.of_parts([each.vehicle.within() for each in spans], np.arange(len(spans)), len(spans)),

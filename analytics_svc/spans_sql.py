@@ -70,9 +70,10 @@ def packed_hours(kind: DeviceKind) -> str:
     return kind.render(statement)
 
 
-def cut_into_hours(device: str, spans: str) -> str:
-    """A query of spans of devices, which have since and until: between which full hours they lie, after the floor, and
-    from where on their hour before is to be had. It needs the CTE `kept` of SPANS."""
+def cut_into_hours(device: str, spans: str, wanted: str = "") -> str:
+    """A query of spans of devices, which have since and until, or of those that are wanted: between which full hours
+    they lie, after the floor, and from where on their hour before is to be had. It needs the CTE `kept` of
+    `span_ctes`."""
     return f"""
         SELECT {device}_key, since, until, window_hour, whole_from,
                greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
@@ -87,13 +88,17 @@ def cut_into_hours(device: str, spans: str) -> str:
                 SELECT {device}_key, since, until,
                        date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
                            AS next_hour
-                FROM {spans} WHERE since < until
+                FROM {spans} WHERE since < until {wanted}
             ) AS begun
         ) AS floored
     """  # noqa: S608 (all are constants)
 
 
-SPANS = f"""
+def span_ctes(wanted: str = "") -> str:
+    """CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
+    vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as
+    the window has it. `wanted` goes on from WHERE where only some of `spans` are."""
+    return f"""
     kept AS (
         SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
     ),
@@ -114,7 +119,7 @@ SPANS = f"""
                lead(at, 1, CAST(:window_end AS timestamptz)) OVER (PARTITION BY vehicle_key ORDER BY at) AS until
         FROM edges
     ),
-    cut AS MATERIALIZED ({cut_into_hours("vehicle", "spans")}),
+    cut AS MATERIALIZED ({cut_into_hours("vehicle", "spans", wanted)}),
     fed AS MATERIALIZED (
         SELECT cut.*, mapped.meter_key, mapped.since AS mapped_since, mapped.until AS mapped_until
         FROM cut JOIN mapped ON mapped.vehicle_key = cut.vehicle_key
@@ -131,6 +136,6 @@ SPANS = f"""
         FROM fed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
     )
 """  # noqa: S608 (all are constants)
-"""CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
-vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as the
-window has it."""
+
+
+SPANS = span_ctes()
