@@ -73,7 +73,7 @@ def _ahead(
     in_hour = np.where(charges[last, span], last, np.maximum(last - 1, first))
     reported_us = side.last_us[in_hour, span]
     open_ = (other.last_us[-1, span] == other_us) & (reported_us > other_us) & charges[in_hour, span]
-    at = np.flatnonzero(open_)
+    at = open_.nonzero()[0]
     if not len(at):
         return energy, due
     span, first, other_us, in_hour, reported_us = span[at], first[at], other_us[at], in_hour[at], reported_us[at]
@@ -133,7 +133,7 @@ def _from_before(
     """The energy in a side's first readings of each stretch from before the other's last reading before the span,
     infinite where it cannot be told; by how much more it may be, and by how much less."""
     energy, doubt, too_much = np.zeros((3, len(stretches.span)))
-    at = np.flatnonzero(other_charges[0, stretches.span])
+    at = other_charges[0, stretches.span].nonzero()[0]
     if not len(at):
         return energy, doubt, too_much
     span, first = stretches.span[at], stretches.first[at]
@@ -187,7 +187,7 @@ def _leave_out_first_readings(stretches: Stretches) -> None:
     fresh_dc, fresh_ac = stretches.fresh(stretches.vehicle), stretches.fresh(stretches.meters)
     fresh_ac &= stretches.may_owe_energy()
     suspects &= fresh_dc | fresh_ac
-    for at in np.flatnonzero(suspects).tolist():
+    for at in suspects.nonzero()[0].tolist():
         low = stretches.dc[at] < stretches.ac[at]
         side, fresh = (stretches.meters, fresh_ac) if low else (stretches.vehicle, fresh_dc)
         if not fresh[at]:

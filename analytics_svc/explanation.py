@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from analytics_svc.performance import Compared, Performance, Thresholds, VerdictReason
+from analytics_svc.performance import RELATIVE_TOLERANCE, Compared, Performance, Thresholds, VerdictReason
 from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside
 from analytics_svc.totals import Evidence, Totals
@@ -154,7 +154,7 @@ def findings_of(totals: Totals, performance: Performance, evidence: Evidence | N
     aside = performance.aside
 
     def tell(kind: FindingKind, kwh: float, text: str, since_us: int | None = None) -> None:
-        if round(kwh, _ROUNDED_DIGITS) >= _TOLD_MIN_KWH:
+        if kwh >= _TOLD_MIN_KWH * (1 - RELATIVE_TOLERANCE):
             found.append(Finding(kind, text.format(in_kwh(kwh)), kwh=kwh, since_us=since_us))
 
     tell(

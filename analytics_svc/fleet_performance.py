@@ -111,15 +111,12 @@ class FleetResult:
 
     def page(self, start: int, end: int) -> list[JudgedVehicle]:
         """The vehicles from one of `positions` up to another."""
-        return [
-            JudgedVehicle(
-                vehicle_id := self.found.vehicle_ids[position],
-                self.found.at(position),
-                self.judgement.at(position, self.found),
-                self.meters_of.get(vehicle_id, ()),
-            )
-            for position in self.positions[start:end]
-        ]
+        its = self.positions[start:end]
+        totals = self.found.of(its)
+        performances = self.judgement.of(its, totals, self.found.comparison)
+        vehicle_ids = [self.found.vehicle_ids[position] for position in its]
+        meter_ids = [self.meters_of.get(vehicle_id, ()) for vehicle_id in vehicle_ids]
+        return list(map(JudgedVehicle, vehicle_ids, totals, performances, meter_ids))
 
     @property
     def low_efficiency_ids(self) -> list[str]:

@@ -14,9 +14,10 @@ from analytics_svc.charging import Counts, Numbers, Places
 from analytics_svc.fleet_performance import positions_by_verdict, ranked_by, worst_first
 from analytics_svc.judged_meter import JudgedMeter, Told
 from analytics_svc.meter_tables import MeterTable
-from analytics_svc.performance import Judgement, Thresholds, VerdictReason, judge
+from analytics_svc.performance import Judgement, Performance, Thresholds, VerdictReason, judge
 from analytics_svc.questions import MeterQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
+from analytics_svc.totals import Totals
 
 
 class MeterGroup(NamedTuple):
@@ -64,19 +65,21 @@ class MeterResult:
 
     def page(self, start: int, end: int) -> list[JudgedMeter]:
         """The meters from one of `positions` up to another."""
-        return [self._at(position) for position in self.positions[start:end]]
+        its, fed = self.positions[start:end], self.found.fed
+        totals = fed.of(its)
+        performances = self.judgement.of(its, totals, fed.comparison)
+        return list(map(self._judged, its, totals, performances))
 
-    def _at(self, position: int) -> JudgedMeter:
+    def _judged(self, position: int, totals: Totals, performance: Performance) -> JudgedMeter:
         found = self.found
         meter_id = found.fed.vehicle_ids[position]
         readings_unmapped = found.unmapped.readings.item(position)
         shared_with = Told.of(found.shared_with.get(meter_id, ()))
-        performance = self.judgement.at(position, found.fed)
         if shared_with.count:  # what the vehicles took is not its own
             performance = performance._replace(efficiency_ratio=None, kwh_lost=None)
         return JudgedMeter(
             meter_id,
-            found.fed.at(position),
+            totals,
             performance,
             found.unmapped.kwh.item(position) if readings_unmapped else None,
             readings_unmapped,

@@ -97,8 +97,7 @@ SELECT reported.*,
 FROM reported
 UNION ALL
 SELECT CAST(NULL AS integer), since, until, meter_key, CAST(NULL AS timestamptz), CAST(NULL AS timestamptz),
-       numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings,
-       CAST(NULL AS text), CAST(NULL AS text)
+       hours, CAST(NULL AS text), CAST(NULL AS text)
 FROM unfed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
 """)  # noqa: S608 (all are constants)
 

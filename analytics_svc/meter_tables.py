@@ -178,7 +178,7 @@ def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: 
     ids, of_vehicles, gaps = _Ids(), [], []
     for row in rows:
         if row.vehicle_key is None:
-            gaps.append((place_of[row.meter_key], DeviceHours.of(row).within()))
+            gaps.append((place_of[row.meter_key], DeviceHours.of(row.hours).within()))
             continue
         of_vehicles.append(row)
         ids.vehicles[row.vehicle_key] = row.vehicle_id

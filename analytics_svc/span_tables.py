@@ -1,12 +1,11 @@
 """Tables of hours, from what the database packs: of spans one by one, see `spans_sql`, or of a fleet hour by hour."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analytics_svc.charging import NO_READING, Counts, Numbers, Places, SideHours, Spans, Times
 from analytics_svc.comparison import ComparedStretches, compare
@@ -18,40 +17,51 @@ from shared.timestamps import US_PER_HOUR, us_from_datetime
 _EPOCH_2000_US = 946_684_800 * 1_000_000
 """From which PostgreSQL counts."""
 
+_WORDS = 7
+"""Of 8 bytes each, for an hour of a device."""
+
 
 def hours_in(window: Window) -> int:
     """Hours, `(h, h + 1 h]`, that a window reaches into."""
     return (window.end_us - 1) // US_PER_HOUR - window.start_us // US_PER_HOUR + 1
 
 
-class DeviceHours(NamedTuple):
-    """What a device reported in hours of a span, by their numbers; number 0 is the hour before the span."""
+@dataclass(frozen=True, slots=True)
+class DeviceHours:
+    """What a device reported in hours of a span."""
 
     numbers: Places
-    kwh: Numbers
-    kwh_returned: Numbers
-    readings: Counts
+    """Of the hours; 0 is the hour before the span."""
     last_us: Times
-    battery_temp_sum: Numbers
-    battery_temp_readings: Counts
+    counts: Counts
+    """`[hours, 2]`: readings, and those of them with a battery temperature."""
+    sums: Numbers
+    """`[hours, 3]`: energy, less what flowed back; what flowed back; battery temperatures."""
 
     @classmethod
-    def of(cls, row: Any) -> "DeviceHours":
-        """From a row of `reported`."""
-        return cls(
-            _unpacked(row.numbers, ">i4").astype(np.intp),
-            _unpacked(row.kwh, ">f8"),
-            _unpacked(row.kwh_returned, ">f8"),
-            _unpacked(row.readings, ">i4").astype(np.int64),
-            _unpacked(row.last_ts, ">i8") + _EPOCH_2000_US,
-            _unpacked(row.battery_temp_sums, ">f8"),
-            _unpacked(row.battery_temp_readings, ">i4").astype(np.int64),
-        )
+    def of(cls, packed: bytes) -> "DeviceHours":
+        """From `hours` of `reported`."""
+        words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, _WORDS)
+        return cls(words[:, 0], words[:, 1] + _EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
+
+    @property
+    def kwh(self) -> Numbers:
+        return self.sums[:, 0]
+
+    @property
+    def kwh_returned(self) -> Numbers:
+        return self.sums[:, 1]
+
+    @property
+    def readings(self) -> Counts:
+        return self.counts[:, 0]
 
     def within(self) -> "DeviceHours":
         """Without the hour before the span."""
-        inside = self.numbers > 0
-        return self if inside.all() else DeviceHours._make(each[inside] if len(each) else each for each in self)
+        its = self.numbers > 0
+        return (
+            self if its.all() else DeviceHours(self.numbers[its], self.last_us[its], self.counts[its], self.sums[its])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ def vehicles_of(rows: Sequence[Any]) -> dict[int, VehicleHours]:
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
         _, vehicle, meters, meter_keys = spans.setdefault(place, (us_from_datetime(row.until), [], [], []))
-        hours = DeviceHours.of(row)
+        hours = DeviceHours.of(row.hours)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
@@ -122,18 +132,26 @@ def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
 
 
 def _side(shape: tuple[int, int], devices_of: Sequence[Sequence[DeviceHours]]) -> SideHours:
-    side = SideHours(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.full(shape, NO_READING))
-    for span, devices in enumerate(devices_of):
-        for number, device in enumerate(devices):
+    kwh, returned, readings = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    last_us = np.full(shape, NO_READING)
+    for span, [device, *_] in enumerate(devices_of):
+        at = device.numbers
+        kwh[at, span] = device.kwh
+        returned[at, span] = device.kwh_returned
+        readings[at, span] = device.readings
+        last_us[at, span] = device.last_us
+    last_us = np.maximum.accumulate(last_us, axis=0)
+    for span, [_, *others] in enumerate(devices_of):
+        for device in others:
             at = device.numbers
-            side.kwh[at, span] += device.kwh + device.kwh_returned
-            side.kwh_returned[at, span] += device.kwh_returned
-            side.readings[at, span] += device.readings
-            last_us = np.full(shape[0], NO_READING)
-            last_us[at] = device.last_us
-            last_us = np.maximum.accumulate(last_us)
-            side.last_us[:, span] = last_us if number == 0 else np.minimum(side.last_us[:, span], last_us)
-    return side
+            kwh[at, span] += device.kwh
+            returned[at, span] += device.kwh_returned
+            readings[at, span] += device.readings
+            its_last_us = np.full(shape[0], NO_READING)
+            its_last_us[at] = device.last_us
+            last_us[:, span] = np.minimum(last_us[:, span], np.maximum.accumulate(its_last_us))
+    kwh += returned
+    return SideHours(kwh, returned, readings, last_us)
 
 
 def totals_of(
@@ -143,36 +161,37 @@ def totals_of(
     mapped = [(at, span) for at, vehicle in enumerate(vehicles) for span in vehicle.spans if span.meters]
     vehicle_of = np.array([at for at, _ in mapped], np.intp)
     comparison, stretches = compare(spans_table(window, [span for _, span in mapped]), limits)
-    columns: dict[str, list[Any]] = {each.name: [] for each in fields(FleetTotals)[2:-1]}
-    for vehicle in vehicles:
-        own = [span.vehicle.within() for span in vehicle.spans]
-        fed = [hours for devices in vehicle.mappings.values() for hours in devices]
-        columns["mappings"].append(len(vehicle.mappings))
-        columns["kwh_delivered_dc"].append(_sum(each.kwh for each in own))
-        columns["kwh_consumed_ac"].append(_sum(each.kwh for each in fed))
-        columns["battery_temp_sum"].append(_sum(each.battery_temp_sum for each in own))
-        columns["battery_temp_readings"].append(_sum(each.battery_temp_readings for each in own))
-        columns["vehicle_readings"].append(_sum(each.readings for each in own))
-        columns["meter_readings"].append(_sum(each.readings for each in fed))
-        columns["kwh_returned_dc"].append(_sum(each.kwh_returned for each in own))
-        columns["kwh_returned_ac"].append(_sum(each.kwh_returned for each in fed))
-        unmapped = (each.vehicle.within().kwh for each in vehicle.spans if not each.meters)
-        columns["kwh_delivered_dc_unmapped"].append(_sum(unmapped))
+    counts, sums = np.zeros((len(vehicles), 4), np.int64), np.zeros((len(vehicles), 7))
+    for at, vehicle in enumerate(vehicles):
+        counts[at, 0] = len(vehicle.mappings)
+        for span in vehicle.spans:
+            own = span.vehicle.within()
+            own_sums = own.sums.sum(axis=0)
+            counts[at, 1:3] += own.counts.sum(axis=0)
+            sums[at, :3] += own_sums
+            if not span.meters:
+                sums[at, 3] += own_sums[0]
+        for devices in vehicle.mappings.values():
+            for each in devices:
+                counts[at, 3] += each.readings.sum()
+                sums[at, 4:] += each.sums.sum(axis=0)
+    mappings, vehicle_readings, battery_temp_readings, meter_readings = counts.T
+    kwh_dc, returned_dc, battery_temp_sum, unmapped, kwh_ac, returned_ac, _ = sums.T
     totals = FleetTotals(
-        vehicle_ids,
-        by_id(vehicle_ids),
-        **{name: np.array(values) for name, values in columns.items()},
+        vehicle_ids=vehicle_ids,
+        by_id=by_id(vehicle_ids),
+        mappings=mappings,
+        kwh_delivered_dc=kwh_dc,
+        kwh_consumed_ac=kwh_ac,
+        battery_temp_sum=battery_temp_sum,
+        battery_temp_readings=battery_temp_readings,
+        vehicle_readings=vehicle_readings,
+        meter_readings=meter_readings,
+        kwh_returned_dc=returned_dc,
+        kwh_returned_ac=returned_ac,
+        kwh_delivered_dc_unmapped=unmapped,
         comparison=comparison.by_vehicle(vehicle_of, len(vehicles)),
     )
     return totals, ComparedStretches(
         vehicle_of[stretches.span], *(getattr(stretches, each.name) for each in fields(stretches)[1:])
     )
-
-
-def _sum(parts: Iterator[NDArray[Any]]) -> Any:
-    return sum((each.sum().item() for each in parts), 0)
-
-
-def _unpacked(packed: bytes, kind: str) -> NDArray[Any]:
-    found = np.frombuffer(packed, dtype=kind)
-    return found.astype(found.dtype.newbyteorder("="))

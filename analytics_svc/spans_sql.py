@@ -14,15 +14,12 @@ OF_THE_DAYS = """
 """
 """Of the days of a window and the hour before it."""
 
-# Per device and span one row, its hours packed column by column as big-endian numbers; number 0 is the hour before the
-# span, 1 is the hour in which the window starts. Empty pieces are looked for nowhere.
+# Per device and span one row, its hours one after another, each as numbers of 8 bytes, big-endian. Number 0 is the
+# hour before the span, 1 the hour in which the window starts. Empty pieces are looked for nowhere.
 _HOURS = """
-    SELECT coalesce(string_agg(int4send(CAST(number AS integer)), ''), '') AS numbers,
-           coalesce(string_agg(float8send(kwh), ''), '') AS kwh,
-           coalesce(string_agg(float8send(kwh_returned), ''), '') AS kwh_returned,
-           coalesce(string_agg(int4send(CAST(readings AS integer)), ''), '') AS readings,
-           coalesce(string_agg(timestamptz_send(last_ts), ''), '') AS last_ts,
-           {averages}
+    SELECT coalesce(string_agg(
+               int8send(number) || timestamptz_send(last_ts) || int8send(readings) || {temperatures},
+               ''), '') AS hours
     FROM (
         SELECT CASE WHEN hour_start >= {span}.since THEN (
                    CAST(extract(epoch FROM hour_start - {span}.window_hour) AS integer) / 3600 + 1
@@ -56,18 +53,16 @@ _HOURS = """
 """
 
 
+_NO_TEMPERATURES = "int8send(0) || float8send(kwh) || float8send(kwh_returned) || float8send(0)"
+_TEMPERATURES = (
+    "int8send(battery_temp_readings) || float8send(kwh) || float8send(kwh_returned) || float8send(battery_temp_sum)"
+)
+
+
 def packed_hours(kind: DeviceKind) -> str:
     """A query of the hours of a device in a span, the row `cut` beside it."""
-    averages = (
-        "".join(
-            f"coalesce(string_agg(float8send({name}_sum), ''), '') AS {name}_sums,"
-            f" coalesce(string_agg(int4send(CAST({name}_readings AS integer)), ''), '') AS {name}_readings"
-            for name in kind.averaged
-        )
-        or "CAST('' AS bytea) AS battery_temp_sums, CAST('' AS bytea) AS battery_temp_readings"
-    )
-    statement = _HOURS.replace("{averages}", averages).replace("{span}", "cut").replace("{of_the_days}", OF_THE_DAYS)
-    return kind.render(statement)
+    statement = _HOURS.replace("{temperatures}", _TEMPERATURES if kind is VEHICLE else _NO_TEMPERATURES)
+    return kind.render(statement.replace("{span}", "cut").replace("{of_the_days}", OF_THE_DAYS))
 
 
 def cut_into_hours(device: str, spans: str, wanted: str = "") -> str:
@@ -128,11 +123,11 @@ def span_ctes(wanted: str = "") -> str:
     reported AS (
         SELECT cut.vehicle_key, since, until, CAST(NULL AS integer) AS meter_key,
                CAST(NULL AS timestamptz) AS mapped_since, CAST(NULL AS timestamptz) AS mapped_until,
-               numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings
+               hours
         FROM cut CROSS JOIN LATERAL ({packed_hours(VEHICLE)} OFFSET 0) AS packed
         UNION ALL
         SELECT cut.vehicle_key, since, until, meter_key, mapped_since, mapped_until,
-               numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings
+               hours
         FROM fed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
     )
 """  # noqa: S608 (all are constants)

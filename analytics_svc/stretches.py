@@ -64,8 +64,7 @@ class Stretches:
     def __init__(self, spans: Spans, hours: Hours, runs: Runs, limits: CompareLimits) -> None:
         self.spans, self.hours, self.limits = spans, hours, limits
         self.vehicle, self.meters = spans.vehicle, spans.meters
-        self.charging = hours.draws | hours.takes
-        self.charging[0] = False
+        self.charging = hours.charging
         self.dc_sums = Sums(self.vehicle.kwh, self.charging)
         self.ac_sums = Sums(self.meters.kwh, self.charging)
         self._join(runs)
@@ -104,7 +103,7 @@ class Stretches:
             claimed = np.where(unclaimed, 0.0, ac)
             claimed[:-1] += np.where(unclaimed[:-1] & adjoining, np.minimum(ac[:-1], late), 0.0)
 
-        begins = np.flatnonzero(~joined)
+        begins = (~joined).nonzero()[0]
         ends = np.append(begins[1:], len(runs))[: len(begins)] - 1
         self.span, self.first, self.last = span[begins], first[begins], last[ends]
         self.dc = _added(dc, begins)
@@ -187,7 +186,7 @@ class Stretches:
 
     def set_aside(self, reason: Aside, which: Flags) -> None:
         """Sets whole stretches aside."""
-        at = np.flatnonzero(which)
+        at = which.nonzero()[0]
         if not len(at):
             return
         self.add_aside(reason, at, self.dc[at], self.ac[at])
