@@ -13,6 +13,13 @@ A list of the fleet passes others:
 `fleet_queries` runs the statements of `fleet_sql`, and fetches only the hours that `hour_cache` does not have.
 `fleet_performance` finds, orders and adds up the verdicts, and `page_cache` keeps the result for later pages.
 
+A list by meter goes beside it, by the same judge:
+
+    servicer -> parse -> meter_queries -> meter_tables -> meter_performance -> page_cache -> meter_answers
+
+`meter_tables` adds up by meter what the vehicles took that each fed, and what can be compared of that. The list of
+devices is `device_queries -> device_list -> page_cache -> device_answers`.
+
 `buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
 replication lag.
 """

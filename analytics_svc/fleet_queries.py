@@ -136,7 +136,7 @@ class FleetQueries:
         parts, as_of_us = [], None
         for start in range(0, len(keys) or 1, size):
             asked = keys[start : start + size]
-            answer = await self._reader.ask(FLEET_SPANS, _span_parameters(window) | {"vehicle_keys": asked})
+            answer = await self._reader.ask(FLEET_SPANS, span_parameters(window) | {"vehicle_keys": asked})
             vehicles = vehicles_of(answer.value)
             part, _ = totals_of(window, ids[start : start + size], [vehicles[key] for key in asked], limits)
             parts.append(part)
@@ -166,6 +166,24 @@ class FleetQueries:
         moved = await self._from_spans(window, mapped.moved, [""] * len(mapped.moved), limits)
         _put(totals, moved.value, np.searchsorted(known.keys, mapped.moved))
         return QueryResult(totals, moved.as_of_us)
+
+    async def fed_throughout(
+        self,
+        window: Window,
+        keys: Keys,
+        vehicle_ids: Sequence[str],
+        pairs: tuple[Keys, Keys],
+        hour_before_kept: bool,
+        limits: CompareLimits,
+    ) -> QueryResult[tuple[FleetTotals, list[Hour]]]:
+        """Of vehicles, by their keys, which ascend, that the meters paired with them fed all through a window; and the
+        hours of all meters, with the one before it."""
+        of_vehicles, of_meters = await asyncio.gather(
+            self._hours(VEHICLE_HOURS, self._vehicle_hours, window), self._hours(METER_HOURS, self._meter_hours, window)
+        )
+        mapped = _Mapped(_Vehicles(keys, vehicle_ids, range(len(keys))), *pairs, (), True, hour_before_kept)
+        answer = await self._from_hours(window, mapped, of_vehicles.value, of_meters.value, limits)
+        return QueryResult((answer.value, of_meters.value), min(of_vehicles.as_of_us, of_meters.as_of_us))
 
     async def _hours(self, statement: TextClause, kept: HourCache, window: Window) -> QueryResult[list[Hour]]:
         """The hour before a window and all hours of it, in one snapshot."""
@@ -289,7 +307,7 @@ def _joined(parts: Sequence[FleetTotals]) -> FleetTotals:
     return FleetTotals(vehicle_ids, by_id(vehicle_ids), **columns, comparison=comparison)
 
 
-def _span_parameters(window: Window) -> dict[str, object]:
+def span_parameters(window: Window) -> dict[str, object]:
     return window_ends(window) | {
         "first_day": datetime_from_us(max(window.start_us - US_PER_HOUR, TIMESTAMP_MIN_US)).date(),
         "last_day": datetime_from_us(window.end_us).date(),

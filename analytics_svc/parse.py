@@ -2,16 +2,25 @@
 
 InvalidRequest has all of a request's violations."""
 
+from collections.abc import Sequence
+from enum import StrEnum
 from itertools import pairwise
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
 from analytics_svc.buckets import BUCKETS_MAX, bucket_edges
 from analytics_svc.questions import (
+    DeviceOrder,
+    DevicePage,
+    DeviceQuestion,
+    DeviceState,
     FleetPage,
     FleetQuestion,
     Granularity,
+    MeterPage,
+    MeterQuestion,
     Order,
     PerformanceQuestion,
     SeriesQuestion,
@@ -19,8 +28,11 @@ from analytics_svc.questions import (
     Verdict,
     Window,
 )
+from shared.db.device_kind import METER, VEHICLE
 from shared.requests import Checks, place_of_page
 from shared.timestamps import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, US_PER_DAY, US_PER_HOUR, iso_from_us, us_from_proto
+
+Name = TypeVar("Name", bound=StrEnum)
 
 WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: they hold a whole night's charge at any time of day."""
@@ -37,12 +49,18 @@ DAYS_DEFAULT_US = 30 * US_PER_DAY
 VERDICTS_MAX = 20
 """Verdicts that a filter can name: four times as many as there are, so that naming one twice is no mistake."""
 
-VEHICLE_IDS_MAX = 1_000
-"""Vehicles that a request can name: as many as a page has."""
+STATES_MAX = 20
+"""States that a filter can name: more than there are, likewise."""
+
+METER_VERDICTS = tuple(verdict for verdict in Verdict if verdict is not Verdict.NO_METER)
+"""Those that a meter may have."""
+
+IDS_MAX = 1_000
+"""Vehicles or meters that a request can name: as many as a page has."""
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
-"""Vehicles in a page: some 300 KiB."""
+"""Vehicles, meters or devices in a page: some 300 KiB."""
 
 STATUS_MAX_DEVICES = 1_000
 """Devices in a call for status: an answer of 150 KiB or so, and some ten milliseconds of the database."""
@@ -58,34 +76,42 @@ def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, no
 
 
 def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, now_us: int) -> FleetPage:
+    """The question and which page of its answer. Raises InvalidRequest."""
     checks = Checks()
     window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
-    if len(request.verdicts) > VERDICTS_MAX:
-        checks.add("verdicts", f"{len(request.verdicts):,} verdicts; at most {VERDICTS_MAX}")
-    elif strange := {*request.verdicts}.difference(wire.Verdict.Value(verdict) for verdict in Verdict):
-        checks.add("verdicts", f"{min(strange)} is none of {', '.join(Verdict)}")
-    if len(request.vehicle_ids) > VEHICLE_IDS_MAX:
-        checks.add("vehicle_ids", f"{len(request.vehicle_ids):,} ids; at most {VEHICLE_IDS_MAX:,}")
-    else:
-        checks.device_ids("vehicle_ids", request.vehicle_ids)
-    if request.order not in wire.PerformanceOrder.values():
-        checks.add("order", f"{request.order} is none of {', '.join(Order)}")
-    if not 0 <= request.page_size <= PAGE_MAX:
-        checks.add("page_size", f"{request.page_size} is not within 1 to {PAGE_MAX:,}; 0 asks for {PAGE_DEFAULT}")
-    place = place_of_page(request.page_token, str, int) if request.page_token else None
-    if request.page_token and place is None:
-        checks.add("page_token", "not a next_page_token of this rpc")
+    verdicts = _named("verdicts", request.verdicts, tuple(Verdict), wire.Verdict, VERDICTS_MAX, checks)
+    _check_ids("vehicle_ids", request.vehicle_ids, checks)
+    order = _order(request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
-    question = FleetQuestion(
-        us_from_proto(request.window.start) if request.window.HasField("start") else None,
-        us_from_proto(request.window.end) if request.window.HasField("end") else None,
-        frozenset(Verdict(wire.Verdict.Name(verdict)) for verdict in request.verdicts),
-        frozenset(request.vehicle_ids),
-        Order(wire.PerformanceOrder.Name(request.order or wire.PERFORMANCE_ORDER_RATIO)),
-    )
-    return FleetPage(
-        question, window, request.page_size or PAGE_DEFAULT, None if place is None else (str(place[0]), int(place[1]))
-    )
+    question = FleetQuestion(*_asked_us(request.window), verdicts, frozenset(request.vehicle_ids), order)
+    return FleetPage(question, window, request.page_size or PAGE_DEFAULT, place)
+
+
+def parse_list_meter_performance(request: wire.ListMeterPerformanceRequest, now_us: int) -> MeterPage:
+    """Likewise."""
+    checks = Checks()
+    window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
+    verdicts = _named("verdicts", request.verdicts, METER_VERDICTS, wire.Verdict, VERDICTS_MAX, checks)
+    _check_ids("meter_ids", request.meter_ids, checks)
+    order = _order(request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    question = MeterQuestion(*_asked_us(request.window), verdicts, frozenset(request.meter_ids), order)
+    return MeterPage(question, window, request.page_size or PAGE_DEFAULT, place)
+
+
+def parse_list_devices(request: wire.ListDevicesRequest) -> DevicePage:
+    """Likewise."""
+    checks = Checks()
+    if request.kind not in wire.DeviceKind.values():
+        checks.add("kind", f"{request.kind} is none of {', '.join(wire.DeviceKind.keys())}")
+    states = _named("states", request.states, tuple(DeviceState), wire.DeviceState, STATES_MAX, checks)
+    order = _order(request.order, DeviceOrder.FRESHNESS, wire.DeviceOrder, checks)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    kind = {wire.DEVICE_KIND_VEHICLE: VEHICLE, wire.DEVICE_KIND_METER: METER}.get(request.kind)
+    return DevicePage(DeviceQuestion(kind, states, order), request.page_size or PAGE_DEFAULT, place)
 
 
 def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_us: int) -> SeriesQuestion:
@@ -132,6 +158,54 @@ def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestio
     checks.device_ids("meter_ids", question.meter_ids)
     checks.raise_if_any()
     return question
+
+
+def _named(
+    field: str, asked: Sequence[int], accepted: Sequence[Name], enum: Any, most: int, checks: Checks
+) -> frozenset[Name]:
+    """The values of an enum of the contract, by their names, that a filter has."""
+    by_number = {int(enum.Value(name)): name for name in accepted}
+    if len(asked) > most:
+        checks.add(field, f"{len(asked):,} {field}; at most {most}")
+    elif strange := {*asked}.difference(by_number):
+        checks.add(field, f"{min(strange)} is none of {', '.join(accepted)}")
+    return frozenset(by_number[number] for number in asked if number in by_number)
+
+
+def _check_ids(field: str, device_ids: Sequence[str], checks: Checks) -> None:
+    if len(device_ids) > IDS_MAX:
+        checks.add(field, f"{len(device_ids):,} ids; at most {IDS_MAX:,}")
+    else:
+        checks.device_ids(field, device_ids)
+
+
+def _order(asked: int, usual: Name, enum: Any, checks: Checks) -> Name:
+    """The order asked for, by its name in the contract; 0: the usual one."""
+    by_number = {int(enum.Value(order)): order for order in type(usual)}
+    if asked and asked not in by_number:
+        checks.add("order", f"{asked} is none of {', '.join(type(usual))}")
+    return by_number.get(asked, usual)
+
+
+def _place(page_size: int, token: str, checks: Checks) -> tuple[str, int] | None:
+    """Where a page of a list begins; None: at its beginning."""
+    if not 0 <= page_size <= PAGE_MAX:
+        checks.add("page_size", f"{page_size} is not within 1 to {PAGE_MAX:,}; 0 asks for {PAGE_DEFAULT}")
+    if not token:
+        return None
+    place = place_of_page(token, str, int)
+    if place is None:
+        checks.add("page_token", "not a next_page_token of this rpc")
+        return None
+    return str(place[0]), int(place[1])
+
+
+def _asked_us(window: wire.TimeWindow) -> tuple[int | None, int | None]:
+    """The ends of a window as they were asked for."""
+    return (
+        us_from_proto(window.start) if window.HasField("start") else None,
+        us_from_proto(window.end) if window.HasField("end") else None,
+    )
 
 
 def _time_zone(key: str, checks: Checks) -> ZoneInfo:

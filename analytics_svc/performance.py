@@ -83,6 +83,8 @@ class VerdictReason(Enum):
     UNDER_WAY = 14, Verdict.INSUFFICIENT_DATA
     FELL_SILENT = 15, Verdict.INSUFFICIENT_DATA
     NOT_ATTRIBUTABLE = 16, Verdict.INSUFFICIENT_DATA
+    FED_NO_VEHICLE = 17, Verdict.INSUFFICIENT_DATA
+    """Of a meter, in the place of NO_MAPPING."""
 
     def __init__(self, number: int, verdict: Verdict) -> None:
         self.number = number

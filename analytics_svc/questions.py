@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.db.device_kind import DeviceKind
+
 
 class Verdict(StrEnum):
     """What the numbers allow to say; the values are the contract's names, in the order of their numbers."""
@@ -22,10 +24,30 @@ class Granularity(StrEnum):
 
 
 class Order(StrEnum):
-    """What comes first in a list of vehicles; the values are the contract's names."""
+    """What comes first in a list of vehicles or meters; the values are the contract's names."""
 
     RATIO = "PERFORMANCE_ORDER_RATIO"
     KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
+
+
+class DeviceState(StrEnum):
+    """What can be said of a device; the values are the contract's names, in the order of their numbers."""
+
+    ONLINE = "DEVICE_STATE_ONLINE"
+    STALE = "DEVICE_STATE_STALE"
+    NO_READING = "DEVICE_STATE_NO_READING"
+    CLOCK_OFF = "DEVICE_STATE_CLOCK_OFF"
+    REFUSED = "DEVICE_STATE_REFUSED"
+    DOUBTED = "DEVICE_STATE_DOUBTED"
+
+
+class DeviceOrder(StrEnum):
+    """What comes first in a list of devices; the values are the contract's names."""
+
+    FRESHNESS = "DEVICE_ORDER_FRESHNESS"
+    CLOCK = "DEVICE_ORDER_CLOCK"
+    REFUSED = "DEVICE_ORDER_REFUSED"
+    DOUBTED = "DEVICE_ORDER_DOUBTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,29 @@ class FleetPage:
 
 
 @dataclass(frozen=True, slots=True)
+class MeterQuestion:
+    """How efficiently did vehicles charge at these meters, and which come first? One for all pages of a result."""
+
+    asked_start_us: int | None
+    asked_end_us: int | None
+    verdicts: frozenset[Verdict]
+    """Empty: any."""
+    meter_ids: frozenset[str]
+    """Empty: every meter."""
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class MeterPage:
+    """As FleetPage."""
+
+    question: MeterQuestion
+    window: Window
+    size: int
+    place: tuple[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesQuestion:
     """How did this vehicle charge within each of these buckets?"""
 
@@ -76,6 +121,26 @@ class SeriesQuestion:
     time_zone: str
     buckets: list[Window]
     """One after the other, without a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceQuestion:
+    """Which devices should somebody look at, and which come first? One for all pages of a result."""
+
+    kind: DeviceKind | None
+    """None: either."""
+    states: frozenset[DeviceState]
+    """Empty: any."""
+    order: DeviceOrder
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePage:
+    """As FleetPage."""
+
+    question: DeviceQuestion
+    size: int
+    place: tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)

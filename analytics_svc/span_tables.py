@@ -72,6 +72,8 @@ class VehicleSpan:
     until_us: int
     vehicle: DeviceHours
     meters: Sequence[DeviceHours]
+    meter_keys: Sequence[int] = ()
+    """Of `meters`, in their order."""
 
 
 class MappedPart(NamedTuple):
@@ -92,21 +94,22 @@ class VehicleHours:
 
 def vehicles_of(rows: Sequence[Any]) -> dict[int, VehicleHours]:
     """From rows of `reported`, by vehicle_key."""
-    spans: dict[tuple[int, int], tuple[int, list[DeviceHours], list[DeviceHours]]] = {}
+    spans: dict[tuple[int, int], tuple[int, list[DeviceHours], list[DeviceHours], list[int]]] = {}
     mappings: dict[int, dict[MappedPart, list[DeviceHours]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
-        until_us, vehicle, meters = spans.setdefault(place, (us_from_datetime(row.until), [], []))
+        _, vehicle, meters, meter_keys = spans.setdefault(place, (us_from_datetime(row.until), [], [], []))
         hours = DeviceHours.of(row.hours)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
         meters.append(hours)
+        meter_keys.append(row.meter_key)
         mapping = MappedPart(row.meter_key, us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until))
         mappings[row.vehicle_key][mapping].append(hours.within())
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
-    for (key, since_us), (until_us, [own], meters) in sorted(spans.items(), key=lambda item: item[0]):
-        found[key].append(VehicleSpan(since_us, until_us, own, meters))
+    for (key, since_us), (until_us, [own], meters, meter_keys) in sorted(spans.items(), key=lambda item: item[0]):
+        found[key].append(VehicleSpan(since_us, until_us, own, meters, meter_keys))
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
 
 

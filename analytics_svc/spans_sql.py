@@ -59,12 +59,41 @@ _TEMPERATURES = (
 )
 
 
-def _hours(kind: DeviceKind) -> str:
+def packed_hours(kind: DeviceKind) -> str:
+    """A query of the hours of a device in a span, the row `cut` beside it."""
     statement = _HOURS.replace("{temperatures}", _TEMPERATURES if kind is VEHICLE else _NO_TEMPERATURES)
     return kind.render(statement.replace("{span}", "cut").replace("{of_the_days}", OF_THE_DAYS))
 
 
-SPANS = f"""
+def cut_into_hours(device: str, spans: str, wanted: str = "") -> str:
+    """A query of spans of devices, which have since and until, or of those that are wanted: between which full hours
+    they lie, after the floor, and from where on their hour before is to be had. It needs the CTE `kept` of
+    `span_ctes`."""
+    return f"""
+        SELECT {device}_key, since, until, window_hour, whole_from,
+               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
+               CASE WHEN whole_from = since AND since - interval '1 hour' >= (SELECT since FROM kept)
+                   THEN since - interval '1 hour' ELSE whole_from END AS rollups_from,
+               CASE WHEN next_hour > since AND since - interval '1 hour' >= (SELECT since FROM kept)
+                   THEN since - interval '1 hour' ELSE since END AS before_since
+        FROM (
+            SELECT {device}_key, since, until, next_hour, greatest((SELECT since FROM kept), next_hour) AS whole_from,
+                   date_bin('1 hour', CAST(:window_start AS timestamptz), timestamptz 'epoch') AS window_hour
+            FROM (
+                SELECT {device}_key, since, until,
+                       date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
+                           AS next_hour
+                FROM {spans} WHERE since < until {wanted}
+            ) AS begun
+        ) AS floored
+    """  # noqa: S608 (all are constants)
+
+
+def span_ctes(wanted: str = "") -> str:
+    """CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
+    vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as
+    the window has it. `wanted` goes on from WHERE where only some of `spans` are."""
+    return f"""
     kept AS (
         SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
     ),
@@ -85,24 +114,7 @@ SPANS = f"""
                lead(at, 1, CAST(:window_end AS timestamptz)) OVER (PARTITION BY vehicle_key ORDER BY at) AS until
         FROM edges
     ),
-    cut AS MATERIALIZED (
-        SELECT vehicle_key, since, until, window_hour, whole_from,
-               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
-               CASE WHEN whole_from = since AND since - interval '1 hour' >= (SELECT since FROM kept)
-                   THEN since - interval '1 hour' ELSE whole_from END AS rollups_from,
-               CASE WHEN next_hour > since AND since - interval '1 hour' >= (SELECT since FROM kept)
-                   THEN since - interval '1 hour' ELSE since END AS before_since
-        FROM (
-            SELECT vehicle_key, since, until, next_hour, greatest((SELECT since FROM kept), next_hour) AS whole_from,
-                   date_bin('1 hour', CAST(:window_start AS timestamptz), timestamptz 'epoch') AS window_hour
-            FROM (
-                SELECT vehicle_key, since, until,
-                       date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
-                           AS next_hour
-                FROM spans WHERE since < until
-            ) AS begun
-        ) AS floored
-    ),
+    cut AS MATERIALIZED ({cut_into_hours("vehicle", "spans", wanted)}),
     fed AS MATERIALIZED (
         SELECT cut.*, mapped.meter_key, mapped.since AS mapped_since, mapped.until AS mapped_until
         FROM cut JOIN mapped ON mapped.vehicle_key = cut.vehicle_key
@@ -112,13 +124,13 @@ SPANS = f"""
         SELECT cut.vehicle_key, since, until, CAST(NULL AS integer) AS meter_key,
                CAST(NULL AS timestamptz) AS mapped_since, CAST(NULL AS timestamptz) AS mapped_until,
                hours
-        FROM cut CROSS JOIN LATERAL ({_hours(VEHICLE)} OFFSET 0) AS packed
+        FROM cut CROSS JOIN LATERAL ({packed_hours(VEHICLE)} OFFSET 0) AS packed
         UNION ALL
         SELECT cut.vehicle_key, since, until, meter_key, mapped_since, mapped_until,
                hours
-        FROM fed AS cut CROSS JOIN LATERAL ({_hours(METER)} OFFSET 0) AS packed
+        FROM fed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
     )
 """  # noqa: S608 (all are constants)
-"""CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
-vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as the
-window has it."""
+
+
+SPANS = span_ctes()

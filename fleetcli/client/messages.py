@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from energyfleet.v1.analytics_service_pb2 import (
+    DeviceKind,
+    DeviceOrder,
+    DeviceState,
     GetPerformanceSeriesRequest,
+    ListDevicesRequest,
+    ListMeterPerformanceRequest,
     ListVehiclePerformanceRequest,
     PerformanceOrder,
     SeriesGranularity,
@@ -24,6 +29,27 @@ def fleet_request(
         verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
         vehicle_ids=vehicle_ids,
         order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    )
+
+
+def meters_request(
+    start_us: int | None, end_us: int | None, verdicts: Sequence[str], meter_ids: Sequence[str], order: str
+) -> ListMeterPerformanceRequest:
+    """Asks about meters; likewise."""
+    return ListMeterPerformanceRequest(
+        window=window(start_us, end_us),
+        verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
+        meter_ids=meter_ids,
+        order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    )
+
+
+def devices_request(kind: str, states: Sequence[str], order: str) -> ListDevicesRequest:
+    """Asks for devices by the contract's names: `METER`, `VEHICLE` or `UNSPECIFIED`, `STALE` and `FRESHNESS`."""
+    return ListDevicesRequest(
+        kind=DeviceKind.Value(f"DEVICE_KIND_{kind}"),
+        states=[DeviceState.Value(f"DEVICE_STATE_{state}") for state in states],
+        order=DeviceOrder.Value(f"DEVICE_ORDER_{order}"),
     )
 
 

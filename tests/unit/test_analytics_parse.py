@@ -9,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_svc import parse
-from analytics_svc.questions import FleetPage, FleetQuestion, Order, SeriesQuestion, StatusQuestion, Window
+from analytics_svc.questions import (
+    DeviceOrder,
+    DevicePage,
+    DeviceQuestion,
+    DeviceState,
+    FleetPage,
+    FleetQuestion,
+    MeterQuestion,
+    Order,
+    SeriesQuestion,
+    StatusQuestion,
+    Window,
+)
+from shared.db.device_kind import METER
 from shared.device_ids import DEVICE_ID_ACCEPTED
 from shared.errors import InvalidRequest
 from shared.requests import IDS_TOLD_MAX
@@ -238,6 +251,58 @@ def test_all_violations_of_a_list_are_told_at_once() -> None:
     assert page_of(page_size=1_000, vehicle_ids=[f"v{n}" for n in range(1_000)]).size == 1_000
     assert list_violations(vehicle_ids=[f"v{n}" for n in range(1_001)]) == ["vehicle_ids"]
     assert len(list_violations(vehicle_ids=["é"] * 1_000)) == IDS_TOLD_MAX + 1
+
+
+def meter_violations(**fields: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse.parse_list_meter_performance(wire.ListMeterPerformanceRequest(**fields), NOW_US)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_a_list_of_meters_is_asked_for_as_one_of_vehicles_is() -> None:
+    page = parse.parse_list_meter_performance(wire.ListMeterPerformanceRequest(meter_ids=["b", "a", "b"]), NOW_US)
+    assert page.question == MeterQuestion(None, None, frozenset(), frozenset({"a", "b"}), Order.RATIO)
+    assert (page.window, page.size, page.place) == (page_of().window, 100, None)
+    fields = {"verdicts": [0], "meter_ids": ["a", "b "], "order": 9, "page_size": -1, "page_token": "?"}
+    assert list(meter_violations(**fields)) == ["verdicts", "meter_ids[1]", "order", "page_size", "page_token"]
+    end = proto_from_us(NOON_US)
+    assert list(meter_violations(window=wire.TimeWindow(start=end, end=end))) == ["window"]
+    assert list(meter_violations(meter_ids=[f"m{n}" for n in range(1_001)])) == ["meter_ids"]
+
+
+def test_a_meter_never_lacks_a_meter() -> None:
+    assert meter_violations(verdicts=[wire.VERDICT_OK, wire.VERDICT_NO_METER]) == {
+        "verdicts": "5 is none of VERDICT_OK, VERDICT_LOW_EFFICIENCY, VERDICT_IMPLAUSIBLE, VERDICT_INSUFFICIENT_DATA"
+    }
+
+
+def device_violations(**fields: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse.parse_list_devices(wire.ListDevicesRequest(**fields))
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_a_list_of_devices_is_of_all_by_freshness_unless_asked_otherwise() -> None:
+    page = parse.parse_list_devices(wire.ListDevicesRequest())
+    assert page == DevicePage(DeviceQuestion(None, frozenset(), DeviceOrder.FRESHNESS), 100, None)
+    chosen = wire.ListDevicesRequest(
+        kind=wire.DEVICE_KIND_METER,
+        states=[wire.DEVICE_STATE_STALE, wire.DEVICE_STATE_STALE],
+        order=wire.DEVICE_ORDER_CLOCK,
+        page_size=7,
+    )
+    assert parse.parse_list_devices(chosen) == DevicePage(
+        DeviceQuestion(METER, frozenset({DeviceState.STALE}), DeviceOrder.CLOCK), 7, None
+    )
+
+
+def test_all_violations_of_a_list_of_devices_are_told_with_what_is_accepted() -> None:
+    found = device_violations(kind=3, states=[7], order=5, page_size=1_001, page_token="?")
+    assert list(found) == ["kind", "states", "order", "page_size", "page_token"]
+    assert found["kind"] == "3 is none of DEVICE_KIND_UNSPECIFIED, DEVICE_KIND_VEHICLE, DEVICE_KIND_METER"
+    assert found["states"] == f"7 is none of {', '.join(DeviceState)}"
+    assert found["order"] == f"5 is none of {', '.join(DeviceOrder)}"
+    assert device_violations(states=[1] * 21) == {"states": "21 states; at most 20"}
 
 
 def series_of(**fields: Any) -> SeriesQuestion:

@@ -82,7 +82,7 @@ def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch)
 
 def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) -> None:
     kept = PageCache(watch)
-    half = page_cache.RESULTS_MAX_VEHICLES // 2
+    half = page_cache.RESULTS_MAX_ROWS // 2
     first, second = (kept.keep(QUESTION, a_result(half)) for _ in range(2))
     assert is_kept(kept, second)
     assert is_kept(kept, first)
@@ -93,7 +93,7 @@ def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) 
 def test_a_fleet_beyond_the_bound_has_its_pages_and_nobody_else(watch: Watch) -> None:
     kept = PageCache(watch)
     first = kept.keep(QUESTION, a_result())
-    large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_VEHICLES + 1))
+    large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_ROWS + 1))
     assert [is_kept(kept, name) for name in (first, large)] == [False, True]
 
 
