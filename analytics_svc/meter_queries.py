@@ -1,8 +1,8 @@
 """The questions about meters: what each drew, what the vehicles took that it fed, and what can be compared of that.
 
-As in `fleet_queries`, the hours of a window of a few days come from memory. Meters of vehicles whose mappings changed
-within the window are asked about span by span. So is everything in longer windows, in those that reach back beyond the
-retention floor, and about some meters: a slice of meters at a time.
+As in `fleet_queries`, the hours of a window of a few days, from hour to hour, come from memory. Meters of vehicles
+whose mappings changed within the window are asked about span by span. So is everything in other windows, in those that
+reach back beyond the retention floor, and about some meters: a slice of meters at a time.
 """
 
 import asyncio
@@ -12,8 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from analytics_svc.fleet_queries import HOURS_ASKED_MAX, FleetQueries, span_parameters, window_ends
-from analytics_svc.hour_cache import CACHED_HOURS_MAX, Keys, unpack_keys
+from analytics_svc.fleet_queries import (
+    HOURS_COMPARED_MAX,
+    FleetQueries,
+    at_a_time,
+    of_cached_hours,
+    span_parameters,
+    window_ends,
+)
+from analytics_svc.hour_cache import Keys, unpack_keys
 from analytics_svc.meter_performance import judge_meters
 from analytics_svc.meter_sql import METER_KEYS, METER_SPANS, METER_STEPS, METERS_MAPPED
 from analytics_svc.meter_tables import Meters, MeterTable, OwnSums, no_feedings, table_of_hours, table_of_spans
@@ -21,7 +28,6 @@ from analytics_svc.performance import Judgement, Thresholds, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.stretches import CompareLimits
-from shared.timestamps import TIMESTAMP_MIN_US, US_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class MeterQueries:
         self._meters = Meters.of((), ())
 
     async def totals(self, window: Window, meter_ids: frozenset[str], limits: CompareLimits) -> QueryResult[MeterTable]:
-        """Of these meters; empty: of every meter. The window is from hour to hour."""
+        """Of these meters; empty: of every meter."""
         if meter_ids:
             named = await self._reader.ask(METER_KEYS, {"meter_ids": list(meter_ids)})
             known = Meters.of([row.meter_key for row in named.value], [row.meter_id for row in named.value])
@@ -50,8 +56,7 @@ class MeterQueries:
             return QueryResult(answer.value, min(answer.as_of_us, named.as_of_us))
         mapped = await self._mapped(window)
         row, known, vehicles = mapped.value
-        hours = window.end_us - window.start_us < CACHED_HOURS_MAX * US_PER_HOUR
-        if not (hours and window.start_us > TIMESTAMP_MIN_US and row.kept):
+        if not (of_cached_hours(window) and row.kept):
             answer = await self._from_spans(window, known, _nothing_of(known), known.keys, limits)
             return QueryResult(answer.value, min(answer.as_of_us, mapped.as_of_us))
         answer = await self._from_hours(window, row, known, vehicles, limits)
@@ -106,7 +111,7 @@ class MeterQueries:
         self, window: Window, known: Meters, table: MeterTable, keys: Keys, limits: CompareLimits
     ) -> QueryResult[MeterTable]:
         """The table with some of its meters asked about anew, a slice after the other."""
-        size = max(1, HOURS_ASKED_MAX * US_PER_HOUR // (window.end_us - window.start_us))
+        size = at_a_time(window, HOURS_COMPARED_MAX)
         as_of_us = None
         for start in range(0, len(keys) or 1, size):
             asked = keys[start : start + size]

@@ -10,8 +10,10 @@ from zoneinfo import ZoneInfo
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
-from analytics_svc.buckets import BUCKETS_MAX, bucket_edges
+from analytics_svc.buckets import BUCKETS_MAX, bucket_edges, widened_to_days
 from analytics_svc.questions import (
+    Alignment,
+    AskedWindow,
     DeviceOrder,
     DevicePage,
     DeviceQuestion,
@@ -40,9 +42,6 @@ WINDOW_DEFAULT_US = US_PER_DAY
 WINDOW_MAX_DAYS = 400
 """As far as history goes back by default. A year with its leap day and the month before it fit."""
 
-FLEET_WINDOW_MAX_DAYS = 32
-"""The longest month in any time zone, widened to hours in UTC: 15 million rollups of a fleet of 10,000."""
-
 DAYS_DEFAULT_US = 30 * US_PER_DAY
 """A month, for a series of days: 24 hours are two of them."""
 
@@ -65,6 +64,8 @@ PAGE_MAX = 1_000
 STATUS_MAX_DEVICES = 1_000
 """Devices in a call for status: an answer of 150 KiB or so, and some ten milliseconds of the database."""
 
+_UTC = ZoneInfo("UTC")
+
 
 def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, now_us: int) -> PerformanceQuestion:
     """The question, with the window's absent ends filled in. Raises InvalidRequest."""
@@ -78,26 +79,26 @@ def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, no
 def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, now_us: int) -> FleetPage:
     """The question and which page of its answer. Raises InvalidRequest."""
     checks = Checks()
-    window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
+    asked, window = _aligned(request, now_us, checks)
     verdicts = _named("verdicts", request.verdicts, tuple(Verdict), wire.Verdict, VERDICTS_MAX, checks)
     _check_ids("vehicle_ids", request.vehicle_ids, checks)
-    order = _order(request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    order = _choice("order", request.order, Order.RATIO, wire.PerformanceOrder, checks)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
-    question = FleetQuestion(*_asked_us(request.window), verdicts, frozenset(request.vehicle_ids), order)
+    question = FleetQuestion(asked, verdicts, frozenset(request.vehicle_ids), order)
     return FleetPage(question, window, request.page_size or PAGE_DEFAULT, place)
 
 
 def parse_list_meter_performance(request: wire.ListMeterPerformanceRequest, now_us: int) -> MeterPage:
     """Likewise."""
     checks = Checks()
-    window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
+    asked, window = _aligned(request, now_us, checks)
     verdicts = _named("verdicts", request.verdicts, METER_VERDICTS, wire.Verdict, VERDICTS_MAX, checks)
     _check_ids("meter_ids", request.meter_ids, checks)
-    order = _order(request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    order = _choice("order", request.order, Order.RATIO, wire.PerformanceOrder, checks)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
-    question = MeterQuestion(*_asked_us(request.window), verdicts, frozenset(request.meter_ids), order)
+    question = MeterQuestion(asked, verdicts, frozenset(request.meter_ids), order)
     return MeterPage(question, window, request.page_size or PAGE_DEFAULT, place)
 
 
@@ -107,7 +108,7 @@ def parse_list_devices(request: wire.ListDevicesRequest) -> DevicePage:
     if request.kind not in wire.DeviceKind.values():
         checks.add("kind", f"{request.kind} is none of {', '.join(wire.DeviceKind.keys())}")
     states = _named("states", request.states, tuple(DeviceState), wire.DeviceState, STATES_MAX, checks)
-    order = _order(request.order, DeviceOrder.FRESHNESS, wire.DeviceOrder, checks)
+    order = _choice("order", request.order, DeviceOrder.FRESHNESS, wire.DeviceOrder, checks)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
     kind = {wire.DEVICE_KIND_VEHICLE: VEHICLE, wire.DEVICE_KIND_METER: METER}.get(request.kind)
@@ -179,11 +180,11 @@ def _check_ids(field: str, device_ids: Sequence[str], checks: Checks) -> None:
         checks.device_ids(field, device_ids)
 
 
-def _order(asked: int, usual: Name, enum: Any, checks: Checks) -> Name:
-    """The order asked for, by its name in the contract; 0: the usual one."""
-    by_number = {int(enum.Value(order)): order for order in type(usual)}
+def _choice(field: str, asked: int, usual: Name, enum: Any, checks: Checks) -> Name:
+    """The value of an enum of the contract, by its name; 0: the usual one."""
+    by_number = {int(enum.Value(name)): name for name in type(usual)}
     if asked and asked not in by_number:
-        checks.add("order", f"{asked} is none of {', '.join(type(usual))}")
+        checks.add(field, f"{asked} is none of {', '.join(type(usual))}")
     return by_number.get(asked, usual)
 
 
@@ -200,12 +201,22 @@ def _place(page_size: int, token: str, checks: Checks) -> tuple[str, int] | None
     return str(place[0]), int(place[1])
 
 
-def _asked_us(window: wire.TimeWindow) -> tuple[int | None, int | None]:
-    """The ends of a window as they were asked for."""
-    return (
-        us_from_proto(window.start) if window.HasField("start") else None,
-        us_from_proto(window.end) if window.HasField("end") else None,
+def _aligned(
+    request: wire.ListVehiclePerformanceRequest | wire.ListMeterPerformanceRequest, now_us: int, checks: Checks
+) -> tuple[AskedWindow, Window]:
+    """The window as it was asked for, and as it is looked at."""
+    alignment = _choice("alignment", request.alignment, Alignment.HOUR, wire.WindowAlignment, checks)
+    if request.time_zone and alignment is not Alignment.DAY:
+        checks.add("time_zone", f"days of a time zone are asked for with {Alignment.DAY}")
+    zone = _time_zone(request.time_zone or "UTC", checks)
+    window = _window(request.window, now_us, checks, alignment=alignment, zone=zone)
+    asked = AskedWindow(
+        us_from_proto(request.window.start) if request.window.HasField("start") else None,
+        us_from_proto(request.window.end) if request.window.HasField("end") else None,
+        alignment,
+        zone.key,
     )
+    return asked, window
 
 
 def _time_zone(key: str, checks: Checks) -> ZoneInfo:
@@ -214,7 +225,7 @@ def _time_zone(key: str, checks: Checks) -> ZoneInfo:
         return ZoneInfo(key)
     except (KeyError, ValueError, OSError):  # for no such file, a malformed name, and the name of a folder
         checks.add("time_zone", f"{key[:80]!r} is no IANA time zone such as 'Europe/Berlin'")
-        return ZoneInfo("UTC")
+        return _UTC
 
 
 def _window(
@@ -223,25 +234,31 @@ def _window(
     checks: Checks,
     *,
     default_us: int = WINDOW_DEFAULT_US,
-    to_hours: bool = False,
-    max_days: int = WINDOW_MAX_DAYS,
+    alignment: Alignment = Alignment.EXACT,
+    zone: ZoneInfo = _UTC,
 ) -> Window:
     """The window, or any window at all where a violation was noted. An absent window is like one without ends.
 
-    `default_us` long where its start is absent; `to_hours` widens it to whole hours in UTC.
+    `default_us` long where its start is absent, but of days the one in which it ends.
     """
     noted = len(checks.violations)
     asked_start_us = checks.time_us("window.start", asked.start) if asked.HasField("start") else None
     asked_end_us = checks.time_us("window.end", asked.end) if asked.HasField("end") else now_us
-    end_us = -(-asked_end_us // US_PER_HOUR) * US_PER_HOUR if to_hours else asked_end_us
+    end_us = -(-asked_end_us // US_PER_HOUR) * US_PER_HOUR if alignment is Alignment.HOUR else asked_end_us
+    default_us = 1 if alignment is Alignment.DAY else default_us
     start_us = max(end_us - default_us, TIMESTAMP_MIN_US) if asked_start_us is None else asked_start_us
     if len(checks.violations) == noted and start_us >= asked_end_us:
         end = iso_from_us(asked_end_us) + ("" if asked.HasField("end") else ", which is now")
         checks.add("window", f"the start {iso_from_us(start_us)} does not lie before the end {end}")
-    if to_hours:
+    if alignment is Alignment.HOUR:
         start_us = start_us // US_PER_HOUR * US_PER_HOUR
+    if alignment is Alignment.DAY and len(checks.violations) == noted:
+        try:
+            start_us, end_us = widened_to_days(start_us, end_us, zone)
+        except OverflowError:
+            checks.add("window", "too close to the years 1 or 9999 for another time zone")
     if end_us > TIMESTAMP_MAX_US:
         checks.add("window.end", "the full hour after it lies beyond the year 9999")
-    if len(checks.violations) == noted and end_us - start_us > max_days * US_PER_DAY:
-        checks.add("window", f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {max_days} days")
+    if len(checks.violations) == noted and end_us - start_us > WINDOW_MAX_DAYS * US_PER_DAY:
+        checks.add("window", f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {WINDOW_MAX_DAYS} days")
     return Window(start_us, end_us)

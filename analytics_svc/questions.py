@@ -23,6 +23,14 @@ class Granularity(StrEnum):
     DAY = "SERIES_GRANULARITY_DAY"
 
 
+class Alignment(StrEnum):
+    """To what a window is widened; the values are the contract's names, in the order of their numbers."""
+
+    HOUR = "WINDOW_ALIGNMENT_HOUR"
+    EXACT = "WINDOW_ALIGNMENT_EXACT"
+    DAY = "WINDOW_ALIGNMENT_DAY"
+
+
 class Order(StrEnum):
     """What comes first in a list of vehicles or meters; the values are the contract's names."""
 
@@ -59,6 +67,16 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedWindow:
+    """A window as it was asked for: the same for all pages of a result, although now goes on."""
+
+    start_us: int | None
+    end_us: int | None
+    alignment: Alignment
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
 class PerformanceQuestion:
     """How efficiently did this vehicle charge within this window?"""
 
@@ -70,8 +88,7 @@ class PerformanceQuestion:
 class FleetQuestion:
     """How efficiently did these vehicles charge, and which come first? One question for all pages of a result."""
 
-    asked_start_us: int | None
-    asked_end_us: int | None
+    asked: AskedWindow
     verdicts: frozenset[Verdict]
     """Empty: any."""
     vehicle_ids: frozenset[str]
@@ -83,7 +100,7 @@ class FleetQuestion:
 class FleetPage:
     question: FleetQuestion
     window: Window
-    """From hour to hour. It is that of a first page; the pages after it keep theirs."""
+    """That of a first page; the pages after it keep theirs."""
     size: int
     place: tuple[str, int] | None
     """The name of the result and how many of its vehicles come before. None: the first page."""
@@ -93,8 +110,7 @@ class FleetPage:
 class MeterQuestion:
     """How efficiently did vehicles charge at these meters, and which come first? One for all pages of a result."""
 
-    asked_start_us: int | None
-    asked_end_us: int | None
+    asked: AskedWindow
     verdicts: frozenset[Verdict]
     """Empty: any."""
     meter_ids: frozenset[str]

@@ -14,6 +14,7 @@ from energyfleet.v1.analytics_service_pb2 import (
     SeriesGranularity,
     TimeWindow,
     Verdict,
+    WindowAlignment,
 )
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,11 +22,15 @@ from shared.timestamps import proto_from_us
 
 
 def fleet_request(
-    start_us: int | None, end_us: int | None, verdicts: Sequence[str], vehicle_ids: Sequence[str], order: str
+    window: TimeWindow | None, aligned: tuple[str, str], verdicts: Sequence[str], vehicle_ids: Sequence[str], order: str
 ) -> ListVehiclePerformanceRequest:
-    """Asks about the fleet: verdicts and order by the contract's names, `LOW_EFFICIENCY` and `KWH_LOST`."""
+    """Asks about the fleet: alignment with its time zone, verdicts and order by the contract's names, such as `DAY`,
+    `LOW_EFFICIENCY` and `KWH_LOST`."""
+    alignment, time_zone = aligned
     return ListVehiclePerformanceRequest(
-        window=window(start_us, end_us),
+        window=window,
+        alignment=WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
+        time_zone=time_zone,
         verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
         vehicle_ids=vehicle_ids,
         order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
@@ -33,11 +38,14 @@ def fleet_request(
 
 
 def meters_request(
-    start_us: int | None, end_us: int | None, verdicts: Sequence[str], meter_ids: Sequence[str], order: str
+    window: TimeWindow | None, aligned: tuple[str, str], verdicts: Sequence[str], meter_ids: Sequence[str], order: str
 ) -> ListMeterPerformanceRequest:
     """Asks about meters; likewise."""
+    alignment, time_zone = aligned
     return ListMeterPerformanceRequest(
-        window=window(start_us, end_us),
+        window=window,
+        alignment=WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
+        time_zone=time_zone,
         verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
         meter_ids=meter_ids,
         order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),

@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 from rich.text import Text
 
-from fleetcli.client.messages import fleet_request, series_request
+from fleetcli.client.messages import fleet_request, series_request, window
 from fleetcli.client.services import (
     AnalyticsClient,
     FleetPerformance,
@@ -25,14 +25,22 @@ from fleetcli.client.services import (
 )
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import compared, fitting_table, measured, out, progress_bar, say, verdict_text
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, hours_option, window_us
+from fleetcli.commands.options import (
+    ANALYTICS_DEFAULT,
+    Analytics,
+    AsJson,
+    Ca,
+    DaysOf,
+    Ending,
+    Exact,
+    alignment,
+    hours_option,
+    window_us,
+)
 from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, us_from_proto
 
 WINDOW_HOURS = 24.0
-
-WINDOW_HOURS_MAX = 32 * 24
-"""What the service takes at most: a month, widened to whole hours."""
 
 ROWS_SHOWN = 20
 """A screenful of the worst."""
@@ -97,8 +105,10 @@ CSV_COMPARED = (
 def fleet(
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
-    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.", WINDOW_HOURS_MAX)] = None,
+    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
     ending: Ending = None,
+    exact: Exact = False,
+    days_of: DaysOf = None,
     order: Annotated[
         OrderName, typer.Option(help="What comes first: the lowest ratio, or the most kWh lost.")
     ] = OrderName.RATIO,
@@ -115,14 +125,15 @@ def fleet(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the vehicles as CSV.")] = False,
 ) -> None:
-    """How efficiently the fleet charged, the worst vehicles first: over the last 24 hours, or any window of a month.
+    """How efficiently the fleet charged, the worst vehicles first: over the last 24 hours, or any window of a year.
 
-    The window is widened to whole hours.
+    The window is widened to whole hours, or as --exact and --days-of say.
     """
     if as_json and as_csv:
         raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
-    question = fleet_request(start_us, end_us, verdict or (), vehicle or (), ORDERS[order])
+    aligned = alignment(exact, days_of)
+    question = fleet_request(window(start_us, end_us), aligned, verdict or (), vehicle or (), ORDERS[order])
     if as_json or as_csv:
         answer, _ = asyncio.run(_ask(analytics, ca, question, rows, with_hours=False))
         (_print_json if as_json else _print_csv)(answer)

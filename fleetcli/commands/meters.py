@@ -11,12 +11,24 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from rich.text import Text
 
-from fleetcli.client.messages import meters_request
+from fleetcli.client.messages import meters_request, window
 from fleetcli.client.services import AnalyticsClient, ListedMeter, Meters, finding_of, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import compared, fitting_table, measured, out, say, verdict_text
-from fleetcli.commands.fleet import CSV_COMPARED, ORDERS, ROWS_SHOWN, WINDOW_HOURS, WINDOW_HOURS_MAX, OrderName
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, ask, hours_option, window_us
+from fleetcli.commands.fleet import CSV_COMPARED, ORDERS, ROWS_SHOWN, WINDOW_HOURS, OrderName
+from fleetcli.commands.options import (
+    ANALYTICS_DEFAULT,
+    Analytics,
+    AsJson,
+    Ca,
+    DaysOf,
+    Ending,
+    Exact,
+    alignment,
+    ask,
+    hours_option,
+    window_us,
+)
 
 _VEHICLES_SHOWN = 3
 """Vehicles of a meter that the table names."""
@@ -54,8 +66,10 @@ class MeterVerdictName(StrEnum):
 def meters(
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
-    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.", WINDOW_HOURS_MAX)] = None,
+    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
     ending: Ending = None,
+    exact: Exact = False,
+    days_of: DaysOf = None,
     order: Annotated[
         OrderName, typer.Option(help="What comes first: the lowest ratio, or the most kWh lost.")
     ] = OrderName.RATIO,
@@ -74,12 +88,13 @@ def meters(
 ) -> None:
     """Which charger is worn: how all vehicles charged at each meter, the worst first.
 
-    Over the last 24 hours, or any window of a month; it is widened to whole hours.
+    Over the last 24 hours, or any window of a year; it is widened to whole hours, or as --exact and --days-of say.
     """
     if as_json and as_csv:
         raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
-    question = meters_request(start_us, end_us, verdict or (), meter or (), ORDERS[order])
+    aligned = alignment(exact, days_of)
+    question = meters_request(window(start_us, end_us), aligned, verdict or (), meter or (), ORDERS[order])
     most = rows if as_json or as_csv else rows or ROWS_SHOWN
     answer = ask(AnalyticsClient, analytics, ca, lambda client: client.meters(question, most))
     (_print_json if as_json else _print_csv if as_csv else _show)(answer)

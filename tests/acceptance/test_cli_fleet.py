@@ -92,8 +92,18 @@ def test_csv_has_what_json_has_and_nothing_where_a_value_is_absent(environment: 
         assert f"VERDICT_{row['verdict']}" == each["verdict"]
 
 
+def test_windows_are_of_hours_exact_or_of_days(environment: dict[str, str]) -> None:
+    def window_of(*options: str) -> tuple[str, str]:
+        window = as_json(environment, "--hours", "30", "--ending", "2026-02-09T10:20:30Z", *options)["window"]
+        return window["start"], window["end"]
+
+    assert window_of() == ("2026-02-08T04:00:00Z", "2026-02-09T11:00:00Z")
+    assert window_of("--exact") == ("2026-02-08T04:20:30Z", "2026-02-09T10:20:30Z")
+    assert window_of("--days-of", "Asia/Kolkata") == ("2026-02-07T18:30:00Z", "2026-02-09T18:30:00Z")
+
+
 async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    question = fleet_request(None, None, (), (), "RATIO")
+    question = fleet_request(None, ("HOUR", ""), (), (), "RATIO")
     async with AnalyticsClient(environment["ENERGYFLEET_ANALYTICS_ADDRESS"]) as asking:
         whole = await asking.fleet(question)
         monkeypatch.setattr(services, "PAGE_MAX_ROWS", 2)
@@ -110,6 +120,8 @@ async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: 
     ("arguments", "code", "complaint"),
     [
         (("fleet", "--json", "--csv"), 2, "either --json or --csv"),
+        (("fleet", "--exact", "--days-of", "UTC"), 2, "either --exact or --days-of"),
+        (("fleet", "--days-of", "Mars"), 1, "INVALID_ARGUMENT: time_zone"),
         (("fleet", "--verdict", "BAD"), 2, "BAD"),
         (("fleet", "--rows", "0"), 2, "greater than or equal to 1"),
         (("fleet", "--ending", "soon"), 2, "'soon' is neither"),

@@ -8,12 +8,13 @@ from analytics_svc.__main__ import thresholds
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
 from analytics_svc.page_cache import PageCache
 from analytics_svc.performance import judge
-from analytics_svc.questions import FleetQuestion, Order, Window
+from analytics_svc.questions import Alignment, AskedWindow, FleetQuestion, Order, Window
 from shared.config import AnalyticsSettings
 from shared.errors import InvalidRequest, PageTokenExpired
 from tests.fleets import a_fleet
 
-QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
+ASKED = AskedWindow(None, None, Alignment.HOUR, "UTC")
+QUESTION = FleetQuestion(ASKED, frozenset(), frozenset(), Order.RATIO)
 
 
 class Watch:
@@ -72,7 +73,7 @@ def test_a_name_that_was_never_given_is_as_a_forgotten_one(watch: Watch) -> None
 def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch) -> None:
     kept = PageCache(watch)
     name = kept.keep(QUESTION, a_result())
-    other = FleetQuestion(None, None, frozenset(), frozenset({"v"}), Order.RATIO)
+    other = FleetQuestion(ASKED, frozenset(), frozenset({"v"}), Order.RATIO)
     with pytest.raises(InvalidRequest, match="page_token: belongs to a question with another window"):
         kept.find(name, other, 1)
     for offset in (-1, 0, 3, 2**70):

@@ -139,6 +139,34 @@ VERDICT_INSUFFICIENT_DATA.
 """
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _WindowAlignment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WindowAlignmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WindowAlignment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINDOW_ALIGNMENT_UNSPECIFIED: _WindowAlignment.ValueType  # 0
+    """As WINDOW_ALIGNMENT_HOUR."""
+    WINDOW_ALIGNMENT_HOUR: _WindowAlignment.ValueType  # 1
+    """To whole hours in UTC: without a window these are the running hour and the 23 before it."""
+    WINDOW_ALIGNMENT_EXACT: _WindowAlignment.ValueType  # 2
+    """Not at all."""
+    WINDOW_ALIGNMENT_DAY: _WindowAlignment.ValueType  # 3
+    """To whole days of a time zone: without a window this is the running day."""
+
+class WindowAlignment(_WindowAlignment, metaclass=_WindowAlignmentEnumTypeWrapper):
+    """To what a window is widened: its start is taken back and its end on."""
+
+WINDOW_ALIGNMENT_UNSPECIFIED: WindowAlignment.ValueType  # 0
+"""As WINDOW_ALIGNMENT_HOUR."""
+WINDOW_ALIGNMENT_HOUR: WindowAlignment.ValueType  # 1
+"""To whole hours in UTC: without a window these are the running hour and the 23 before it."""
+WINDOW_ALIGNMENT_EXACT: WindowAlignment.ValueType  # 2
+"""Not at all."""
+WINDOW_ALIGNMENT_DAY: WindowAlignment.ValueType  # 3
+"""To whole days of a time zone: without a window this is the running day."""
+Global___WindowAlignment: _TypeAlias = WindowAlignment  # noqa: Y015
+
 class _PerformanceOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -962,19 +990,27 @@ class ListVehiclePerformanceRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     order: Global___PerformanceOrder.ValueType
     """What comes first."""
     page_size: _builtins.int
     """At most so many vehicles, 1 to 1,000. 0: 100. It may differ from page to page."""
     page_token: _builtins.str
-    """`next_page_token` of the previous answer to the same question: the same window, verdicts, ids and order as they were
-    asked for. Empty: the first page.
+    """`next_page_token` of the previous answer to the same question: the same window, alignment, verdicts, ids and order as
+    they were asked for. Empty: the first page.
     """
+    alignment: Global___WindowAlignment.ValueType
+    """To what the window is widened."""
+    time_zone: _builtins.str
+    """The time zone whose days are meant, an IANA name such as `Europe/Berlin`. Only with WINDOW_ALIGNMENT_DAY. Empty: UTC."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
-        """The window to look at, which is widened to whole hours in UTC: its start is taken back to the hour and its end on to
-        the hour. An absent end is now, and an absent start lies 24 hours before the end: without a window these are the
-        running hour and the 23 before it. The start must lie before the end, and both within 32 days once widened.
+        """The window to look at, which `alignment` may widen. An absent end is now, and an absent start lies 24 hours before the
+        end, or at the beginning of its day where the window is of days. The start must lie before the end, and both within
+        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take about a millisecond of
+        the service's time for each day of a vehicle, and the answers to others go on meanwhile: a year of a thousand
+        vehicles takes minutes, which the caller's deadline must allow.
         """
 
     @_builtins.property
@@ -994,10 +1030,12 @@ class ListVehiclePerformanceRequest(_message.Message):
         order: Global___PerformanceOrder.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        alignment: Global___WindowAlignment.ValueType = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "page_size", b"page_size", "page_token", b"page_token", "vehicle_ids", b"vehicle_ids", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "vehicle_ids", b"vehicle_ids", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1023,7 +1061,7 @@ class ListVehiclePerformanceResponse(_message.Message):
     """Gives the next page. Empty: this was the last one."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
-        """The window that was looked at, from hour to hour; the same on every page."""
+        """The window that was looked at, as `alignment` widened it; the same on every page."""
 
     @_builtins.property
     def vehicles(self) -> _containers.RepeatedCompositeFieldContainer[Global___VehiclePerformance]:
@@ -1398,19 +1436,27 @@ class ListMeterPerformanceRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     order: Global___PerformanceOrder.ValueType
     """What comes first."""
     page_size: _builtins.int
     """At most so many meters, 1 to 1,000. 0: 100. It may differ from page to page."""
     page_token: _builtins.str
-    """`next_page_token` of the previous answer to the same question: the same window, verdicts, ids and order as they were
-    asked for. Empty: the first page.
+    """`next_page_token` of the previous answer to the same question: the same window, alignment, verdicts, ids and order as
+    they were asked for. Empty: the first page.
     """
+    alignment: Global___WindowAlignment.ValueType
+    """To what the window is widened."""
+    time_zone: _builtins.str
+    """The time zone whose days are meant, an IANA name such as `Europe/Berlin`. Only with WINDOW_ALIGNMENT_DAY. Empty: UTC."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
-        """The window to look at, which is widened to whole hours in UTC: its start is taken back to the hour and its end on to
-        the hour. An absent end is now, and an absent start lies 24 hours before the end: without a window these are the
-        running hour and the 23 before it. The start must lie before the end, and both within 32 days once widened.
+        """The window to look at, which `alignment` may widen. An absent end is now, and an absent start lies 24 hours before the
+        end, or at the beginning of its day where the window is of days. The start must lie before the end, and both within
+        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take about a millisecond of
+        the service's time for each day of a meter, and the answers to others go on meanwhile: a year of a thousand
+        meters takes minutes, which the caller's deadline must allow.
         """
 
     @_builtins.property
@@ -1432,10 +1478,12 @@ class ListMeterPerformanceRequest(_message.Message):
         order: Global___PerformanceOrder.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        alignment: Global___WindowAlignment.ValueType = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_ids", b"meter_ids", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "meter_ids", b"meter_ids", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1461,7 +1509,7 @@ class ListMeterPerformanceResponse(_message.Message):
     """Gives the next page. Empty: this was the last one."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
-        """The window that was looked at, from hour to hour; the same on every page."""
+        """The window that was looked at, as `alignment` widened it; the same on every page."""
 
     @_builtins.property
     def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterPerformance]:
