@@ -1008,9 +1008,9 @@ class ListVehiclePerformanceRequest(_message.Message):
     def window(self) -> Global___TimeWindow:
         """The window to look at, which `alignment` may widen. An absent end is now, and an absent start lies 24 hours before the
         end, or at the beginning of its day where the window is of days. The start must lie before the end, and both within
-        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take about a millisecond of
-        the service's time for each day of a vehicle, and the answers to others go on meanwhile: a year of a thousand
-        vehicles takes minutes, which the caller's deadline must allow.
+        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take some 0.3 ms for each day
+        of a vehicle: seconds for a day of a fleet, minutes for a year of a thousand vehicles, which the caller's deadline
+        must allow.
         """
 
     @_builtins.property
@@ -1454,9 +1454,9 @@ class ListMeterPerformanceRequest(_message.Message):
     def window(self) -> Global___TimeWindow:
         """The window to look at, which `alignment` may widen. An absent end is now, and an absent start lies 24 hours before the
         end, or at the beginning of its day where the window is of days. The start must lie before the end, and both within
-        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take about a millisecond of
-        the service's time for each day of a meter, and the answers to others go on meanwhile: a year of a thousand
-        meters takes minutes, which the caller's deadline must allow.
+        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take some 0.3 ms for each day
+        of a meter: seconds for a day of a fleet, minutes for a year of a thousand meters, which the caller's deadline
+        must allow.
         """
 
     @_builtins.property
