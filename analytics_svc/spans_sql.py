@@ -15,7 +15,8 @@ OF_THE_DAYS = """
 """Of the days of a window and the hour before it."""
 
 # Per device and span one row, its hours one after another, each as numbers of 8 bytes, big-endian. Number 0 is the
-# hour before the span, 1 the hour in which the window starts. Empty pieces are looked for nowhere.
+# hour before the span, 1 the hour in which the window starts. Empty pieces are looked for nowhere. Hours are compared as
+# rows, which the primary key can find: the planner would take the index of hours, and read them of all devices.
 _HOURS = """
     SELECT coalesce(string_agg(
                int8send(number) || timestamptz_send(last_ts) || int8send(readings) || {temperatures},
@@ -27,7 +28,8 @@ _HOURS = """
                {energy} AS kwh, {returned} AS kwh_returned, readings, last_ts {averaged:, #_sum, #_readings}
         FROM {device}_energy_hourly
         WHERE {device}_key = {span}.{device}_key
-          AND hour_start >= {span}.rollups_from AND hour_start < {span}.whole_until
+          AND ({device}_key, hour_start) >= ({span}.{device}_key, {span}.rollups_from)
+          AND ({device}_key, hour_start) < ({span}.{device}_key, {span}.whole_until)
         UNION ALL
         SELECT CASE WHEN pieces.until > {span}.since THEN (
                    CAST(extract(epoch FROM date_bin('1 hour', ts - interval '1 microsecond', timestamptz 'epoch')
