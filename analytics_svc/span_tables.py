@@ -1,5 +1,6 @@
 """Tables of hours, from what the database packs: of spans one by one, see `spans_sql`, or of a fleet hour by hour."""
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,8 +13,11 @@ from analytics_svc.charging import NO_READING, Counts, Numbers, Places, SideHour
 from analytics_svc.comparison import ComparedStretches, compare
 from analytics_svc.questions import Window
 from analytics_svc.stretches import CompareLimits
-from analytics_svc.totals import FleetTotals, by_id
+from analytics_svc.totals import Evidence, Feeding, FleetTotals, by_id
 from shared.timestamps import US_PER_HOUR, us_from_datetime
+
+STRETCHES_MAX = 100
+"""Compared stretches that are told one by one: three a day for a month."""
 
 _EPOCH_2000_US = 946_684_800 * 1_000_000
 """From which PostgreSQL counts."""
@@ -36,10 +40,11 @@ class DeviceHours(NamedTuple):
     battery_temp_readings: Counts
 
     @classmethod
-    def of(cls, row: Any) -> "DeviceHours":
-        """From a row of `reported`."""
+    def of(cls, row: Any, hours_earlier: int = 0) -> "DeviceHours":
+        """From a row of `reported`; numbered for a window that begins some hours later than the one asked about."""
+        numbers = _unpacked(row.numbers, ">i4").astype(np.intp)
         return cls(
-            _unpacked(row.numbers, ">i4").astype(np.intp),
+            np.maximum(numbers - hours_earlier, 0),
             _unpacked(row.kwh, ">f8"),
             _unpacked(row.kwh_returned, ">f8"),
             _unpacked(row.readings, ">i4").astype(np.int64),
@@ -80,24 +85,52 @@ class VehicleHours:
     mappings: Mapping[MappedPart, Sequence[DeviceHours]]
 
 
-def vehicles_of(rows: Sequence[Any]) -> dict[int, VehicleHours]:
-    """From rows of `reported`, by vehicle_key."""
+def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier: int = 0) -> dict[int, VehicleHours]:
+    """From rows of `reported`, by vehicle_key: those of a window within the one asked about, some hours later."""
     spans: dict[tuple[int, int], tuple[int, list[DeviceHours], list[DeviceHours]]] = {}
     mappings: dict[int, dict[MappedPart, list[DeviceHours]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
         until_us, vehicle, meters = spans.setdefault(place, (us_from_datetime(row.until), [], []))
-        hours = DeviceHours.of(row)
+        hours = DeviceHours.of(row, hours_earlier)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
         meters.append(hours)
-        mapping = MappedPart(row.meter_key, us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until))
-        mappings[row.vehicle_key][mapping].append(hours.within())
+        since_us, until_us = us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until)
+        if window is not None:
+            since_us, until_us = max(since_us, window.start_us), min(until_us, window.end_us)
+        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within())
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
     for (key, since_us), (until_us, [own], meters) in sorted(spans.items(), key=lambda item: item[0]):
         found[key].append(VehicleSpan(since_us, until_us, own, meters))
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
+
+
+def cut_hours(
+    window: Window, parts: Sequence[Window], rows: Sequence[Any]
+) -> tuple[list[VehicleHours], tuple[float | None, float | None]]:
+    """From rows of `reported` of one vehicle whose spans end where parts of the window do: the hours of each part, and
+    the energies delivered and drawn outside, None where no reading came."""
+    within: list[list[Any]] = [[] for _ in parts]
+    outside: tuple[list[DeviceHours], list[DeviceHours]] = ([], [])
+    starts_us = [part.start_us for part in parts]
+    for row in rows:
+        since_us = us_from_datetime(row.since)
+        at = bisect_right(starts_us, since_us) - 1
+        if at >= 0 and since_us < parts[at].end_us:
+            within[at].append(row)
+        else:
+            outside[row.meter_key is not None].append(DeviceHours.of(row).within())
+    hours = []
+    for part, its in zip(parts, within, strict=True):
+        [vehicle] = vehicles_of(its, part, part.start_us // US_PER_HOUR - window.start_us // US_PER_HOUR).values()
+        hours.append(vehicle)
+    delivered, drawn = (
+        sum(each.kwh.sum().item() for each in side) if any(each.readings.any() for each in side) else None
+        for side in outside
+    )
+    return hours, (delivered, drawn)
 
 
 def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
@@ -164,6 +197,39 @@ def totals_of(
     return totals, ComparedStretches(
         vehicle_of[stretches.span], *(getattr(stretches, each.name) for each in fields(stretches)[1:])
     )
+
+
+def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches) -> Evidence:
+    """What a vehicle's hours say beside its totals."""
+    of_vehicle = [span.vehicle.within() for span in vehicle.spans]
+    of_meters = [hours for devices in vehicle.mappings.values() for hours in devices]
+    vehicle_hours, meter_hours = (
+        {number for each in side for number in each.numbers.tolist()} for side in (of_vehicle, of_meters)
+    )
+    compared_us = list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))
+    return Evidence(
+        last_vehicle_us=_last_us(of_vehicle),
+        last_meter_us=_last_us(of_meters),
+        hours_either=len(vehicle_hours | meter_hours),
+        hours_both=len(vehicle_hours & meter_hours),
+        compared_us=compared_us[-STRETCHES_MAX:],
+    )
+
+
+def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids: Mapping[int, str]) -> list[Feeding]:
+    """What each meter drew while it fed, by start and then by meter."""
+    feedings = []
+    for (meter_key, since_us, until_us), parts in mappings.items():
+        readings = sum(each.readings.sum().item() for each in parts)
+        sums = [sum(getattr(each, name).sum().item() for each in parts) for name in ("kwh", "kwh_returned")]
+        kwh, returned = sums if readings else (None, None)
+        feedings.append(Feeding(meter_ids[meter_key], since_us, until_us, kwh, readings, returned))
+    return sorted(feedings, key=lambda each: (each.since_us, each.meter_id))
+
+
+def _last_us(side: Sequence[DeviceHours]) -> int | None:
+    """The last reading of a side."""
+    return max((each.last_us.max().item() for each in side if len(each.last_us)), default=None)
 
 
 def _sum(parts: Iterator[NDArray[Any]]) -> Any:

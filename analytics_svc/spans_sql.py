@@ -69,7 +69,7 @@ def _hours(kind: DeviceKind) -> str:
     return kind.render(statement)
 
 
-SPANS = f"""
+_SPANS = f"""
     kept AS (
         SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
     ),
@@ -83,7 +83,7 @@ SPANS = f"""
     edges AS (
         SELECT vehicle_key, CAST(:window_start AS timestamptz) AS at FROM asked
         UNION SELECT vehicle_key, since FROM mapped
-        UNION SELECT vehicle_key, until FROM mapped
+        UNION SELECT vehicle_key, until FROM mapped{{more_edges}}
     ),
     spans AS (
         SELECT vehicle_key, at AS since,
@@ -124,6 +124,15 @@ SPANS = f"""
         FROM fed AS cut CROSS JOIN LATERAL ({_hours(METER)} OFFSET 0) AS packed
     )
 """  # noqa: S608 (all are constants)
+
+SPANS = _SPANS.replace("{more_edges}", "")
 """CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
 vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as the
 window has it."""
+
+CUT_SPANS = _SPANS.replace(
+    "{more_edges}",
+    """
+        UNION SELECT vehicle_key, cuts.at FROM asked CROSS JOIN unnest(CAST(:cuts AS timestamptz[])) AS cuts (at)""",
+)
+"""Likewise, and spans end at each of some cuts within the window."""
