@@ -13,6 +13,13 @@ A list of the fleet passes others:
 `fleet_queries` runs the statements of `fleet_sql`, and fetches only the hours that `hour_cache` does not have.
 `fleet_performance` finds, orders and adds up the verdicts, and `page_cache` keeps the result for later pages.
 
+Charging sessions pass others, too:
+
+    servicer -> parse -> session_queries -> sessions -> session_result -> page_cache -> session_answers
+
+`session_queries` runs the statements of `sessions_sql`, and `sessions` finds the sessions. `session_result` has the
+hours of each, which `performance` judges.
+
 `buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
 replication lag.
 """

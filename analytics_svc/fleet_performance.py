@@ -105,6 +105,13 @@ class FleetResult:
     meters_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The meters of the vehicles whose charger should be inspected."""
 
+    @property
+    def weight(self) -> int:
+        return len(self.found)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
     def page(self, start: int, end: int) -> list[JudgedVehicle]:
         """The vehicles from one of `positions` up to another."""
         return [

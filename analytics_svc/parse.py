@@ -15,6 +15,8 @@ from analytics_svc.questions import (
     Order,
     PerformanceQuestion,
     SeriesQuestion,
+    SessionPage,
+    SessionQuestion,
     StatusQuestion,
     Verdict,
     Window,
@@ -42,7 +44,11 @@ VEHICLE_IDS_MAX = 1_000
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
-"""Vehicles in a page: some 300 KiB."""
+"""Vehicles in a page, or sessions: some 300 KiB, or 600."""
+
+SESSIONS_WINDOW_MAX_DAYS = 32
+"""The longest month in any time zone. Every reading of the hours of charging is looked at: half a million of a device
+that reports each second and charges four hours a day."""
 
 STATUS_MAX_DEVICES = 1_000
 """Devices in a call for status: an answer of 150 KiB or so, and some ten milliseconds of the database."""
@@ -70,22 +76,29 @@ def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, 
         checks.device_ids("vehicle_ids", request.vehicle_ids)
     if request.order not in wire.PerformanceOrder.values():
         checks.add("order", f"{request.order} is none of {', '.join(Order)}")
-    if not 0 <= request.page_size <= PAGE_MAX:
-        checks.add("page_size", f"{request.page_size} is not within 1 to {PAGE_MAX:,}; 0 asks for {PAGE_DEFAULT}")
-    place = place_of_page(request.page_token, str, int) if request.page_token else None
-    if request.page_token and place is None:
-        checks.add("page_token", "not a next_page_token of this rpc")
+    place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
     question = FleetQuestion(
-        us_from_proto(request.window.start) if request.window.HasField("start") else None,
-        us_from_proto(request.window.end) if request.window.HasField("end") else None,
+        *_asked_ends(request.window),
         frozenset(Verdict(wire.Verdict.Name(verdict)) for verdict in request.verdicts),
         frozenset(request.vehicle_ids),
         Order(wire.PerformanceOrder.Name(request.order or wire.PERFORMANCE_ORDER_RATIO)),
     )
-    return FleetPage(
-        question, window, request.page_size or PAGE_DEFAULT, None if place is None else (str(place[0]), int(place[1]))
-    )
+    return FleetPage(question, window, request.page_size or PAGE_DEFAULT, place)
+
+
+def parse_list_charging_sessions(request: wire.ListChargingSessionsRequest, now_us: int) -> SessionPage:
+    checks = Checks()
+    field = request.WhichOneof("device")
+    if field is None:
+        checks.add("device", "required: either vehicle_id or meter_id")
+    else:
+        checks.device_id(field, getattr(request, field))
+    window = _window(request.window, now_us, checks, max_days=SESSIONS_WINDOW_MAX_DAYS)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    question = SessionQuestion(request.vehicle_id, request.meter_id, *_asked_ends(request.window))
+    return SessionPage(question, window, request.page_size or PAGE_DEFAULT, place)
 
 
 def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_us: int) -> SeriesQuestion:
@@ -132,6 +145,24 @@ def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestio
     checks.device_ids("meter_ids", question.meter_ids)
     checks.raise_if_any()
     return question
+
+
+def _place(page_size: int, page_token: str, checks: Checks) -> tuple[str, int] | None:
+    """The name of a result and where in it a page begins; None for a first page, and where a violation was noted."""
+    if not 0 <= page_size <= PAGE_MAX:
+        checks.add("page_size", f"{page_size} is not within 1 to {PAGE_MAX:,}; 0 asks for {PAGE_DEFAULT}")
+    place = place_of_page(page_token, str, int) if page_token else None
+    if page_token and place is None:
+        checks.add("page_token", "not a next_page_token of this rpc")
+    return None if place is None else (str(place[0]), int(place[1]))
+
+
+def _asked_ends(window: wire.TimeWindow) -> tuple[int | None, int | None]:
+    """The ends that a request has."""
+    return (
+        us_from_proto(window.start) if window.HasField("start") else None,
+        us_from_proto(window.end) if window.HasField("end") else None,
+    )
 
 
 def _time_zone(key: str, checks: Checks) -> ZoneInfo:

@@ -79,6 +79,27 @@ class SeriesQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionQuestion:
+    """When did this vehicle charge, or what this meter fed? One question for all pages of a result."""
+
+    vehicle_id: str
+    """Empty: the meter's."""
+    meter_id: str
+    asked_start_us: int | None
+    asked_end_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    question: SessionQuestion
+    window: Window
+    """That of a first page; the pages after it keep theirs."""
+    size: int
+    place: tuple[str, int] | None
+    """The name of the result and how many of its sessions come before. None: the first page."""
+
+
+@dataclass(frozen=True, slots=True)
 class StatusQuestion:
     """What did these devices report last? In their order, named twice or not."""
 

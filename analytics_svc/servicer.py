@@ -11,7 +11,7 @@ from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
 from analytics_svc.fleet_performance import FleetResult, fleet_result
 from analytics_svc.freshness import Found
-from analytics_svc.page_cache import PageCache
+from analytics_svc.page_cache import RESULTS_MAX_SESSIONS, RESULTS_MAX_VEHICLES, PageCache
 from analytics_svc.parse import (
     STATUS_MAX_DEVICES,
     VEHICLE_IDS_MAX,
@@ -19,12 +19,17 @@ from analytics_svc.parse import (
     parse_batch_get_status,
     parse_get_performance_series,
     parse_get_vehicle_performance,
+    parse_list_charging_sessions,
     parse_list_vehicle_performance,
     require_device_id,
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import FleetQuestion, Window
+from analytics_svc.questions import FleetQuestion, SessionQuestion, Window
+from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
+from analytics_svc.session_queries import SessionQueries
+from analytics_svc.session_result import ChargingSession, SessionResult
+from analytics_svc.sessions import PAUSE_US, SessionRules
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
@@ -44,11 +49,25 @@ LIST_LIMITS: ListLimits = {
 class AnalyticsServicer(AnalyticsServiceServicer):
     """The rpcs of `energyfleet.v1.AnalyticsService`; the contract is in its proto file."""
 
-    def __init__(self, queries: Queries, thresholds: Thresholds, stale_after_us: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        queries: Queries,
+        thresholds: Thresholds,
+        stale_after_us: int,
+        clock: Clock,
+        session_pause_us: int = PAUSE_US,
+    ) -> None:
         self._queries = queries
         self._thresholds = thresholds
         self._clock = clock
-        self._page_cache = PageCache(time.monotonic)
+        self._fleets: PageCache[FleetQuestion, FleetResult] = PageCache(
+            time.monotonic, RESULTS_MAX_VEHICLES, "another window, other verdicts, ids or order"
+        )
+        self._sessions: PageCache[SessionQuestion, SessionResult] = PageCache(
+            time.monotonic, RESULTS_MAX_SESSIONS, "another device or window"
+        )
+        self._session_pause_us = session_pause_us
+        self._session_queries = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
         self._stale_after_us = stale_after_us
         self._stale_after = duration_message(stale_after_us)
 
@@ -66,13 +85,13 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         page = parse_list_vehicle_performance(request, self._clock())
         name, start = page.place or ("", 0)
         if page.place:
-            result = self._page_cache.find(name, page.question, start)
+            result = self._fleets.find(name, page.question, start)
         else:
             result = await self._judged(page.question, page.window)
         end = start + page.size
         more = end < len(result.positions)
         if more and not page.place:
-            name = self._page_cache.keep(page.question, result)
+            name = self._fleets.keep(page.question, result)
         return page_answer(result, result.page(start, end), page_token(name, end) if more else "", self._thresholds)
 
     async def _judged(self, question: FleetQuestion, window: Window) -> FleetResult:
@@ -87,6 +106,34 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetPerformanceSeriesResponse:
         question = parse_get_performance_series(request, self._clock())
         return series_answer(question, await self._queries.performance_series(question), self._thresholds)
+
+    async def ListChargingSessions(
+        self, request: wire.ListChargingSessionsRequest, context: Context
+    ) -> wire.ListChargingSessionsResponse:
+        page = parse_list_charging_sessions(request, self._clock())
+        name, start = page.place or ("", 0)
+        if page.place:
+            result = self._sessions.find(name, page.question, start)
+        elif page.question.vehicle_id:
+            result = (await self._session_queries.of_vehicle(page.window, page.question.vehicle_id)).value
+        else:
+            result = (await self._session_queries.of_meter(page.window, page.question.meter_id)).value
+        end = start + page.size
+        more = end < len(result)
+        if more and not page.place:
+            name = self._sessions.keep(page.question, result)
+        sessions = [await self._session(each) for each in result.sessions[start:end]]
+        token = page_token(name, end) if more else ""
+        return sessions_answer(result, sessions, token, self._session_pause_us, self._thresholds)
+
+    async def _session(self, session: ChargingSession) -> wire.ChargingSession:
+        """A session, judged as GetVehiclePerformance does."""
+        if session.hours is None:
+            return meter_session(session)
+        found, evidence = session.totals(self._thresholds.comparing)
+        judgement = await self._queries.fleet.judged(session.window, found, self._thresholds)
+        await asyncio.sleep(0)
+        return vehicle_session(session, found, evidence, judgement, self._thresholds)
 
     async def GetVehicleStatus(
         self, request: wire.GetVehicleStatusRequest, context: Context

@@ -107,30 +107,30 @@ def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
 
 
-def cut_hours(
-    window: Window, parts: Sequence[Window], rows: Sequence[Any]
-) -> tuple[list[VehicleHours], tuple[float | None, float | None]]:
-    """From rows of `reported` of one vehicle whose spans end where parts of the window do: the hours of each part, and
-    the energies delivered and drawn outside, None where no reading came."""
+def rows_by_part(parts: Sequence[Window], rows: Sequence[Any]) -> tuple[list[list[Any]], list[Any]]:
+    """Rows of `reported` whose spans end where parts of the window do, which do not overlap and are by time: those of
+    each part, and those outside."""
     within: list[list[Any]] = [[] for _ in parts]
-    outside: tuple[list[DeviceHours], list[DeviceHours]] = ([], [])
+    outside: list[Any] = []
     starts_us = [part.start_us for part in parts]
     for row in rows:
         since_us = us_from_datetime(row.since)
         at = bisect_right(starts_us, since_us) - 1
-        if at >= 0 and since_us < parts[at].end_us:
-            within[at].append(row)
-        else:
-            outside[row.meter_key is not None].append(DeviceHours.of(row).within())
-    hours = []
-    for part, its in zip(parts, within, strict=True):
-        [vehicle] = vehicles_of(its, part, part.start_us // US_PER_HOUR - window.start_us // US_PER_HOUR).values()
-        hours.append(vehicle)
-    delivered, drawn = (
-        sum(each.kwh.sum().item() for each in side) if any(each.readings.any() for each in side) else None
-        for side in outside
-    )
-    return hours, (delivered, drawn)
+        inside = at >= 0 and since_us < parts[at].end_us
+        (within[at] if inside else outside).append(row)
+    return within, outside
+
+
+def hours_of_part(window: Window, part: Window, rows: Sequence[Any]) -> VehicleHours:
+    """From the rows of a part of a window, of one vehicle."""
+    [vehicle] = vehicles_of(rows, part, part.start_us // US_PER_HOUR - window.start_us // US_PER_HOUR).values()
+    return vehicle
+
+
+def energy_of(rows: Sequence[Any]) -> float | None:
+    """What some devices reported together, in kWh; None where no reading came."""
+    hours = [DeviceHours.of(row).within() for row in rows]
+    return _sum(each.kwh for each in hours) if any(each.readings.any() for each in hours) else None
 
 
 def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:

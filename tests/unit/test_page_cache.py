@@ -13,6 +13,8 @@ from shared.config import AnalyticsSettings
 from shared.errors import InvalidRequest, PageTokenExpired
 from tests.fleets import a_fleet
 
+Fleets = PageCache[FleetQuestion, FleetResult]
+
 QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
 
 
@@ -46,7 +48,11 @@ def a_result(vehicles: int = 3) -> FleetResult:
     )
 
 
-def is_kept(kept: PageCache, name: str) -> bool:
+def a_cache(watch: Watch) -> Fleets:
+    return PageCache(watch, page_cache.RESULTS_MAX_VEHICLES, "another window, other verdicts, ids or order")
+
+
+def is_kept(kept: Fleets, name: str) -> bool:
     try:
         kept.find(name, QUESTION, 1)
     except PageTokenExpired:
@@ -55,7 +61,7 @@ def is_kept(kept: PageCache, name: str) -> bool:
 
 
 def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(watch: Watch) -> None:
-    kept, result = PageCache(watch), a_result()
+    kept, result = a_cache(watch), a_result()
     name = kept.keep(QUESTION, result)
     for watch.now_s in (600.0, 1_200.0):
         assert kept.find(name, QUESTION, 1) is result
@@ -66,11 +72,11 @@ def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(wa
 
 def test_a_name_that_was_never_given_is_as_a_forgotten_one(watch: Watch) -> None:
     with pytest.raises(PageTokenExpired, match="ask for its first page again"):
-        PageCache(watch).find("elsewhere", QUESTION, 1)
+        a_cache(watch).find("elsewhere", QUESTION, 1)
 
 
 def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch) -> None:
-    kept = PageCache(watch)
+    kept = a_cache(watch)
     name = kept.keep(QUESTION, a_result())
     other = FleetQuestion(None, None, frozenset(), frozenset({"v"}), Order.RATIO)
     with pytest.raises(InvalidRequest, match="page_token: belongs to a question with another window"):
@@ -81,7 +87,7 @@ def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch)
 
 
 def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) -> None:
-    kept = PageCache(watch)
+    kept = a_cache(watch)
     half = page_cache.RESULTS_MAX_VEHICLES // 2
     first, second = (kept.keep(QUESTION, a_result(half)) for _ in range(2))
     assert is_kept(kept, second)
@@ -91,13 +97,13 @@ def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) 
 
 
 def test_a_fleet_beyond_the_bound_has_its_pages_and_nobody_else(watch: Watch) -> None:
-    kept = PageCache(watch)
+    kept = a_cache(watch)
     first = kept.keep(QUESTION, a_result())
     large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_VEHICLES + 1))
     assert [is_kept(kept, name) for name in (first, large)] == [False, True]
 
 
 def test_results_are_bounded_in_number_too(watch: Watch) -> None:
-    kept = PageCache(watch)
+    kept = a_cache(watch)
     names = [kept.keep(QUESTION, a_result(2)) for _ in range(page_cache.RESULTS_MAX + 1)]
     assert [is_kept(kept, name) for name in names[:2]] == [False, True]
