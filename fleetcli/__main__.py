@@ -19,6 +19,7 @@ FUNCTIONS = {
     "replay": "replay:replay",
     "performance": "ask:performance",
     "fleet": "fleet:fleet",
+    "sessions": "sessions:sessions",
     "plot": "plot:plot",
     "status": "ask:status",
     "health": "ask:health",

@@ -4,6 +4,7 @@ from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
     BatchGetStatusRequest,
+    ChargingSession,
     Finding,
     FindingKind,
     Freshness,
@@ -15,6 +16,8 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehiclePerformanceResponse,
     GetVehicleStatusRequest,
     GetVehicleStatusResponse,
+    ListChargingSessionsRequest,
+    ListChargingSessionsResponse,
     ListVehiclePerformanceRequest,
     ListVehiclePerformanceResponse,
     VehiclePerformance,
@@ -51,6 +54,9 @@ FleetQuestion = ListVehiclePerformanceRequest
 FleetVehicle = VehiclePerformance
 Series = GetPerformanceSeriesResponse
 SeriesQuestion = GetPerformanceSeriesRequest
+Session = ChargingSession
+Sessions = ListChargingSessionsResponse
+SessionsQuestion = ListChargingSessionsRequest
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
@@ -63,7 +69,7 @@ PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""
 
 PAGE_MAX_VEHICLES = 1_000
-"""What the service takes."""
+"""What the service takes; of sessions as many."""
 
 
 def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals) -> str:
@@ -210,6 +216,23 @@ class AnalyticsClient(_Client):
     async def series(self, question: SeriesQuestion) -> Series:
         answer: Series = await self._call(self._stub.GetPerformanceSeries, question)
         return answer
+
+    async def sessions(self, question: SessionsQuestion) -> Sessions:
+        """All charging sessions of a window, its pages put together."""
+        whole = Sessions()
+        page = SessionsQuestion()
+        page.CopyFrom(question)
+        page.page_size = PAGE_MAX_VEHICLES
+        while True:
+            answer: Sessions = await self._call(self._stub.ListChargingSessions, page)
+            if not page.page_token:
+                whole.MergeFrom(answer)
+            else:
+                whole.sessions.extend(answer.sessions)
+            page.page_token = answer.next_page_token
+            if not page.page_token:
+                whole.ClearField("next_page_token")
+                return whole
 
     async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
         """A vehicle's newest reading; None for an unknown one."""
