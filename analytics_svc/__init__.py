@@ -13,7 +13,14 @@ A list of the fleet passes others:
 `fleet_queries` runs the statements of `fleet_sql`, and fetches only the hours that `hour_cache` does not have.
 `fleet_performance` finds, orders and adds up the verdicts, and `page_cache` keeps the result for later pages.
 
-Charging sessions pass others, too:
+A list by meter goes beside it, by the same judge:
+
+    servicer -> parse -> meter_queries -> meter_tables -> meter_performance -> page_cache -> meter_answers
+
+`meter_tables` adds up by meter what the vehicles took that each fed, and what can be compared of that. The list of
+devices is `device_queries -> device_list -> page_cache -> device_answers`.
+
+Charging sessions are found first, and each is then judged as a window:
 
     servicer -> parse -> session_queries -> sessions -> session_result -> page_cache -> session_answers
 

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.explanation import Finding, explain, findings_of
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
-from analytics_svc.freshness import ClockEvidence, Found, Freshness, Refusal, freshness
+from analytics_svc.freshness import DOUBTED, ClockEvidence, Found, Freshness, Refusal, freshness
 from analytics_svc.performance import Compared, Judgement, Thresholds, efficiency_ratio, kwh_lost
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
@@ -21,9 +21,6 @@ from analytics_svc.totals import Bucket, Evidence, Feeding, FleetTotals
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.session_registers_sql import SESSION
 from shared.timestamps import proto_from_us
-
-DOUBTED = "DOUBTED"
-"""In place of a reason where a reading is stored and its energy does not count."""
 
 _READINGS: Mapping[DeviceKind, Callable[..., Any]] = {METER: MeterReading, VEHICLE: VehicleReading}
 
@@ -42,10 +39,10 @@ def performance_answer(
         **performance_fields(vehicle, thresholds, evidence),
         window=window_message(question.window),
         evidence=wire.PerformanceEvidence(
-            first_vehicle_reading=_timestamp(evidence.first_vehicle_us),
-            last_vehicle_reading=_timestamp(evidence.last_vehicle_us),
-            first_meter_reading=_timestamp(evidence.first_meter_us),
-            last_meter_reading=_timestamp(evidence.last_meter_us),
+            first_vehicle_reading=timestamp_message(evidence.first_vehicle_us),
+            last_vehicle_reading=timestamp_message(evidence.last_vehicle_us),
+            first_meter_reading=timestamp_message(evidence.first_meter_us),
+            last_meter_reading=timestamp_message(evidence.last_meter_us),
             hours_either=evidence.hours_either,
             hours_both=evidence.hours_both,
             mapping_count=totals.mappings,
@@ -139,7 +136,7 @@ def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, s
     fields: dict[str, Any] = {
         **named,
         "age": None if age_us is None else duration_message(age_us),
-        "clock": _clock_message(found.clock),
+        "clock": clock_message(found.clock),
         "freshness": wire.Freshness.Value(its_freshness),
         "similar_ids": found.similar_ids,
     }
@@ -174,7 +171,7 @@ def duration_message(us: int) -> Duration:
     return duration
 
 
-def _clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
+def clock_message(evidence: ClockEvidence | None) -> wire.ClockEvidence | None:
     if evidence is None:
         return None
     age_us = evidence.newest_age_us
@@ -230,14 +227,14 @@ def performance_fields(
         "alert": explanation.alert,
         "kwh_returned_dc": totals.kwh_returned_dc,
         "kwh_returned_ac": totals.kwh_returned_ac,
-        "comparison": _comparison_message(performance.compared, evidence),
+        "comparison": comparison_message(performance.compared, evidence),
         "kwh_consumed_ac_idle": totals.kwh_consumed_ac_idle,
         "kwh_delivered_dc_unmapped": totals.kwh_delivered_dc_unmapped,
-        "findings": map(_finding_message, findings_of(totals, performance, evidence)),
+        "findings": map(finding_message, findings_of(totals, performance, evidence)),
     }
 
 
-def _comparison_message(compared: Compared | None, evidence: Evidence | None) -> wire.Comparison | None:
+def comparison_message(compared: Compared | None, evidence: Evidence | None) -> wire.Comparison | None:
     if compared is None:
         return None
     return wire.Comparison(
@@ -253,13 +250,13 @@ def _comparison_message(compared: Compared | None, evidence: Evidence | None) ->
     )
 
 
-def _finding_message(finding: Finding) -> wire.Finding:
+def finding_message(finding: Finding) -> wire.Finding:
     return wire.Finding(
         kind=wire.FindingKind.Value(finding.kind),
         kwh=finding.kwh,
         readings=finding.readings,
         hours_apart=finding.hours_apart,
-        since=_timestamp(finding.since_us),
+        since=timestamp_message(finding.since_us),
         text=finding.text,
     )
 
@@ -275,5 +272,5 @@ def _verdict_message(verdict: Verdict, group: GroupTotals) -> wire.VerdictTotals
     )
 
 
-def _timestamp(us: int | None) -> Timestamp | None:
+def timestamp_message(us: int | None) -> Timestamp | None:
     return None if us is None else proto_from_us(us)

@@ -30,6 +30,15 @@ def bucket_edges(start_us: int, end_us: int, granularity: Granularity, zone: Zon
     return [*edges, end_us]
 
 
+def widened_to_days(start_us: int, end_us: int, zone: ZoneInfo) -> tuple[int, int]:
+    """From the beginning of the day in which `(start_us, end_us]` starts to the end of the one in which it ends.
+
+    OverflowError where the window is within a day of the years 1 or 9999.
+    """
+    first = datetime_from_us(start_us).astimezone(zone).date()
+    return _begins(first, zone), next(_days(end_us - 1, zone))
+
+
 def _hours(after_us: int, zone: ZoneInfo) -> Iterator[int]:
     """When the hours after an instant begin, by the zone's offset at the instant before each."""
     while True:
@@ -44,4 +53,8 @@ def _days(after_us: int, zone: ZoneInfo) -> Iterator[int]:
     day: date = datetime_from_us(after_us).astimezone(zone).date()
     while True:
         day += timedelta(days=1)
-        yield us_from_datetime(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
+        yield _begins(day, zone)
+
+
+def _begins(day: date, zone: ZoneInfo) -> int:
+    return us_from_datetime(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))

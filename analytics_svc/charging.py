@@ -72,6 +72,8 @@ class Hours:
     """The meters drew more than standby."""
     takes: Flags
     """The vehicle charged."""
+    charging: Flags
+    """One of the two, within the span."""
     nothing_taken: Flags
     """The meters drew more than standby, and the vehicle says that it took nothing."""
     stands_for_h: Numbers
@@ -124,21 +126,23 @@ def hours_of(spans: Spans, standby_kw: float) -> Hours:
         beside[1:] |= takes[:-1]
         draws |= after_silence & beside
     quiet = ~takes & (vehicle.readings > 0)
+    quiet |= (spans.ends_us <= spans.starts_us) & quiet[0]  # in the empty hours before a span as in the one before it
     begins_us = np.concatenate([spans.ends_us[:1] - US_PER_HOUR, spans.ends_us[:-1]])
     quiet_before = np.zeros_like(quiet)
     quiet_before[1:] = quiet[:-1]
     of_the_hour = (before_us >= begins_us - _LEVEL_US) | quiet_before
-    return Hours(draws, takes, draws & quiet & of_the_hour, stands_for_h)
+    charging = draws | takes
+    charging[0] = False
+    return Hours(draws, takes, charging, draws & quiet & of_the_hour, stands_for_h)
 
 
 def runs_of(hours: Hours) -> Runs:
     """The runs; hours in which nothing was taken are runs of their own."""
-    charging = hours.draws | hours.takes
-    charging[0] = False
+    charging = hours.charging
     goes_on = charging[:-1] & charging[1:] & (hours.nothing_taken[:-1] == hours.nothing_taken[1:])
     begins, ends = charging.copy(), charging.copy()
     begins[1:] &= ~goes_on
     ends[:-1] &= ~goes_on
     hours_of_span = len(charging)
-    span, first = np.divmod(np.flatnonzero(np.ascontiguousarray(begins.T)), hours_of_span)
-    return Runs(span, first, np.flatnonzero(np.ascontiguousarray(ends.T)) % hours_of_span)
+    span, first = np.divmod(np.ascontiguousarray(begins.T).ravel().nonzero()[0], hours_of_span)
+    return Runs(span, first, np.ascontiguousarray(ends.T).ravel().nonzero()[0] % hours_of_span)

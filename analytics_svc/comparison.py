@@ -100,49 +100,56 @@ def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedSt
 
 def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     span = stretches.span
-    alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
-    beyond = _mostly_unknown(stretches, alone_dc)
-    stretches.set_aside(Aside.BEYOND, beyond)
-    stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
-    stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
-    stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
-    brief = stretches.both & stretches.estimated_end & (stretches.first == stretches.last)
-    stretches.set_aside(Aside.UNDER_WAY, brief & stretches.out_of_range())
+    if not stretches.both.all():
+        alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
+        beyond = _mostly_unknown(stretches, alone_dc)
+        stretches.set_aside(Aside.BEYOND, beyond)
+        stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
+        stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
+    if stretches.unclaimed_ac.any():
+        stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
+    brief = stretches.both & stretches.at_end() & (stretches.first == stretches.last)
+    if brief.any():
+        high = stretches.dc > stretches.limits.implausible_above * stretches.ac
+        stretches.set_aside(Aside.UNDER_WAY, brief & (high | (stretches.estimated_end & stretches.out_of_range())))
     compared = stretches.both & (stretches.ac > 0)
     count = len(stretches.spans.starts_us)
 
     its = span[compared]
-
-    def summed(values: Numbers) -> Numbers:
-        if count == 1:
-            return np.array([values[compared].sum()])
-        return np.bincount(its, weights=values[compared], minlength=count).astype(np.float64)
 
     first, last = stretches.cut_first, stretches.cut_last
     taken = stretches.charging & ~stretches.hours.nothing_taken
     drawn = Sums(stretches.meters.kwh, taken).within(span, first, last)
     squared = Sums(stretches.meters.kwh**2 / _charged_h(stretches), taken)
     mean_kw = squared.within(span, first, last) / np.where(drawn > 0, drawn, np.inf)
-    returned = [
-        summed(Sums(side.kwh_returned, stretches.charging).within(span, first, last))
+    returned_dc, returned_ac = (
+        Sums(side.kwh_returned, stretches.charging).within(span, first, last)
         if side.kwh_returned.any()
-        else np.zeros(count)
+        else np.zeros(len(span))
         for side in (stretches.vehicle, stretches.meters)
-    ]
+    )
+    columns = {
+        "dc": stretches.dc,
+        "ac": stretches.ac,
+        "returned_dc": returned_dc,
+        "returned_ac": returned_ac,
+        "dc_less": stretches.dc_less,
+        "dc_more": stretches.dc_more,
+        "ac_less": stretches.ac_less,
+        "ac_more": stretches.ac_more,
+        "ac_squared_kw": stretches.ac * mean_kw,
+    }
+    of_stretches = np.array(list(columns.values()))[:, compared]
+    if count == 1:
+        sums = of_stretches.sum(axis=1, keepdims=True)
+    else:
+        sums = np.stack([np.bincount(its, weights=each, minlength=count) for each in of_stretches])
     aside = np.zeros((2, len(Aside), count))
     for reason, energies in stretches.aside.items():
         for side, values in enumerate(energies):
             aside[side, reason] = np.bincount(span, weights=values, minlength=count)
     comparison = Comparison(
-        dc=summed(stretches.dc),
-        ac=summed(stretches.ac),
-        returned_dc=returned[0],
-        returned_ac=returned[1],
-        dc_less=summed(stretches.dc_less),
-        dc_more=summed(stretches.dc_more),
-        ac_less=summed(stretches.ac_less),
-        ac_more=summed(stretches.ac_more),
-        ac_squared_kw=summed(stretches.ac * mean_kw),
+        **dict(zip(columns, sums.astype(np.float64), strict=True)),
         idle=np.where(stretches.idle(), stretches.meters.kwh, 0.0).sum(axis=0),
         hours_apart=_hours_apart(stretches, aside),
         step_kwh=np.zeros(count),
@@ -193,6 +200,8 @@ def _mostly_unknown(stretches: Stretches, which: Flags) -> Flags:
 def _hours_apart(stretches: Stretches, aside: Numbers) -> Numbers:
     """By how much later the vehicle's hours are, of spans in which nothing meets and both sides charged."""
     found = np.zeros(aside.shape[-1])
+    if not aside.any():
+        return found
     alone = [Aside.NOTHING_DRAWN, Aside.NOTHING_TAKEN, Aside.SILENT]
     dc, ac = aside[:, alone].sum(axis=1)
     met = np.bincount(stretches.span, weights=stretches.dc * stretches.both, minlength=len(found))

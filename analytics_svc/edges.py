@@ -3,7 +3,7 @@
 import numpy as np
 
 from analytics_svc.charging import NO_READING, Flags, Numbers, Places, SideHours, Times
-from analytics_svc.stretches import HALF_REPORTED, LEVEL_US, MORE_THAN_AN_HOUR, Aside, Stretches, Sums
+from analytics_svc.stretches import HALF_REPORTED, LEVEL_US, MORE_THAN_AN_HOUR, MOST_OF_AN_HOUR, Aside, Stretches, Sums
 from shared.timestamps import US_PER_HOUR
 
 NEGLIGIBLE_SHARE = 0.03
@@ -73,7 +73,7 @@ def _ahead(
     in_hour = np.where(charges[last, span], last, np.maximum(last - 1, first))
     reported_us = side.last_us[in_hour, span]
     open_ = (other.last_us[-1, span] == other_us) & (reported_us > other_us) & charges[in_hour, span]
-    at = np.flatnonzero(open_)
+    at = open_.nonzero()[0]
     if not len(at):
         return energy, due
     span, first, other_us, in_hour, reported_us = span[at], first[at], other_us[at], in_hour[at], reported_us[at]
@@ -117,7 +117,15 @@ def adjust_beginnings(stretches: Stretches) -> None:
     _leave_out_first_readings(stretches)
     if not (dc_off.any() or ac_off.any()):
         return
-    stretches.open_beginning |= (dc_off > ESTIMATED_SHARE * stretches.dc) | (ac_off > ESTIMATED_SHARE * stretches.ac)
+    much = (dc_off > ESTIMATED_SHARE * stretches.dc) | (ac_off > ESTIMATED_SHARE * stretches.ac)
+    for at in (much & stretches.both).nonzero()[0].tolist():
+        if np.isinf(dc_off[at]):
+            dc_off[at] = _least_from_before(stretches, at)
+        if np.isfinite(dc_off[at]) and np.isfinite(ac_off[at]):
+            least_ac = stretches.ac[at] - ac_off[at] - ac_doubt[at]
+            most_dc = stretches.dc[at] - dc_off[at] + dc_back[at]
+            much[at] = most_dc >= stretches.limits.low_efficiency_below * least_ac
+    stretches.open_beginning |= much
     for off in (dc_off, ac_off, dc_doubt, ac_doubt, dc_back, ac_back):
         off[stretches.open_beginning] = 0.0
     stretches.take_off(Aside.BEYOND, dc_off, ac_off)
@@ -127,13 +135,26 @@ def adjust_beginnings(stretches: Stretches) -> None:
     stretches.ac_more += ac_back
 
 
+def _least_from_before(stretches: Stretches, at: int) -> float:
+    """Of what a vehicle that was silent for an hour before the span reports of a charge under way: what belongs to that
+    hour, if the meters drew in it as in the others up to the report; it may be more. Infinite if they did not."""
+    span, first, last = stretches.span[at], stretches.first[at], stretches.last[at]
+    report = first + int((stretches.vehicle.readings[first : last + 1, span] > 0).argmax())
+    ends_us, start_us = stretches.spans.ends_us[:, span], stretches.spans.starts_us[span]
+    throughout = ends_us[first - 1] - start_us < LEVEL_US and stretches.hours.draws[first:report, span].all()
+    before, most = stretches.meters.kwh[0, span], stretches.meters.kwh[first : last + 1, span].max()
+    if not throughout or before < MOST_OF_AN_HOUR * most:
+        return np.inf
+    return float(stretches.dc[at] * before / (stretches.ac[at] + before))
+
+
 def _from_before(
     stretches: Stretches, side: SideHours, other: SideHours, other_charges: Flags
 ) -> tuple[Numbers, Numbers, Numbers]:
     """The energy in a side's first readings of each stretch from before the other's last reading before the span,
     infinite where it cannot be told; by how much more it may be, and by how much less."""
     energy, doubt, too_much = np.zeros((3, len(stretches.span)))
-    at = np.flatnonzero(other_charges[0, stretches.span])
+    at = other_charges[0, stretches.span].nonzero()[0]
     if not len(at):
         return energy, doubt, too_much
     span, first = stretches.span[at], stretches.first[at]
@@ -161,9 +182,10 @@ def _from_before(
     found[(unknown & steady) | (kwh <= 0)] = np.inf
     energy[at] = found
     found = np.where(np.isfinite(found), found, 0.0)
-    brief = last == first
-    doubt[at] = np.where(brief, np.maximum(np.minimum(kwh, others) - found, 0.0), ESTIMATE_ERROR * found)
-    too_much[at] = np.where(complete == 1, found, ESTIMATE_ERROR * found)
+    at_once = last == hour
+    most = np.minimum(kwh, others if side is stretches.vehicle else others / stretches.limits.low_efficiency_below)
+    doubt[at] = np.where(at_once, np.maximum(most - found, 0.0), ESTIMATE_ERROR * found)
+    too_much[at] = np.where((complete == 1) | unknown, found, ESTIMATE_ERROR * found)
     return energy, doubt, too_much
 
 
@@ -171,10 +193,9 @@ def _complete(stretches: Stretches, side: SideHours, span: Places) -> Places:
     """Whether a side may have reported all of what the other charged in the hour before, 1, or surely has, 2."""
     dc, ac, limits = stretches.vehicle.kwh[0, span], stretches.meters.kwh[0, span], stretches.limits
     if side is stretches.vehicle:
-        may, surely = dc >= limits.low_efficiency_below * ac, dc > FAR_MORE * ac
+        complete: Places = (dc >= limits.low_efficiency_below * ac).astype(np.intp) + (dc > FAR_MORE * ac)
     else:
-        may, surely = dc <= limits.implausible_above * ac, dc < HALF_REPORTED * ac
-    complete: Places = may.astype(np.intp) + surely
+        complete = (dc <= limits.implausible_above * ac).astype(np.intp)
     return complete
 
 
@@ -187,7 +208,7 @@ def _leave_out_first_readings(stretches: Stretches) -> None:
     fresh_dc, fresh_ac = stretches.fresh(stretches.vehicle), stretches.fresh(stretches.meters)
     fresh_ac &= stretches.may_owe_energy()
     suspects &= fresh_dc | fresh_ac
-    for at in np.flatnonzero(suspects).tolist():
+    for at in suspects.nonzero()[0].tolist():
         low = stretches.dc[at] < stretches.ac[at]
         side, fresh = (stretches.meters, fresh_ac) if low else (stretches.vehicle, fresh_dc)
         if not fresh[at]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from analytics_svc.performance import Compared, Performance, Thresholds, VerdictReason
+from analytics_svc.performance import RELATIVE_TOLERANCE, Compared, Performance, Thresholds, VerdictReason
 from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside
 from analytics_svc.totals import Evidence, Totals
@@ -69,10 +69,10 @@ def explain(
         its = performance.compared
         assert its is not None
         alert = (
-            f"Vehicle {vehicle_id}{_at_meters(meter_ids)} loses {_kwh(its.kwh_lost)} of {_kwh(its.kwh_consumed_ac)}"
+            f"Vehicle {vehicle_id}{_at_meters(meter_ids)} loses {in_kwh(its.kwh_lost)} of {in_kwh(its.kwh_consumed_ac)}"
             " while charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
-    return Explanation(_reason(totals, performance, thresholds), alert)
+    return Explanation(reason_of(totals, performance, thresholds), alert)
 
 
 def _at_meters(meter_ids: Sequence[str]) -> str:
@@ -83,7 +83,7 @@ def _at_meters(meter_ids: Sequence[str]) -> str:
     return f" at meter{'s' if len(meter_ids) > 1 else ''} {named}{more}"
 
 
-def _reason(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
+def reason_of(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
     its = performance.compared
     match performance.reason:
         case VerdictReason.NO_MAPPING:
@@ -99,8 +99,8 @@ def _reason(totals: Totals, performance: Performance, thresholds: Thresholds) ->
         case VerdictReason.ENERGY_FROM_NOWHERE:
             delivered, _ = performance.aside[Aside.NOTHING_DRAWN]
             return (
-                f"{_kwh(delivered)} were delivered while the meters drew nothing: a meter is stuck, its readings do not"
-                " count, or a clock or a mapping is wrong."
+                f"{in_kwh(delivered)} were delivered while the meters drew nothing: a meter is stuck, its readings do"
+                " not count, or a clock or a mapping is wrong."
             )
         case VerdictReason.UNDER_WAY:
             return "A charge is under way, and one side has yet to report its part of it."
@@ -110,11 +110,11 @@ def _reason(totals: Totals, performance: Performance, thresholds: Thresholds) ->
             return "Readings stand for time from before the window or a mapping, so there is nothing to compare."
         case VerdictReason.NOTHING_CHARGED:
             _, drawn = performance.aside[Aside.NOTHING_TAKEN]
-            return f"Nothing was charged: the vehicle took nothing of the {_kwh(drawn)} that the meters drew."
+            return f"Nothing was charged: the vehicle took nothing of the {in_kwh(drawn)} that the meters drew."
         case VerdictReason.TOO_LITTLE_ENERGY:
             drawn = 0.0 if its is None else its.kwh_consumed_ac
             needed = f"{thresholds.evidence_min_kwh:g} kWh are needed for a verdict"
-            return f"{_kwh(drawn)} were drawn while charging; {needed}."
+            return f"{in_kwh(drawn)} were drawn while charging; {needed}."
         case VerdictReason.TOO_LITTLE_COVERAGE:
             assert performance.coverage is not None
             percent, limit = _percents(performance.coverage, thresholds.evidence_min_coverage)
@@ -124,7 +124,7 @@ def _reason(totals: Totals, performance: Performance, thresholds: Thresholds) ->
 
 
 def _compared(performance: Performance, its: Compared, thresholds: Thresholds) -> str:
-    numbers = f"{_kwh(its.kwh_delivered_dc)} were delivered of {_kwh(its.kwh_consumed_ac)} drawn"
+    numbers = f"{in_kwh(its.kwh_delivered_dc)} were delivered of {in_kwh(its.kwh_consumed_ac)} drawn"
     power = f" at {_kw(its.mean_power_kw)}"
     match performance.reason:
         case VerdictReason.ABOVE_LIMIT:
@@ -154,8 +154,8 @@ def findings_of(totals: Totals, performance: Performance, evidence: Evidence | N
     aside = performance.aside
 
     def tell(kind: FindingKind, kwh: float, text: str, since_us: int | None = None) -> None:
-        if round(kwh, _ROUNDED_DIGITS) >= _TOLD_MIN_KWH:
-            found.append(Finding(kind, text.format(_kwh(kwh)), kwh=kwh, since_us=since_us))
+        if kwh >= _TOLD_MIN_KWH * (1 - RELATIVE_TOLERANCE):
+            found.append(Finding(kind, text.format(in_kwh(kwh)), kwh=kwh, since_us=since_us))
 
     tell(
         FindingKind.CHARGED_ELSEWHERE,
@@ -220,7 +220,7 @@ def findings_of(totals: Totals, performance: Performance, evidence: Evidence | N
     return found
 
 
-def _kwh(energy: float | None) -> str:
+def in_kwh(energy: float | None) -> str:
     """Energy with its unit; the same text for sums that differ by rounding alone, also half way between two texts."""
     assert energy is not None
     return f"{round(energy, _ROUNDED_DIGITS) + 0.0:,.3f} kWh"  # not -0.000

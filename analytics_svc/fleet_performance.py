@@ -106,23 +106,17 @@ class FleetResult:
     """The meters of the vehicles whose charger should be inspected."""
 
     @property
-    def weight(self) -> int:
+    def rows(self) -> int:
         return len(self.found)
-
-    def __len__(self) -> int:
-        return len(self.positions)
 
     def page(self, start: int, end: int) -> list[JudgedVehicle]:
         """The vehicles from one of `positions` up to another."""
-        return [
-            JudgedVehicle(
-                vehicle_id := self.found.vehicle_ids[position],
-                self.found.at(position),
-                self.judgement.at(position, self.found),
-                self.meters_of.get(vehicle_id, ()),
-            )
-            for position in self.positions[start:end]
-        ]
+        its = self.positions[start:end]
+        totals = self.found.of(its)
+        performances = self.judgement.of(its, totals, self.found.comparison)
+        vehicle_ids = [self.found.vehicle_ids[position] for position in its]
+        meter_ids = [self.meters_of.get(vehicle_id, ()) for vehicle_id in vehicle_ids]
+        return list(map(JudgedVehicle, vehicle_ids, totals, performances, meter_ids))
 
     @property
     def low_efficiency_ids(self) -> list[str]:
@@ -136,23 +130,17 @@ async def fleet_result(
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls run in between."""
     found = answer.value
-    positions = {
-        verdict: np.flatnonzero(
-            np.isin(judgement.reasons, [each.number for each in VerdictReason if each.verdict is verdict])
-        )
-        for verdict in Verdict
-    }
+    positions = positions_by_verdict(judgement)
     by_verdict = {verdict: GroupTotals.of(found, its) for verdict, its in positions.items()}
     await asyncio.sleep(0)
     comparable = np.concatenate([positions[verdict] for verdict in _COMPARABLE])
     dc, ac = fsum(judgement.dc[comparable].tolist()), fsum(judgement.ac[comparable].tolist())
     wanted = np.concatenate([positions[verdict] for verdict in question.verdicts or Verdict])
-    numbers = judgement.ac - judgement.dc if question.order is Order.KWH_LOST else judgement.ratio
     return FleetResult(
         window,
         found,
         judgement,
-        worst_first(wanted, found.by_id, -numbers if question.order is Order.KWH_LOST else numbers),
+        worst_first(wanted, found.by_id, ranked_by(question.order, judgement)),
         GroupTotals.combined(list(by_verdict.values())),
         by_verdict,
         dc / ac if len(comparable) else None,
@@ -160,6 +148,21 @@ async def fleet_result(
         sorted(question.vehicle_ids.difference(found.vehicle_ids)),
         answer.as_of_us,
     )
+
+
+def positions_by_verdict(judgement: Judgement) -> dict[Verdict, Places]:
+    """The positions of what has each verdict."""
+    return {
+        verdict: np.flatnonzero(
+            np.isin(judgement.reasons, [each.number for each in VerdictReason if each.verdict is verdict])
+        )
+        for verdict in Verdict
+    }
+
+
+def ranked_by(order: Order, judgement: Judgement) -> Numbers:
+    """The numbers that an order goes by, the worst the smallest; NaN where nothing can be compared."""
+    return judgement.dc - judgement.ac if order is Order.KWH_LOST else judgement.ratio
 
 
 def worst_first(positions: Places, by_id: Sequence[int], numbers: Numbers) -> list[int]:

@@ -1,8 +1,8 @@
 """The questions about a fleet: what every vehicle, or some, reported within a window from hour to hour.
 
-For every vehicle in a window of a few days the hours come from memory, and the database sends those that changed since.
-Vehicles whose mappings changed within the window are queried span by span. So is everything in longer windows, in those
-that reach back beyond the retention floor, and about some vehicles: a slice of vehicles at a time.
+For every vehicle in a window of a few days, from hour to hour, the hours come from memory, and the database sends those
+that changed since. Vehicles whose mappings changed within the window are queried span by span. So is everything in
+other windows, in those that reach back beyond the retention floor, and about some vehicles: a slice of them at a time.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from analytics_svc.hour_cache import CACHED_HOURS_MAX, DeviceTable, Hour, HourCa
 from analytics_svc.performance import Judgement, Thresholds, judge, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
-from analytics_svc.span_tables import totals_of, vehicles_of
+from analytics_svc.span_tables import hours_in, totals_of, vehicles_of
 from analytics_svc.stretches import CompareLimits
 from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, by_id
 from shared.db.device_kind import VEHICLE
@@ -36,6 +36,12 @@ from shared.timestamps import TIMESTAMP_MIN_US, US_PER_HOUR, datetime_from_us, u
 
 HOURS_ASKED_MAX = 200_000
 """Hours of vehicles that are asked for in one statement, span by span: some 20 MB of answer."""
+
+VEHICLES_ASKED_MAX = 1_000
+"""Vehicles that are asked for in one statement, whose rows are told apart before other calls get their turn."""
+
+HOURS_COMPARED_MAX = 20_000
+"""Hours of vehicles that are compared before other calls get their turn: some 20 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +81,13 @@ class FleetQueries:
     async def totals(
         self, window: Window, vehicle_ids: frozenset[str], limits: CompareLimits
     ) -> QueryResult[FleetTotals]:
-        """What these vehicles and their meters reported; empty: every vehicle. The window is from hour to hour."""
+        """What these vehicles and their meters reported; empty: every vehicle."""
         if vehicle_ids:
             known = await self._reader.ask(VEHICLE_KEYS, {"vehicle_ids": list(vehicle_ids)})
             keys = [row.vehicle_key for row in known.value]
             answer = await self._from_spans(window, keys, [row.vehicle_id for row in known.value], limits)
             return QueryResult(answer.value, min(answer.as_of_us, known.as_of_us))
-        if window.end_us - window.start_us < CACHED_HOURS_MAX * US_PER_HOUR and window.start_us > TIMESTAMP_MIN_US:
+        if of_cached_hours(window):
             mapped, of_vehicles, of_meters = await asyncio.gather(
                 self._mapped(window),
                 self._hours(VEHICLE_HOURS, self._vehicle_hours, window),
@@ -132,16 +138,19 @@ class FleetQueries:
         self, window: Window, keys: Sequence[int], ids: Sequence[str], limits: CompareLimits
     ) -> QueryResult[FleetTotals]:
         """Of vehicles, a slice after the other."""
-        size = max(1, HOURS_ASKED_MAX * US_PER_HOUR // (window.end_us - window.start_us))
+        size = at_a_time(window, HOURS_ASKED_MAX)
         parts, as_of_us = [], None
         for start in range(0, len(keys) or 1, size):
             asked = keys[start : start + size]
-            answer = await self._reader.ask(FLEET_SPANS, _span_parameters(window) | {"vehicle_keys": asked})
+            answer = await self._reader.ask(FLEET_SPANS, span_parameters(window) | {"vehicle_keys": asked})
             vehicles = vehicles_of(answer.value)
-            part, _ = totals_of(window, ids[start : start + size], [vehicles[key] for key in asked], limits)
-            parts.append(part)
+            compared = at_a_time(window, HOURS_COMPARED_MAX)
+            for first in range(0, len(asked) or 1, compared):
+                some, their_ids = asked[first : first + compared], ids[start + first : start + first + compared]
+                part, _ = totals_of(window, their_ids[: len(some)], [vehicles[key] for key in some], limits)
+                parts.append(part)
+                await asyncio.sleep(0)
             as_of_us = answer.as_of_us if as_of_us is None else min(as_of_us, answer.as_of_us)
-            await asyncio.sleep(0)
         assert as_of_us is not None
         return QueryResult(_joined(parts), as_of_us)
 
@@ -166,6 +175,24 @@ class FleetQueries:
         moved = await self._from_spans(window, mapped.moved, [""] * len(mapped.moved), limits)
         _put(totals, moved.value, np.searchsorted(known.keys, mapped.moved))
         return QueryResult(totals, moved.as_of_us)
+
+    async def fed_throughout(
+        self,
+        window: Window,
+        keys: Keys,
+        vehicle_ids: Sequence[str],
+        pairs: tuple[Keys, Keys],
+        hour_before_kept: bool,
+        limits: CompareLimits,
+    ) -> QueryResult[tuple[FleetTotals, list[Hour]]]:
+        """Of vehicles, by their keys, which ascend, that the meters paired with them fed all through a window; and the
+        hours of all meters, with the one before it."""
+        of_vehicles, of_meters = await asyncio.gather(
+            self._hours(VEHICLE_HOURS, self._vehicle_hours, window), self._hours(METER_HOURS, self._meter_hours, window)
+        )
+        mapped = _Mapped(_Vehicles(keys, vehicle_ids, range(len(keys))), *pairs, (), True, hour_before_kept)
+        answer = await self._from_hours(window, mapped, of_vehicles.value, of_meters.value, limits)
+        return QueryResult((answer.value, of_meters.value), min(of_vehicles.as_of_us, of_meters.as_of_us))
 
     async def _hours(self, statement: TextClause, kept: HourCache, window: Window) -> QueryResult[list[Hour]]:
         """The hour before a window and all hours of it, in one snapshot."""
@@ -289,7 +316,19 @@ def _joined(parts: Sequence[FleetTotals]) -> FleetTotals:
     return FleetTotals(vehicle_ids, by_id(vehicle_ids), **columns, comparison=comparison)
 
 
-def _span_parameters(window: Window) -> dict[str, object]:
+def of_cached_hours(window: Window) -> bool:
+    """Whether the hours of a window may be in memory."""
+    whole = window.start_us % US_PER_HOUR == 0 and window.end_us % US_PER_HOUR == 0
+    brief = window.end_us - window.start_us < CACHED_HOURS_MAX * US_PER_HOUR
+    return whole and brief and window.start_us > TIMESTAMP_MIN_US
+
+
+def at_a_time(window: Window, hours: int) -> int:
+    """Of how many devices there are so many hours in a window."""
+    return min(max(1, hours // hours_in(window)), VEHICLES_ASKED_MAX)
+
+
+def span_parameters(window: Window) -> dict[str, object]:
     return window_ends(window) | {
         "first_day": datetime_from_us(max(window.start_us - US_PER_HOUR, TIMESTAMP_MIN_US)).date(),
         "last_day": datetime_from_us(window.end_us).date(),

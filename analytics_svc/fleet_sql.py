@@ -85,18 +85,16 @@ VEHICLE_KEYS = text("""
 SELECT vehicle_key, vehicle_id FROM vehicles WHERE vehicle_id = ANY (CAST(:vehicle_ids AS text[])) ORDER BY vehicle_key
 """)
 
-# How finely the registers of the meters that fed some vehicles tell energy: whole kWh, tenths, or finer, which has no
-# row. Of each mapping the last readings are enough.
-REGISTER_STEPS = text("""
-SELECT vehicle_id, sum(step_kwh) AS step_kwh
-FROM vehicles JOIN vehicle_meter_map USING (vehicle_key) CROSS JOIN LATERAL (
+# How finely the register of a meter tells energy within a mapping: whole kWh or tenths; null where it is finer, and no
+# row where it has none. The last readings are enough.
+STEP_OF_MAPPING = """
     SELECT CASE
                WHEN bool_and(register_kwh = round(register_kwh)) THEN 1.0
                WHEN bool_and(abs(register_kwh * 10 - round(register_kwh * 10)) < 1e-6) THEN 0.1
            END AS step_kwh
     FROM (
         SELECT register_kwh FROM meter_telemetry_history
-        WHERE meter_key = vehicle_meter_map.meter_key
+        WHERE meter_key = mapping.meter_key
           AND ts > greatest(effective_from, :window_start) AND ts <= least(effective_until, :window_end)
           AND ts > :window_start AND ts <= :window_end
         ORDER BY ts DESC
@@ -104,13 +102,19 @@ FROM vehicles JOIN vehicle_meter_map USING (vehicle_key) CROSS JOIN LATERAL (
     ) AS latest
     WHERE register_kwh IS NOT NULL
     HAVING count(*) > 1
-) AS steps
+"""
+
+# How finely the registers of the meters that fed some vehicles tell energy, the steps of all mappings together; no row
+# where they do so more finely than in tenths.
+REGISTER_STEPS = text(f"""
+SELECT vehicle_id, sum(step_kwh) AS step_kwh
+FROM vehicles JOIN vehicle_meter_map AS mapping USING (vehicle_key) CROSS JOIN LATERAL ({STEP_OF_MAPPING}) AS steps
 WHERE vehicle_id = ANY (CAST(:vehicle_ids AS text[]))
   AND effective_from < :window_end
   AND (effective_until IS NULL OR effective_until > :window_start)
   AND step_kwh IS NOT NULL
 GROUP BY vehicle_id
-""")
+""")  # noqa: S608 (all are constants)
 
 # The meters that fed each of some vehicles within the window.
 METERS_OF = text("""

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+DOUBTED = "DOUBTED"
+"""In place of a refusal's reason where a reading is stored and its energy does not count."""
+
+BY_TIME = ("REJECTION_REASON_IN_FUTURE", "REJECTION_REASON_NOT_YET", "REJECTION_REASON_TOO_OLD")
+"""The reasons of readings that were rejected for their timestamps, by the contract's names."""
+
 
 class Freshness(StrEnum):
     """Whether a device still reports; the values are the contract's names."""

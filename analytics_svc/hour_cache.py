@@ -99,7 +99,7 @@ class DeviceTable:
 
     def put(self, number: int, hour: Hour, end_us: int) -> None:
         """Puts an hour that ends at some time in its place; devices that are not ours are left out."""
-        ours, places = self._places(hour.keys)
+        ours, places = places_of(hour.keys, self.keys)
         self.side.kwh[number, places] = hour.kwh[ours]
         self.side.readings[number, places] = hour.readings[ours]
         self.side.last_us[number, places] = end_us - hour.until_end_us[ours]
@@ -108,7 +108,7 @@ class DeviceTable:
                 sums[places] += its_sums[ours]
                 numbers[places] += its_numbers[ours]
         if len(hour.returned_keys):
-            ours, places = self._places(hour.returned_keys)
+            ours, places = places_of(hour.returned_keys, self.keys)
             self.side.kwh[number, places] += hour.kwh_returned[ours]
             self.side.kwh_returned[number, places] = hour.kwh_returned[ours]
 
@@ -116,15 +116,16 @@ class DeviceTable:
         """Has each hour tell the last reading up to its end, as there may be none in it."""
         self.side.last_us[:] = accumulated(self.side.last_us, np.maximum)
 
-    def _places(self, keys: Keys) -> tuple[slice | NDArray[np.bool_], slice | NDArray[np.intp]]:
-        """Which of the keys are ours, and where they are here."""
-        if np.array_equal(keys, self.keys):
-            return slice(None), slice(None)
-        places = np.searchsorted(self.keys, keys)
-        ours = np.zeros(len(keys), dtype=np.bool_)
-        inside = places < len(self.keys)
-        ours[inside] = self.keys[places[inside]] == keys[inside]
-        return ours, places[ours]
+
+def places_of(keys: Keys, among: Keys) -> tuple[slice | NDArray[np.bool_], slice | NDArray[np.intp]]:
+    """Which of some keys are among others, which ascend, and where they are there."""
+    if np.array_equal(keys, among):
+        return slice(None), slice(None)
+    places = np.searchsorted(among, keys)
+    ours = np.zeros(len(keys), dtype=np.bool_)
+    inside = places < len(among)
+    ours[inside] = among[places[inside]] == keys[inside]
+    return ours, places[ours]
 
 
 def unpack_keys(packed: bytes) -> Keys:

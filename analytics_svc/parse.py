@@ -2,16 +2,27 @@
 
 InvalidRequest has all of a request's violations."""
 
+from collections.abc import Sequence
+from enum import StrEnum
 from itertools import pairwise
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
-from analytics_svc.buckets import BUCKETS_MAX, bucket_edges
+from analytics_svc.buckets import BUCKETS_MAX, bucket_edges, widened_to_days
 from analytics_svc.questions import (
+    Alignment,
+    AskedWindow,
+    DeviceOrder,
+    DevicePage,
+    DeviceQuestion,
+    DeviceState,
     FleetPage,
     FleetQuestion,
     Granularity,
+    MeterPage,
+    MeterQuestion,
     Order,
     PerformanceQuestion,
     SeriesQuestion,
@@ -21,8 +32,11 @@ from analytics_svc.questions import (
     Verdict,
     Window,
 )
+from shared.db.device_kind import METER, VEHICLE
 from shared.requests import Checks, place_of_page
 from shared.timestamps import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, US_PER_DAY, US_PER_HOUR, iso_from_us, us_from_proto
+
+Name = TypeVar("Name", bound=StrEnum)
 
 WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: they hold a whole night's charge at any time of day."""
@@ -30,21 +44,24 @@ WINDOW_DEFAULT_US = US_PER_DAY
 WINDOW_MAX_DAYS = 400
 """As far as history goes back by default. A year with its leap day and the month before it fit."""
 
-FLEET_WINDOW_MAX_DAYS = 32
-"""The longest month in any time zone, widened to hours in UTC: 15 million rollups of a fleet of 10,000."""
-
 DAYS_DEFAULT_US = 30 * US_PER_DAY
 """A month, for a series of days: 24 hours are two of them."""
 
 VERDICTS_MAX = 20
 """Verdicts that a filter can name: four times as many as there are, so that naming one twice is no mistake."""
 
-VEHICLE_IDS_MAX = 1_000
-"""Vehicles that a request can name: as many as a page has."""
+STATES_MAX = 20
+"""States that a filter can name: more than there are, likewise."""
+
+METER_VERDICTS = tuple(verdict for verdict in Verdict if verdict is not Verdict.NO_METER)
+"""Those that a meter may have."""
+
+IDS_MAX = 1_000
+"""Vehicles or meters that a request can name: as many as a page has."""
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
-"""Vehicles in a page, or sessions: some 300 KiB, or 600."""
+"""Vehicles, meters or devices in a page: some 300 KiB; charging sessions: 600."""
 
 SESSIONS_WINDOW_MAX_DAYS = 32
 """The longest month in any time zone. Every reading of the hours of charging is looked at: half a million of a device
@@ -52,6 +69,8 @@ that reports each second and charges four hours a day."""
 
 STATUS_MAX_DEVICES = 1_000
 """Devices in a call for status: an answer of 150 KiB or so, and some ten milliseconds of the database."""
+
+_UTC = ZoneInfo("UTC")
 
 
 def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, now_us: int) -> PerformanceQuestion:
@@ -64,30 +83,46 @@ def parse_get_vehicle_performance(request: wire.GetVehiclePerformanceRequest, no
 
 
 def parse_list_vehicle_performance(request: wire.ListVehiclePerformanceRequest, now_us: int) -> FleetPage:
+    """The question and which page of its answer. Raises InvalidRequest."""
     checks = Checks()
-    window = _window(request.window, now_us, checks, to_hours=True, max_days=FLEET_WINDOW_MAX_DAYS)
-    if len(request.verdicts) > VERDICTS_MAX:
-        checks.add("verdicts", f"{len(request.verdicts):,} verdicts; at most {VERDICTS_MAX}")
-    elif strange := {*request.verdicts}.difference(wire.Verdict.Value(verdict) for verdict in Verdict):
-        checks.add("verdicts", f"{min(strange)} is none of {', '.join(Verdict)}")
-    if len(request.vehicle_ids) > VEHICLE_IDS_MAX:
-        checks.add("vehicle_ids", f"{len(request.vehicle_ids):,} ids; at most {VEHICLE_IDS_MAX:,}")
-    else:
-        checks.device_ids("vehicle_ids", request.vehicle_ids)
-    if request.order not in wire.PerformanceOrder.values():
-        checks.add("order", f"{request.order} is none of {', '.join(Order)}")
+    asked, window = _aligned(request, now_us, checks)
+    verdicts = _named("verdicts", request.verdicts, tuple(Verdict), wire.Verdict, VERDICTS_MAX, checks)
+    _check_ids("vehicle_ids", request.vehicle_ids, checks)
+    order = _choice("order", request.order, Order.RATIO, wire.PerformanceOrder, checks)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
-    question = FleetQuestion(
-        *_asked_ends(request.window),
-        frozenset(Verdict(wire.Verdict.Name(verdict)) for verdict in request.verdicts),
-        frozenset(request.vehicle_ids),
-        Order(wire.PerformanceOrder.Name(request.order or wire.PERFORMANCE_ORDER_RATIO)),
-    )
+    question = FleetQuestion(asked, verdicts, frozenset(request.vehicle_ids), order)
     return FleetPage(question, window, request.page_size or PAGE_DEFAULT, place)
 
 
+def parse_list_meter_performance(request: wire.ListMeterPerformanceRequest, now_us: int) -> MeterPage:
+    """Likewise."""
+    checks = Checks()
+    asked, window = _aligned(request, now_us, checks)
+    verdicts = _named("verdicts", request.verdicts, METER_VERDICTS, wire.Verdict, VERDICTS_MAX, checks)
+    _check_ids("meter_ids", request.meter_ids, checks)
+    order = _choice("order", request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    question = MeterQuestion(asked, verdicts, frozenset(request.meter_ids), order)
+    return MeterPage(question, window, request.page_size or PAGE_DEFAULT, place)
+
+
+def parse_list_devices(request: wire.ListDevicesRequest) -> DevicePage:
+    """Likewise."""
+    checks = Checks()
+    if request.kind not in wire.DeviceKind.values():
+        checks.add("kind", f"{request.kind} is none of {', '.join(wire.DeviceKind.keys())}")
+    states = _named("states", request.states, tuple(DeviceState), wire.DeviceState, STATES_MAX, checks)
+    order = _choice("order", request.order, DeviceOrder.FRESHNESS, wire.DeviceOrder, checks)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    kind = {wire.DEVICE_KIND_VEHICLE: VEHICLE, wire.DEVICE_KIND_METER: METER}.get(request.kind)
+    return DevicePage(DeviceQuestion(kind, states, order), request.page_size or PAGE_DEFAULT, place)
+
+
 def parse_list_charging_sessions(request: wire.ListChargingSessionsRequest, now_us: int) -> SessionPage:
+    """Likewise."""
     checks = Checks()
     field = request.WhichOneof("device")
     if field is None:
@@ -97,7 +132,7 @@ def parse_list_charging_sessions(request: wire.ListChargingSessionsRequest, now_
     window = _window(request.window, now_us, checks, max_days=SESSIONS_WINDOW_MAX_DAYS)
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
-    question = SessionQuestion(request.vehicle_id, request.meter_id, *_asked_ends(request.window))
+    question = SessionQuestion(_asked(request.window), request.vehicle_id, request.meter_id)
     return SessionPage(question, window, request.page_size or PAGE_DEFAULT, place)
 
 
@@ -147,21 +182,64 @@ def parse_batch_get_status(request: wire.BatchGetStatusRequest) -> StatusQuestio
     return question
 
 
-def _place(page_size: int, page_token: str, checks: Checks) -> tuple[str, int] | None:
-    """The name of a result and where in it a page begins; None for a first page, and where a violation was noted."""
+def _named(
+    field: str, asked: Sequence[int], accepted: Sequence[Name], enum: Any, most: int, checks: Checks
+) -> frozenset[Name]:
+    """The values of an enum of the contract, by their names, that a filter has."""
+    by_number = {int(enum.Value(name)): name for name in accepted}
+    if len(asked) > most:
+        checks.add(field, f"{len(asked):,} {field}; at most {most}")
+    elif strange := {*asked}.difference(by_number):
+        checks.add(field, f"{min(strange)} is none of {', '.join(accepted)}")
+    return frozenset(by_number[number] for number in asked if number in by_number)
+
+
+def _check_ids(field: str, device_ids: Sequence[str], checks: Checks) -> None:
+    if len(device_ids) > IDS_MAX:
+        checks.add(field, f"{len(device_ids):,} ids; at most {IDS_MAX:,}")
+    else:
+        checks.device_ids(field, device_ids)
+
+
+def _choice(field: str, asked: int, usual: Name, enum: Any, checks: Checks) -> Name:
+    """The value of an enum of the contract, by its name; 0: the usual one."""
+    by_number = {int(enum.Value(name)): name for name in type(usual)}
+    if asked and asked not in by_number:
+        checks.add(field, f"{asked} is none of {', '.join(type(usual))}")
+    return by_number.get(asked, usual)
+
+
+def _place(page_size: int, token: str, checks: Checks) -> tuple[str, int] | None:
+    """Where a page of a list begins; None: at its beginning."""
     if not 0 <= page_size <= PAGE_MAX:
         checks.add("page_size", f"{page_size} is not within 1 to {PAGE_MAX:,}; 0 asks for {PAGE_DEFAULT}")
-    place = place_of_page(page_token, str, int) if page_token else None
-    if page_token and place is None:
+    if not token:
+        return None
+    place = place_of_page(token, str, int)
+    if place is None:
         checks.add("page_token", "not a next_page_token of this rpc")
-    return None if place is None else (str(place[0]), int(place[1]))
+        return None
+    return str(place[0]), int(place[1])
 
 
-def _asked_ends(window: wire.TimeWindow) -> tuple[int | None, int | None]:
-    """The ends that a request has."""
-    return (
+def _aligned(
+    request: wire.ListVehiclePerformanceRequest | wire.ListMeterPerformanceRequest, now_us: int, checks: Checks
+) -> tuple[AskedWindow, Window]:
+    """The window as it was asked for, and as it is looked at."""
+    alignment = _choice("alignment", request.alignment, Alignment.HOUR, wire.WindowAlignment, checks)
+    if request.time_zone and alignment is not Alignment.DAY:
+        checks.add("time_zone", f"days of a time zone are asked for with {Alignment.DAY}")
+    zone = _time_zone(request.time_zone or "UTC", checks)
+    window = _window(request.window, now_us, checks, alignment=alignment, zone=zone)
+    return _asked(request.window, alignment, zone), window
+
+
+def _asked(window: wire.TimeWindow, alignment: Alignment = Alignment.EXACT, zone: ZoneInfo = _UTC) -> AskedWindow:
+    return AskedWindow(
         us_from_proto(window.start) if window.HasField("start") else None,
         us_from_proto(window.end) if window.HasField("end") else None,
+        alignment,
+        zone.key,
     )
 
 
@@ -171,7 +249,7 @@ def _time_zone(key: str, checks: Checks) -> ZoneInfo:
         return ZoneInfo(key)
     except (KeyError, ValueError, OSError):  # for no such file, a malformed name, and the name of a folder
         checks.add("time_zone", f"{key[:80]!r} is no IANA time zone such as 'Europe/Berlin'")
-        return ZoneInfo("UTC")
+        return _UTC
 
 
 def _window(
@@ -180,23 +258,30 @@ def _window(
     checks: Checks,
     *,
     default_us: int = WINDOW_DEFAULT_US,
-    to_hours: bool = False,
+    alignment: Alignment = Alignment.EXACT,
+    zone: ZoneInfo = _UTC,
     max_days: int = WINDOW_MAX_DAYS,
 ) -> Window:
     """The window, or any window at all where a violation was noted. An absent window is like one without ends.
 
-    `default_us` long where its start is absent; `to_hours` widens it to whole hours in UTC.
+    `default_us` long where its start is absent, but of days the one in which it ends.
     """
     noted = len(checks.violations)
     asked_start_us = checks.time_us("window.start", asked.start) if asked.HasField("start") else None
     asked_end_us = checks.time_us("window.end", asked.end) if asked.HasField("end") else now_us
-    end_us = -(-asked_end_us // US_PER_HOUR) * US_PER_HOUR if to_hours else asked_end_us
+    end_us = -(-asked_end_us // US_PER_HOUR) * US_PER_HOUR if alignment is Alignment.HOUR else asked_end_us
+    default_us = 1 if alignment is Alignment.DAY else default_us
     start_us = max(end_us - default_us, TIMESTAMP_MIN_US) if asked_start_us is None else asked_start_us
     if len(checks.violations) == noted and start_us >= asked_end_us:
         end = iso_from_us(asked_end_us) + ("" if asked.HasField("end") else ", which is now")
         checks.add("window", f"the start {iso_from_us(start_us)} does not lie before the end {end}")
-    if to_hours:
+    if alignment is Alignment.HOUR:
         start_us = start_us // US_PER_HOUR * US_PER_HOUR
+    if alignment is Alignment.DAY and len(checks.violations) == noted:
+        try:
+            start_us, end_us = widened_to_days(start_us, end_us, zone)
+        except OverflowError:
+            checks.add("window", "too close to the years 1 or 9999 for another time zone")
     if end_us > TIMESTAMP_MAX_US:
         checks.add("window.end", "the full hour after it lies beyond the year 9999")
     if len(checks.violations) == noted and end_us - start_us > max_days * US_PER_DAY:

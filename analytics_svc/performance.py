@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analytics_svc.charging import Flags, Numbers, Places
+from analytics_svc.comparison import Comparison
 from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside, CompareLimits
-from analytics_svc.totals import FleetTotals
+from analytics_svc.totals import FleetTotals, Totals
 
 RELATIVE_TOLERANCE = 1e-9
 """Relative error of sums of doubles. What is this close to a threshold counts as equal to it, and equal is OK: sums of
@@ -82,6 +83,8 @@ class VerdictReason(Enum):
     UNDER_WAY = 14, Verdict.INSUFFICIENT_DATA
     FELL_SILENT = 15, Verdict.INSUFFICIENT_DATA
     NOT_ATTRIBUTABLE = 16, Verdict.INSUFFICIENT_DATA
+    FED_NO_VEHICLE = 17, Verdict.INSUFFICIENT_DATA
+    """Of a meter, in the place of NO_MAPPING."""
 
     def __init__(self, number: int, verdict: Verdict) -> None:
         self.number = number
@@ -154,29 +157,50 @@ class Judgement:
         return self.dc / self.ac
 
     def at(self, position: int, found: FleetTotals) -> Performance:
-        totals = found.at(position)
-        coverage, dc, ac = (each.item(position) for each in (self.coverage, self.dc, self.ac))
-        compared = None
-        if not isnan(dc):
-            others = (self.at_least, self.at_most, self.mean_power_kw, self.low_efficiency_below)
-            compared = Compared(dc, ac, dc / ac, *(each.item(position) for each in others))
-        reason = _REASONS[self.reasons.item(position)]
-        aside = zip(
-            found.comparison.dc_aside[:, position].tolist(),
-            found.comparison.ac_aside[:, position].tolist(),
-            strict=True,
+        [performance] = self.of([position], found.of([position]), found.comparison)
+        return performance
+
+    def of(self, positions: Sequence[int], totals: Sequence[Totals], comparison: Comparison) -> list[Performance]:
+        """Of the vehicles at some positions, which have these totals."""
+        columns = (
+            self.reasons,
+            self.coverage,
+            self.dc,
+            self.ac,
+            self.at_least,
+            self.at_most,
+            self.mean_power_kw,
+            self.low_efficiency_below,
+            comparison.hours_apart,
         )
-        dc_total, ac_total = totals.kwh_delivered_dc, totals.kwh_consumed_ac
-        return Performance(
-            efficiency_ratio(dc_total, ac_total, totals.kwh_returned_ac),
-            kwh_lost(dc_total, ac_total),
-            None if isnan(coverage) else coverage,
-            reason.verdict,
-            reason,
-            compared,
-            {why: energies for why, energies in zip(Aside, aside, strict=True) if any(energies)},
-            found.comparison.hours_apart.item(position) or None,
-        )
+        at = np.array(positions, np.intp)
+        rows = zip(totals, *(column[at].tolist() for column in columns), strict=True)
+        aside = _aside_of(at, comparison)
+        performances = []
+        for row, (its, reason_number, coverage, dc, ac, *others, hours_apart) in enumerate(rows):
+            reason = _REASONS[reason_number]
+            performances.append(
+                Performance(
+                    efficiency_ratio(its.kwh_delivered_dc, its.kwh_consumed_ac, its.kwh_returned_ac),
+                    kwh_lost(its.kwh_delivered_dc, its.kwh_consumed_ac),
+                    None if isnan(coverage) else coverage,
+                    reason.verdict,
+                    reason,
+                    None if isnan(dc) else Compared(dc, ac, dc / ac, *others),
+                    aside.get(row, {}),
+                    hours_apart or None,
+                )
+            )
+        return performances
+
+
+def _aside_of(at: Places, comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:
+    """What is set aside of vehicles, by their place among the positions; nothing of most."""
+    dc, ac = comparison.dc_aside[:, at], comparison.ac_aside[:, at]
+    found: dict[int, dict[Aside, tuple[float, float]]] = {}
+    for why, row in zip(*(each.tolist() for each in ((dc != 0) | (ac != 0)).nonzero()), strict=True):
+        found.setdefault(row, {})[Aside(why)] = dc.item(why, row), ac.item(why, row)
+    return found
 
 
 def efficiency_ratio(dc: float | None, ac: float | None, returned_ac: float | None) -> float | None:
@@ -198,51 +222,56 @@ def judge(found: FleetTotals, thresholds: Thresholds) -> Judgement:
     """The verdicts of vehicles. Bounds of a ratio decide where somebody would be accused."""
     its = found.comparison
     dc, ac = _compared_energies(found, thresholds)
+    needed_kwh = max(thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE), 1e-9)
     with np.errstate(divide="ignore", invalid="ignore"):
-        enough = its.ac >= max(thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE), 1e-9)
         dc, ac = np.where(ac > 0, dc, np.nan), np.where(ac > 0, ac, np.nan)
-        ratio = dc / ac
+        ratio = at_least = at_most = dc / ac
         power_kw = its.ac_squared_kw / its.ac
         limit = thresholds.low_efficiency_at(power_kw)
         low = ratio < limit * (1 - RELATIVE_TOLERANCE)
         high = ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE)
-        coarse = its.step_kwh > 0
-        accused = low | high
-        surely_drawn = ac - its.step_kwh - np.where(accused, its.ac_less, 0.0)
-        at_least = np.where(accused, (dc - its.dc_less) / (ac + its.ac_more + its.step_kwh), dc / (ac + its.step_kwh))
-        surely_delivered = dc + np.where(accused, its.dc_more, 0.0)
-        at_most = np.where(surely_drawn > 0, surely_delivered / surely_drawn, np.inf)
-        surely_low = low & (at_most < limit * (1 - RELATIVE_TOLERANCE))
-        surely_high = high & (at_least > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE))
-        aside = its.dc_aside + its.ac_aside
-        everything = its.dc + its.ac + aside.sum(axis=0)
+        accused, coarse = low | high, its.step_kwh > 0
+        reasons = np.full(len(found), VerdictReason.HEALTHY.number, np.int8)
+        if (accused | coarse).any():
+            at_least, at_most = _bounds(its, dc, ac, accused)
+            reasons[coarse & ((at_least < limit) | (at_most > thresholds.implausible_above))] = (
+                VerdictReason.TOO_COARSE.number
+            )
+            reasons[accused] = VerdictReason.TOO_COARSE.number
+            surely_low = low & (at_most < limit * (1 - RELATIVE_TOLERANCE))
+            reasons[surely_low] = VerdictReason.BELOW_LIMIT.number
+            no_charger = ratio < thresholds.plausible_min * (1 - RELATIVE_TOLERANCE)
+            reasons[surely_low & no_charger] = VerdictReason.BELOW_PLAUSIBLE.number
+            surely_high = high & (at_least > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE))
+            reasons[surely_high] = VerdictReason.ABOVE_LIMIT.number
+        everything = its.dc + its.ac + its.dc_aside.sum(axis=0) + its.ac_aside.sum(axis=0)
         coverage = np.where(everything > 0, (its.dc + its.ac) / everything, np.nan)
-        covered = ~(coverage < thresholds.evidence_min_coverage * (1 - RELATIVE_TOLERANCE))
+        too_little = coverage < thresholds.evidence_min_coverage * (1 - RELATIVE_TOLERANCE)
+    reasons[too_little] = VerdictReason.TOO_LITTLE_COVERAGE.number
+    enough = its.ac >= needed_kwh
+    if not enough.all():
+        reasons[~enough] = VerdictReason.TOO_LITTLE_ENERGY.number
+        for aside, reason in reversed(_BY_ASIDE.items()):
+            much = np.maximum(its.dc_aside[aside], its.ac_aside[aside]) >= needed_kwh
+            reasons[~enough & much] = reason.number
     from_nowhere = its.dc_aside[Aside.NOTHING_DRAWN]
-    needed = thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE)
-    bulk = (from_nowhere >= max(needed, 1e-9)) & (from_nowhere > its.dc)
-    cases: list[tuple[Flags, VerdictReason]] = [
-        (found.mappings == 0, VerdictReason.NO_MAPPING),
-        ((found.vehicle_readings == 0) & (found.meter_readings == 0), VerdictReason.NOBODY_REPORTED),
-        (found.vehicle_readings == 0, VerdictReason.VEHICLE_SILENT),
+    reasons[(from_nowhere >= needed_kwh) & (from_nowhere > its.dc)] = VerdictReason.ENERGY_FROM_NOWHERE.number
+    for which, reason in (
         (found.meter_readings == 0, VerdictReason.METERS_SILENT),
-        (bulk, VerdictReason.ENERGY_FROM_NOWHERE),
-        *(
-            (~enough & (np.maximum(its.dc_aside[reason], its.ac_aside[reason]) >= max(needed, 1e-9)), why)
-            for reason, why in _BY_ASIDE.items()
-        ),
-        (~enough, VerdictReason.TOO_LITTLE_ENERGY),
-        (~covered, VerdictReason.TOO_LITTLE_COVERAGE),
-        (surely_high, VerdictReason.ABOVE_LIMIT),
-        (surely_low & (ratio < thresholds.plausible_min * (1 - RELATIVE_TOLERANCE)), VerdictReason.BELOW_PLAUSIBLE),
-        (surely_low, VerdictReason.BELOW_LIMIT),
-        (accused, VerdictReason.TOO_COARSE),
-        (coarse & ((at_least < limit) | (at_most > thresholds.implausible_above)), VerdictReason.TOO_COARSE),
-    ]
-    reasons = np.full(len(found), VerdictReason.HEALTHY.number, np.int8)
-    for which, reason in reversed(cases):
+        (found.vehicle_readings == 0, VerdictReason.VEHICLE_SILENT),
+        (found.vehicle_readings + found.meter_readings == 0, VerdictReason.NOBODY_REPORTED),
+        (found.mappings == 0, VerdictReason.NO_MAPPING),
+    ):
         reasons[which] = reason.number
     return Judgement(reasons, dc, ac, at_least, at_most, power_kw, limit, coverage)
+
+
+def _bounds(its: Comparison, dc: Numbers, ac: Numbers, accused: Flags) -> tuple[Numbers, Numbers]:
+    """Between which the ratios lie: of those that accuse nobody, as far as the meters' steps allow."""
+    surely_drawn = ac - its.step_kwh - np.where(accused, its.ac_less, 0.0)
+    surely_delivered = dc + np.where(accused, its.dc_more, 0.0)
+    at_least = (dc - np.where(accused, its.dc_less, 0.0)) / (ac + np.where(accused, its.ac_more, 0.0) + its.step_kwh)
+    return at_least, np.where(surely_drawn > 0, surely_delivered / surely_drawn, np.inf)
 
 
 def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thresholds) -> Places:
@@ -258,6 +287,8 @@ def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thre
         for step_kwh in REGISTER_STEPS_KWH:
             steps = its.ac / step_kwh
             whole = judged & (np.abs(steps - np.round(steps)) < 1e-6)
+            if not whole.any():
+                continue
             at_least, at_most = judgement.dc / (judgement.ac + step_kwh), judgement.dc / (judgement.ac - step_kwh)
             for limit in (judgement.low_efficiency_below, thresholds.implausible_above):
                 which |= whole & (at_least < limit) & ((at_most > limit) | (at_most < 0))

@@ -2,30 +2,40 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
+from analytics_svc.device_answers import device_page_answer
+from analytics_svc.device_list import DeviceResult, device_result
+from analytics_svc.device_queries import all_devices
 from analytics_svc.fleet_performance import FleetResult, fleet_result
 from analytics_svc.freshness import Found
-from analytics_svc.page_cache import RESULTS_MAX_SESSIONS, RESULTS_MAX_VEHICLES, PageCache
+from analytics_svc.meter_answers import meter_page_answer
+from analytics_svc.meter_performance import MeterResult, meter_result
+from analytics_svc.meter_queries import MeterQueries
+from analytics_svc.page_cache import PageCache, Result
 from analytics_svc.parse import (
+    IDS_MAX,
+    STATES_MAX,
     STATUS_MAX_DEVICES,
-    VEHICLE_IDS_MAX,
     VERDICTS_MAX,
     parse_batch_get_status,
     parse_get_performance_series,
     parse_get_vehicle_performance,
     parse_list_charging_sessions,
+    parse_list_devices,
+    parse_list_meter_performance,
     parse_list_vehicle_performance,
     require_device_id,
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import FleetQuestion, SessionQuestion, Window
+from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage
 from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
 from analytics_svc.session_queries import SessionQueries
 from analytics_svc.session_result import ChargingSession, SessionResult
@@ -36,10 +46,15 @@ from shared.list_limits import list_limits
 from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
 
+Page = TypeVar("Page", FleetPage, MeterPage, DevicePage, SessionPage)
+Answered = TypeVar("Answered", bound=Result)
+
 LIST_LIMITS: ListLimits = {
     "ListVehiclePerformance": list_limits(
-        wire.ListVehiclePerformanceRequest, verdicts=VERDICTS_MAX, vehicle_ids=VEHICLE_IDS_MAX
+        wire.ListVehiclePerformanceRequest, verdicts=VERDICTS_MAX, vehicle_ids=IDS_MAX
     ),
+    "ListMeterPerformance": list_limits(wire.ListMeterPerformanceRequest, verdicts=VERDICTS_MAX, meter_ids=IDS_MAX),
+    "ListDevices": list_limits(wire.ListDevicesRequest, states=STATES_MAX),
     "BatchGetStatus": list_limits(
         wire.BatchGetStatusRequest, vehicle_ids=STATUS_MAX_DEVICES, meter_ids=STATUS_MAX_DEVICES
     ),
@@ -58,16 +73,12 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         session_pause_us: int = PAUSE_US,
     ) -> None:
         self._queries = queries
+        self._meters = MeterQueries(queries.reader, queries.fleet)
+        self._sessions = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
+        self._session_pause_us = session_pause_us
         self._thresholds = thresholds
         self._clock = clock
-        self._fleets: PageCache[FleetQuestion, FleetResult] = PageCache(
-            time.monotonic, RESULTS_MAX_VEHICLES, "another window, other verdicts, ids or order"
-        )
-        self._sessions: PageCache[SessionQuestion, SessionResult] = PageCache(
-            time.monotonic, RESULTS_MAX_SESSIONS, "another device or window"
-        )
-        self._session_pause_us = session_pause_us
-        self._session_queries = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
+        self._page_cache = PageCache(time.monotonic)
         self._stale_after_us = stale_after_us
         self._stale_after = duration_message(stale_after_us)
 
@@ -83,23 +94,39 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.ListVehiclePerformanceRequest, context: Context
     ) -> wire.ListVehiclePerformanceResponse:
         page = parse_list_vehicle_performance(request, self._clock())
+        result, its, token = await self._page(page, self._judged)
+        return page_answer(result, result.page(*its), token, self._thresholds)
+
+    async def _judged(self, page: FleetPage) -> FleetResult:
+        fleet, window = self._queries.fleet, page.window
+        found = await fleet.totals(window, page.question.vehicle_ids, self._thresholds.comparing)
+        judgement = await fleet.judged(window, found.value, self._thresholds)
+        result = await fleet_result(page.question, window, found, judgement)
+        return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
+
+    async def ListMeterPerformance(
+        self, request: wire.ListMeterPerformanceRequest, context: Context
+    ) -> wire.ListMeterPerformanceResponse:
+        page = parse_list_meter_performance(request, self._clock())
+        result, its, token = await self._page(page, self._judged_meters)
+        return meter_page_answer(result, result.page(*its), token, self._thresholds)
+
+    async def _judged_meters(self, page: MeterPage) -> MeterResult:
+        found = await self._meters.totals(page.window, page.question.meter_ids, self._thresholds.comparing)
+        judgement = await self._meters.judged(page.window, found.value, self._thresholds)
+        return meter_result(page.question, page.window, found, judgement)
+
+    async def _page(
+        self, page: Page, first: Callable[[Page], Awaitable[Answered]]
+    ) -> tuple[Answered, tuple[int, int], str]:
+        """The result that a page is a part of, from where to where in it, and the token of the next page."""
         name, start = page.place or ("", 0)
-        if page.place:
-            result = self._fleets.find(name, page.question, start)
-        else:
-            result = await self._judged(page.question, page.window)
+        result: Answered = self._page_cache.find(name, page.question, start) if page.place else await first(page)
         end = start + page.size
         more = end < len(result.positions)
         if more and not page.place:
-            name = self._fleets.keep(page.question, result)
-        return page_answer(result, result.page(start, end), page_token(name, end) if more else "", self._thresholds)
-
-    async def _judged(self, question: FleetQuestion, window: Window) -> FleetResult:
-        fleet = self._queries.fleet
-        found = await fleet.totals(window, question.vehicle_ids, self._thresholds.comparing)
-        judgement = await fleet.judged(window, found.value, self._thresholds)
-        result = await fleet_result(question, window, found, judgement)
-        return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
+            name = self._page_cache.keep(page.question, result)
+        return result, (start, end), page_token(name, end) if more else ""
 
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context
@@ -111,20 +138,15 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.ListChargingSessionsRequest, context: Context
     ) -> wire.ListChargingSessionsResponse:
         page = parse_list_charging_sessions(request, self._clock())
-        name, start = page.place or ("", 0)
-        if page.place:
-            result = self._sessions.find(name, page.question, start)
-        elif page.question.vehicle_id:
-            result = (await self._session_queries.of_vehicle(page.window, page.question.vehicle_id)).value
-        else:
-            result = (await self._session_queries.of_meter(page.window, page.question.meter_id)).value
-        end = start + page.size
-        more = end < len(result)
-        if more and not page.place:
-            name = self._sessions.keep(page.question, result)
+        result, (start, end), token = await self._page(page, self._found_sessions)
         sessions = [await self._session(each) for each in result.sessions[start:end]]
-        token = page_token(name, end) if more else ""
         return sessions_answer(result, sessions, token, self._session_pause_us, self._thresholds)
+
+    async def _found_sessions(self, page: SessionPage) -> SessionResult:
+        vehicle_id, meter_id = page.question.vehicle_id, page.question.meter_id
+        if vehicle_id:
+            return (await self._sessions.of_vehicle(page.window, vehicle_id)).value
+        return (await self._sessions.of_meter(page.window, meter_id)).value
 
     async def _session(self, session: ChargingSession) -> wire.ChargingSession:
         """A session, judged as GetVehiclePerformance does."""
@@ -164,6 +186,14 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             stale_after=self._stale_after,
             as_of=proto_from_us(min(vehicles.as_of_us, meters.as_of_us)),
         )
+
+    async def ListDevices(self, request: wire.ListDevicesRequest, context: Context) -> wire.ListDevicesResponse:
+        result, its, token = await self._page(parse_list_devices(request), self._listed)
+        return device_page_answer(result, its, token, self._stale_after)
+
+    async def _listed(self, page: DevicePage) -> DeviceResult:
+        found = await all_devices(self._queries.reader, page.question)
+        return device_result(page.question, found.value, self._clock(), self._stale_after_us, found.as_of_us)
 
     async def _asked_status(self, kind: DeviceKind, device_id: str) -> dict[str, Any]:
         require_device_id(f"{kind.name}_id", device_id)

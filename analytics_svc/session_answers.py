@@ -12,7 +12,8 @@ from analytics_svc.answers import (
     window_message,
 )
 from analytics_svc.fleet_performance import JudgedVehicle
-from analytics_svc.performance import Judgement, Thresholds
+from analytics_svc.meter_explanation import NO_VEHICLE
+from analytics_svc.performance import Judgement, Thresholds, VerdictReason
 from analytics_svc.session_result import ChargingSession, SessionResult
 from analytics_svc.totals import Evidence, FleetTotals
 from shared.timestamps import proto_from_us
@@ -31,7 +32,7 @@ def sessions_answer(
     return wire.ListChargingSessionsResponse(
         window=window_message(result.window),
         sessions=page,
-        matched=len(result),
+        matched=len(result.positions),
         kwh_delivered_dc_outside=result.kwh_delivered_dc_outside,
         kwh_consumed_ac_outside=result.kwh_consumed_ac_outside,
         session_pause=duration_message(pause_us),
@@ -69,8 +70,8 @@ def meter_session(session: ChargingSession) -> wire.ChargingSession:
             kwh_consumed_ac=feeding.kwh_consumed_ac,
             kwh_returned_ac=feeding.kwh_returned_ac,
             meter_readings=feeding.meter_readings,
-            verdict=wire.VERDICT_INSUFFICIENT_DATA,
-            verdict_reason="The meter was mapped to no vehicle.",
+            verdict=wire.Verdict.Value(VerdictReason.FED_NO_VEHICLE.verdict),
+            verdict_reason=NO_VEHICLE,
         )
     )
     return message

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from analytics_svc.fleet_queries import window_ends
 from analytics_svc.queries_sql import STATUSES
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
@@ -168,7 +169,7 @@ class SessionQueries:
     ) -> QueryResult[SessionResult]:
         """What a vehicle and its meters reported in sessions, and outside."""
         cuts = sorted({us for span in spans for us in (span.begin_us, span.end_us)})
-        asked = {"vehicle_id": vehicle_id, **_ends(window)}
+        asked = {"vehicle_id": vehicle_id, **window_ends(window)}
         answer = await self._reader.ask_of_days(
             SESSION_SPANS,
             asked | {"cuts": [datetime_from_us(us) for us in cuts]},
@@ -229,7 +230,7 @@ class SessionQueries:
         edges = sorted({window.start_us, window.end_us, *(us for time in (*within, *own) for us in time)})
         answer = await self._reader.ask_of_days(
             METER_PIECES,
-            {"meter_key": meter_key, "starts": [datetime_from_us(us) for us in edges[:-1]], **_ends(window)},
+            {"meter_key": meter_key, "starts": [datetime_from_us(us) for us in edges[:-1]], **window_ends(window)},
             window.start_us,
             window.end_us,
         )
@@ -250,7 +251,7 @@ class SessionQueries:
         looked_from_us = max(self._rules.looked_from(window), TIMESTAMP_MIN_US + 2 * SILENCE_US)
         least = {"least_vehicle_kwh": self._rules.least_kwh(takes=True)}
         least["least_meter_kwh"] = self._rules.least_kwh(takes=False)
-        return least | {"looked_from": datetime_from_us(looked_from_us), **_ends(window)}
+        return least | {"looked_from": datetime_from_us(looked_from_us), **window_ends(window)}
 
     async def _unknown(self, kind: DeviceKind, device_id: str) -> UnknownDevice:
         answer = await self._reader.ask(STATUSES[kind], {"ids": [device_id], "refusals_max": 0})
@@ -302,10 +303,6 @@ def _pieces_of(edges: Sequence[int], since_us: int, until_us: int) -> Sequence[i
 
 def _added(sums: Sequence[MeterSums]) -> MeterSums:
     return MeterSums(*(sum(column) for column in zip(*sums, strict=True))) if sums else MeterSums()
-
-
-def _ends(window: Window) -> dict[str, object]:
-    return {"window_start": datetime_from_us(window.start_us), "window_end": datetime_from_us(window.end_us)}
 
 
 def _interval(us: int) -> timedelta:

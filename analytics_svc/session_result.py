@@ -11,6 +11,9 @@ from analytics_svc.stretches import CompareLimits
 from analytics_svc.totals import Evidence, Feeding, FleetTotals
 from shared.timestamps import US_PER_HOUR
 
+SESSION_ROWS = 25
+"""Rows of a list of vehicles that take as much memory as a session: up to 10 KiB."""
+
 
 class MeterSums(NamedTuple):
     """What a meter reported; energy in kWh."""
@@ -95,8 +98,9 @@ class SessionResult:
     as_of_us: int
 
     @property
-    def weight(self) -> int:
-        return len(self.sessions)
+    def rows(self) -> int:
+        return len(self.sessions) * SESSION_ROWS
 
-    def __len__(self) -> int:
-        return len(self.sessions)
+    @property
+    def positions(self) -> Sequence[int]:
+        return range(len(self.sessions))

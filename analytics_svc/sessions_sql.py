@@ -7,7 +7,7 @@ hundred rows. Only the hours in which something was charged are looked at, and t
 from sqlalchemy import text
 
 from analytics_svc.queries_sql import similar_ids
-from analytics_svc.spans_sql import CUT_SPANS, OF_THE_DAYS
+from analytics_svc.spans_sql import OF_THE_DAYS, span_ctes
 from shared.db.device_kind import KINDS, METER, VEHICLE
 
 # The hours within a time in which a device took more than so much.
@@ -120,12 +120,15 @@ WHERE NOT sure
 """
 CHARGES = {kind: text(kind.render(_CHARGES.replace("{of_the_days}", OF_THE_DAYS))) for kind in KINDS}
 
-# The hours of a vehicle, span by span; spans end at the cuts.
+_CUTS = """
+        UNION SELECT vehicle_key, cuts.at FROM asked CROSS JOIN unnest(CAST(:cuts AS timestamptz[])) AS cuts (at)"""
+
+# The hours of a vehicle, span by span; spans end at the cuts, which lie within the window.
 SESSION_SPANS = text(f"""
 WITH asked AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
-{CUT_SPANS.strip()}
+{span_ctes(more_edges=_CUTS).strip()}
 SELECT reported.*, (SELECT meter_id FROM meters WHERE meter_key = reported.meter_key) AS meter_id
 FROM reported
 """)  # noqa: S608 (all are constants)

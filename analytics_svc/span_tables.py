@@ -2,12 +2,11 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analytics_svc.charging import NO_READING, Counts, Numbers, Places, SideHours, Spans, Times
 from analytics_svc.comparison import ComparedStretches, compare
@@ -22,41 +21,52 @@ STRETCHES_MAX = 100
 _EPOCH_2000_US = 946_684_800 * 1_000_000
 """From which PostgreSQL counts."""
 
+_WORDS = 7
+"""Of 8 bytes each, for an hour of a device."""
+
 
 def hours_in(window: Window) -> int:
     """Hours, `(h, h + 1 h]`, that a window reaches into."""
     return (window.end_us - 1) // US_PER_HOUR - window.start_us // US_PER_HOUR + 1
 
 
-class DeviceHours(NamedTuple):
-    """What a device reported in hours of a span, by their numbers; number 0 is the hour before the span."""
+@dataclass(frozen=True, slots=True)
+class DeviceHours:
+    """What a device reported in hours of a span."""
 
     numbers: Places
-    kwh: Numbers
-    kwh_returned: Numbers
-    readings: Counts
+    """Of the hours; 0 is the hour before the span."""
     last_us: Times
-    battery_temp_sum: Numbers
-    battery_temp_readings: Counts
+    counts: Counts
+    """`[hours, 2]`: readings, and those of them with a battery temperature."""
+    sums: Numbers
+    """`[hours, 3]`: energy, less what flowed back; what flowed back; battery temperatures."""
 
     @classmethod
-    def of(cls, row: Any, hours_earlier: int = 0) -> "DeviceHours":
-        """From a row of `reported`; numbered for a window that begins some hours later than the one asked about."""
-        numbers = _unpacked(row.numbers, ">i4").astype(np.intp)
-        return cls(
-            np.maximum(numbers - hours_earlier, 0),
-            _unpacked(row.kwh, ">f8"),
-            _unpacked(row.kwh_returned, ">f8"),
-            _unpacked(row.readings, ">i4").astype(np.int64),
-            _unpacked(row.last_ts, ">i8") + _EPOCH_2000_US,
-            _unpacked(row.battery_temp_sums, ">f8"),
-            _unpacked(row.battery_temp_readings, ">i4").astype(np.int64),
-        )
+    def of(cls, packed: bytes, hours_earlier: int = 0) -> "DeviceHours":
+        """From `hours` of `reported`; numbered for a window that begins some hours later than the one asked about."""
+        words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, _WORDS)
+        numbers = np.maximum(words[:, 0] - hours_earlier, 0) if hours_earlier else words[:, 0]
+        return cls(numbers, words[:, 1] + _EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
+
+    @property
+    def kwh(self) -> Numbers:
+        return self.sums[:, 0]
+
+    @property
+    def kwh_returned(self) -> Numbers:
+        return self.sums[:, 1]
+
+    @property
+    def readings(self) -> Counts:
+        return self.counts[:, 0]
 
     def within(self) -> "DeviceHours":
         """Without the hour before the span."""
-        inside = self.numbers > 0
-        return self if inside.all() else DeviceHours._make(each[inside] if len(each) else each for each in self)
+        its = self.numbers > 0
+        return (
+            self if its.all() else DeviceHours(self.numbers[its], self.last_us[its], self.counts[its], self.sums[its])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,8 @@ class VehicleSpan:
     until_us: int
     vehicle: DeviceHours
     meters: Sequence[DeviceHours]
+    meter_keys: Sequence[int] = ()
+    """Of `meters`, in their order."""
 
 
 class MappedPart(NamedTuple):
@@ -87,23 +99,24 @@ class VehicleHours:
 
 def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier: int = 0) -> dict[int, VehicleHours]:
     """From rows of `reported`, by vehicle_key: those of a window within the one asked about, some hours later."""
-    spans: dict[tuple[int, int], tuple[int, list[DeviceHours], list[DeviceHours]]] = {}
+    spans: dict[tuple[int, int], tuple[int, list[DeviceHours], list[DeviceHours], list[int]]] = {}
     mappings: dict[int, dict[MappedPart, list[DeviceHours]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
-        until_us, vehicle, meters = spans.setdefault(place, (us_from_datetime(row.until), [], []))
-        hours = DeviceHours.of(row, hours_earlier)
+        _, vehicle, meters, meter_keys = spans.setdefault(place, (us_from_datetime(row.until), [], [], []))
+        hours = DeviceHours.of(row.hours, hours_earlier)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
         meters.append(hours)
+        meter_keys.append(row.meter_key)
         since_us, until_us = us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until)
         if window is not None:
             since_us, until_us = max(since_us, window.start_us), min(until_us, window.end_us)
         mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within())
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
-    for (key, since_us), (until_us, [own], meters) in sorted(spans.items(), key=lambda item: item[0]):
-        found[key].append(VehicleSpan(since_us, until_us, own, meters))
+    for (key, since_us), (until_us, [own], meters, meter_keys) in sorted(spans.items(), key=lambda item: item[0]):
+        found[key].append(VehicleSpan(since_us, until_us, own, meters, meter_keys))
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
 
 
@@ -129,8 +142,8 @@ def hours_of_part(window: Window, part: Window, rows: Sequence[Any]) -> VehicleH
 
 def energy_of(rows: Sequence[Any]) -> float | None:
     """What some devices reported together, in kWh; None where no reading came."""
-    hours = [DeviceHours.of(row).within() for row in rows]
-    return _sum(each.kwh for each in hours) if any(each.readings.any() for each in hours) else None
+    hours = [DeviceHours.of(row.hours).within() for row in rows]
+    return sum(each.kwh.sum().item() for each in hours) if any(each.readings.any() for each in hours) else None
 
 
 def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
@@ -152,18 +165,26 @@ def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
 
 
 def _side(shape: tuple[int, int], devices_of: Sequence[Sequence[DeviceHours]]) -> SideHours:
-    side = SideHours(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.full(shape, NO_READING))
-    for span, devices in enumerate(devices_of):
-        for number, device in enumerate(devices):
+    kwh, returned, readings = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    last_us = np.full(shape, NO_READING)
+    for span, [device, *_] in enumerate(devices_of):
+        at = device.numbers
+        kwh[at, span] = device.kwh
+        returned[at, span] = device.kwh_returned
+        readings[at, span] = device.readings
+        last_us[at, span] = device.last_us
+    last_us = np.maximum.accumulate(last_us, axis=0)
+    for span, [_, *others] in enumerate(devices_of):
+        for device in others:
             at = device.numbers
-            side.kwh[at, span] += device.kwh + device.kwh_returned
-            side.kwh_returned[at, span] += device.kwh_returned
-            side.readings[at, span] += device.readings
-            last_us = np.full(shape[0], NO_READING)
-            last_us[at] = device.last_us
-            last_us = np.maximum.accumulate(last_us)
-            side.last_us[:, span] = last_us if number == 0 else np.minimum(side.last_us[:, span], last_us)
-    return side
+            kwh[at, span] += device.kwh
+            returned[at, span] += device.kwh_returned
+            readings[at, span] += device.readings
+            its_last_us = np.full(shape[0], NO_READING)
+            its_last_us[at] = device.last_us
+            last_us[:, span] = np.minimum(last_us[:, span], np.maximum.accumulate(its_last_us))
+    kwh += returned
+    return SideHours(kwh, returned, readings, last_us)
 
 
 def totals_of(
@@ -173,25 +194,35 @@ def totals_of(
     mapped = [(at, span) for at, vehicle in enumerate(vehicles) for span in vehicle.spans if span.meters]
     vehicle_of = np.array([at for at, _ in mapped], np.intp)
     comparison, stretches = compare(spans_table(window, [span for _, span in mapped]), limits)
-    columns: dict[str, list[Any]] = {each.name: [] for each in fields(FleetTotals)[2:-1]}
-    for vehicle in vehicles:
-        own = [span.vehicle.within() for span in vehicle.spans]
-        fed = [hours for devices in vehicle.mappings.values() for hours in devices]
-        columns["mappings"].append(len(vehicle.mappings))
-        columns["kwh_delivered_dc"].append(_sum(each.kwh for each in own))
-        columns["kwh_consumed_ac"].append(_sum(each.kwh for each in fed))
-        columns["battery_temp_sum"].append(_sum(each.battery_temp_sum for each in own))
-        columns["battery_temp_readings"].append(_sum(each.battery_temp_readings for each in own))
-        columns["vehicle_readings"].append(_sum(each.readings for each in own))
-        columns["meter_readings"].append(_sum(each.readings for each in fed))
-        columns["kwh_returned_dc"].append(_sum(each.kwh_returned for each in own))
-        columns["kwh_returned_ac"].append(_sum(each.kwh_returned for each in fed))
-        unmapped = (each.vehicle.within().kwh for each in vehicle.spans if not each.meters)
-        columns["kwh_delivered_dc_unmapped"].append(_sum(unmapped))
+    counts, sums = np.zeros((len(vehicles), 4), np.int64), np.zeros((len(vehicles), 7))
+    for at, vehicle in enumerate(vehicles):
+        counts[at, 0] = len(vehicle.mappings)
+        for span in vehicle.spans:
+            own = span.vehicle.within()
+            own_sums = own.sums.sum(axis=0)
+            counts[at, 1:3] += own.counts.sum(axis=0)
+            sums[at, :3] += own_sums
+            if not span.meters:
+                sums[at, 3] += own_sums[0]
+        for devices in vehicle.mappings.values():
+            for each in devices:
+                counts[at, 3] += each.readings.sum()
+                sums[at, 4:] += each.sums.sum(axis=0)
+    mappings, vehicle_readings, battery_temp_readings, meter_readings = counts.T
+    kwh_dc, returned_dc, battery_temp_sum, unmapped, kwh_ac, returned_ac, _ = sums.T
     totals = FleetTotals(
-        vehicle_ids,
-        by_id(vehicle_ids),
-        **{name: np.array(values) for name, values in columns.items()},
+        vehicle_ids=vehicle_ids,
+        by_id=by_id(vehicle_ids),
+        mappings=mappings,
+        kwh_delivered_dc=kwh_dc,
+        kwh_consumed_ac=kwh_ac,
+        battery_temp_sum=battery_temp_sum,
+        battery_temp_readings=battery_temp_readings,
+        vehicle_readings=vehicle_readings,
+        meter_readings=meter_readings,
+        kwh_returned_dc=returned_dc,
+        kwh_returned_ac=returned_ac,
+        kwh_delivered_dc_unmapped=unmapped,
         comparison=comparison.by_vehicle(vehicle_of, len(vehicles)),
     )
     return totals, ComparedStretches(
@@ -230,12 +261,3 @@ def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids:
 def _last_us(side: Sequence[DeviceHours]) -> int | None:
     """The last reading of a side."""
     return max((each.last_us.max().item() for each in side if len(each.last_us)), default=None)
-
-
-def _sum(parts: Iterator[NDArray[Any]]) -> Any:
-    return sum((each.sum().item() for each in parts), 0)
-
-
-def _unpacked(packed: bytes, kind: str) -> NDArray[Any]:
-    found = np.frombuffer(packed, dtype=kind)
-    return found.astype(found.dtype.newbyteorder("="))

@@ -14,15 +14,12 @@ OF_THE_DAYS = """
 """
 """Of the days of a window and the hour before it."""
 
-# Per device and span one row, its hours packed column by column as big-endian numbers; number 0 is the hour before the
-# span, 1 is the hour in which the window starts. Empty pieces are looked for nowhere.
+# Per device and span one row, its hours one after another, each as numbers of 8 bytes, big-endian. Number 0 is the
+# hour before the span, 1 the hour in which the window starts. Empty pieces are looked for nowhere.
 _HOURS = """
-    SELECT coalesce(string_agg(int4send(CAST(number AS integer)), ''), '') AS numbers,
-           coalesce(string_agg(float8send(kwh), ''), '') AS kwh,
-           coalesce(string_agg(float8send(kwh_returned), ''), '') AS kwh_returned,
-           coalesce(string_agg(int4send(CAST(readings AS integer)), ''), '') AS readings,
-           coalesce(string_agg(timestamptz_send(last_ts), ''), '') AS last_ts,
-           {averages}
+    SELECT coalesce(string_agg(
+               int8send(number) || timestamptz_send(last_ts) || int8send(readings) || {temperatures},
+               ''), '') AS hours
     FROM (
         SELECT CASE WHEN hour_start >= {span}.since THEN (
                    CAST(extract(epoch FROM hour_start - {span}.window_hour) AS integer) / 3600 + 1
@@ -56,20 +53,48 @@ _HOURS = """
 """
 
 
-def _hours(kind: DeviceKind) -> str:
-    averages = (
-        "".join(
-            f"coalesce(string_agg(float8send({name}_sum), ''), '') AS {name}_sums,"
-            f" coalesce(string_agg(int4send(CAST({name}_readings AS integer)), ''), '') AS {name}_readings"
-            for name in kind.averaged
-        )
-        or "CAST('' AS bytea) AS battery_temp_sums, CAST('' AS bytea) AS battery_temp_readings"
-    )
-    statement = _HOURS.replace("{averages}", averages).replace("{span}", "cut").replace("{of_the_days}", OF_THE_DAYS)
-    return kind.render(statement)
+_NO_TEMPERATURES = "int8send(0) || float8send(kwh) || float8send(kwh_returned) || float8send(0)"
+_TEMPERATURES = (
+    "int8send(battery_temp_readings) || float8send(kwh) || float8send(kwh_returned) || float8send(battery_temp_sum)"
+)
 
 
-_SPANS = f"""
+def packed_hours(kind: DeviceKind) -> str:
+    """A query of the hours of a device in a span, the row `cut` beside it."""
+    statement = _HOURS.replace("{temperatures}", _TEMPERATURES if kind is VEHICLE else _NO_TEMPERATURES)
+    return kind.render(statement.replace("{span}", "cut").replace("{of_the_days}", OF_THE_DAYS))
+
+
+def cut_into_hours(device: str, spans: str, wanted: str = "") -> str:
+    """A query of spans of devices, which have since and until, or of those that are wanted: between which full hours
+    they lie, after the floor, and from where on their hour before is to be had. It needs the CTE `kept` of
+    `span_ctes`."""
+    return f"""
+        SELECT {device}_key, since, until, window_hour, whole_from,
+               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
+               CASE WHEN whole_from = since AND since - interval '1 hour' >= (SELECT since FROM kept)
+                   THEN since - interval '1 hour' ELSE whole_from END AS rollups_from,
+               CASE WHEN next_hour > since AND since - interval '1 hour' >= (SELECT since FROM kept)
+                   THEN since - interval '1 hour' ELSE since END AS before_since
+        FROM (
+            SELECT {device}_key, since, until, next_hour, greatest((SELECT since FROM kept), next_hour) AS whole_from,
+                   date_bin('1 hour', CAST(:window_start AS timestamptz), timestamptz 'epoch') AS window_hour
+            FROM (
+                SELECT {device}_key, since, until,
+                       date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
+                           AS next_hour
+                FROM {spans} WHERE since < until {wanted}
+            ) AS begun
+        ) AS floored
+    """  # noqa: S608 (all are constants)
+
+
+def span_ctes(wanted: str = "", more_edges: str = "") -> str:
+    """CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
+    vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as
+    the window has it. `wanted` goes on from WHERE where only some of `spans` are, and `more_edges` from `edges`
+    where spans end at other times, too."""
+    return f"""
     kept AS (
         SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
     ),
@@ -83,31 +108,14 @@ _SPANS = f"""
     edges AS (
         SELECT vehicle_key, CAST(:window_start AS timestamptz) AS at FROM asked
         UNION SELECT vehicle_key, since FROM mapped
-        UNION SELECT vehicle_key, until FROM mapped{{more_edges}}
+        UNION SELECT vehicle_key, until FROM mapped {more_edges}
     ),
     spans AS (
         SELECT vehicle_key, at AS since,
                lead(at, 1, CAST(:window_end AS timestamptz)) OVER (PARTITION BY vehicle_key ORDER BY at) AS until
         FROM edges
     ),
-    cut AS MATERIALIZED (
-        SELECT vehicle_key, since, until, window_hour, whole_from,
-               greatest(whole_from, date_bin('1 hour', until, timestamptz 'epoch')) AS whole_until,
-               CASE WHEN whole_from = since AND since - interval '1 hour' >= (SELECT since FROM kept)
-                   THEN since - interval '1 hour' ELSE whole_from END AS rollups_from,
-               CASE WHEN next_hour > since AND since - interval '1 hour' >= (SELECT since FROM kept)
-                   THEN since - interval '1 hour' ELSE since END AS before_since
-        FROM (
-            SELECT vehicle_key, since, until, next_hour, greatest((SELECT since FROM kept), next_hour) AS whole_from,
-                   date_bin('1 hour', CAST(:window_start AS timestamptz), timestamptz 'epoch') AS window_hour
-            FROM (
-                SELECT vehicle_key, since, until,
-                       date_bin('1 hour', since - interval '1 microsecond', timestamptz 'epoch') + interval '1 hour'
-                           AS next_hour
-                FROM spans WHERE since < until
-            ) AS begun
-        ) AS floored
-    ),
+    cut AS MATERIALIZED ({cut_into_hours("vehicle", "spans", wanted)}),
     fed AS MATERIALIZED (
         SELECT cut.*, mapped.meter_key, mapped.since AS mapped_since, mapped.until AS mapped_until
         FROM cut JOIN mapped ON mapped.vehicle_key = cut.vehicle_key
@@ -116,23 +124,14 @@ _SPANS = f"""
     reported AS (
         SELECT cut.vehicle_key, since, until, CAST(NULL AS integer) AS meter_key,
                CAST(NULL AS timestamptz) AS mapped_since, CAST(NULL AS timestamptz) AS mapped_until,
-               numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings
-        FROM cut CROSS JOIN LATERAL ({_hours(VEHICLE)} OFFSET 0) AS packed
+               hours
+        FROM cut CROSS JOIN LATERAL ({packed_hours(VEHICLE)} OFFSET 0) AS packed
         UNION ALL
         SELECT cut.vehicle_key, since, until, meter_key, mapped_since, mapped_until,
-               numbers, kwh, kwh_returned, readings, last_ts, battery_temp_sums, battery_temp_readings
-        FROM fed AS cut CROSS JOIN LATERAL ({_hours(METER)} OFFSET 0) AS packed
+               hours
+        FROM fed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
     )
 """  # noqa: S608 (all are constants)
 
-SPANS = _SPANS.replace("{more_edges}", "")
-"""CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
-vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as the
-window has it."""
 
-CUT_SPANS = _SPANS.replace(
-    "{more_edges}",
-    """
-        UNION SELECT vehicle_key, cuts.at FROM asked CROSS JOIN unnest(CAST(:cuts AS timestamptz[])) AS cuts (at)""",
-)
-"""Likewise, and spans end at each of some cuts within the window."""
+SPANS = span_ctes()

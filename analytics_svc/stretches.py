@@ -14,6 +14,9 @@ LEVEL_US = 2 * US_PER_MINUTE
 MORE_THAN_AN_HOUR = 1.5
 """How many times the most of another hour a first reading must have to stand for more than an hour."""
 
+MOST_OF_AN_HOUR = 0.8
+"""Share of the most that a stretch draws in an hour; an hour of so much is one of charging."""
+
 HALF_REPORTED = 0.5
 """A ratio below it is no worn charger's, but one of a vehicle that fell silent."""
 
@@ -64,8 +67,7 @@ class Stretches:
     def __init__(self, spans: Spans, hours: Hours, runs: Runs, limits: CompareLimits) -> None:
         self.spans, self.hours, self.limits = spans, hours, limits
         self.vehicle, self.meters = spans.vehicle, spans.meters
-        self.charging = hours.draws | hours.takes
-        self.charging[0] = False
+        self.charging = hours.charging
         self.dc_sums = Sums(self.vehicle.kwh, self.charging)
         self.ac_sums = Sums(self.meters.kwh, self.charging)
         self._join(runs)
@@ -104,7 +106,7 @@ class Stretches:
             claimed = np.where(unclaimed, 0.0, ac)
             claimed[:-1] += np.where(unclaimed[:-1] & adjoining, np.minimum(ac[:-1], late), 0.0)
 
-        begins = np.flatnonzero(~joined)
+        begins = (~joined).nonzero()[0]
         ends = np.append(begins[1:], len(runs))[: len(begins)] - 1
         self.span, self.first, self.last = span[begins], first[begins], last[ends]
         self.dc = _added(dc, begins)
@@ -137,7 +139,8 @@ class Stretches:
         span, first, last = runs.span, runs.first, runs.last
         table = self.hours.draws if other is self.meters else self.hours.takes
         charged_last = np.where(table[last, span], last, np.maximum(last - 1, first))
-        owes = charges & ((other.last_us[charged_last - 1, span] >= side.last_us[last, span]) | little)
+        quiet_us = np.maximum(other.last_us[charged_last - 1, span], self.spans.ends_us[charged_last - 1, span])
+        owes = charges & ((quiet_us >= side.last_us[last, span]) | little)
         silent = (span[1:] == span[:-1]) & (side.last_us[first[1:] - 1, span[1:]] == side.last_us[last[:-1], span[:-1]])
         waits = owes[:-1] & silent
         found: Flags = waits & reports[1:]
@@ -161,13 +164,15 @@ class Stretches:
         """Whether meters that were silent before a stretch were so by a fault: they report at standby elsewhere in the
         span, or far more in the first hour than was charged. Others report only while they feed."""
         idle, hour = self.reports_idle(self.meters), self.first
-        far_more = self.vehicle.kwh[hour, self.span] < HALF_REPORTED * self.meters.kwh[hour, self.span]
+        reported = self.vehicle.readings[hour, self.span] > 0
+        charged = np.where(reported, self.vehicle.kwh[hour, self.span], self.dc)
+        far_more = charged < HALF_REPORTED * self.meters.kwh[hour, self.span]
         may_owe: Flags = far_more | idle
         return may_owe
 
     def reports_idle(self, side: SideHours) -> Flags:
-        """Whether a side reports in hours of the span in which nothing was charged."""
-        idle: Flags = ~self.charging[1:] & (side.readings[1:] > 0)
+        """Whether a side reports in hours of the span in which nothing was charged, and little flowed."""
+        idle: Flags = ~self.charging[1:] & (side.readings[1:] > 0) & (side.kwh[1:] <= self.limits.standby_kw)
         reports: Flags = np.any(idle, axis=0)[self.span]
         return reports
 
@@ -187,7 +192,7 @@ class Stretches:
 
     def set_aside(self, reason: Aside, which: Flags) -> None:
         """Sets whole stretches aside."""
-        at = np.flatnonzero(which)
+        at = which.nonzero()[0]
         if not len(at):
             return
         self.add_aside(reason, at, self.dc[at], self.ac[at])

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from analytics_svc.charging import Counts, Numbers
 from analytics_svc.comparison import Comparison
 
@@ -56,23 +58,42 @@ class FleetTotals:
         return len(self.vehicle_ids)
 
     def at(self, position: int) -> Totals:
-        def of(values: Any) -> Any:
-            return values.item(position)
+        [totals] = self.of([position])
+        return totals
 
-        delivered, drawn = self.vehicle_readings[position] > 0, self.meter_readings[position] > 0
-        measured = of(self.battery_temp_readings)
-        return Totals(
-            mappings=of(self.mappings),
-            kwh_delivered_dc=of(self.kwh_delivered_dc) if delivered else None,
-            kwh_consumed_ac=of(self.kwh_consumed_ac) if drawn else None,
-            average_battery_temp=of(self.battery_temp_sum) / measured if measured else None,
-            vehicle_readings=of(self.vehicle_readings),
-            meter_readings=of(self.meter_readings),
-            kwh_returned_dc=of(self.kwh_returned_dc) if delivered else None,
-            kwh_returned_ac=of(self.kwh_returned_ac) if drawn else None,
-            kwh_delivered_dc_unmapped=of(self.kwh_delivered_dc_unmapped) if delivered else None,
-            kwh_consumed_ac_idle=of(self.comparison.idle) if drawn else None,
+    def of(self, positions: Sequence[int]) -> list[Totals]:
+        """Of the vehicles at some positions."""
+        columns = (
+            self.mappings,
+            self.kwh_delivered_dc,
+            self.kwh_consumed_ac,
+            self.battery_temp_sum,
+            self.battery_temp_readings,
+            self.vehicle_readings,
+            self.meter_readings,
+            self.kwh_returned_dc,
+            self.kwh_returned_ac,
+            self.kwh_delivered_dc_unmapped,
+            self.comparison.idle,
         )
+        at = np.array(positions, np.intp)
+        return [
+            Totals(
+                mappings=mappings,
+                kwh_delivered_dc=dc if delivered else None,
+                kwh_consumed_ac=ac if drawn else None,
+                average_battery_temp=temps / measured if measured else None,
+                vehicle_readings=delivered,
+                meter_readings=drawn,
+                kwh_returned_dc=returned_dc if delivered else None,
+                kwh_returned_ac=returned_ac if drawn else None,
+                kwh_delivered_dc_unmapped=unmapped if delivered else None,
+                kwh_consumed_ac_idle=idle if drawn else None,
+            )
+            for mappings, dc, ac, temps, measured, delivered, drawn, returned_dc, returned_ac, unmapped, idle in zip(
+                *(column[at].tolist() for column in columns), strict=True
+            )
+        ]
 
 
 def by_id(vehicle_ids: Sequence[str]) -> Sequence[int]:

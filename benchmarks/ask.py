@@ -5,17 +5,20 @@ An answer that is not the whole of what is stored is an error: nothing is faster
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
+from typing import Any
 
 import grpc
 from energyfleet.v1.analytics_service_pb2 import (
     VERDICT_OK,
-    FleetTotals,
     GetVehiclePerformanceRequest,
+    ListDevicesRequest,
+    ListMeterPerformanceRequest,
     ListVehiclePerformanceRequest,
 )
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
+from google.protobuf.message import Message
 
 from benchmarks.client import BenchmarkError, Effort, Stopwatch, Target, described, ready
 
@@ -62,11 +65,42 @@ def fleet(
 ) -> tuple[list[float], Effort]:
     """Asks for the first page so often, one after the other, and returns latencies in seconds. BenchmarkError when its
     totals are not of so many vehicles with so many readings each, on each side."""
-    return asyncio.run(_fleet(target, request, calls, vehicles, readings))
+    expected = vehicles, vehicles * readings, vehicles * readings
+    return asyncio.run(_first_pages(target, "ListVehiclePerformance", request, calls, _vehicles_counted, expected))
 
 
-async def _fleet(
-    target: Target, request: ListVehiclePerformanceRequest, calls: int, vehicles: int, readings: int
+def meters(
+    target: Target, request: ListMeterPerformanceRequest, calls: int, meters: int, readings: int
+) -> tuple[list[float], Effort]:
+    """The same by meter: each has so many readings while it fed a vehicle, and none otherwise."""
+    expected = meters, meters * readings, 0
+    return asyncio.run(_first_pages(target, "ListMeterPerformance", request, calls, _meters_counted, expected))
+
+
+def devices(target: Target, request: ListDevicesRequest, calls: int, pairs: int) -> tuple[list[float], Effort]:
+    """The same of all devices: so many vehicles, and as many meters."""
+    return asyncio.run(_first_pages(target, "ListDevices", request, calls, _devices_counted, (2 * pairs,)))
+
+
+def _vehicles_counted(answer: Any) -> tuple[int, ...]:
+    return answer.totals.vehicles, answer.totals.vehicle_readings, answer.totals.meter_readings
+
+
+def _meters_counted(answer: Any) -> tuple[int, ...]:
+    return answer.totals.meters, answer.totals.meter_readings, answer.totals.meter_readings_unmapped
+
+
+def _devices_counted(answer: Any) -> tuple[int, ...]:
+    return (answer.matched,)
+
+
+async def _first_pages(
+    target: Target,
+    rpc: str,
+    request: Message,
+    calls: int,
+    counted: Callable[[Any], tuple[int, ...]],
+    expected: tuple[int, ...],
 ) -> tuple[list[float], Effort]:
     async with grpc.aio.insecure_channel(target.address) as channel:
         await ready(channel)
@@ -76,11 +110,12 @@ async def _fleet(
         for _ in range(calls):
             asked = time.perf_counter()
             try:
-                answer = await stub.ListVehiclePerformance(request)
+                answer = await getattr(stub, rpc)(request)
             except grpc.aio.AioRpcError as error:
                 raise BenchmarkError(described(error)) from None
             latencies.append(time.perf_counter() - asked)
-            _require_whole(answer.totals, vehicles, readings)
+            if counted(answer) != expected:
+                raise BenchmarkError(f"{rpc}: expected {expected}: {counted(answer)}")
         return latencies, stopwatch.stop()
 
 
@@ -109,9 +144,3 @@ async def _fleet_pages(target: Target, request: ListVehiclePerformanceRequest, v
     if len(seen) != vehicles:
         raise BenchmarkError(f"the pages have {len(seen):,} vehicles of {vehicles:,}")
     return elapsed_s
-
-
-def _require_whole(totals: FleetTotals, vehicles: int, readings: int) -> None:
-    expected = (vehicles, vehicles * readings, vehicles * readings)
-    if (totals.vehicles, totals.vehicle_readings, totals.meter_readings) != expected:
-        raise BenchmarkError(f"expected {vehicles:,} vehicles with {readings} readings of each side: {totals}")

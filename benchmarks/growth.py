@@ -8,7 +8,7 @@ from benchmarks import history
 from benchmarks.figures import Figure, Goal
 from benchmarks.harness import Harness
 from benchmarks.history import Stored
-from benchmarks.reads import one_vehicle, save_plans, whole_fleet
+from benchmarks.reads import one_vehicle, other_lists, save_plans, whole_fleet
 from shared.timestamps import US_PER_HOUR, system_clock
 
 DAYS = (1, 7)
@@ -43,8 +43,9 @@ def measure(
             with harness.service("analytics", "growth") as target:
                 one = one_vehicle(harness, target, stored, CALLS, f"GetVehiclePerformance, {told}")
                 fleet = whole_fleet(harness, target, stored, f"ListVehiclePerformance, {told}")
+                others = other_lists(harness, target, stored, told)
             rows = Figure(one[0].subject, f"hourly rows, {vehicles:,} vehicles", stored.rows, "")
-            figures += [rows, *one, *fleet]
+            figures += [rows, *one, *fleet, *others]
             medians.append((one[0].value, fleet[0].value))
         saved = save_plans(harness, "growth", stored, plans_directory, f"{counts[-1]}-days")
     if len(counts) > 1:

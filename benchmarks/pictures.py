@@ -104,15 +104,8 @@ def _device(readings: Readings) -> DeviceHours:
     np.maximum.at(last_us, of, ts_us)
     count = np.bincount(of)
     nothing = np.zeros(len(numbers))
-    return DeviceHours(
-        numbers.astype(np.intp),
-        np.bincount(of, kwh).astype(np.float64),
-        nothing,
-        count,
-        last_us,
-        nothing,
-        np.zeros_like(count),
-    )
+    counts = np.stack([count, np.zeros_like(count)], axis=1)
+    return DeviceHours(numbers, last_us, counts, np.stack([np.bincount(of, kwh), nothing, nothing], axis=1))
 
 
 def by_hour(readings: Readings, hours: int) -> NDArray[np.float64]:

@@ -3,7 +3,13 @@
 import random
 from pathlib import Path
 
-from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceRequest, ListVehiclePerformanceRequest, TimeWindow
+from energyfleet.v1.analytics_service_pb2 import (
+    GetVehiclePerformanceRequest,
+    ListDevicesRequest,
+    ListMeterPerformanceRequest,
+    ListVehiclePerformanceRequest,
+    TimeWindow,
+)
 
 from benchmarks import ask, plans
 from benchmarks.client import Target
@@ -69,6 +75,26 @@ def whole_fleet(harness: Harness, target: Target, stored: Stored, subject: str) 
         Figure(subject, "PostgreSQL CPU per call", effort.postgres_cpu_s / FLEET_CALLS * 1e3, "ms"),
         Figure(subject, "service CPU per call", effort.service_cpu_s / FLEET_CALLS * 1e3, "ms"),
     ]
+
+
+def other_lists(harness: Harness, target: Target, stored: Stored, told: str) -> list[Figure]:
+    """ListMeterPerformance over the same 24 hours and ListDevices: the first page, one question at a time."""
+    by_meter = ListMeterPerformanceRequest(window=_window(stored), page_size=PAGE_SIZE)
+    of_devices = ListDevicesRequest(page_size=PAGE_SIZE)
+    figures = []
+    for rpc, asked in (
+        ("ListMeterPerformance", lambda calls: (ask.meters, target, by_meter, calls, stored.pairs, stored.a_day)),
+        ("ListDevices", lambda calls: (ask.devices, target, of_devices, calls, stored.pairs)),
+    ):
+        harness.in_client(*asked(FLEET_WARM_UP_CALLS))
+        latencies, effort = harness.in_client(*asked(FLEET_CALLS))
+        subject = f"{rpc}, {told}"
+        figures += [
+            Figure(subject, "p50, first page and totals", percentile([each * 1e3 for each in latencies], 50), "ms"),
+            Figure(subject, "PostgreSQL CPU per call", effort.postgres_cpu_s / FLEET_CALLS * 1e3, "ms"),
+            Figure(subject, "service CPU per call", effort.service_cpu_s / FLEET_CALLS * 1e3, "ms"),
+        ]
+    return figures
 
 
 def save_plans(harness: Harness, database: str, stored: Stored, directory: Path, name: str) -> list[Path]:

@@ -375,9 +375,9 @@ class Model:
             FedSpan(
                 since_us,
                 until_us,
-                self._energies(("vehicle", vehicle_id)),
+                self.energies(("vehicle", vehicle_id)),
                 [
-                    self._energies(("meter", mapping.meter_id))
+                    self.energies(("meter", mapping.meter_id))
                     for mapping, (from_us, to_us) in zip(mappings, ends, strict=True)
                     if from_us <= since_us and until_us <= to_us
                 ],
@@ -385,7 +385,7 @@ class Model:
             for since_us, until_us in itertools.pairwise(edges)
         ]
 
-    def _energies(self, device: Device) -> dict[int, float]:
+    def energies(self, device: Device) -> dict[int, float]:
         """The energies of its readings that count, by their time."""
         return {ts_us: values[0] or 0.0 for ts_us, values in self.counted(device).items()}
 

@@ -114,12 +114,7 @@ def _hours(readings: Readings, since_us: int, until_us: int, window: Window) -> 
     numbers, first = np.unique(np.where(ts_us > since_us, hours, 0), return_index=True)
     ends = np.append(first[1:], len(ts_us))
     none = np.zeros(len(numbers))
-    return DeviceHours(
-        numbers=numbers.astype(np.intp),
-        kwh=np.add.reduceat(kwh, first) if len(first) else none,
-        kwh_returned=none,
-        readings=ends - first if len(first) else none.astype(np.int64),
-        last_us=ts_us[ends - 1] if len(first) else ts_us,
-        battery_temp_sum=none,
-        battery_temp_readings=none.astype(np.int64),
-    )
+    if not len(first):
+        return DeviceHours(numbers, ts_us, np.zeros((0, 2), np.int64), np.zeros((0, 3)))
+    counts = np.stack([ends - first, np.zeros(len(first), np.int64)], axis=1)
+    return DeviceHours(numbers, ts_us[ends - 1], counts, np.stack([np.add.reduceat(kwh, first), none, none], axis=1))

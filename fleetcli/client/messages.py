@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 
 from energyfleet.v1.analytics_service_pb2 import (
+    DeviceKind,
+    DeviceOrder,
+    DeviceState,
     GetPerformanceSeriesRequest,
     ListChargingSessionsRequest,
+    ListDevicesRequest,
+    ListMeterPerformanceRequest,
     ListVehiclePerformanceRequest,
     PerformanceOrder,
     SeriesGranularity,
     TimeWindow,
     Verdict,
+    WindowAlignment,
 )
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,14 +23,42 @@ from shared.timestamps import proto_from_us
 
 
 def fleet_request(
-    start_us: int | None, end_us: int | None, verdicts: Sequence[str], vehicle_ids: Sequence[str], order: str
+    window: TimeWindow | None, aligned: tuple[str, str], verdicts: Sequence[str], vehicle_ids: Sequence[str], order: str
 ) -> ListVehiclePerformanceRequest:
-    """Asks about the fleet: verdicts and order by the contract's names, `LOW_EFFICIENCY` and `KWH_LOST`."""
+    """Asks about the fleet: alignment with its time zone, verdicts and order by the contract's names, such as `DAY`,
+    `LOW_EFFICIENCY` and `KWH_LOST`."""
+    alignment, time_zone = aligned
     return ListVehiclePerformanceRequest(
-        window=window(start_us, end_us),
+        window=window,
+        alignment=WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
+        time_zone=time_zone,
         verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
         vehicle_ids=vehicle_ids,
         order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    )
+
+
+def meters_request(
+    window: TimeWindow | None, aligned: tuple[str, str], verdicts: Sequence[str], meter_ids: Sequence[str], order: str
+) -> ListMeterPerformanceRequest:
+    """Asks about meters; likewise."""
+    alignment, time_zone = aligned
+    return ListMeterPerformanceRequest(
+        window=window,
+        alignment=WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
+        time_zone=time_zone,
+        verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
+        meter_ids=meter_ids,
+        order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    )
+
+
+def devices_request(kind: str, states: Sequence[str], order: str) -> ListDevicesRequest:
+    """Asks for devices by the contract's names: `METER`, `VEHICLE` or `UNSPECIFIED`, `STALE` and `FRESHNESS`."""
+    return ListDevicesRequest(
+        kind=DeviceKind.Value(f"DEVICE_KIND_{kind}"),
+        states=[DeviceState.Value(f"DEVICE_STATE_{state}") for state in states],
+        order=DeviceOrder.Value(f"DEVICE_ORDER_{order}"),
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any, Self, cast
 from energyfleet.v1.analytics_service_pb2 import (
     BatchGetStatusRequest,
     ChargingSession,
+    ClockEvidence,
+    DeviceState,
     Finding,
     FindingKind,
     Freshness,
@@ -18,8 +20,15 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehicleStatusResponse,
     ListChargingSessionsRequest,
     ListChargingSessionsResponse,
+    ListDevicesRequest,
+    ListDevicesResponse,
+    ListedDevice,
+    ListMeterPerformanceRequest,
+    ListMeterPerformanceResponse,
     ListVehiclePerformanceRequest,
     ListVehiclePerformanceResponse,
+    MeterPerformance,
+    MeterVerdictTotals,
     VehiclePerformance,
     Verdict,
     VerdictTotals,
@@ -52,6 +61,13 @@ Performance = GetVehiclePerformanceResponse
 FleetPerformance = ListVehiclePerformanceResponse
 FleetQuestion = ListVehiclePerformanceRequest
 FleetVehicle = VehiclePerformance
+Meters = ListMeterPerformanceResponse
+MetersQuestion = ListMeterPerformanceRequest
+ListedMeter = MeterPerformance
+DeviceList = ListDevicesResponse
+Device = ListedDevice
+Clock = ClockEvidence
+DevicesQuestion = ListDevicesRequest
 Series = GetPerformanceSeriesResponse
 SeriesQuestion = GetPerformanceSeriesRequest
 Session = ChargingSession
@@ -68,11 +84,11 @@ Refused = RejectedReading | ConflictingReading | OmittedValue
 PATIENCE_S = 10.0
 """Longer than a restart of the service, shorter than what a person takes for a hang."""
 
-PAGE_MAX_VEHICLES = 1_000
-"""What the service takes; of sessions as many."""
+PAGE_MAX_ROWS = 1_000
+"""What the service takes."""
 
 
-def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals) -> str:
+def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals | MeterPerformance | MeterVerdictTotals) -> str:
     """The verdict's name without its prefix, `LOW_EFFICIENCY`; its number where this version does not know it."""
     return _name(Verdict, answer.verdict, "VERDICT_")
 
@@ -82,7 +98,12 @@ def finding_of(finding: Finding) -> str:
     return _name(FindingKind, finding.kind, "FINDING_KIND_")
 
 
-def freshness_of(answer: VehicleStatus | MeterStatus) -> str:
+def state_of(state: DeviceState.ValueType) -> str:
+    """A device state's name without its prefix, `CLOCK_OFF`; its number where this version does not know it."""
+    return _name(DeviceState, state, "DEVICE_STATE_")
+
+
+def freshness_of(answer: VehicleStatus | MeterStatus | ListedDevice) -> str:
     """A freshness' name without its prefix, `ONLINE`; its number where this version does not know it."""
     return _name(Freshness, answer.freshness, "FRESHNESS_")
 
@@ -197,21 +218,18 @@ class AnalyticsClient(_Client):
 
     async def fleet(self, question: FleetQuestion, most: int | None = None) -> FleetPerformance:
         """How the fleet charged, its pages put together: the first `most` vehicles, or all of them."""
-        whole = FleetPerformance()
-        page = FleetQuestion()
-        page.CopyFrom(question)
-        while True:
-            left = PAGE_MAX_VEHICLES if most is None else most - len(whole.vehicles)
-            page.page_size = min(left, PAGE_MAX_VEHICLES)
-            answer: FleetPerformance = await self._call(self._stub.ListVehiclePerformance, page)
-            if not page.page_token:
-                whole.MergeFrom(answer)
-            else:
-                whole.vehicles.extend(answer.vehicles)
-            page.page_token = answer.next_page_token
-            if not page.page_token or (most is not None and len(whole.vehicles) >= most):
-                whole.ClearField("next_page_token")
-                return whole
+        whole: FleetPerformance = await self._whole(self._stub.ListVehiclePerformance, question, "vehicles", most)
+        return whole
+
+    async def meters(self, question: MetersQuestion, most: int | None = None) -> Meters:
+        """How vehicles charged at meters; likewise."""
+        whole: Meters = await self._whole(self._stub.ListMeterPerformance, question, "meters", most)
+        return whole
+
+    async def devices(self, question: DevicesQuestion, most: int | None = None) -> DeviceList:
+        """How devices report; likewise."""
+        whole: DeviceList = await self._whole(self._stub.ListDevices, question, "devices", most)
+        return whole
 
     async def series(self, question: SeriesQuestion) -> Series:
         answer: Series = await self._call(self._stub.GetPerformanceSeries, question)
@@ -219,20 +237,8 @@ class AnalyticsClient(_Client):
 
     async def sessions(self, question: SessionsQuestion) -> Sessions:
         """All charging sessions of a window, its pages put together."""
-        whole = Sessions()
-        page = SessionsQuestion()
-        page.CopyFrom(question)
-        page.page_size = PAGE_MAX_VEHICLES
-        while True:
-            answer: Sessions = await self._call(self._stub.ListChargingSessions, page)
-            if not page.page_token:
-                whole.MergeFrom(answer)
-            else:
-                whole.sessions.extend(answer.sessions)
-            page.page_token = answer.next_page_token
-            if not page.page_token:
-                whole.ClearField("next_page_token")
-                return whole
+        whole: Sessions = await self._whole(self._stub.ListChargingSessions, question, "sessions", None)
+        return whole
 
     async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
         """A vehicle's newest reading; None for an unknown one."""
@@ -249,6 +255,22 @@ class AnalyticsClient(_Client):
         request = BatchGetStatusRequest(vehicle_ids=[vehicle_id], meter_ids=[meter_id])
         answer = await self._call(self._stub.BatchGetStatus, request)
         return list(answer.vehicles[0].similar_ids), list(answer.meters[0].similar_ids)
+
+    async def _whole(self, method: Any, question: Any, rows: str, most: int | None) -> Any:
+        """The first answer, with the rows of later pages as far as they are wanted."""
+        page = type(question)()
+        page.CopyFrom(question)
+        page.page_size = min(most or PAGE_MAX_ROWS, PAGE_MAX_ROWS)
+        whole = await self._call(method, page)
+        its = getattr(whole, rows)
+        while whole.next_page_token and (most is None or len(its) < most):
+            page.page_token = whole.next_page_token
+            page.page_size = PAGE_MAX_ROWS if most is None else min(most - len(its), PAGE_MAX_ROWS)
+            answer = await self._call(method, page)
+            its.extend(getattr(answer, rows))
+            whole.next_page_token = answer.next_page_token
+        whole.ClearField("next_page_token")
+        return whole
 
     async def _found(self, method: Any, request: Message) -> Any:
         try:

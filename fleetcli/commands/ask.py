@@ -3,14 +3,12 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import partial
 from math import isinf
 from typing import Annotated, Any
 
 import typer
 from energyfleet.v1.analytics_service_pb2 import Comparison
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,7 +27,7 @@ from fleetcli.client.services import (
     verdict_of,
 )
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import facts_table, measured, out, say, verdict_text, warn_similar
+from fleetcli.commands.console import age_text, facts_table, measured, out, say, verdict_text, warn_similar
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
@@ -228,9 +226,4 @@ def _clock_evidence(answer: VehicleStatus | MeterStatus) -> str:
 
 
 def _newest(answer: VehicleStatus | MeterStatus) -> str:
-    return f"{_clock(answer.reading.timestamp)}, {_ago(answer.age)}: {freshness_of(answer)}"
-
-
-def _ago(age: Duration) -> str:
-    rounded = timedelta(seconds=abs(age.seconds))
-    return f"{rounded} ahead of the server's clock" if age.seconds < 0 else f"{rounded} ago"
+    return f"{_clock(answer.reading.timestamp)}, {age_text(answer.age)}: {freshness_of(answer)}"

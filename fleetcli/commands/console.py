@@ -1,9 +1,11 @@
 """What people see: answers on standard output, everything else on standard error, progress only on a terminal."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -13,6 +15,9 @@ from fleetcli.client.errors import ClientError
 
 _WIDTH_WITHOUT_TERMINAL = 120
 """Columns of a table in a file or a pipe."""
+
+_WIDTH_MAX = 1_000
+"""Wider than any table here."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
 err = Console(highlight=False, width=None if sys.stderr.isatty() else _WIDTH_WITHOUT_TERMINAL, stderr=True)
@@ -59,8 +64,33 @@ def measured(message: Any, field: str, form: str) -> str:
 
 
 def compared(answer: Any, field: str, form: str) -> str:
-    """Likewise, of what the verdict of a vehicle goes by."""
+    """Likewise, of what the verdict of a vehicle or a meter goes by."""
     return form.format(getattr(answer.comparison, field)) if answer.HasField("comparison") else "-"
+
+
+def age_text(age: Duration, past: str = " ago", ahead: str = " ahead of the server's clock") -> str:
+    """How long ago something was, in whole seconds; negative: a clock is ahead."""
+    rounded = timedelta(seconds=abs(age.seconds))
+    return f"{rounded}{ahead if age.seconds < 0 else past}"
+
+
+def fitting_table(
+    title: str, columns: Mapping[str, Sequence[Any]], numbers: Container[str], left_out: Sequence[str]
+) -> Table:
+    """All columns, or those for which a terminal has room: some can be left out, one after the other. The first one
+    is folded where there is still too little."""
+    left = dict(columns)
+    for name in ("", *left_out):
+        left.pop(name, None)
+        table = Table(title=Text(title), title_justify="left")
+        for each in left:
+            table.add_column(each, justify="right" if each in numbers else "left", no_wrap=True)
+        for row in zip(*left.values(), strict=True):
+            table.add_row(*row)
+        if out.measure(table, options=out.options.update(max_width=_WIDTH_MAX)).maximum <= out.width:
+            break
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    return table
 
 
 def facts_table(title: str) -> Table:

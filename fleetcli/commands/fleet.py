@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 from rich.text import Text
 
-from fleetcli.client.messages import fleet_request, series_request
+from fleetcli.client.messages import fleet_request, series_request, window
 from fleetcli.client.services import (
     AnalyticsClient,
     FleetPerformance,
@@ -24,15 +24,23 @@ from fleetcli.client.services import (
     verdict_of,
 )
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import compared, measured, out, progress_bar, say, verdict_text
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, hours_option, window_us
+from fleetcli.commands.console import compared, fitting_table, measured, out, progress_bar, say, verdict_text
+from fleetcli.commands.options import (
+    ANALYTICS_DEFAULT,
+    Analytics,
+    AsJson,
+    Ca,
+    DaysOf,
+    Ending,
+    Exact,
+    alignment,
+    hours_option,
+    window_us,
+)
 from fleetcli.commands.sparkline import LEGEND, sparkline
 from shared.timestamps import US_PER_DAY, us_from_proto
 
 WINDOW_HOURS = 24.0
-
-WINDOW_HOURS_MAX = 32 * 24
-"""What the service takes at most: a month, widened to whole hours."""
 
 ROWS_SHOWN = 20
 """A screenful of the worst."""
@@ -50,9 +58,6 @@ _NUMBERS = ("DC kWh", "AC kWh", *_RETURNED, "compared", "lost kWh", "ratio")
 _LEFT_OUT = ("compared", *_RETURNED, "DC kWh", "AC kWh", "lost kWh", "by the hour")
 """Columns that a narrow terminal has to do without, one after the other."""
 
-_WIDTH_MAX = 1_000
-"""Wider than any table here."""
-
 
 class VerdictName(StrEnum):
     OK = "OK"
@@ -67,7 +72,7 @@ class OrderName(StrEnum):
     LOST = "lost"
 
 
-_ORDERS = {OrderName.RATIO: "RATIO", OrderName.LOST: "KWH_LOST"}
+ORDERS = {OrderName.RATIO: "RATIO", OrderName.LOST: "KWH_LOST"}
 
 _CSV_FIELDS = (
     "efficiency_ratio",
@@ -84,7 +89,7 @@ _CSV_FIELDS = (
     "kwh_delivered_dc_unmapped",
 )
 
-_CSV_COMPARED = (
+CSV_COMPARED = (
     "kwh_delivered_dc",
     "kwh_consumed_ac",
     "efficiency_ratio",
@@ -100,8 +105,10 @@ _CSV_COMPARED = (
 def fleet(
     analytics: Analytics = ANALYTICS_DEFAULT,
     ca: Ca = None,
-    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.", WINDOW_HOURS_MAX)] = None,
+    hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
     ending: Ending = None,
+    exact: Exact = False,
+    days_of: DaysOf = None,
     order: Annotated[
         OrderName, typer.Option(help="What comes first: the lowest ratio, or the most kWh lost.")
     ] = OrderName.RATIO,
@@ -118,14 +125,15 @@ def fleet(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the vehicles as CSV.")] = False,
 ) -> None:
-    """How efficiently the fleet charged, the worst vehicles first: over the last 24 hours, or any window of a month.
+    """How efficiently the fleet charged, the worst vehicles first: over the last 24 hours, or any window of a year.
 
-    The window is widened to whole hours.
+    The window is widened to whole hours, or as --exact and --days-of say.
     """
     if as_json and as_csv:
         raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
-    question = fleet_request(start_us, end_us, verdict or (), vehicle or (), _ORDERS[order])
+    aligned = alignment(exact, days_of)
+    question = fleet_request(window(start_us, end_us), aligned, verdict or (), vehicle or (), ORDERS[order])
     if as_json or as_csv:
         answer, _ = asyncio.run(_ask(analytics, ca, question, rows, with_hours=False))
         (_print_json if as_json else _print_csv)(answer)
@@ -169,11 +177,11 @@ def _print_json(answer: FleetPerformance) -> None:
 def _print_csv(answer: FleetPerformance) -> None:
     window = [moment.ToJsonString() for moment in (answer.window.start, answer.window.end)]
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    names = [f"compared_{name}" for name in _CSV_COMPARED] + [*_CSV_FIELDS, "findings"]
+    names = [f"compared_{name}" for name in CSV_COMPARED] + [*_CSV_FIELDS, "findings"]
     rows.writerow(("vehicle_id", "verdict", *names, "window_start", "window_end", "verdict_reason", "alert"))
     for vehicle in answer.vehicles:
         its = vehicle.comparison if vehicle.HasField("comparison") else None
-        of_compared = ["" if its is None else getattr(its, name) for name in _CSV_COMPARED]
+        of_compared = ["" if its is None else getattr(its, name) for name in CSV_COMPARED]
         known = {field.name: value for field, value in vehicle.ListFields()}
         counts = {"vehicle_readings": vehicle.vehicle_readings, "meter_readings": vehicle.meter_readings}
         values = [(known | counts).get(name, "") for name in _CSV_FIELDS]
@@ -200,7 +208,7 @@ def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> 
         for name, field in _RETURNED.items()
         if any(getattr(vehicle, field) for vehicle in answer.vehicles)
     }
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "vehicle": [Text(vehicle.vehicle_id) for vehicle in answer.vehicles],
         "DC kWh": [measured(vehicle, "kwh_delivered_dc", "{:,.3f}") for vehicle in answer.vehicles],
         "AC kWh": [measured(vehicle, "kwh_consumed_ac", "{:,.3f}") for vehicle in answer.vehicles],
@@ -211,17 +219,7 @@ def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> 
         "verdict": [verdict_text(verdict_of(vehicle)) for vehicle in answer.vehicles],
         "by the hour": [sparkline(series.buckets, answer.thresholds) for series in hours_of],
     }
-    for left_out in (None, *_LEFT_OUT):
-        columns.pop(left_out or "", None)
-        table = Table(title=Text(title), title_justify="left")
-        for name in columns:
-            table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
-        for row in zip(*columns.values(), strict=True):
-            table.add_row(*row)
-        if out.measure(table, options=out.options.update(max_width=_WIDTH_MAX)).maximum <= out.width:
-            break
-    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
-    return table
+    return fitting_table(title, columns, _NUMBERS, _LEFT_OUT)
 
 
 def _show_totals(answer: FleetPerformance) -> None:

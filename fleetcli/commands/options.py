@@ -50,6 +50,21 @@ Vehicle = Annotated[str, typer.Argument(metavar="VEHICLE", help="The vehicle's i
 Ending = Annotated[str | None, typer.Option(metavar="now|TIME", help="End of the window: RFC 3339.")]
 
 
+Exact = Annotated[bool, typer.Option("--exact", help="Look at the window as it is, not at whole hours.")]
+DaysOf = Annotated[
+    str | None, typer.Option(metavar="ZONE", help="Look at whole days of this time zone, such as Europe/Berlin.")
+]
+
+
+def alignment(exact: bool, days_of: str | None) -> tuple[str, str]:
+    """To what a window is widened, by the contract's name, and the time zone of its days."""
+    if exact and days_of is not None:
+        raise typer.BadParameter("either --exact or --days-of, not both", param_hint="--days-of")
+    if days_of is not None:
+        return "DAY", days_of
+    return ("EXACT" if exact else "HOUR"), ""
+
+
 def hours_option(meaning: str, most: int = HOURS_MAX) -> Any:
     """For a span of hours: a second at least."""
     return typer.Option(min=0.0003, max=most, help=meaning)

@@ -1,7 +1,8 @@
 """`energyfleet sessions`: when a vehicle charged, or what a meter fed, session by session."""
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from fleetcli.client.messages import sessions_request
 from fleetcli.client.services import AnalyticsClient, Session, Sessions, finding_of, verdict_of
-from fleetcli.commands.console import compared, measured, out, say, verdict_text
+from fleetcli.commands.console import compared, fitting_table, measured, out, say, verdict_text
 from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, ask, hours_option, window_us
 
 WINDOW_HOURS = 24.0
@@ -23,9 +24,6 @@ _NUMBERS = ("DC kWh", "AC kWh", "lost kWh", "ratio", "charge %", "highest kW")
 
 _LEFT_OUT = ("findings", "meters", "highest kW", "charge %", "lost kWh", "AC kWh")
 """Columns that a narrow terminal has to do without, one after the other."""
-
-_WIDTH_MAX = 1_000
-"""Wider than any table here."""
 
 _METERS_SHOWN = 3
 
@@ -96,8 +94,7 @@ def _show(answer: Sessions, whose: str, *, of_meter: bool) -> None:
 
 
 def _table(answer: Sessions, title: str, *, of_meter: bool) -> Table:
-    """All columns, or those for which a terminal has room."""
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "from": [
             f"{NOT_BEFORE if each.begins_before_window else ''}{_clock(each.window.start)}" for each in answer.sessions
         ],
@@ -114,16 +111,7 @@ def _table(answer: Sessions, title: str, *, of_meter: bool) -> Table:
         "findings": [", ".join(map(finding_of, each.performance.findings)) for each in answer.sessions],
     }
     columns.pop("meters" if of_meter else "vehicle")
-    for left_out in (None, *_LEFT_OUT):
-        columns.pop(left_out or "", None)
-        table = Table(title=Text(title), title_justify="left")
-        for name in columns:
-            table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
-        for row in zip(*columns.values(), strict=True):
-            table.add_row(*row)
-        if out.measure(table, options=out.options.update(max_width=_WIDTH_MAX)).maximum <= out.width:
-            break
-    return table
+    return fitting_table(title, columns, _NUMBERS, _LEFT_OUT)
 
 
 def _meters(session: Session) -> str:

@@ -64,6 +64,9 @@ async def test_a_database_away_is_unavailable_with_a_time_to_retry_and_comes_bac
             stub.ListChargingSessions(wire.ListChargingSessionsRequest(meter_id="meter")),
             stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car")),
             stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter")),
+            stub.ListMeterPerformance(wire.ListMeterPerformanceRequest()),
+            stub.ListMeterPerformance(wire.ListMeterPerformanceRequest(meter_ids=["meter"])),
+            stub.ListDevices(wire.ListDevicesRequest()),
         ):
             error = await error_of(call)
             assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the database is unavailable")
@@ -76,6 +79,9 @@ async def test_a_database_away_is_unavailable_with_a_time_to_retry_and_comes_bac
         admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true".encode())
     await health_becomes(channel, health_pb2.HealthCheckResponse.SERVING)
     assert (await stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car"))).vehicle_id == "car"
+    by_meter = await stub.ListMeterPerformance(wire.ListMeterPerformanceRequest())
+    assert [row.meter_id for row in by_meter.meters] == ["meter"]
+    assert (await stub.ListDevices(wire.ListDevicesRequest())).matched == 2
 
 
 @pytest.mark.parametrize(

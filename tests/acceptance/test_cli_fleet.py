@@ -1,4 +1,4 @@
-"""`energyfleet fleet`, `sessions` and `plot` through real processes and real channels."""
+"""`energyfleet fleet`, `meters`, `devices`, `sessions` and `plot` through real processes and real channels."""
 
 import csv
 import io
@@ -30,6 +30,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         assert empty.returncode == 0, empty.stderr
         assert "UTC: no vehicle was heard of.\n0 of 0 vehicles shown; verdicts: none.\n" in empty.stdout
         assert energyfleet("fleet", "--csv", environment=environment).stdout.count("\n") == 1
+        assert "UTC: no meter was heard of.\n0 of 0 meters" in energyfleet("meters", environment=environment).stdout
+        assert energyfleet("devices", environment=environment).stdout.startswith("0 of 0 devices shown; ")
         sent = energyfleet("simulate", "--chargers", "6", "--hours", "5", "--seed", SEED, environment=environment)
         assert sent.returncode == 0, sent.stderr
         yield environment
@@ -90,11 +92,21 @@ def test_csv_has_what_json_has_and_nothing_where_a_value_is_absent(environment: 
         assert f"VERDICT_{row['verdict']}" == each["verdict"]
 
 
+def test_windows_are_of_hours_exact_or_of_days(environment: dict[str, str]) -> None:
+    def window_of(*options: str) -> tuple[str, str]:
+        window = as_json(environment, "--hours", "30", "--ending", "2026-02-09T10:20:30Z", *options)["window"]
+        return window["start"], window["end"]
+
+    assert window_of() == ("2026-02-08T04:00:00Z", "2026-02-09T11:00:00Z")
+    assert window_of("--exact") == ("2026-02-08T04:20:30Z", "2026-02-09T10:20:30Z")
+    assert window_of("--days-of", "Asia/Kolkata") == ("2026-02-07T18:30:00Z", "2026-02-09T18:30:00Z")
+
+
 async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    question = fleet_request(None, None, (), (), "RATIO")
+    question = fleet_request(None, ("HOUR", ""), (), (), "RATIO")
     async with AnalyticsClient(environment["ENERGYFLEET_ANALYTICS_ADDRESS"]) as asking:
         whole = await asking.fleet(question)
-        monkeypatch.setattr(services, "PAGE_MAX_VEHICLES", 2)
+        monkeypatch.setattr(services, "PAGE_MAX_ROWS", 2)
         pages = await asking.fleet(question)
         five = await asking.fleet(question, 5)
     assert list(pages.vehicles) == list(whole.vehicles)
@@ -108,11 +120,18 @@ async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: 
     ("arguments", "code", "complaint"),
     [
         (("fleet", "--json", "--csv"), 2, "either --json or --csv"),
+        (("fleet", "--exact", "--days-of", "UTC"), 2, "either --exact or --days-of"),
+        (("fleet", "--days-of", "Mars"), 1, "INVALID_ARGUMENT: time_zone"),
         (("fleet", "--verdict", "BAD"), 2, "BAD"),
         (("fleet", "--rows", "0"), 2, "greater than or equal to 1"),
         (("fleet", "--ending", "soon"), 2, "'soon' is neither"),
         (("fleet", "--vehicle", "nobody"), 1, "unknown: nobody"),
         (("fleet", "--vehicle", "nobody "), 1, "INVALID_ARGUMENT: vehicle_ids"),
+        (("meters", "--json", "--csv"), 2, "either --json or --csv"),
+        (("meters", "--verdict", "NO_METER"), 2, "NO_METER"),
+        (("meters", "--meter", "nobody"), 1, "unknown: nobody"),
+        (("devices", "--json", "--csv"), 2, "either --json or --csv"),
+        (("devices", "--order", "age"), 2, "age"),
         (("sessions",), 2, "one of VEHICLE and --meter"),
         (("sessions", "nobody", "--meter", "it"), 2, "one of VEHICLE and --meter"),
         (("sessions", "nobody"), 1, "NOT_FOUND: vehicle nobody is unknown"),
@@ -176,3 +195,68 @@ def test_without_matplotlib_the_command_says_what_to_install(environment: dict[s
     assert (drawn.returncode, drawn.stdout) == (1, "")
     assert drawn.stderr == "`energyfleet plot` needs matplotlib: pip install 'energy-fleet[plot]'\n"
     assert energyfleet("fleet", environment=without).returncode == 0
+
+
+def listed_as_json(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
+    asked = energyfleet(*arguments, "--json", environment=environment)
+    assert asked.returncode == 0, asked.stderr
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    assert "nextPageToken" not in answer
+    return answer
+
+
+def test_meters_are_listed_as_a_table_as_json_and_as_csv(environment: dict[str, str]) -> None:
+    whole = listed_as_json(environment, "meters")
+    ids = [each["meterId"] for each in whole["meters"]]
+    ratios = [compared(each, "efficiencyRatio", 9.0) for each in whole["meters"]]
+    assert (int(whole["matched"]), ratios) == (len(ids), sorted(ratios))
+    assert len(ids) >= 6
+    table = energyfleet("meters", "--rows", "4", environment=environment)
+    rows = [line.split("│") for line in table.stdout.splitlines() if line.startswith("│")]
+    assert [row[1].strip() for row in rows] == ids[:4]
+    assert f"4 of {len(ids)} meters shown; verdicts: " in table.stdout
+    csv_rows = list(csv.DictReader(io.StringIO(energyfleet("meters", "--csv", environment=environment).stdout)))
+    assert [row["meter_id"] for row in csv_rows] == ids
+    for row, each in zip(csv_rows, whole["meters"], strict=True):
+        assert row["kwh_consumed_ac"] == str(each.get("kwhConsumedAc", ""))
+        assert row["kwh_consumed_ac_unmapped"] == str(each.get("kwhConsumedAcUnmapped", ""))
+        assert row["compared_efficiency_ratio"] == str(each.get("comparison", {}).get("efficiencyRatio", ""))
+        assert (row["meter_readings"], row["vehicle_count"]) == (each["meterReadings"], each["vehicleCount"])
+        assert json.loads(row["vehicle_ids"]) == each["vehicleIds"]
+        assert f"VERDICT_{row['verdict']}" == each["verdict"]
+    one = listed_as_json(environment, "meters", "--meter", ids[2], "--order", "lost", "--hours", "3")
+    assert [each["meterId"] for each in one["meters"]] == ids[2:3]
+    low = listed_as_json(environment, "meters", "--verdict", "low_efficiency")
+    assert {each["verdict"] for each in low["meters"]} <= {"VERDICT_LOW_EFFICIENCY"}
+
+
+def test_devices_are_listed_as_a_table_as_json_and_as_csv(environment: dict[str, str]) -> None:
+    whole = listed_as_json(environment, "devices")
+    ids = [each.get("vehicleId") or each["meterId"] for each in whole["devices"]]
+    newest = [each["newestReading"] for each in whole["devices"] if "newestReading" in each]
+    assert (int(whole["matched"]), newest) == (len(ids), sorted(newest))
+    assert len(ids) >= 12
+    assert energyfleet("devices", environment=environment | {"COLUMNS": "40"}).returncode == 0
+    table = energyfleet("devices", "--rows", "3", environment=environment).stdout
+    rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    assert [row[1].split()[-1] for row in rows] == ids[:3]
+    assert f"3 of {len(ids)} devices shown; vehicles and meters: " in table
+    csv_rows = list(csv.DictReader(io.StringIO(energyfleet("devices", "--csv", environment=environment).stdout)))
+    assert [row["id"] for row in csv_rows] == ids
+    for row, each in zip(csv_rows, whole["devices"], strict=True):
+        assert row["kind"] == ("vehicle" if "vehicleId" in each else "meter")
+        assert row["newest_reading"] == each.get("newestReading", "")
+        assert row["rejected_readings"] == each["rejectedReadings"]
+        assert [f"DEVICE_STATE_{state}" for state in row["states"].split()] == each["states"]
+    assert all("meterId" in each for each in listed_as_json(environment, "devices", "--meters")["devices"])
+    assert all("vehicleId" in each for each in listed_as_json(environment, "devices", "--vehicles")["devices"])
+    for option, states in (
+        ("--stale", {"STALE", "NO_READING"}),
+        ("--clock", {"CLOCK_OFF"}),
+        ("--refused", {"REFUSED"}),
+        ("--doubted", {"DOUBTED"}),
+    ):
+        chosen = listed_as_json(environment, "devices", option)["devices"]
+        wanted = {f"DEVICE_STATE_{state}" for state in states}
+        assert len(chosen) == sum(bool(wanted & {*each["states"]}) for each in whole["devices"])
+        assert all(wanted & {*each["states"]} for each in chosen)

@@ -110,6 +110,7 @@ class Happened:
     by_loss: bool
     page_size: int
     named: bool
+    alignment: wire.WindowAlignment.ValueType
 
 
 happenings = st.builds(
@@ -125,6 +126,7 @@ happenings = st.builds(
     st.booleans(),
     st.integers(1, 4),
     st.booleans(),
+    st.sampled_from(wire.WindowAlignment.values()),
 )
 
 
@@ -316,6 +318,8 @@ async def check_fleet(
         vehicle_ids=[f"{prefix}v{number}" for number in VEHICLES] + [UNKNOWN_VEHICLE_ID] if happened.named else [],
         order=wire.PERFORMANCE_ORDER_KWH_LOST if happened.by_loss else wire.PERFORMANCE_ORDER_RATIO,
         page_size=happened.page_size if happened.named else 1_000,
+        alignment=happened.alignment,
+        time_zone=happened.zone if happened.alignment == wire.WINDOW_ALIGNMENT_DAY else "",
     )
     pages = [await ask.ListVehiclePerformance(request)]
     while pages[-1].next_page_token:
@@ -327,9 +331,9 @@ async def check_fleet(
     for page in pages:
         assert (page.window, page.matched, page.totals) == (first.window, len(rows), first.totals)
 
-    hours = (start_us // US_PER_HOUR * US_PER_HOUR, -(-end_us // US_PER_HOUR) * US_PER_HOUR)
-    assert first.window == window_of(*hours)
-    expected = {vehicle_id: model.performance(vehicle_id, *hours) for vehicle_id in known}
+    looked_at = widened(happened, start_us, end_us)
+    assert first.window == window_of(*looked_at)
+    expected = {vehicle_id: model.performance(vehicle_id, *looked_at) for vehicle_id in known}
     ours = {row.vehicle_id: row for row in rows if row.vehicle_id.startswith(prefix)}
     assert set(ours) == {
         vehicle_id
@@ -340,7 +344,7 @@ async def check_fleet(
         event(wire.Verdict.Name(row.verdict))
         check_numbers(row, expected[vehicle_id])
         check_judged(row, expected[vehicle_id])
-        one = await check_one(ask, model, vehicle_id, *hours)
+        one = await check_one(ask, model, vehicle_id, *looked_at)
         assert row.mapping_count == one.evidence.mapping_count
         for name in ("coverage", "verdict", "verdict_reason", "alert"):
             assert getattr(row, name) == getattr(one, name), name
@@ -353,6 +357,24 @@ async def check_fleet(
         assert list(first.unknown_vehicle_ids) == sorted(
             {UNKNOWN_VEHICLE_ID, *(f"{prefix}v{number}" for number in VEHICLES)} - set(known)
         )
+
+
+def widened(happened: Happened, start_us: int, end_us: int) -> tuple[int, int]:
+    match happened.alignment:
+        case wire.WINDOW_ALIGNMENT_EXACT:
+            return start_us, end_us
+        case wire.WINDOW_ALIGNMENT_DAY:
+
+            def begins(at_us: int) -> bool:
+                return name_of(at_us - 1, happened.zone, True) != name_of(at_us, happened.zone, True)
+
+            start_us, end_us = start_us // GRID_US * GRID_US, -(-end_us // GRID_US) * GRID_US
+            while not begins(start_us):
+                start_us -= GRID_US
+            while not begins(end_us):
+                end_us += GRID_US
+            return start_us, end_us
+    return start_us // US_PER_HOUR * US_PER_HOUR, -(-end_us // US_PER_HOUR) * US_PER_HOUR
 
 
 def check_order(rows: list[wire.VehiclePerformance], *, by_loss: bool) -> None:

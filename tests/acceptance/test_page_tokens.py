@@ -5,7 +5,12 @@ from base64 import urlsafe_b64encode
 
 import grpc
 import pytest
-from energyfleet.v1.analytics_service_pb2 import ListChargingSessionsRequest, ListVehiclePerformanceRequest
+from energyfleet.v1.analytics_service_pb2 import (
+    ListChargingSessionsRequest,
+    ListDevicesRequest,
+    ListMeterPerformanceRequest,
+    ListVehiclePerformanceRequest,
+)
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from energyfleet.v1.ingestion_service_pb2 import ListMappingsRequest
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
@@ -75,6 +80,8 @@ async def test_a_page_token_that_is_none_of_ours_is_an_invalid_argument(
     for call in (
         IngestionServiceStub(ingestion.channel).ListMappings(ListMappingsRequest(page_token=token)),
         AnalyticsServiceStub(analytics.channel).ListVehiclePerformance(ListVehiclePerformanceRequest(page_token=token)),
+        AnalyticsServiceStub(analytics.channel).ListMeterPerformance(ListMeterPerformanceRequest(page_token=token)),
+        AnalyticsServiceStub(analytics.channel).ListDevices(ListDevicesRequest(page_token=token)),
         AnalyticsServiceStub(analytics.channel).ListChargingSessions(
             ListChargingSessionsRequest(vehicle_id="car", page_token=token)
         ),

@@ -165,6 +165,79 @@ def test_a_vehicle_s_hours_that_match_when_shifted_lie_apart(hours: int) -> None
         assert (found.dc[0], found.ac[0]) == (0, 0)
 
 
+def at_most(found: Comparison) -> float:
+    """The highest ratio that the first span may have."""
+    surely_drawn = found.ac - found.ac_less
+    return ((found.dc + found.dc_more) / surely_drawn).item(0)
+
+
+def test_hours_that_draw_little_before_a_charge_may_have_been_something_else() -> None:
+    heating = joined(every(1, 1.2 / 60, 3, 4), every(1, 0.8 / 60, 4, 5))
+    found, _ = compared(at(6.1, 2.6), joined(heating, every(1, 2.9 / 60, 5, 6), every(1, 0.0, 6, 7)))
+    assert found.dc / found.ac < 0.6
+    assert found.ac_less == pytest.approx(2.0, abs=0.1)
+    # but not an hour that draws as much as the others
+    found, _ = compared(at(6.1, 5.2), joined(every(1, 2.9 / 60, 3, 6), every(1, 0.0, 6, 7)))
+    assert at_most(found) < 0.65
+
+
+def test_what_was_drawn_before_a_pause_may_have_been_something_else() -> None:
+    found, _ = compared(at(4.6, 4.6), joined(at(2.1, 0.01), at(3.1, 1.6), at(4.1, 0.01), at(5.1, 5.0)))
+    assert found.dc / found.ac < 0.75
+    assert at_most(found) > 0.9
+
+
+def test_a_meter_s_hour_that_ends_when_the_vehicle_begins_to_charge_is_none_of_it() -> None:
+    vehicle = joined(every(5, 0.0, 0, 6), every(5, 2.6 / 12, 6, 7), every(5, 0.0, 7, 24))
+    meter = at(3.1, 0.02) | at(4.1, 0.02) | at(5.1, 0.02) | at(6.1, 0.9) | at(7.1, 2.6) | at(8.1, 0.02)
+    found, _ = compared(vehicle, meter)
+    assert found.dc / found.ac < 0.75
+    assert at_most(found) > 0.9
+
+
+def test_one_report_of_a_vehicle_that_was_silent_through_several_charges_is_all_of_theirs() -> None:
+    vehicle = joined(every(15, 0.0, -1, 0.5), at(23.8, 10.0))
+    meter = joined(every(5, 0.5, 2.5, 3.5), every(5, 0.5, 14.25, 15.1))
+    found, _ = compared(vehicle, meter)
+    assert found.dc == 10
+    assert found.ac == pytest.approx(11, abs=0.5)
+    assert not asides(found)
+
+
+def test_a_meter_that_was_silent_reports_the_charge_that_a_sleeping_vehicle_reported_meanwhile() -> None:
+    found, _ = compared(every(30, 3.5, 8, 9), joined(every(30, 0.02, -1, 1), at(14, 8.0), every(30, 0.02, 14, 24)))
+    assert (found.dc[0], found.ac[0]) == (7, 8)
+    assert not asides(found)
+
+
+def test_a_charge_from_before_the_window_that_was_worn_in_any_case_is_compared() -> None:
+    meter = joined(every(1, 7.4 / 60, -1, 3), every(1, 0.0, 3, 24))
+    worn, _ = compared(at(3.2, 21.0), meter)  # of 29.6 kWh at least
+    assert at_most(worn) == pytest.approx(21 / 29.6, abs=0.01)
+    assert asides(worn).keys() == {Aside.BEYOND}
+    maybe, _ = compared(at(3.2, 27.0), meter)
+    assert (maybe.dc[0], maybe.ac[0]) == (0, 0)
+
+
+def test_what_a_vehicle_did_not_take_in_the_first_hour_of_a_span_is_set_aside() -> None:
+    start_us, since_us, end_us = 0, round(20.05 * US_PER_HOUR), 24 * US_PER_HOUR
+    vehicle = joined(every(1, 0.0, 19, 22), every(1, 7.0 / 60, 22, 23), every(1, 0.0, 23, 24))
+    meter = joined(every(15, 0.0, 18, 20.0), every(15, 0.4, 20, 20.75), every(15, 0.0, 20.75, 22))
+    meter |= joined(every(15, 2.0, 22, 23), every(15, 0.0, 23, 24))
+    span = FedSpan(since_us, end_us, vehicle, [meter])
+    found, _ = compare(spans_table((start_us, end_us), [span]), LIMITS)
+    assert (found.dc[0], found.ac[0]) == (pytest.approx(7), pytest.approx(8))
+    assert asides(found).keys() == {Aside.NOTHING_TAKEN}
+    assert found.ac_aside[Aside.NOTHING_TAKEN, 0] == pytest.approx(1.2)
+
+
+def test_a_charge_that_began_minutes_ago_shows_too_little_to_accuse_anybody() -> None:
+    found, _ = compared(every(1, 0.15, 23.8, 24), every(1, 0.2, 23.8, 24))
+    assert at_most(found) > found.dc / found.ac + 0.1  # by two minutes of 11 kW
+    found, _ = compared(every(1, 0.22, 23.8, 24), every(1, 0.2, 23.8, 24))
+    assert asides(found).keys() == {Aside.UNDER_WAY}
+
+
 def test_several_meters_draw_together() -> None:
     found, _ = compared(every(15, 4.5, 6, 10), *(every(15, 1.75, 6, 10) for _ in range(3)))
     assert (found.dc[0], found.ac[0]) == (72.0, 84.0)

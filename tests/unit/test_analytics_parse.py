@@ -1,5 +1,6 @@
 """Requests become questions; what is wrong with a request is told in one go."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_svc import parse
-from analytics_svc.questions import FleetPage, FleetQuestion, Order, SeriesQuestion, StatusQuestion, Window
+from analytics_svc.questions import (
+    Alignment,
+    AskedWindow,
+    DeviceOrder,
+    DevicePage,
+    DeviceQuestion,
+    DeviceState,
+    FleetPage,
+    FleetQuestion,
+    MeterQuestion,
+    Order,
+    SeriesQuestion,
+    StatusQuestion,
+    Window,
+)
+from shared.db.device_kind import METER
 from shared.device_ids import DEVICE_ID_ACCEPTED
 from shared.errors import InvalidRequest
 from shared.requests import IDS_TOLD_MAX
@@ -21,6 +37,7 @@ from shared.timestamps import (
     US_PER_SECOND,
     datetime_from_us,
     proto_from_us,
+    us_from_datetime,
     us_from_proto,
 )
 
@@ -183,6 +200,9 @@ def test_any_window_is_either_refused_or_one_that_the_database_can_be_asked_for(
         assert window.end_us == us_from_proto(end)
 
 
+ASKED = AskedWindow(None, None, Alignment.HOUR, "UTC")
+
+
 def page_of(**fields: Any) -> FleetPage:
     return parse.parse_list_vehicle_performance(wire.ListVehiclePerformanceRequest(**fields), NOW_US)
 
@@ -206,10 +226,9 @@ def test_a_fleet_s_window_is_widened_to_whole_hours_in_utc() -> None:
     assert widened(NOON_US - US_PER_HOUR, NOON_US) == Window(NOON_US - US_PER_HOUR, NOON_US)
 
 
-def test_a_fleet_is_asked_about_for_32_days_at_most() -> None:
+def test_a_fleet_is_asked_about_for_400_days_at_most() -> None:
     end = proto_from_us(NOON_US)
-    longest_us = parse.FLEET_WINDOW_MAX_DAYS * US_PER_DAY
-    assert parse.FLEET_WINDOW_MAX_DAYS == 32
+    longest_us = parse.WINDOW_MAX_DAYS * US_PER_DAY
     assert page_of(window=wire.TimeWindow(start=proto_from_us(NOON_US - longest_us), end=end))
     assert list_violations(window=wire.TimeWindow(start=proto_from_us(NOON_US - longest_us - 1), end=end)) == ["window"]
     assert list_violations(window=wire.TimeWindow(start=end, end=end)) == ["window"]
@@ -217,9 +236,48 @@ def test_a_fleet_is_asked_about_for_32_days_at_most() -> None:
     assert list_violations(window=wire.TimeWindow(end=last)) == ["window.end"]
 
 
+def test_a_fleet_s_window_may_be_exact() -> None:
+    asked = wire.TimeWindow(start=proto_from_us(NOON_US - 7), end=proto_from_us(NOON_US + 3))
+    exact = wire.WINDOW_ALIGNMENT_EXACT
+    assert page_of(window=asked, alignment=exact).window == Window(NOON_US - 7, NOON_US + 3)
+    assert page_of(alignment=exact).window == Window(NOW_US - US_PER_DAY, NOW_US)
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "end", "begins", "ends"),
+    [
+        ("", "2026-03-28T10:00Z", "2026-03-29T00:00Z", "2026-03-28T00:00Z", "2026-03-29T00:00Z"),
+        ("", "2026-03-28T00:00Z", "2026-03-29T00:00:00.000001Z", "2026-03-28T00:00Z", "2026-03-30T00:00Z"),
+        # a day of 23 hours
+        ("Europe/Berlin", "2026-03-29T09:00Z", "2026-03-29T10:00Z", "2026-03-28T23:00Z", "2026-03-29T22:00Z"),
+        ("Asia/Kathmandu", "2026-03-28T18:15Z", "2026-03-28T18:16Z", "2026-03-28T18:15Z", "2026-03-29T18:15Z"),
+        ("Asia/Kathmandu", "2026-03-28T18:14Z", "2026-03-28T18:15Z", "2026-03-27T18:15Z", "2026-03-28T18:15Z"),
+    ],
+)
+def test_a_fleet_s_window_may_be_of_days_of_a_time_zone(
+    zone: str, start: str, end: str, begins: str, ends: str
+) -> None:
+    start_us, end_us, begins_us, ends_us = (
+        us_from_datetime(datetime.fromisoformat(each)) for each in (start, end, begins, ends)
+    )
+    asked = wire.TimeWindow(start=proto_from_us(start_us), end=proto_from_us(end_us))
+    page = page_of(window=asked, alignment=wire.WINDOW_ALIGNMENT_DAY, time_zone=zone)
+    assert page.window == Window(begins_us, ends_us)
+    of_its_end = page_of(window=wire.TimeWindow(end=asked.end), alignment=wire.WINDOW_ALIGNMENT_DAY, time_zone=zone)
+    assert of_its_end.window.end_us == ends_us
+
+
+def test_an_alignment_that_is_none_and_a_zone_without_days_are_refused() -> None:
+    assert list_violations(alignment=9) == ["alignment"]
+    assert list_violations(time_zone="Europe/Berlin") == ["time_zone"]
+    assert list_violations(alignment=wire.WINDOW_ALIGNMENT_DAY, time_zone="Mars/Olympus") == ["time_zone"]
+    first = wire.TimeWindow(end=Timestamp(seconds=TIMESTAMP_MIN_SECONDS + 7))
+    assert list_violations(window=first, alignment=wire.WINDOW_ALIGNMENT_DAY, time_zone="Asia/Tokyo") == ["window"]
+
+
 def test_a_list_without_wishes_is_the_whole_fleet_by_ratio_in_pages_of_100() -> None:
     page = page_of()
-    assert page.question == FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
+    assert page.question == FleetQuestion(ASKED, frozenset(), frozenset(), Order.RATIO)
     assert (page.size, page.place) == (100, None)
 
 
@@ -238,6 +296,58 @@ def test_all_violations_of_a_list_are_told_at_once() -> None:
     assert page_of(page_size=1_000, vehicle_ids=[f"v{n}" for n in range(1_000)]).size == 1_000
     assert list_violations(vehicle_ids=[f"v{n}" for n in range(1_001)]) == ["vehicle_ids"]
     assert len(list_violations(vehicle_ids=["é"] * 1_000)) == IDS_TOLD_MAX + 1
+
+
+def meter_violations(**fields: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse.parse_list_meter_performance(wire.ListMeterPerformanceRequest(**fields), NOW_US)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_a_list_of_meters_is_asked_for_as_one_of_vehicles_is() -> None:
+    page = parse.parse_list_meter_performance(wire.ListMeterPerformanceRequest(meter_ids=["b", "a", "b"]), NOW_US)
+    assert page.question == MeterQuestion(ASKED, frozenset(), frozenset({"a", "b"}), Order.RATIO)
+    assert (page.window, page.size, page.place) == (page_of().window, 100, None)
+    fields = {"verdicts": [0], "meter_ids": ["a", "b "], "order": 9, "page_size": -1, "page_token": "?"}
+    assert list(meter_violations(**fields)) == ["verdicts", "meter_ids[1]", "order", "page_size", "page_token"]
+    end = proto_from_us(NOON_US)
+    assert list(meter_violations(window=wire.TimeWindow(start=end, end=end))) == ["window"]
+    assert list(meter_violations(meter_ids=[f"m{n}" for n in range(1_001)])) == ["meter_ids"]
+
+
+def test_a_meter_never_lacks_a_meter() -> None:
+    assert meter_violations(verdicts=[wire.VERDICT_OK, wire.VERDICT_NO_METER]) == {
+        "verdicts": "5 is none of VERDICT_OK, VERDICT_LOW_EFFICIENCY, VERDICT_IMPLAUSIBLE, VERDICT_INSUFFICIENT_DATA"
+    }
+
+
+def device_violations(**fields: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse.parse_list_devices(wire.ListDevicesRequest(**fields))
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_a_list_of_devices_is_of_all_by_freshness_unless_asked_otherwise() -> None:
+    page = parse.parse_list_devices(wire.ListDevicesRequest())
+    assert page == DevicePage(DeviceQuestion(None, frozenset(), DeviceOrder.FRESHNESS), 100, None)
+    chosen = wire.ListDevicesRequest(
+        kind=wire.DEVICE_KIND_METER,
+        states=[wire.DEVICE_STATE_STALE, wire.DEVICE_STATE_STALE],
+        order=wire.DEVICE_ORDER_CLOCK,
+        page_size=7,
+    )
+    assert parse.parse_list_devices(chosen) == DevicePage(
+        DeviceQuestion(METER, frozenset({DeviceState.STALE}), DeviceOrder.CLOCK), 7, None
+    )
+
+
+def test_all_violations_of_a_list_of_devices_are_told_with_what_is_accepted() -> None:
+    found = device_violations(kind=3, states=[7], order=5, page_size=1_001, page_token="?")
+    assert list(found) == ["kind", "states", "order", "page_size", "page_token"]
+    assert found["kind"] == "3 is none of DEVICE_KIND_UNSPECIFIED, DEVICE_KIND_VEHICLE, DEVICE_KIND_METER"
+    assert found["states"] == f"7 is none of {', '.join(DeviceState)}"
+    assert found["order"] == f"5 is none of {', '.join(DeviceOrder)}"
+    assert device_violations(states=[1] * 21) == {"states": "21 states; at most 20"}
 
 
 def series_of(**fields: Any) -> SeriesQuestion:

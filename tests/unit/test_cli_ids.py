@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 
 from fleetcli.client.channel import service_errors
 from fleetcli.client.errors import ServiceError
-from fleetcli.commands import ask, fleet
+from fleetcli.commands import ask, devices, fleet, meters
 from fleetcli.commands.console import note, out, say
 from fleetcli.commands.plot import draw
 from shared.timestamps import US_PER_HOUR, proto_from_us
@@ -32,6 +33,10 @@ def test_lines_and_tables_have_the_id_as_it_is(device_id: str, capsys: pytest.Ca
     answer = wire.ListVehiclePerformanceResponse(vehicles=vehicles, window=WINDOW)
     out.print(fleet._table(answer, [wire.GetPerformanceSeriesResponse()], "title"))
     assert f"│ {device_id} " in capsys.readouterr().out
+    meters._show(wire.ListMeterPerformanceResponse(meters=[wire.MeterPerformance(meter_id=device_id)], window=WINDOW))
+    assert f"│ {device_id} " in capsys.readouterr().out
+    devices._show(wire.ListDevicesResponse(devices=[wire.ListedDevice(vehicle_id=device_id)]))
+    assert f"│ vehicle {device_id} " in capsys.readouterr().out
 
 
 def test_csv_has_the_ids_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +44,16 @@ def test_csv_has_the_ids_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
     fleet._print_csv(wire.ListVehiclePerformanceResponse(vehicles=vehicles, window=WINDOW))
     rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert [row["vehicle_id"] for row in rows] == [*UNUSUAL_IDS]
+    by_meter = [
+        wire.MeterPerformance(meter_id=each, vehicle_ids=[each], shared_with=["a  b", each]) for each in UNUSUAL_IDS
+    ]
+    meters._print_csv(wire.ListMeterPerformanceResponse(meters=by_meter, window=WINDOW))
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["meter_id"] for row in found] == [*UNUSUAL_IDS]
+    assert [json.loads(row["vehicle_ids"]) for row in found] == [[each] for each in UNUSUAL_IDS]
+    assert [json.loads(row["shared_with"]) for row in found] == [["a  b", each] for each in UNUSUAL_IDS]
+    devices._print_csv(wire.ListDevicesResponse(devices=[wire.ListedDevice(meter_id=each) for each in UNUSUAL_IDS]))
+    assert [row["id"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == [*UNUSUAL_IDS]
 
 
 @pytest.mark.parametrize("device_id", ["$x^2$", "$(x)", "back\\slash", "<b>&amp;</b>", "--help", "a  b"])

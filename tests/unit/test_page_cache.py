@@ -8,14 +8,13 @@ from analytics_svc.__main__ import thresholds
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
 from analytics_svc.page_cache import PageCache
 from analytics_svc.performance import judge
-from analytics_svc.questions import FleetQuestion, Order, Window
+from analytics_svc.questions import Alignment, AskedWindow, FleetQuestion, Order, Window
 from shared.config import AnalyticsSettings
 from shared.errors import InvalidRequest, PageTokenExpired
 from tests.fleets import a_fleet
 
-Fleets = PageCache[FleetQuestion, FleetResult]
-
-QUESTION = FleetQuestion(None, None, frozenset(), frozenset(), Order.RATIO)
+ASKED = AskedWindow(None, None, Alignment.HOUR, "UTC")
+QUESTION = FleetQuestion(ASKED, frozenset(), frozenset(), Order.RATIO)
 
 
 class Watch:
@@ -48,11 +47,7 @@ def a_result(vehicles: int = 3) -> FleetResult:
     )
 
 
-def a_cache(watch: Watch) -> Fleets:
-    return PageCache(watch, page_cache.RESULTS_MAX_VEHICLES, "another window, other verdicts, ids or order")
-
-
-def is_kept(kept: Fleets, name: str) -> bool:
+def is_kept(kept: PageCache, name: str) -> bool:
     try:
         kept.find(name, QUESTION, 1)
     except PageTokenExpired:
@@ -61,7 +56,7 @@ def is_kept(kept: Fleets, name: str) -> bool:
 
 
 def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(watch: Watch) -> None:
-    kept, result = a_cache(watch), a_result()
+    kept, result = PageCache(watch), a_result()
     name = kept.keep(QUESTION, result)
     for watch.now_s in (600.0, 1_200.0):
         assert kept.find(name, QUESTION, 1) is result
@@ -72,13 +67,13 @@ def test_a_result_is_found_by_its_name_until_nobody_has_asked_for_ten_minutes(wa
 
 def test_a_name_that_was_never_given_is_as_a_forgotten_one(watch: Watch) -> None:
     with pytest.raises(PageTokenExpired, match="ask for its first page again"):
-        a_cache(watch).find("elsewhere", QUESTION, 1)
+        PageCache(watch).find("elsewhere", QUESTION, 1)
 
 
 def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch) -> None:
-    kept = a_cache(watch)
+    kept = PageCache(watch)
     name = kept.keep(QUESTION, a_result())
-    other = FleetQuestion(None, None, frozenset(), frozenset({"v"}), Order.RATIO)
+    other = FleetQuestion(ASKED, frozenset(), frozenset({"v"}), Order.RATIO)
     with pytest.raises(InvalidRequest, match="page_token: belongs to a question with another window"):
         kept.find(name, other, 1)
     for offset in (-1, 0, 3, 2**70):
@@ -87,8 +82,8 @@ def test_another_question_and_a_page_that_is_not_there_are_refused(watch: Watch)
 
 
 def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) -> None:
-    kept = a_cache(watch)
-    half = page_cache.RESULTS_MAX_VEHICLES // 2
+    kept = PageCache(watch)
+    half = page_cache.RESULTS_MAX_ROWS // 2
     first, second = (kept.keep(QUESTION, a_result(half)) for _ in range(2))
     assert is_kept(kept, second)
     assert is_kept(kept, first)
@@ -97,13 +92,13 @@ def test_what_nobody_has_asked_for_the_longest_is_forgotten_first(watch: Watch) 
 
 
 def test_a_fleet_beyond_the_bound_has_its_pages_and_nobody_else(watch: Watch) -> None:
-    kept = a_cache(watch)
+    kept = PageCache(watch)
     first = kept.keep(QUESTION, a_result())
-    large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_VEHICLES + 1))
+    large = kept.keep(QUESTION, a_result(page_cache.RESULTS_MAX_ROWS + 1))
     assert [is_kept(kept, name) for name in (first, large)] == [False, True]
 
 
 def test_results_are_bounded_in_number_too(watch: Watch) -> None:
-    kept = a_cache(watch)
+    kept = PageCache(watch)
     names = [kept.keep(QUESTION, a_result(2)) for _ in range(page_cache.RESULTS_MAX + 1)]
     assert [is_kept(kept, name) for name in names[:2]] == [False, True]

@@ -52,11 +52,11 @@ class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKi
     FINDING_KIND_LOW_POWER: _FindingKind.ValueType  # 10
     """It charged at low power, at which on-board chargers lose more. Limits by power can be configured."""
     FINDING_KIND_DOUBTED_READINGS: _FindingKind.ValueType  # 11
-    """Readings that were doubted, see `QualityCounts`. Not in a list of vehicles."""
+    """Readings that were doubted, see `QualityCounts`. Not in a list."""
     FINDING_KIND_SIDES_APART: _FindingKind.ValueType  # 12
     """The hours of the two sides match when they are shifted: a clock is wrong."""
     FINDING_KIND_ID_DIFFERS_IN_CASE: _FindingKind.ValueType  # 13
-    """A known vehicle's id differs from this one's in case alone. Not in a list of vehicles."""
+    """A known vehicle's id differs from this one's in case alone. Not in a list."""
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
     """What can be found beside a verdict."""
@@ -84,11 +84,11 @@ FINDING_KIND_TOO_COARSE: FindingKind.ValueType  # 9
 FINDING_KIND_LOW_POWER: FindingKind.ValueType  # 10
 """It charged at low power, at which on-board chargers lose more. Limits by power can be configured."""
 FINDING_KIND_DOUBTED_READINGS: FindingKind.ValueType  # 11
-"""Readings that were doubted, see `QualityCounts`. Not in a list of vehicles."""
+"""Readings that were doubted, see `QualityCounts`. Not in a list."""
 FINDING_KIND_SIDES_APART: FindingKind.ValueType  # 12
 """The hours of the two sides match when they are shifted: a clock is wrong."""
 FINDING_KIND_ID_DIFFERS_IN_CASE: FindingKind.ValueType  # 13
-"""A known vehicle's id differs from this one's in case alone. Not in a list of vehicles."""
+"""A known vehicle's id differs from this one's in case alone. Not in a list."""
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
 class _Verdict:
@@ -112,10 +112,12 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_INSUFFICIENT_DATA: _Verdict.ValueType  # 4
     """Too little that can be compared to say anything: `verdict_reason` and the findings say why."""
     VERDICT_NO_METER: _Verdict.ValueType  # 5
-    """No meter was mapped to the vehicle within the window."""
+    """No meter was mapped to the vehicle within the window. Never of a meter: one that fed no vehicle has
+    VERDICT_INSUFFICIENT_DATA.
+    """
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """What the numbers allow to say of a vehicle. All but VERDICT_NO_METER go by `Comparison`."""
+    """What the numbers allow to say of a vehicle, or of a meter. All but VERDICT_NO_METER go by `Comparison`."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 """Not used."""
@@ -132,8 +134,38 @@ nothing; or so little arrived that no charger loses as much: a meter, a clock or
 VERDICT_INSUFFICIENT_DATA: Verdict.ValueType  # 4
 """Too little that can be compared to say anything: `verdict_reason` and the findings say why."""
 VERDICT_NO_METER: Verdict.ValueType  # 5
-"""No meter was mapped to the vehicle within the window."""
+"""No meter was mapped to the vehicle within the window. Never of a meter: one that fed no vehicle has
+VERDICT_INSUFFICIENT_DATA.
+"""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+class _WindowAlignment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WindowAlignmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WindowAlignment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINDOW_ALIGNMENT_UNSPECIFIED: _WindowAlignment.ValueType  # 0
+    """As WINDOW_ALIGNMENT_HOUR."""
+    WINDOW_ALIGNMENT_HOUR: _WindowAlignment.ValueType  # 1
+    """To whole hours in UTC: without a window these are the running hour and the 23 before it."""
+    WINDOW_ALIGNMENT_EXACT: _WindowAlignment.ValueType  # 2
+    """Not at all."""
+    WINDOW_ALIGNMENT_DAY: _WindowAlignment.ValueType  # 3
+    """To whole days of a time zone: without a window this is the running day."""
+
+class WindowAlignment(_WindowAlignment, metaclass=_WindowAlignmentEnumTypeWrapper):
+    """To what a window is widened: its start is taken back and its end on."""
+
+WINDOW_ALIGNMENT_UNSPECIFIED: WindowAlignment.ValueType  # 0
+"""As WINDOW_ALIGNMENT_HOUR."""
+WINDOW_ALIGNMENT_HOUR: WindowAlignment.ValueType  # 1
+"""To whole hours in UTC: without a window these are the running hour and the 23 before it."""
+WINDOW_ALIGNMENT_EXACT: WindowAlignment.ValueType  # 2
+"""Not at all."""
+WINDOW_ALIGNMENT_DAY: WindowAlignment.ValueType  # 3
+"""To whole days of a time zone: without a window this is the running day."""
+Global___WindowAlignment: _TypeAlias = WindowAlignment  # noqa: Y015
 
 class _PerformanceOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -144,19 +176,19 @@ class _PerformanceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Perf
     PERFORMANCE_ORDER_UNSPECIFIED: _PerformanceOrder.ValueType  # 0
     """As PERFORMANCE_ORDER_RATIO."""
     PERFORMANCE_ORDER_RATIO: _PerformanceOrder.ValueType  # 1
-    """The lowest `Comparison.efficiency_ratio`; vehicles without one come last."""
+    """The lowest `Comparison.efficiency_ratio`; what has none comes last."""
     PERFORMANCE_ORDER_KWH_LOST: _PerformanceOrder.ValueType  # 2
-    """The highest `Comparison.kwh_lost`; vehicles without one come last."""
+    """The highest `Comparison.kwh_lost`; what has none comes last."""
 
 class PerformanceOrder(_PerformanceOrder, metaclass=_PerformanceOrderEnumTypeWrapper):
-    """What comes first in a list of vehicles. Where two are alike, the lower id comes first."""
+    """What comes first in a list of vehicles or of meters. Where two are alike, the lower id comes first."""
 
 PERFORMANCE_ORDER_UNSPECIFIED: PerformanceOrder.ValueType  # 0
 """As PERFORMANCE_ORDER_RATIO."""
 PERFORMANCE_ORDER_RATIO: PerformanceOrder.ValueType  # 1
-"""The lowest `Comparison.efficiency_ratio`; vehicles without one come last."""
+"""The lowest `Comparison.efficiency_ratio`; what has none comes last."""
 PERFORMANCE_ORDER_KWH_LOST: PerformanceOrder.ValueType  # 2
-"""The highest `Comparison.kwh_lost`; vehicles without one come last."""
+"""The highest `Comparison.kwh_lost`; what has none comes last."""
 Global___PerformanceOrder: _TypeAlias = PerformanceOrder  # noqa: Y015
 
 class _SeriesGranularity:
@@ -214,6 +246,114 @@ FRESHNESS_NO_READING: Freshness.ValueType  # 3
 FRESHNESS_NEVER_HEARD_OF: Freshness.ValueType  # 4
 """It is unknown. In BatchGetStatus only; a call about one device ends with NOT_FOUND."""
 Global___Freshness: _TypeAlias = Freshness  # noqa: Y015
+
+class _DeviceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_KIND_UNSPECIFIED: _DeviceKind.ValueType  # 0
+    """Either kind."""
+    DEVICE_KIND_VEHICLE: _DeviceKind.ValueType  # 1
+    """Vehicles."""
+    DEVICE_KIND_METER: _DeviceKind.ValueType  # 2
+    """Meters."""
+
+class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
+    """The kinds of device."""
+
+DEVICE_KIND_UNSPECIFIED: DeviceKind.ValueType  # 0
+"""Either kind."""
+DEVICE_KIND_VEHICLE: DeviceKind.ValueType  # 1
+"""Vehicles."""
+DEVICE_KIND_METER: DeviceKind.ValueType  # 2
+"""Meters."""
+Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
+
+class _DeviceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_STATE_UNSPECIFIED: _DeviceState.ValueType  # 0
+    """Not used."""
+    DEVICE_STATE_ONLINE: _DeviceState.ValueType  # 1
+    """As FRESHNESS_ONLINE."""
+    DEVICE_STATE_STALE: _DeviceState.ValueType  # 2
+    """As FRESHNESS_STALE."""
+    DEVICE_STATE_NO_READING: _DeviceState.ValueType  # 3
+    """As FRESHNESS_NO_READING."""
+    DEVICE_STATE_CLOCK_OFF: _DeviceState.ValueType  # 4
+    """Its clock may be wrong: its newest reading was more than a minute ahead of the server's clock when it arrived, or older
+    than `stale_after`; or, at any time, readings were rejected for their timestamps, as too old or from the future, or
+    were conflicting. Late readings alone say nothing: an outage makes them.
+    """
+    DEVICE_STATE_REFUSED: _DeviceState.ValueType  # 5
+    """Readings were rejected, or taken without some of their values, at any time."""
+    DEVICE_STATE_DOUBTED: _DeviceState.ValueType  # 6
+    """Readings were stored whose energy was not plausible when they came, at any time."""
+
+class DeviceState(_DeviceState, metaclass=_DeviceStateEnumTypeWrapper):
+    """What can be said of a device. Each is in one of the first three states, and perhaps in others as well."""
+
+DEVICE_STATE_UNSPECIFIED: DeviceState.ValueType  # 0
+"""Not used."""
+DEVICE_STATE_ONLINE: DeviceState.ValueType  # 1
+"""As FRESHNESS_ONLINE."""
+DEVICE_STATE_STALE: DeviceState.ValueType  # 2
+"""As FRESHNESS_STALE."""
+DEVICE_STATE_NO_READING: DeviceState.ValueType  # 3
+"""As FRESHNESS_NO_READING."""
+DEVICE_STATE_CLOCK_OFF: DeviceState.ValueType  # 4
+"""Its clock may be wrong: its newest reading was more than a minute ahead of the server's clock when it arrived, or older
+than `stale_after`; or, at any time, readings were rejected for their timestamps, as too old or from the future, or
+were conflicting. Late readings alone say nothing: an outage makes them.
+"""
+DEVICE_STATE_REFUSED: DeviceState.ValueType  # 5
+"""Readings were rejected, or taken without some of their values, at any time."""
+DEVICE_STATE_DOUBTED: DeviceState.ValueType  # 6
+"""Readings were stored whose energy was not plausible when they came, at any time."""
+Global___DeviceState: _TypeAlias = DeviceState  # noqa: Y015
+
+class _DeviceOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_ORDER_UNSPECIFIED: _DeviceOrder.ValueType  # 0
+    """As DEVICE_ORDER_FRESHNESS."""
+    DEVICE_ORDER_FRESHNESS: _DeviceOrder.ValueType  # 1
+    """Those of which no reading was stored, and then the longest silent."""
+    DEVICE_ORDER_CLOCK: _DeviceOrder.ValueType  # 2
+    """Those of which only rejected readings came, some of them for their timestamps; then those whose newest reading was the
+    farthest from the server's clock when it arrived, ahead or behind; of equal ones that with the most readings that were
+    rejected for their timestamps. Of what there is no evidence comes last.
+    """
+    DEVICE_ORDER_REFUSED: _DeviceOrder.ValueType  # 3
+    """The most rejected readings and omitted values together; of equal ones the last refused."""
+    DEVICE_ORDER_DOUBTED: _DeviceOrder.ValueType  # 4
+    """The most doubted readings."""
+
+class DeviceOrder(_DeviceOrder, metaclass=_DeviceOrderEnumTypeWrapper):
+    """What comes first in a list of devices. Where two are alike, vehicles come before meters, and the lower id first."""
+
+DEVICE_ORDER_UNSPECIFIED: DeviceOrder.ValueType  # 0
+"""As DEVICE_ORDER_FRESHNESS."""
+DEVICE_ORDER_FRESHNESS: DeviceOrder.ValueType  # 1
+"""Those of which no reading was stored, and then the longest silent."""
+DEVICE_ORDER_CLOCK: DeviceOrder.ValueType  # 2
+"""Those of which only rejected readings came, some of them for their timestamps; then those whose newest reading was the
+farthest from the server's clock when it arrived, ahead or behind; of equal ones that with the most readings that were
+rejected for their timestamps. Of what there is no evidence comes last.
+"""
+DEVICE_ORDER_REFUSED: DeviceOrder.ValueType  # 3
+"""The most rejected readings and omitted values together; of equal ones the last refused."""
+DEVICE_ORDER_DOUBTED: DeviceOrder.ValueType  # 4
+"""The most doubted readings."""
+Global___DeviceOrder: _TypeAlias = DeviceOrder  # noqa: Y015
 
 @_typing.final
 class TimeWindow(_message.Message):
@@ -497,7 +637,7 @@ class Comparison(_message.Message):
     """See `efficiency_ratio_at_least`. Infinite where as little was drawn as nothing."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeWindow]:
-        """Where the stretches lie, from hour to hour, by time; of more than 100 the last 100. Of a list of vehicles: empty."""
+        """Where the stretches lie, from hour to hour, by time; of more than 100 the last 100. In a list: empty."""
 
     def __init__(
         self,
@@ -522,7 +662,7 @@ Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class Finding(_message.Message):
-    """Something to say of a vehicle's numbers beside its verdict."""
+    """Something to say of the numbers of a vehicle, or of a meter, beside its verdict."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -546,7 +686,7 @@ class Finding(_message.Message):
     """The finding as a sentence for people."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when, with FINDING_KIND_VEHICLE_SILENT and FINDING_KIND_METER_SILENT."""
+        """Since when, with FINDING_KIND_VEHICLE_SILENT and FINDING_KIND_METER_SILENT. In a list: absent."""
 
     def __init__(
         self,
@@ -850,19 +990,27 @@ class ListVehiclePerformanceRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     order: Global___PerformanceOrder.ValueType
     """What comes first."""
     page_size: _builtins.int
     """At most so many vehicles, 1 to 1,000. 0: 100. It may differ from page to page."""
     page_token: _builtins.str
-    """`next_page_token` of the previous answer to the same question: the same window, verdicts, ids and order as they were
-    asked for. Empty: the first page.
+    """`next_page_token` of the previous answer to the same question: the same window, alignment, verdicts, ids and order as
+    they were asked for. Empty: the first page.
     """
+    alignment: Global___WindowAlignment.ValueType
+    """To what the window is widened."""
+    time_zone: _builtins.str
+    """The time zone whose days are meant, an IANA name such as `Europe/Berlin`. Only with WINDOW_ALIGNMENT_DAY. Empty: UTC."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
-        """The window to look at, which is widened to whole hours in UTC: its start is taken back to the hour and its end on to
-        the hour. An absent end is now, and an absent start lies 24 hours before the end: without a window these are the
-        running hour and the 23 before it. The start must lie before the end, and both within 32 days once widened.
+        """The window to look at, which `alignment` may widen. An absent end is now, and an absent start lies 24 hours before the
+        end, or at the beginning of its day where the window is of days. The start must lie before the end, and both within
+        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take some 0.3 ms for each day
+        of a vehicle: seconds for a day of a fleet, minutes for a year of a thousand vehicles, which the caller's deadline
+        must allow.
         """
 
     @_builtins.property
@@ -882,10 +1030,12 @@ class ListVehiclePerformanceRequest(_message.Message):
         order: Global___PerformanceOrder.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        alignment: Global___WindowAlignment.ValueType = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "page_size", b"page_size", "page_token", b"page_token", "vehicle_ids", b"vehicle_ids", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "vehicle_ids", b"vehicle_ids", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -911,7 +1061,7 @@ class ListVehiclePerformanceResponse(_message.Message):
     """Gives the next page. Empty: this was the last one."""
     @_builtins.property
     def window(self) -> Global___TimeWindow:
-        """The window that was looked at, from hour to hour; the same on every page."""
+        """The window that was looked at, as `alignment` widened it; the same on every page."""
 
     @_builtins.property
     def vehicles(self) -> _containers.RepeatedCompositeFieldContainer[Global___VehiclePerformance]:
@@ -1273,6 +1423,390 @@ class VerdictTotals(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
 
 Global___VerdictTotals: _TypeAlias = VerdictTotals  # noqa: Y015
+
+@_typing.final
+class ListMeterPerformanceRequest(_message.Message):
+    """Which meters, when, and in which order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    METER_IDS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    order: Global___PerformanceOrder.ValueType
+    """What comes first."""
+    page_size: _builtins.int
+    """At most so many meters, 1 to 1,000. 0: 100. It may differ from page to page."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question: the same window, alignment, verdicts, ids and order as
+    they were asked for. Empty: the first page.
+    """
+    alignment: Global___WindowAlignment.ValueType
+    """To what the window is widened."""
+    time_zone: _builtins.str
+    """The time zone whose days are meant, an IANA name such as `Europe/Berlin`. Only with WINDOW_ALIGNMENT_DAY. Empty: UTC."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window to look at, which `alignment` may widen. An absent end is now, and an absent start lies 24 hours before the
+        end, or at the beginning of its day where the window is of days. The start must lie before the end, and both within
+        400 days once widened. Windows of up to 63 whole hours are answered from memory. Others take some 0.3 ms for each day
+        of a meter: seconds for a day of a fleet, minutes for a year of a thousand meters, which the caller's deadline
+        must allow.
+        """
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[Global___Verdict.ValueType]:
+        """Only meters with one of these verdicts, at most 20, none of them VERDICT_UNSPECIFIED or VERDICT_NO_METER. Empty: with
+        any.
+        """
+
+    @_builtins.property
+    def meter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these meters, at most 1,000; one that is repeated counts once. Empty: every known meter."""
+
+    def __init__(
+        self,
+        *,
+        window: Global___TimeWindow | None = ...,
+        verdicts: _abc.Iterable[Global___Verdict.ValueType] | None = ...,
+        meter_ids: _abc.Iterable[_builtins.str] | None = ...,
+        order: Global___PerformanceOrder.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        alignment: Global___WindowAlignment.ValueType = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "meter_ids", b"meter_ids", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "verdicts", b"verdicts", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMeterPerformanceRequest: _TypeAlias = ListMeterPerformanceRequest  # noqa: Y015
+
+@_typing.final
+class ListMeterPerformanceResponse(_message.Message):
+    """A page of meters, and totals over all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_METER_IDS_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many meters there are on all pages together; the same on every page."""
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window that was looked at, as `alignment` widened it; the same on every page."""
+
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterPerformance]:
+        """The meters of this page."""
+
+    @_builtins.property
+    def totals(self) -> Global___MeterTotals:
+        """Totals over the meters asked about, whatever their verdict; the same on every page."""
+
+    @_builtins.property
+    def unknown_meter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `meter_ids` that were unknown, in order; the same on every page."""
+
+    @_builtins.property
+    def thresholds(self) -> Global___PerformanceThresholds:
+        """The limits that the verdicts were found with."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    def __init__(
+        self,
+        *,
+        window: Global___TimeWindow | None = ...,
+        meters: _abc.Iterable[Global___MeterPerformance] | None = ...,
+        matched: _builtins.int = ...,
+        totals: Global___MeterTotals | None = ...,
+        unknown_meter_ids: _abc.Iterable[_builtins.str] | None = ...,
+        thresholds: Global___PerformanceThresholds | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMeterPerformanceResponse: _TypeAlias = ListMeterPerformanceResponse  # noqa: Y015
+
+@_typing.final
+class MeterPerformance(_message.Message):
+    """How efficiently the vehicles that a meter fed charged at it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    VEHICLE_IDS_FIELD_NUMBER: _builtins.int
+    VEHICLE_COUNT_FIELD_NUMBER: _builtins.int
+    MAPPING_COUNT_FIELD_NUMBER: _builtins.int
+    SHARED_WITH_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_AC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_UNMAPPED_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_FIELD_NUMBER: _builtins.int
+    KWH_RETURNED_DC_FIELD_NUMBER: _builtins.int
+    EFFICIENCY_RATIO_FIELD_NUMBER: _builtins.int
+    KWH_LOST_FIELD_NUMBER: _builtins.int
+    METER_READINGS_FIELD_NUMBER: _builtins.int
+    METER_READINGS_UNMAPPED_FIELD_NUMBER: _builtins.int
+    VEHICLE_READINGS_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    VERDICT_REASON_FIELD_NUMBER: _builtins.int
+    ALERT_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter."""
+    vehicle_count: _builtins.int
+    """How many vehicles it fed within the window."""
+    mapping_count: _builtins.int
+    """How many of its mappings reach into the window: as many as `vehicle_count`, or more where a vehicle came back."""
+    kwh_consumed_ac: _builtins.float
+    """Energy that the meter drew while it fed a vehicle, in kWh, less what flowed back. Absent: it sent no reading
+    meanwhile.
+    """
+    kwh_returned_ac: _builtins.float
+    """Energy that flowed back into the grid through it meanwhile, in kWh. 0: nothing did. Absent with `kwh_consumed_ac`."""
+    kwh_consumed_ac_unmapped: _builtins.float
+    """Energy that the meter drew while it fed no vehicle, in kWh, less what flowed back: standby, or a vehicle that nobody
+    mapped. It is never compared. Absent: it sent no reading meanwhile.
+    """
+    kwh_delivered_dc: _builtins.float
+    """Energy delivered into the vehicles while the meter fed them, in kWh, less what flowed back. Absent: they sent no
+    reading meanwhile.
+    """
+    kwh_returned_dc: _builtins.float
+    """Energy that flowed back out of their batteries meanwhile, in kWh. 0: nothing did. Absent with `kwh_delivered_dc`."""
+    efficiency_ratio: _builtins.float
+    """`kwh_delivered_dc / kwh_consumed_ac`, not rounded and not capped. Absent: one of the two is absent, no more alternating
+    current was drawn than flowed back, or other meters fed a vehicle as well, see `shared_with`. The verdict goes by
+    `comparison`.
+    """
+    kwh_lost: _builtins.float
+    """`kwh_consumed_ac - kwh_delivered_dc`, in kWh: what was lost in both directions. Negative when more was delivered than
+    drawn. Absent: one of the two is absent, or other meters fed a vehicle as well.
+    """
+    meter_readings: _builtins.int
+    """Readings of the meter while it fed a vehicle."""
+    meter_readings_unmapped: _builtins.int
+    """Readings of the meter while it fed none."""
+    vehicle_readings: _builtins.int
+    """Readings of the vehicles while it fed them."""
+    coverage: _builtins.float
+    """Of the energy that was charged while it fed vehicles, on both sides together, the share that is compared, 0 to 1.
+    Standby is none of it. Absent: nothing was charged.
+    """
+    verdict: Global___Verdict.ValueType
+    """What these numbers allow to say; never VERDICT_NO_METER."""
+    verdict_reason: _builtins.str
+    """The verdict's reason, sentences for people."""
+    alert: _builtins.str
+    """A call to act, a sentence for people. Empty unless the verdict is VERDICT_LOW_EFFICIENCY."""
+    kwh_consumed_ac_idle: _builtins.float
+    """What was drawn at standby while the meter fed vehicles, in kWh: within hours of up to `standby_kw` on average in which
+    the vehicle did not charge. Absent with `kwh_consumed_ac`.
+    """
+    @_builtins.property
+    def vehicle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The vehicles that it fed within the window, in order; of more than 20 the first 20."""
+
+    @_builtins.property
+    def shared_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The meters that fed one of the vehicles at the same time as this one, in order; of more than 20 the first 20. Empty:
+        it fed all of them alone. Otherwise `kwh_consumed_ac` is of this meter alone, and `comparison`, `coverage`,
+        `kwh_consumed_ac_idle` and the findings are of all of them together for that time.
+        """
+
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """What both sides account for, added up over the vehicles, and on what the verdict rests. Absent: nothing."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """What else there is to say of the numbers, each kind at most once, by number. Never FINDING_KIND_CHARGED_ELSEWHERE."""
+
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        vehicle_count: _builtins.int = ...,
+        mapping_count: _builtins.int = ...,
+        shared_with: _abc.Iterable[_builtins.str] | None = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+        kwh_returned_ac: _builtins.float | None = ...,
+        kwh_consumed_ac_unmapped: _builtins.float | None = ...,
+        kwh_delivered_dc: _builtins.float | None = ...,
+        kwh_returned_dc: _builtins.float | None = ...,
+        efficiency_ratio: _builtins.float | None = ...,
+        kwh_lost: _builtins.float | None = ...,
+        meter_readings: _builtins.int = ...,
+        meter_readings_unmapped: _builtins.int = ...,
+        vehicle_readings: _builtins.int = ...,
+        coverage: _builtins.float | None = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        verdict_reason: _builtins.str = ...,
+        alert: _builtins.str = ...,
+        comparison: Global___Comparison | None = ...,
+        kwh_consumed_ac_idle: _builtins.float | None = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_consumed_ac_unmapped", b"_kwh_consumed_ac_unmapped", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_consumed_ac_unmapped", b"kwh_consumed_ac_unmapped", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_consumed_ac_unmapped", b"_kwh_consumed_ac_unmapped", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_consumed_ac_unmapped", b"kwh_consumed_ac_unmapped", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapping_count", b"mapping_count", "meter_id", b"meter_id", "meter_readings", b"meter_readings", "meter_readings_unmapped", b"meter_readings_unmapped", "shared_with", b"shared_with", "vehicle_count", b"vehicle_count", "vehicle_ids", b"vehicle_ids", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
+    _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
+    _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
+    _WhichOneofArgType__efficiency_ratio: _TypeAlias = _typing.Literal["_efficiency_ratio", b"_efficiency_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["kwh_consumed_ac_idle"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_idle: _TypeAlias = _typing.Literal["_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac_unmapped: _TypeAlias = _typing.Literal["kwh_consumed_ac_unmapped"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_unmapped: _TypeAlias = _typing.Literal["_kwh_consumed_ac_unmapped", b"_kwh_consumed_ac_unmapped"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc: _TypeAlias = _typing.Literal["kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc: _TypeAlias = _typing.Literal["_kwh_delivered_dc", b"_kwh_delivered_dc"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_lost: _TypeAlias = _typing.Literal["kwh_lost"]  # noqa: Y015
+    _WhichOneofArgType__kwh_lost: _TypeAlias = _typing.Literal["_kwh_lost", b"_kwh_lost"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_ac: _TypeAlias = _typing.Literal["kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__efficiency_ratio) -> _WhichOneofReturnType__efficiency_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_idle) -> _WhichOneofReturnType__kwh_consumed_ac_idle | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_unmapped) -> _WhichOneofReturnType__kwh_consumed_ac_unmapped | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc) -> _WhichOneofReturnType__kwh_delivered_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_lost) -> _WhichOneofReturnType__kwh_lost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
+
+Global___MeterPerformance: _TypeAlias = MeterPerformance  # noqa: Y015
+
+@_typing.final
+class MeterTotals(_message.Message):
+    """Totals over many meters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METERS_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_UNMAPPED_FIELD_NUMBER: _builtins.int
+    METER_READINGS_FIELD_NUMBER: _builtins.int
+    METER_READINGS_UNMAPPED_FIELD_NUMBER: _builtins.int
+    BY_VERDICT_FIELD_NUMBER: _builtins.int
+    meters: _builtins.int
+    """Meters."""
+    kwh_consumed_ac: _builtins.float
+    """Energy that they drew while they fed vehicles, in kWh, less what flowed back. Absent: they sent no reading meanwhile."""
+    kwh_consumed_ac_unmapped: _builtins.float
+    """Energy that they drew while they fed none, in kWh, less what flowed back. Absent: they sent no reading meanwhile."""
+    meter_readings: _builtins.int
+    """Readings of the meters while they fed vehicles."""
+    meter_readings_unmapped: _builtins.int
+    """Readings of the meters while they fed none."""
+    @_builtins.property
+    def by_verdict(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterVerdictTotals]:
+        """The meters by verdict: each verdict but VERDICT_NO_METER once, in the order of their numbers, also where it has no
+        meter.
+        """
+
+    def __init__(
+        self,
+        *,
+        meters: _builtins.int = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+        kwh_consumed_ac_unmapped: _builtins.float | None = ...,
+        meter_readings: _builtins.int = ...,
+        meter_readings_unmapped: _builtins.int = ...,
+        by_verdict: _abc.Iterable[Global___MeterVerdictTotals] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_unmapped", b"_kwh_consumed_ac_unmapped", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_unmapped", b"kwh_consumed_ac_unmapped"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_unmapped", b"_kwh_consumed_ac_unmapped", "by_verdict", b"by_verdict", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_unmapped", b"kwh_consumed_ac_unmapped", "meter_readings", b"meter_readings", "meter_readings_unmapped", b"meter_readings_unmapped", "meters", b"meters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_consumed_ac_unmapped: _TypeAlias = _typing.Literal["kwh_consumed_ac_unmapped"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_unmapped: _TypeAlias = _typing.Literal["_kwh_consumed_ac_unmapped", b"_kwh_consumed_ac_unmapped"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_unmapped) -> _WhichOneofReturnType__kwh_consumed_ac_unmapped | None: ...
+
+Global___MeterTotals: _TypeAlias = MeterTotals  # noqa: Y015
+
+@_typing.final
+class MeterVerdictTotals(_message.Message):
+    """Totals over the meters with one verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """The verdict."""
+    meters: _builtins.int
+    """Meters with it."""
+    kwh_consumed_ac: _builtins.float
+    """Energy that they drew while they fed vehicles, in kWh, less what flowed back. Absent: none of them sent a reading
+    meanwhile.
+    """
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        meters: _builtins.int = ...,
+        kwh_consumed_ac: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "kwh_consumed_ac", b"kwh_consumed_ac"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac", "kwh_consumed_ac", b"kwh_consumed_ac", "meters", b"meters", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kwh_consumed_ac: _TypeAlias = _typing.Literal["kwh_consumed_ac"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac: _TypeAlias = _typing.Literal["_kwh_consumed_ac", b"_kwh_consumed_ac"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac) -> _WhichOneofReturnType__kwh_consumed_ac | None: ...
+
+Global___MeterVerdictTotals: _TypeAlias = MeterVerdictTotals  # noqa: Y015
 
 @_typing.final
 class GetPerformanceSeriesRequest(_message.Message):
@@ -2202,3 +2736,204 @@ class MeterStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeterStatus: _TypeAlias = MeterStatus  # noqa: Y015
+
+@_typing.final
+class ListDevicesRequest(_message.Message):
+    """Which devices, and in which order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    kind: Global___DeviceKind.ValueType
+    """Only devices of this kind. DEVICE_KIND_UNSPECIFIED: of either."""
+    order: Global___DeviceOrder.ValueType
+    """What comes first."""
+    page_size: _builtins.int
+    """At most so many devices, 1 to 1,000. 0: 100. It may differ from page to page."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question: the same kind, states and order. Empty: the first page."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DeviceState.ValueType]:
+        """Only devices in one of these states, at most 20, none of them DEVICE_STATE_UNSPECIFIED. Empty: in any."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___DeviceKind.ValueType = ...,
+        states: _abc.Iterable[Global___DeviceState.ValueType] | None = ...,
+        order: Global___DeviceOrder.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDevicesRequest: _TypeAlias = ListDevicesRequest  # noqa: Y015
+
+@_typing.final
+class ListDevicesResponse(_message.Message):
+    """A page of devices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    BY_STATE_FIELD_NUMBER: _builtins.int
+    STALE_AFTER_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many devices there are on all pages together; the same on every page."""
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedDevice]:
+        """The devices of this page."""
+
+    @_builtins.property
+    def by_state(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceStateCount]:
+        """The devices of the kind asked about by state, whatever states were asked for: each state once, in the order of their
+        numbers, also where no device is in it. The same on every page.
+        """
+
+    @_builtins.property
+    def stale_after(self) -> _duration_pb2.Duration:
+        """The age above which a reading is stale, as configured."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___ListedDevice] | None = ...,
+        matched: _builtins.int = ...,
+        by_state: _abc.Iterable[Global___DeviceStateCount] | None = ...,
+        stale_after: _duration_pb2.Duration | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "stale_after", b"stale_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "by_state", b"by_state", "devices", b"devices", "matched", b"matched", "next_page_token", b"next_page_token", "stale_after", b"stale_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDevicesResponse: _TypeAlias = ListDevicesResponse  # noqa: Y015
+
+@_typing.final
+class ListedDevice(_message.Message):
+    """How a device reports, in short. GetVehicleStatus and GetMeterStatus have it whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    NEWEST_READING_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    REJECTED_READINGS_FIELD_NUMBER: _builtins.int
+    OMITTED_VALUES_FIELD_NUMBER: _builtins.int
+    LAST_REFUSED_FIELD_NUMBER: _builtins.int
+    DOUBTED_READINGS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """A vehicle."""
+    meter_id: _builtins.str
+    """A meter."""
+    freshness: Global___Freshness.ValueType
+    """Whether it still reports; never FRESHNESS_NEVER_HEARD_OF."""
+    rejected_readings: _builtins.int
+    """Readings that were rejected: the sum over `rejections` of its status."""
+    omitted_values: _builtins.int
+    """Optional values that readings were taken without: the sum over `omissions`."""
+    doubted_readings: _builtins.int
+    """Readings that were stored and whose energy was not plausible when they came."""
+    @_builtins.property
+    def newest_reading(self) -> _timestamp_pb2.Timestamp:
+        """The timestamp of its newest reading. Absent: none was stored."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """The server's clock less that timestamp, when the first page was asked for; negative when the device's clock is ahead.
+        Absent with `newest_reading`.
+        """
+
+    @_builtins.property
+    def clock(self) -> Global___ClockEvidence:
+        """What its readings say of its clock. Absent: nothing has been written down of this device yet."""
+
+    @_builtins.property
+    def last_refused(self) -> _timestamp_pb2.Timestamp:
+        """When the last of both came, by the server's clock. Absent: there is none."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DeviceState.ValueType]:
+        """The states that it is in, by number."""
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        newest_reading: _timestamp_pb2.Timestamp | None = ...,
+        age: _duration_pb2.Duration | None = ...,
+        freshness: Global___Freshness.ValueType = ...,
+        clock: Global___ClockEvidence | None = ...,
+        rejected_readings: _builtins.int = ...,
+        omitted_values: _builtins.int = ...,
+        last_refused: _timestamp_pb2.Timestamp | None = ...,
+        doubted_readings: _builtins.int = ...,
+        states: _abc.Iterable[Global___DeviceState.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "device", b"device", "last_refused", b"last_refused", "meter_id", b"meter_id", "newest_reading", b"newest_reading", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "clock", b"clock", "device", b"device", "doubted_readings", b"doubted_readings", "freshness", b"freshness", "last_refused", b"last_refused", "meter_id", b"meter_id", "newest_reading", b"newest_reading", "omitted_values", b"omitted_values", "rejected_readings", b"rejected_readings", "states", b"states", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["vehicle_id", "meter_id"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+
+Global___ListedDevice: _TypeAlias = ListedDevice  # noqa: Y015
+
+@_typing.final
+class DeviceStateCount(_message.Message):
+    """How many devices are in a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    state: Global___DeviceState.ValueType
+    """The state."""
+    vehicles: _builtins.int
+    """Vehicles in it. 0 where meters are asked about."""
+    meters: _builtins.int
+    """Meters in it. 0 where vehicles are asked about."""
+    def __init__(
+        self,
+        *,
+        state: Global___DeviceState.ValueType = ...,
+        vehicles: _builtins.int = ...,
+        meters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meters", b"meters", "state", b"state", "vehicles", b"vehicles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceStateCount: _TypeAlias = DeviceStateCount  # noqa: Y015

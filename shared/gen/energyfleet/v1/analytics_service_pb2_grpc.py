@@ -54,6 +54,11 @@ class AnalyticsServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceResponse.FromString,
                 _registered_method=True)
+        self.ListMeterPerformance = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/ListMeterPerformance',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListMeterPerformanceRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListMeterPerformanceResponse.FromString,
+                _registered_method=True)
         self.GetPerformanceSeries = channel.unary_unary(
                 '/energyfleet.v1.AnalyticsService/GetPerformanceSeries',
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.SerializeToString,
@@ -78,6 +83,11 @@ class AnalyticsServiceStub:
                 '/energyfleet.v1.AnalyticsService/BatchGetStatus',
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.FromString,
+                _registered_method=True)
+        self.ListDevices = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/ListDevices',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesResponse.FromString,
                 _registered_method=True)
 
 
@@ -110,6 +120,23 @@ class AnalyticsServiceServicer:
         All pages are parts of the result that the first page was cut from, whatever arrives meanwhile. The process that
         gave the first page keeps the result until none of its pages was asked for in ten minutes. It forgets a result
         earlier where it would keep too many: the one whose pages were asked for least recently goes first.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMeterPerformance(self, request, context):
+        """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+        in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+        time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+        Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+        compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
         forgotten, or kept by another process: ask for the first page again.
         """
@@ -176,6 +203,20 @@ class AnalyticsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDevices(self, request, context):
+        """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+        Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+        or GetMeterStatus does, as of the first page.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: 1,000 devices in a page.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalyticsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +229,11 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
                     servicer.ListVehiclePerformance,
                     request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceResponse.SerializeToString,
+            ),
+            'ListMeterPerformance': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMeterPerformance,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListMeterPerformanceRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListMeterPerformanceResponse.SerializeToString,
             ),
             'GetPerformanceSeries': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPerformanceSeries,
@@ -213,6 +259,11 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
                     servicer.BatchGetStatus,
                     request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.SerializeToString,
+            ),
+            'ListDevices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDevices,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -279,6 +330,33 @@ class AnalyticsService:
             '/energyfleet.v1.AnalyticsService/ListVehiclePerformance',
             energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceRequest.SerializeToString,
             energyfleet_dot_v1_dot_analytics__service__pb2.ListVehiclePerformanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMeterPerformance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/ListMeterPerformance',
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListMeterPerformanceRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListMeterPerformanceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -414,6 +492,33 @@ class AnalyticsService:
             '/energyfleet.v1.AnalyticsService/BatchGetStatus',
             energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusRequest.SerializeToString,
             energyfleet_dot_v1_dot_analytics__service__pb2.BatchGetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/ListDevices',
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListDevicesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,19 @@ class AnalyticsServiceStub:
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
     forgotten, or kept by another process: ask for the first page again.
     """
+    ListMeterPerformance: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListMeterPerformanceRequest, _analytics_service_pb2.ListMeterPerformanceResponse]
+    """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+    in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+    time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+    Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+    compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
     GetPerformanceSeries: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetPerformanceSeriesRequest, _analytics_service_pb2.GetPerformanceSeriesResponse]
     """How one vehicle charged, hour by hour or day by day, for a plot. The buckets of a window add up to what
     GetVehiclePerformance answers for it.
@@ -97,6 +110,16 @@ class AnalyticsServiceStub:
     Limits: 1,000 devices in a call, vehicles and meters together.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
+    ListDevices: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListDevicesRequest, _analytics_service_pb2.ListDevicesResponse]
+    """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+    Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+    or GetMeterStatus does, as of the first page.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: 1,000 devices in a page.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
 
 @_typing.type_check_only
 class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
@@ -125,6 +148,19 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     All pages are parts of the result that the first page was cut from, whatever arrives meanwhile. The process that
     gave the first page keeps the result until none of its pages was asked for in ten minutes. It forgets a result
     earlier where it would keep too many: the one whose pages were asked for least recently goes first.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
+    ListMeterPerformance: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListMeterPerformanceRequest, _analytics_service_pb2.ListMeterPerformanceResponse]  # type: ignore[assignment]
+    """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+    in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+    time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+    Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+    compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
     forgotten, or kept by another process: ask for the first page again.
     """
@@ -167,6 +203,16 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     Limits: 1,000 devices in a call, vehicles and meters together.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
+    ListDevices: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListDevicesRequest, _analytics_service_pb2.ListDevicesResponse]  # type: ignore[assignment]
+    """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+    Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+    or GetMeterStatus does, as of the first page.
+
+    Pages are kept as those of ListVehiclePerformance are, and count among them.
+    Limits: 1,000 devices in a page.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
 
 class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
@@ -204,6 +250,25 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         All pages are parts of the result that the first page was cut from, whatever arrives meanwhile. The process that
         gave the first page keeps the result until none of its pages was asked for in ten minutes. It forgets a result
         earlier where it would keep too many: the one whose pages were asked for least recently goes first.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMeterPerformance(
+        self,
+        request: _analytics_service_pb2.ListMeterPerformanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.ListMeterPerformanceResponse, _abc.Awaitable[_analytics_service_pb2.ListMeterPerformanceResponse]]:
+        """How efficiently vehicles charged at each meter, over all vehicles that it fed: which charger is worn. The worst first,
+        in pages. Each vehicle counts for the time in which the meter fed it, by what GetVehiclePerformance compares of that
+        time; a meter that fed one vehicle alone and throughout has that vehicle's comparison and verdict.
+
+        Where several meters fed a vehicle at a time, what it took cannot be told apart by meter: for that time all of them are
+        compared together, and each has the whole of it, see `MeterPerformance.shared_with`.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: a window of 32 days, 1,000 meters named and 1,000 in a page.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
         forgotten, or kept by another process: ask for the first page again.
         """
@@ -275,6 +340,22 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         device that is unknown is told as such and costs the others nothing.
         Limits: 1,000 devices in a call, vehicles and meters together.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDevices(
+        self,
+        request: _analytics_service_pb2.ListDevicesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.ListDevicesResponse, _abc.Awaitable[_analytics_service_pb2.ListDevicesResponse]]:
+        """The devices that somebody should look at: which are silent, whose clock is off, what was refused or doubted of them.
+        Every known device is listed, also one that is known by its refused readings alone; each row says what GetVehicleStatus
+        or GetMeterStatus does, as of the first page.
+
+        Pages are kept as those of ListVehiclePerformance are, and count among them.
+        Limits: 1,000 devices in a page.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
         """
 
 def add_AnalyticsServiceServicer_to_server(servicer: AnalyticsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
