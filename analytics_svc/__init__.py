@@ -20,6 +20,13 @@ A list by meter goes beside it, by the same judge:
 `meter_tables` adds up by meter what the vehicles took that each fed, and what can be compared of that. The list of
 devices is `device_queries -> device_list -> page_cache -> device_answers`.
 
+Charging sessions are found first, and each is then judged as a window:
+
+    servicer -> parse -> session_queries -> sessions -> session_result -> page_cache -> session_answers
+
+`session_queries` runs the statements of `sessions_sql`, and `sessions` finds the sessions. `session_result` has the
+hours of each, which `performance` judges.
+
 `buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
 replication lag.
 """

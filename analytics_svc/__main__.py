@@ -17,7 +17,7 @@ from shared.db.migrate import refusing_start, require_usable_database
 from shared.exporter import exporting, own_registry, watching_event_loop
 from shared.logs import configure_logs
 from shared.serve import Service, run, tune_gc
-from shared.timestamps import US_PER_SECOND, Clock, system_clock
+from shared.timestamps import US_PER_MINUTE, US_PER_SECOND, Clock, system_clock
 
 NAME = "energyfleet.v1.AnalyticsService"
 APPLICATION_NAME = "energyfleet analytics"
@@ -43,7 +43,13 @@ async def serving(
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
     service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS)
-    servicer = AnalyticsServicer(queries, thresholds(settings), round(settings.stale_after_s * US_PER_SECOND), clock)
+    servicer = AnalyticsServicer(
+        queries,
+        thresholds(settings),
+        round(settings.stale_after_s * US_PER_SECOND),
+        clock,
+        round(settings.session_pause_minutes * US_PER_MINUTE),
+    )
     metrics.observe(servicer)
     add_AnalyticsServiceServicer_to_server(servicer, service.server)
     async with (

@@ -17,7 +17,7 @@ from analytics_svc.freshness import DOUBTED, ClockEvidence, Found, Freshness, Re
 from analytics_svc.performance import Compared, Judgement, Thresholds, efficiency_ratio, kwh_lost
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Verdict, Window
 from analytics_svc.reader import QueryResult
-from analytics_svc.totals import Bucket, Evidence, FleetTotals
+from analytics_svc.totals import Bucket, Evidence, Feeding, FleetTotals
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.session_registers_sql import SESSION
 from shared.timestamps import proto_from_us
@@ -36,7 +36,7 @@ def performance_answer(
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
     vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
     return wire.GetVehiclePerformanceResponse(
-        **_performance_fields(vehicle, thresholds, evidence),
+        **performance_fields(vehicle, thresholds, evidence),
         window=window_message(question.window),
         evidence=wire.PerformanceEvidence(
             first_vehicle_reading=timestamp_message(evidence.first_vehicle_us),
@@ -48,16 +48,7 @@ def performance_answer(
             mapping_count=totals.mappings,
             vehicle_quality=_quality_message(evidence.vehicle_quality),
             meter_quality=_quality_message(evidence.meter_quality),
-            mappings=[
-                wire.FeedingInterval(
-                    meter_id=each.meter_id,
-                    window=window_message(Window(each.since_us, each.until_us)),
-                    kwh_consumed_ac=each.kwh_consumed_ac,
-                    meter_readings=each.meter_readings,
-                    kwh_returned_ac=each.kwh_returned_ac,
-                )
-                for each in evidence.feedings
-            ],
+            mappings=map(feeding_message, evidence.feedings),
             similar_vehicle_ids=evidence.similar_vehicle_ids,
         ),
         thresholds=thresholds_message(thresholds),
@@ -72,7 +63,7 @@ def page_answer(
     return wire.ListVehiclePerformanceResponse(
         window=window_message(result.window),
         vehicles=[
-            wire.VehiclePerformance(**_performance_fields(each, thresholds), mapping_count=each.totals.mappings)
+            wire.VehiclePerformance(**performance_fields(each, thresholds), mapping_count=each.totals.mappings)
             for each in page
         ],
         matched=len(result.positions),
@@ -164,6 +155,16 @@ def window_message(window: Window) -> wire.TimeWindow:
     return wire.TimeWindow(start=proto_from_us(window.start_us), end=proto_from_us(window.end_us))
 
 
+def feeding_message(feeding: Feeding) -> wire.FeedingInterval:
+    return wire.FeedingInterval(
+        meter_id=feeding.meter_id,
+        window=window_message(Window(feeding.since_us, feeding.until_us)),
+        kwh_consumed_ac=feeding.kwh_consumed_ac,
+        meter_readings=feeding.meter_readings,
+        kwh_returned_ac=feeding.kwh_returned_ac,
+    )
+
+
 def duration_message(us: int) -> Duration:
     duration = Duration()
     duration.FromMicroseconds(us)
@@ -206,7 +207,7 @@ def _refusal_message(refusal: Refusal) -> wire.Refusal:
     )
 
 
-def _performance_fields(
+def performance_fields(
     vehicle: JudgedVehicle, thresholds: Thresholds, evidence: Evidence | None = None
 ) -> dict[str, Any]:
     vehicle_id, totals, performance, meter_ids = vehicle

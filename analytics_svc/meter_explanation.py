@@ -10,6 +10,8 @@ from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside
 from analytics_svc.totals import Totals
 
+NO_VEHICLE = "The meter was mapped to no vehicle within the window."
+
 _NAMED_MAX = 3
 """Meters that a sentence names; more are counted."""
 
@@ -76,7 +78,7 @@ def _listed(ids: Sequence[str]) -> str:
 def _reason(totals: Totals, performance: Performance, thresholds: Thresholds) -> str:
     match performance.reason:
         case VerdictReason.FED_NO_VEHICLE:
-            return "The meter was mapped to no vehicle within the window."
+            return NO_VEHICLE
         case VerdictReason.NOBODY_REPORTED:
             return "Neither the meter nor a vehicle that it fed sent a reading meanwhile."
         case VerdictReason.VEHICLE_SILENT:

@@ -13,7 +13,7 @@ RESULT_MAX_AGE_S = 600.0
 
 RESULTS_MAX_ROWS = 100_000
 """Vehicles, meters and devices of all results together, some 400 bytes each: ten readers of a fleet of 10,000 at a
-time. The newest result is kept however long it is."""
+time, or four of the longest lists of charging sessions. The newest result is kept however long it is."""
 
 RESULTS_MAX = 1_000
 """Results, however short: each has its question, of at most 1,000 ids."""
@@ -24,7 +24,8 @@ class Result(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many there are of what it keeps: vehicles, meters or devices, on its pages or not."""
+        """How many there are of what it keeps: vehicles, meters or devices, on its pages or not; or what takes as much
+        memory as so many."""
 
     @property
     def positions(self) -> Sequence[int]:

@@ -26,6 +26,8 @@ from analytics_svc.questions import (
     Order,
     PerformanceQuestion,
     SeriesQuestion,
+    SessionPage,
+    SessionQuestion,
     StatusQuestion,
     Verdict,
     Window,
@@ -59,7 +61,11 @@ IDS_MAX = 1_000
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
-"""Vehicles, meters or devices in a page: some 300 KiB."""
+"""Vehicles, meters or devices in a page: some 300 KiB; charging sessions: 600."""
+
+SESSIONS_WINDOW_MAX_DAYS = 32
+"""The longest month in any time zone. Every reading of the hours of charging is looked at: half a million of a device
+that reports each second and charges four hours a day."""
 
 STATUS_MAX_DEVICES = 1_000
 """Devices in a call for status: an answer of 150 KiB or so, and some ten milliseconds of the database."""
@@ -113,6 +119,21 @@ def parse_list_devices(request: wire.ListDevicesRequest) -> DevicePage:
     checks.raise_if_any()
     kind = {wire.DEVICE_KIND_VEHICLE: VEHICLE, wire.DEVICE_KIND_METER: METER}.get(request.kind)
     return DevicePage(DeviceQuestion(kind, states, order), request.page_size or PAGE_DEFAULT, place)
+
+
+def parse_list_charging_sessions(request: wire.ListChargingSessionsRequest, now_us: int) -> SessionPage:
+    """Likewise."""
+    checks = Checks()
+    field = request.WhichOneof("device")
+    if field is None:
+        checks.add("device", "required: either vehicle_id or meter_id")
+    else:
+        checks.device_id(field, getattr(request, field))
+    window = _window(request.window, now_us, checks, max_days=SESSIONS_WINDOW_MAX_DAYS)
+    place = _place(request.page_size, request.page_token, checks)
+    checks.raise_if_any()
+    question = SessionQuestion(_asked(request.window), request.vehicle_id, request.meter_id)
+    return SessionPage(question, window, request.page_size or PAGE_DEFAULT, place)
 
 
 def parse_get_performance_series(request: wire.GetPerformanceSeriesRequest, now_us: int) -> SeriesQuestion:
@@ -210,13 +231,16 @@ def _aligned(
         checks.add("time_zone", f"days of a time zone are asked for with {Alignment.DAY}")
     zone = _time_zone(request.time_zone or "UTC", checks)
     window = _window(request.window, now_us, checks, alignment=alignment, zone=zone)
-    asked = AskedWindow(
-        us_from_proto(request.window.start) if request.window.HasField("start") else None,
-        us_from_proto(request.window.end) if request.window.HasField("end") else None,
+    return _asked(request.window, alignment, zone), window
+
+
+def _asked(window: wire.TimeWindow, alignment: Alignment = Alignment.EXACT, zone: ZoneInfo = _UTC) -> AskedWindow:
+    return AskedWindow(
+        us_from_proto(window.start) if window.HasField("start") else None,
+        us_from_proto(window.end) if window.HasField("end") else None,
         alignment,
         zone.key,
     )
-    return asked, window
 
 
 def _time_zone(key: str, checks: Checks) -> ZoneInfo:
@@ -236,6 +260,7 @@ def _window(
     default_us: int = WINDOW_DEFAULT_US,
     alignment: Alignment = Alignment.EXACT,
     zone: ZoneInfo = _UTC,
+    max_days: int = WINDOW_MAX_DAYS,
 ) -> Window:
     """The window, or any window at all where a violation was noted. An absent window is like one without ends.
 
@@ -259,6 +284,6 @@ def _window(
             checks.add("window", "too close to the years 1 or 9999 for another time zone")
     if end_us > TIMESTAMP_MAX_US:
         checks.add("window.end", "the full hour after it lies beyond the year 9999")
-    if len(checks.violations) == noted and end_us - start_us > WINDOW_MAX_DAYS * US_PER_DAY:
-        checks.add("window", f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {WINDOW_MAX_DAYS} days")
+    if len(checks.violations) == noted and end_us - start_us > max_days * US_PER_DAY:
+        checks.add("window", f"{iso_from_us(start_us)} to {iso_from_us(end_us)} is longer than {max_days} days")
     return Window(start_us, end_us)

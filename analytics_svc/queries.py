@@ -5,42 +5,24 @@ costs more than the question. Of a short window the days are the only constants,
 the same days. What all questions have in common, such as `as_of`, is in `analytics_svc.reader`.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import TextClause
 
 from analytics_svc.fleet_queries import FleetQueries, window_ends
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found, Refusal
-from analytics_svc.queries_sql import (
-    MAPPINGS_MAX,
-    PERFORMANCE,
-    PERFORMANCE_SERIES,
-    REFUSALS_MAX,
-    REPLICA_LAG,
-    STATUSES,
-    STRETCHES_MAX,
-)
+from analytics_svc.queries_sql import MAPPINGS_MAX, PERFORMANCE, PERFORMANCE_SERIES, REFUSALS_MAX, REPLICA_LAG, STATUSES
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
-from analytics_svc.span_tables import DeviceHours, MappedPart, totals_of, vehicles_of
+from analytics_svc.span_tables import evidence_of, feedings_of, totals_of, vehicles_of
 from analytics_svc.stretches import CompareLimits
-from analytics_svc.totals import Bucket, Evidence, Feeding, FleetTotals
+from analytics_svc.totals import Bucket, Evidence, FleetTotals
 from shared.db.device_kind import VEHICLE, DeviceKind
 from shared.errors import UnknownDevice
-from shared.timestamps import (
-    TIMESTAMP_MIN_US,
-    US_PER_DAY,
-    US_PER_HOUR,
-    datetime_from_us,
-    us_from_datetime,
-    us_from_timedelta,
-)
-
-PLANNED_ONCE_MAX_US = 8 * US_PER_DAY
-"""Windows up to this length share the plan of their days. Longer ones are planned each time: a plan that is kept takes
-memory for each of its days, and planning is little of what they cost."""
+from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime, us_from_timedelta
 
 
 class Queries:
@@ -62,22 +44,11 @@ class Queries:
         [vehicle] = vehicles_of(answer.value).values()
         totals, stretches = totals_of(window, [question.vehicle_id], [vehicle], limits)
         meter_ids = {each.meter_key: each.meter_id for each in answer.value if each.meter_key is not None}
-        of_vehicle = [span.vehicle.within() for span in vehicle.spans]
-        of_meters = [hours for devices in vehicle.mappings.values() for hours in devices]
-        vehicle_hours, meter_hours = (
-            {number for each in side for number in each.numbers.tolist()} for side in (of_vehicle, of_meters)
-        )
-        evidence = Evidence(
+        evidence = replace(
+            evidence_of(vehicle, stretches),
             first_vehicle_us=_us_or_none(row.first_vehicle_ts),
-            last_vehicle_us=_last_us(of_vehicle),
             first_meter_us=_us_or_none(row.first_meter_ts),
-            last_meter_us=_last_us(of_meters),
-            hours_either=len(vehicle_hours | meter_hours),
-            hours_both=len(vehicle_hours & meter_hours),
-            feedings=_feedings(vehicle.mappings, meter_ids),
-            compared_us=list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))[
-                -STRETCHES_MAX:
-            ],
+            feedings=feedings_of(vehicle.mappings, meter_ids)[-MAPPINGS_MAX:],
             vehicle_quality=row.vehicle_quality or {},
             meter_quality=row.meter_quality or {},
             similar_vehicle_ids=row.similar_ids,
@@ -128,29 +99,8 @@ class Queries:
         self, statement: TextClause, parameters: Mapping[str, object], window: Window, before_us: int = 0
     ) -> QueryResult[list[Any]]:
         """The answer, from the days of a window and of some time before it."""
-        days: dict[str, date] = {
-            "first_day": datetime_from_us(max(window.start_us - before_us, TIMESTAMP_MIN_US)).date(),
-            "last_day": datetime_from_us(window.end_us).date(),
-        }
-        planned_for = days if window.end_us - window.start_us <= PLANNED_ONCE_MAX_US else None
-        return await self.reader.ask(statement, {**parameters, **window_ends(window), **days}, planned_for)
-
-
-def _feedings(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids: Mapping[int, str]) -> Sequence[Feeding]:
-    """What each meter drew while it fed, by start and then by meter."""
-    feedings = []
-    for (meter_key, since_us, until_us), parts in mappings.items():
-        readings = sum(each.readings.sum().item() for each in parts)
-        sums = [sum(getattr(each, name).sum().item() for each in parts) for name in ("kwh", "kwh_returned")]
-        kwh, returned = sums if readings else (None, None)
-        feedings.append(Feeding(meter_ids[meter_key], since_us, until_us, kwh, readings, returned))
-    feedings.sort(key=lambda each: (each.since_us, each.meter_id))
-    return feedings[-MAPPINGS_MAX:]
-
-
-def _last_us(side: Sequence[DeviceHours]) -> int | None:
-    """The last reading of a side."""
-    return max((each.last_us.max().item() for each in side if len(each.last_us)), default=None)
+        asked = {**parameters, **window_ends(window)}
+        return await self.reader.ask_of_days(statement, asked, window.start_us - before_us, window.end_us)
 
 
 def _us_or_none(moment: datetime | None) -> int | None:

@@ -23,14 +23,11 @@ IS_PREPARED = "SELECT FROM pg_prepared_statements WHERE name = %s"
 MAPPINGS_MAX = 100
 """Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
 
-STRETCHES_MAX = 100
-"""Compared stretches that are told one by one: three a day for a month."""
-
 SIMILAR_MAX = 5
 """Ids that are told because they differ from one only in case: enough to see what is wrong, and fit for a status."""
 
 
-def _similar_ids(asked: str) -> str:
+def similar_ids(asked: str) -> str:
     """The other devices of a kind whose ids differ from an asked one only in case."""
     return f"""ARRAY(
         SELECT {{device}}_id FROM {{device}}s AS others
@@ -79,7 +76,7 @@ evidence AS MATERIALIZED (
                    GROUP BY counting
                ) AS counted
            ) AS meter_quality,
-           {VEHICLE.render(_similar_ids("CAST(:vehicle_id AS text)"))}
+           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))}
     FROM asked
 )
 SELECT reported.*, (SELECT meter_id FROM meters WHERE meter_key = reported.meter_key) AS meter_id, evidence.*
@@ -162,7 +159,7 @@ SELECT {device}_key IS NOT NULL AS registered, status.ts, {measurements:status.#
            ) AS latest
        ) AS refusals,
        """
-    + _similar_ids("asked.{device}_id")
+    + similar_ids("asked.{device}_id")
     + """
 FROM unnest(CAST(:ids AS text[])) WITH ORDINALITY AS asked ({device}_id, position)
      LEFT JOIN {device}s USING ({device}_id)

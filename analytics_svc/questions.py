@@ -140,6 +140,26 @@ class SeriesQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionQuestion:
+    """When did this vehicle charge, or what this meter fed? One for all pages of a result."""
+
+    asked: AskedWindow
+    vehicle_id: str
+    """Empty: the meter's."""
+    meter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """As FleetPage."""
+
+    question: SessionQuestion
+    window: Window
+    size: int
+    place: tuple[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceQuestion:
     """Which devices should somebody look at, and which come first? One for all pages of a result."""
 

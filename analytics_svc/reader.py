@@ -40,7 +40,7 @@ from shared import deadline
 from shared.background import is_set_within
 from shared.db.engine import connection_parameters, database_errors
 from shared.errors import DatabaseUnavailable, DeadlinePassed
-from shared.timestamps import us_from_datetime
+from shared.timestamps import TIMESTAMP_MIN_US, US_PER_DAY, datetime_from_us, us_from_datetime
 
 _log = structlog.get_logger()
 
@@ -61,6 +61,11 @@ CANCEL_AGAIN_S = 0.1
 
 PREPARED_MAX = 64
 """Statements that a session keeps prepared: one for each question, for some questions one for each span of days."""
+
+
+PLANNED_ONCE_MAX_US = 9 * US_PER_DAY
+"""Windows up to this length, eight days and what is looked at before them, share the plan of their days. Longer ones
+are planned each time: a plan that is kept takes memory for each of its days, and planning is little of their cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,17 @@ class Reader:
                 raise DeadlinePassed from None
             _log.warning("database_slow", timeout_s=self._timeout_s)
             raise DatabaseUnavailable from None
+
+    async def ask_of_days(
+        self, statement: TextClause, parameters: Mapping[str, object], start_us: int, end_us: int
+    ) -> QueryResult[list[Any]]:
+        """Asks of history from one time to another: `first_day` and `last_day` are constants of the plan."""
+        days: dict[str, date] = {
+            "first_day": datetime_from_us(max(start_us, TIMESTAMP_MIN_US)).date(),
+            "last_day": datetime_from_us(end_us).date(),
+        }
+        planned_for = days if end_us - start_us <= PLANNED_ONCE_MAX_US else None
+        return await self.ask(statement, {**parameters, **days}, planned_for)
 
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""

@@ -27,6 +27,7 @@ from analytics_svc.parse import (
     parse_batch_get_status,
     parse_get_performance_series,
     parse_get_vehicle_performance,
+    parse_list_charging_sessions,
     parse_list_devices,
     parse_list_meter_performance,
     parse_list_vehicle_performance,
@@ -34,14 +35,18 @@ from analytics_svc.parse import (
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import DevicePage, FleetPage, MeterPage
+from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage
+from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
+from analytics_svc.session_queries import SessionQueries
+from analytics_svc.session_result import ChargingSession, SessionResult
+from analytics_svc.sessions import PAUSE_US, SessionRules
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
 from shared.requests import page_token
 from shared.timestamps import Clock, proto_from_us
 
-Page = TypeVar("Page", FleetPage, MeterPage, DevicePage)
+Page = TypeVar("Page", FleetPage, MeterPage, DevicePage, SessionPage)
 Answered = TypeVar("Answered", bound=Result)
 
 LIST_LIMITS: ListLimits = {
@@ -59,9 +64,18 @@ LIST_LIMITS: ListLimits = {
 class AnalyticsServicer(AnalyticsServiceServicer):
     """The rpcs of `energyfleet.v1.AnalyticsService`; the contract is in its proto file."""
 
-    def __init__(self, queries: Queries, thresholds: Thresholds, stale_after_us: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        queries: Queries,
+        thresholds: Thresholds,
+        stale_after_us: int,
+        clock: Clock,
+        session_pause_us: int = PAUSE_US,
+    ) -> None:
         self._queries = queries
         self._meters = MeterQueries(queries.reader, queries.fleet)
+        self._sessions = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
+        self._session_pause_us = session_pause_us
         self._thresholds = thresholds
         self._clock = clock
         self._page_cache = PageCache(time.monotonic)
@@ -119,6 +133,29 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     ) -> wire.GetPerformanceSeriesResponse:
         question = parse_get_performance_series(request, self._clock())
         return series_answer(question, await self._queries.performance_series(question), self._thresholds)
+
+    async def ListChargingSessions(
+        self, request: wire.ListChargingSessionsRequest, context: Context
+    ) -> wire.ListChargingSessionsResponse:
+        page = parse_list_charging_sessions(request, self._clock())
+        result, (start, end), token = await self._page(page, self._found_sessions)
+        sessions = [await self._session(each) for each in result.sessions[start:end]]
+        return sessions_answer(result, sessions, token, self._session_pause_us, self._thresholds)
+
+    async def _found_sessions(self, page: SessionPage) -> SessionResult:
+        vehicle_id, meter_id = page.question.vehicle_id, page.question.meter_id
+        if vehicle_id:
+            return (await self._sessions.of_vehicle(page.window, vehicle_id)).value
+        return (await self._sessions.of_meter(page.window, meter_id)).value
+
+    async def _session(self, session: ChargingSession) -> wire.ChargingSession:
+        """A session, judged as GetVehiclePerformance does."""
+        if session.hours is None:
+            return meter_session(session)
+        found, evidence = session.totals(self._thresholds.comparing)
+        judgement = await self._queries.fleet.judged(session.window, found, self._thresholds)
+        await asyncio.sleep(0)
+        return vehicle_session(session, found, evidence, judgement, self._thresholds)
 
     async def GetVehicleStatus(
         self, request: wire.GetVehicleStatusRequest, context: Context

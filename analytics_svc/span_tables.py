@@ -1,5 +1,6 @@
 """Tables of hours, from what the database packs: of spans one by one, see `spans_sql`, or of a fleet hour by hour."""
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,8 +12,11 @@ from analytics_svc.charging import NO_READING, Counts, Numbers, Places, SideHour
 from analytics_svc.comparison import ComparedStretches, compare
 from analytics_svc.questions import Window
 from analytics_svc.stretches import CompareLimits
-from analytics_svc.totals import FleetTotals, by_id
+from analytics_svc.totals import Evidence, Feeding, FleetTotals, by_id
 from shared.timestamps import US_PER_HOUR, us_from_datetime
+
+STRETCHES_MAX = 100
+"""Compared stretches that are told one by one: three a day for a month."""
 
 _EPOCH_2000_US = 946_684_800 * 1_000_000
 """From which PostgreSQL counts."""
@@ -39,10 +43,11 @@ class DeviceHours:
     """`[hours, 3]`: energy, less what flowed back; what flowed back; battery temperatures."""
 
     @classmethod
-    def of(cls, packed: bytes) -> "DeviceHours":
-        """From `hours` of `reported`."""
+    def of(cls, packed: bytes, hours_earlier: int = 0) -> "DeviceHours":
+        """From `hours` of `reported`; numbered for a window that begins some hours later than the one asked about."""
         words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, _WORDS)
-        return cls(words[:, 0], words[:, 1] + _EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
+        numbers = np.maximum(words[:, 0] - hours_earlier, 0) if hours_earlier else words[:, 0]
+        return cls(numbers, words[:, 1] + _EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
 
     @property
     def kwh(self) -> Numbers:
@@ -92,25 +97,53 @@ class VehicleHours:
     mappings: Mapping[MappedPart, Sequence[DeviceHours]]
 
 
-def vehicles_of(rows: Sequence[Any]) -> dict[int, VehicleHours]:
-    """From rows of `reported`, by vehicle_key."""
+def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier: int = 0) -> dict[int, VehicleHours]:
+    """From rows of `reported`, by vehicle_key: those of a window within the one asked about, some hours later."""
     spans: dict[tuple[int, int], tuple[int, list[DeviceHours], list[DeviceHours], list[int]]] = {}
     mappings: dict[int, dict[MappedPart, list[DeviceHours]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
         _, vehicle, meters, meter_keys = spans.setdefault(place, (us_from_datetime(row.until), [], [], []))
-        hours = DeviceHours.of(row.hours)
+        hours = DeviceHours.of(row.hours, hours_earlier)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
         meters.append(hours)
         meter_keys.append(row.meter_key)
-        mapping = MappedPart(row.meter_key, us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until))
-        mappings[row.vehicle_key][mapping].append(hours.within())
+        since_us, until_us = us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until)
+        if window is not None:
+            since_us, until_us = max(since_us, window.start_us), min(until_us, window.end_us)
+        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within())
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
     for (key, since_us), (until_us, [own], meters, meter_keys) in sorted(spans.items(), key=lambda item: item[0]):
         found[key].append(VehicleSpan(since_us, until_us, own, meters, meter_keys))
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
+
+
+def rows_by_part(parts: Sequence[Window], rows: Sequence[Any]) -> tuple[list[list[Any]], list[Any]]:
+    """Rows of `reported` whose spans end where parts of the window do, which do not overlap and are by time: those of
+    each part, and those outside."""
+    within: list[list[Any]] = [[] for _ in parts]
+    outside: list[Any] = []
+    starts_us = [part.start_us for part in parts]
+    for row in rows:
+        since_us = us_from_datetime(row.since)
+        at = bisect_right(starts_us, since_us) - 1
+        inside = at >= 0 and since_us < parts[at].end_us
+        (within[at] if inside else outside).append(row)
+    return within, outside
+
+
+def hours_of_part(window: Window, part: Window, rows: Sequence[Any]) -> VehicleHours:
+    """From the rows of a part of a window, of one vehicle."""
+    [vehicle] = vehicles_of(rows, part, part.start_us // US_PER_HOUR - window.start_us // US_PER_HOUR).values()
+    return vehicle
+
+
+def energy_of(rows: Sequence[Any]) -> float | None:
+    """What some devices reported together, in kWh; None where no reading came."""
+    hours = [DeviceHours.of(row.hours).within() for row in rows]
+    return sum(each.kwh.sum().item() for each in hours) if any(each.readings.any() for each in hours) else None
 
 
 def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
@@ -195,3 +228,36 @@ def totals_of(
     return totals, ComparedStretches(
         vehicle_of[stretches.span], *(getattr(stretches, each.name) for each in fields(stretches)[1:])
     )
+
+
+def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches) -> Evidence:
+    """What a vehicle's hours say beside its totals."""
+    of_vehicle = [span.vehicle.within() for span in vehicle.spans]
+    of_meters = [hours for devices in vehicle.mappings.values() for hours in devices]
+    vehicle_hours, meter_hours = (
+        {number for each in side for number in each.numbers.tolist()} for side in (of_vehicle, of_meters)
+    )
+    compared_us = list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))
+    return Evidence(
+        last_vehicle_us=_last_us(of_vehicle),
+        last_meter_us=_last_us(of_meters),
+        hours_either=len(vehicle_hours | meter_hours),
+        hours_both=len(vehicle_hours & meter_hours),
+        compared_us=compared_us[-STRETCHES_MAX:],
+    )
+
+
+def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids: Mapping[int, str]) -> list[Feeding]:
+    """What each meter drew while it fed, by start and then by meter."""
+    feedings = []
+    for (meter_key, since_us, until_us), parts in mappings.items():
+        readings = sum(each.readings.sum().item() for each in parts)
+        sums = [sum(getattr(each, name).sum().item() for each in parts) for name in ("kwh", "kwh_returned")]
+        kwh, returned = sums if readings else (None, None)
+        feedings.append(Feeding(meter_ids[meter_key], since_us, until_us, kwh, readings, returned))
+    return sorted(feedings, key=lambda each: (each.since_us, each.meter_id))
+
+
+def _last_us(side: Sequence[DeviceHours]) -> int | None:
+    """The last reading of a side."""
+    return max((each.last_us.max().item() for each in side if len(each.last_us)), default=None)

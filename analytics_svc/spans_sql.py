@@ -91,10 +91,11 @@ def cut_into_hours(device: str, spans: str, wanted: str = "") -> str:
     """  # noqa: S608 (all are constants)
 
 
-def span_ctes(wanted: str = "") -> str:
+def span_ctes(wanted: str = "", more_edges: str = "") -> str:
     """CTEs, of `asked`, which has vehicle_key. The last one, `reported`, has a row for each span with the hours of the
     vehicle, whose meter_key is null, and one for each meter that fed it in the span, with the whole mapping as far as
-    the window has it. `wanted` goes on from WHERE where only some of `spans` are."""
+    the window has it. `wanted` goes on from WHERE where only some of `spans` are, and `more_edges` from `edges`
+    where spans end at other times, too."""
     return f"""
     kept AS (
         SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
@@ -109,7 +110,7 @@ def span_ctes(wanted: str = "") -> str:
     edges AS (
         SELECT vehicle_key, CAST(:window_start AS timestamptz) AS at FROM asked
         UNION SELECT vehicle_key, since FROM mapped
-        UNION SELECT vehicle_key, until FROM mapped
+        UNION SELECT vehicle_key, until FROM mapped {more_edges}
     ),
     spans AS (
         SELECT vehicle_key, at AS since,

@@ -4,7 +4,7 @@ Energy is in kWh, None without a reading; temperatures are in degrees Celsius, N
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -117,22 +117,22 @@ class Feeding:
 class Evidence:
     """What a vehicle's totals are made of: timestamps in microseconds, None where a side sent no reading."""
 
-    first_vehicle_us: int | None
     last_vehicle_us: int | None
-    first_meter_us: int | None
     last_meter_us: int | None
     hours_either: int
     """Hours, `(h, h + 1 h]` in UTC, in which at least one side reported."""
     hours_both: int
     """Those of them in which both did."""
-    feedings: Sequence[Feeding]
-    """By start; where there are very many, the last ones."""
     compared_us: Sequence[tuple[int, int]]
     """From when to when the compared stretches last, by time; where there are very many, the last ones."""
-    vehicle_quality: Mapping[str, int]
+    first_vehicle_us: int | None = None
+    first_meter_us: int | None = None
+    feedings: Sequence[Feeding] = ()
+    """By start; where there are very many, the last ones."""
+    vehicle_quality: Mapping[str, int] = field(default_factory=dict)
     """How many readings do not simply count, by why."""
-    meter_quality: Mapping[str, int]
-    similar_vehicle_ids: Sequence[str]
+    meter_quality: Mapping[str, int] = field(default_factory=dict)
+    similar_vehicle_ids: Sequence[str] = ()
     """Other vehicles whose ids differ from this one's only in case; where there are many, the first ones."""
 
 

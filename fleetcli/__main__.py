@@ -20,6 +20,7 @@ FUNCTIONS = {
     "performance": "ask:performance",
     "fleet": "fleet:fleet",
     "meters": "meters:meters",
+    "sessions": "sessions:sessions",
     "plot": "plot:plot",
     "status": "ask:status",
     "devices": "devices:devices",

@@ -228,6 +228,10 @@ class AnalyticsSettings(ServingSettings):
         description="share of the energy that flowed back above which a verdict compares charging with charging:"
         " a counter that steps back stays below, vehicle-to-grid does not",
     )
+    session_pause_minutes: Annotated[float, Field(ge=1, le=1_440)] = Field(
+        15.0,
+        description="minutes, 1 to 1,440, that a pause may last within a charging session: a quarter-hour interval",
+    )
     stale_after_s: Annotated[float, Field(gt=0, le=RETENTION_DAYS * 86_400)] = Field(
         1_800.0,
         description="seconds of age above which a device's newest reading is stale: two quarter-hour metering"

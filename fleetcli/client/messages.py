@@ -7,6 +7,7 @@ from energyfleet.v1.analytics_service_pb2 import (
     DeviceOrder,
     DeviceState,
     GetPerformanceSeriesRequest,
+    ListChargingSessionsRequest,
     ListDevicesRequest,
     ListMeterPerformanceRequest,
     ListVehiclePerformanceRequest,
@@ -71,6 +72,18 @@ def series_request(
         granularity=SeriesGranularity.Value(f"SERIES_GRANULARITY_{granularity}"),
         time_zone=time_zone,
     )
+
+
+def sessions_request(
+    vehicle_id: str | None, meter_id: str | None, start_us: int | None, end_us: int | None
+) -> ListChargingSessionsRequest:
+    """Asks about the sessions of a vehicle, or of what a meter fed; one of the two is None."""
+    request = ListChargingSessionsRequest(window=window(start_us, end_us))
+    if vehicle_id is not None:
+        request.vehicle_id = vehicle_id
+    if meter_id is not None:
+        request.meter_id = meter_id
+    return request
 
 
 def window(start_us: int | None, end_us: int | None) -> TimeWindow | None:

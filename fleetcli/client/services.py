@@ -4,6 +4,7 @@ from typing import Any, Self, cast
 
 from energyfleet.v1.analytics_service_pb2 import (
     BatchGetStatusRequest,
+    ChargingSession,
     ClockEvidence,
     DeviceState,
     Finding,
@@ -17,6 +18,8 @@ from energyfleet.v1.analytics_service_pb2 import (
     GetVehiclePerformanceResponse,
     GetVehicleStatusRequest,
     GetVehicleStatusResponse,
+    ListChargingSessionsRequest,
+    ListChargingSessionsResponse,
     ListDevicesRequest,
     ListDevicesResponse,
     ListedDevice,
@@ -67,6 +70,9 @@ Clock = ClockEvidence
 DevicesQuestion = ListDevicesRequest
 Series = GetPerformanceSeriesResponse
 SeriesQuestion = GetPerformanceSeriesRequest
+Session = ChargingSession
+Sessions = ListChargingSessionsResponse
+SessionsQuestion = ListChargingSessionsRequest
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
@@ -228,6 +234,11 @@ class AnalyticsClient(_Client):
     async def series(self, question: SeriesQuestion) -> Series:
         answer: Series = await self._call(self._stub.GetPerformanceSeries, question)
         return answer
+
+    async def sessions(self, question: SessionsQuestion) -> Sessions:
+        """All charging sessions of a window, its pages put together."""
+        whole: Sessions = await self._whole(self._stub.ListChargingSessions, question, "sessions", None)
+        return whole
 
     async def vehicle_status(self, vehicle_id: str) -> VehicleStatus | None:
         """A vehicle's newest reading; None for an unknown one."""

@@ -1,4 +1,4 @@
-"""`energyfleet plot`: a vehicle's hours or days as a picture."""
+"""`energyfleet plot`: a vehicle's hours or days as a picture, or those of a charging session."""
 
 from datetime import UTC
 from enum import StrEnum
@@ -9,12 +9,24 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from fleetcli.client.messages import series_request
-from fleetcli.client.services import AnalyticsClient, Series
+from fleetcli.client.messages import series_request, sessions_request
+from fleetcli.client.services import AnalyticsClient, Series, Session
 from fleetcli.commands.bucket_ratio import bucket_ratio, bucket_verdict
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import say
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, Ca, Ending, Vehicle, ask, hours_option, window_us
+from fleetcli.commands.options import (
+    ANALYTICS_DEFAULT,
+    Analytics,
+    Ca,
+    Ending,
+    Vehicle,
+    ask,
+    hours_option,
+    moment_us,
+    window_us,
+)
+from fleetcli.commands.sessions import session_line
+from shared.timestamps import US_PER_DAY, system_clock, us_from_proto
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -22,6 +34,9 @@ _COLORS = {"OK": "tab:green", "LOW_EFFICIENCY": "tab:red", "IMPLAUSIBLE": "tab:p
 
 _HOURS_OF_DAYS = 30 * 24.0
 _HOURS_OF_HOURS = 24.0
+
+_AROUND_US = 16 * US_PER_DAY
+"""In which a session is looked for, before and after a time: half of what the service takes."""
 
 
 class Granularity(StrEnum):
@@ -40,16 +55,44 @@ def plot(
     time_zone: Annotated[
         str, typer.Option(metavar="ZONE", help="Where hours and days begin, such as Europe/Berlin.")
     ] = "UTC",
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="last|TIME", help="Instead of a window, the session at that time, or the last one."),
+    ] = None,
 ) -> None:
     """Draw how a vehicle charged over time: energy of both sides, their ratio, the battery's temperature."""
+    if session is not None and (hours is not None or ending is not None or by is not Granularity.HOUR):
+        raise typer.BadParameter("a session has a window of its own, by hours", param_hint="--session")
     if to.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"{str(to)!r} does not end in {', '.join(FORMATS)}", param_hint="--out")
     start_us, end_us = window_us(hours, ending, _HOURS_OF_HOURS if by is Granularity.HOUR else _HOURS_OF_DAYS)
     _require_matplotlib()
+    found = None
+    if session is not None:
+        found = _session(session, vehicle, analytics, ca)
+        start_us, end_us = us_from_proto(found.window.start), us_from_proto(found.window.end)
     question = series_request(vehicle, start_us, end_us, by.name, time_zone)
     series = ask(AnalyticsClient, analytics, ca, lambda client: client.series(question))
-    draw(series, to)
-    say(f"{to} shows {vehicle} by the {by}: {len(series.buckets):,} {by}s.")
+    draw(series, to, "" if found is None else session_line(found))
+    what = f"a session of {vehicle}" if found is not None else vehicle
+    say(f"{to} shows {what} by the {by}: {len(series.buckets):,} {by}s.")
+
+
+def _session(session: str, vehicle: str, analytics: str, ca: bytes | None) -> Session:
+    """The session of a time, or the last one of a month. CommandError where there is none."""
+    now_us = system_clock()
+    at_us = None if session == "last" else moment_us("--session", session, now_us)
+    end_us = now_us if at_us is None else at_us + _AROUND_US
+    question = sessions_request(vehicle, None, end_us - 2 * _AROUND_US, end_us)
+    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.sessions(question))
+    found: list[Session] = [
+        each
+        for each in answer.sessions
+        if at_us is None or us_from_proto(each.window.start) < at_us <= us_from_proto(each.window.end)
+    ]
+    if not found:
+        raise CommandError(f"{vehicle} was in no session {'of the last 32 days' if at_us is None else 'at that time'}")
+    return found[-1]
 
 
 def _require_matplotlib() -> None:
@@ -59,8 +102,9 @@ def _require_matplotlib() -> None:
         raise CommandError("`energyfleet plot` needs matplotlib: pip install 'energy-fleet[plot]'") from None
 
 
-def draw(series: Series, to: Path) -> None:
-    """Writes the picture, in the format that the file's name ends in. Raises BadInput where it cannot be written."""
+def draw(series: Series, to: Path, more: str = "") -> None:
+    """Writes the picture, in the format that the file's name ends in, with `more` below its title. Raises BadInput
+    where it cannot be written."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
@@ -110,7 +154,8 @@ def draw(series: Series, to: Path) -> None:
     window = " to ".join(
         f"{moment.ToDatetime(zone):%Y-%m-%d %H:%M}" for moment in (series.window.start, series.window.end)
     )
-    figure.suptitle(f"{series.vehicle_id}, {window} ({series.time_zone})", parse_math=False)
+    title = f"{series.vehicle_id}, {window} ({series.time_zone})"
+    figure.suptitle(f"{title}\n{more}" if more else title, parse_math=False)
     temperature.set_xlabel("shaded: nothing was reported")
     try:
         figure.savefig(to, dpi=120)

@@ -60,6 +60,8 @@ async def test_a_database_away_is_unavailable_with_a_time_to_retry_and_comes_bac
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,))
         for call in (
             stub.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car")),
+            stub.ListChargingSessions(wire.ListChargingSessionsRequest(vehicle_id="car")),
+            stub.ListChargingSessions(wire.ListChargingSessionsRequest(meter_id="meter")),
             stub.GetVehicleStatus(wire.GetVehicleStatusRequest(vehicle_id="car")),
             stub.GetMeterStatus(wire.GetMeterStatusRequest(meter_id="meter")),
             stub.ListMeterPerformance(wire.ListMeterPerformanceRequest()),

@@ -187,6 +187,17 @@ async def test_all_that_was_committed_before_as_of_is_in_the_answer(primary: Emb
     assert len(committed_us) > 150
 
 
+async def test_charging_sessions_are_answered_from_a_replica(primary: EmbeddedServer, replica_url: str) -> None:
+    async with ingesting(primary) as ingestion, answering(replica_url) as analytics:
+        last, committed_us = await acknowledged(ingestion)
+        await reaches(replica_url, committed_us)
+        asked = wire.ListChargingSessionsRequest(vehicle_id="car")
+        answer = await AnalyticsServiceStub(analytics).ListChargingSessions(asked)
+        assert answer.sessions[-1].window.end == last
+        assert answer.sessions[-1].open
+        assert us_from_proto(answer.as_of) >= committed_us
+
+
 async def test_a_replica_that_lacks_nothing_does_not_lag_and_one_that_is_cut_off_does(
     primary: EmbeddedServer, replica_url: str, admin: psycopg.Connection
 ) -> None:

@@ -32,6 +32,7 @@ RPCS = (
     "GetVehiclePerformance",
     "ListVehiclePerformance",
     "GetPerformanceSeries",
+    "ListChargingSessions",
     "GetVehicleStatus",
     "GetMeterStatus",
     "BatchGetStatus",

@@ -1,4 +1,4 @@
-"""`energyfleet fleet`, `meters`, `devices` and `plot` through real processes and real channels."""
+"""`energyfleet fleet`, `meters`, `devices`, `sessions` and `plot` through real processes and real channels."""
 
 import csv
 import io
@@ -132,6 +132,12 @@ async def test_pages_are_put_together(environment: dict[str, str], monkeypatch: 
         (("meters", "--meter", "nobody"), 1, "unknown: nobody"),
         (("devices", "--json", "--csv"), 2, "either --json or --csv"),
         (("devices", "--order", "age"), 2, "age"),
+        (("sessions",), 2, "one of VEHICLE and --meter"),
+        (("sessions", "nobody", "--meter", "it"), 2, "one of VEHICLE and --meter"),
+        (("sessions", "nobody"), 1, "NOT_FOUND: vehicle nobody is unknown"),
+        (("sessions", "--meter", "nobody"), 1, "NOT_FOUND: meter nobody is unknown"),
+        (("plot", f"ev-{SEED}-00001", "--out", "it.png", "--session", "last", "--hours", "3"), 2, "of its own"),
+        (("plot", f"ev-{SEED}-00001", "--out", "it.png", "--session", "2025-01-01T00:00:00Z"), 1, "in no session at"),
         (("plot", "nobody", "--out", "it.png"), 1, "NOT_FOUND: vehicle nobody is unknown"),
         (("plot", f"ev-{SEED}-00001", "--out", "it.doc"), 2, "does not end in .png"),
         (("plot", f"ev-{SEED}-00001", "--out", "no/where.png"), 1, "--out no/where.png: No such file or directory"),
@@ -153,6 +159,7 @@ def test_what_cannot_be_answered_is_told(
         ("hours.png", b"\x89PNG", ()),
         ("days.svg", b"<?xml", ("--by", "day", "--time-zone", "Europe/Berlin")),
         ("old.pdf", b"%PDF", ("--hours", "3", "--ending", "2025-01-01T00:00:00Z")),
+        ("session.png", b"\x89PNG", ("--session", "last")),
     ],
 )
 def test_a_vehicle_is_drawn(
@@ -162,7 +169,23 @@ def test_a_vehicle_is_drawn(
     drawn = energyfleet("plot", f"ev-{SEED}-00001", "--out", str(to), *options, environment=environment)
     assert drawn.returncode == 0, drawn.stderr
     assert to.read_bytes().startswith(magic)
-    assert f"{to} shows ev-{SEED}-00001" in drawn.stdout
+    assert re.search(rf"{to} shows (a session of )?ev-{SEED}-00001", drawn.stdout)
+
+
+def test_sessions_are_listed_with_what_lies_outside_them(environment: dict[str, str]) -> None:
+    for device in ((f"ev-{SEED}-00001",), ("--meter", f"meter-{SEED}-00001")):
+        asked = energyfleet("sessions", *device, "--json", environment=environment)
+        assert asked.returncode == 0, asked.stderr
+        answer = json.loads(asked.stdout)
+        assert len(answer["sessions"]) == int(answer["matched"]) > 0
+        assert "nextPageToken" not in answer
+        table = energyfleet("sessions", *device, environment=environment).stdout
+        rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+        begins = [each["window"]["start"][:16].replace("T", " ") for each in answer["sessions"]]
+        assert [row[1].strip().lstrip("<") for row in rows] == begins
+        assert f"{len(rows):,} sessions: " in table
+    old = energyfleet("sessions", f"ev-{SEED}-00001", "--ending", "2025-01-01T00:00:00Z", environment=environment)
+    assert "UTC: no session.\n0 sessions: 0.000 kWh delivered (DC), 0.000 kWh drawn (AC).\n" in old.stdout
 
 
 def test_without_matplotlib_the_command_says_what_to_install(environment: dict[str, str], tmp_path: Path) -> None:

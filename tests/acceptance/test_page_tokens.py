@@ -6,6 +6,7 @@ from base64 import urlsafe_b64encode
 import grpc
 import pytest
 from energyfleet.v1.analytics_service_pb2 import (
+    ListChargingSessionsRequest,
     ListDevicesRequest,
     ListMeterPerformanceRequest,
     ListVehiclePerformanceRequest,
@@ -81,6 +82,9 @@ async def test_a_page_token_that_is_none_of_ours_is_an_invalid_argument(
         AnalyticsServiceStub(analytics.channel).ListVehiclePerformance(ListVehiclePerformanceRequest(page_token=token)),
         AnalyticsServiceStub(analytics.channel).ListMeterPerformance(ListMeterPerformanceRequest(page_token=token)),
         AnalyticsServiceStub(analytics.channel).ListDevices(ListDevicesRequest(page_token=token)),
+        AnalyticsServiceStub(analytics.channel).ListChargingSessions(
+            ListChargingSessionsRequest(vehicle_id="car", page_token=token)
+        ),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call

@@ -181,7 +181,19 @@ def test_help_lists_every_command_and_what_it_does(capsys: pytest.CaptureFixture
 
 def test_what_only_calls_a_service_starts_without_the_modules_of_the_database() -> None:
     """They take four times as long to import as all others."""
-    calling = ["simulate", "replay", "performance", "fleet", "plot", "status", "health", "map", "unmap", "correct"]
+    calling = [
+        "simulate",
+        "replay",
+        "performance",
+        "fleet",
+        "sessions",
+        "plot",
+        "status",
+        "health",
+        "map",
+        "unmap",
+        "correct",
+    ]
     script = f"""if True:
         import sys
         from fleetcli.__main__ import main

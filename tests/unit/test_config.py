@@ -27,6 +27,7 @@ from shared.power_limits import PowerLimits
         (AnalyticsSettings, "LOW_EFFICIENCY_BELOW", "85", "ENERGYFLEET_LOW_EFFICIENCY_BELOW: "),
         (AnalyticsSettings, "RETURNED_MAX_SHARE", "1", "ENERGYFLEET_RETURNED_MAX_SHARE: "),
         (AnalyticsSettings, "STALE_AFTER_S", "0", "ENERGYFLEET_STALE_AFTER_S: "),
+        (AnalyticsSettings, "SESSION_PAUSE_MINUTES", "0.5", "ENERGYFLEET_SESSION_PAUSE_MINUTES: "),
         (AnalyticsSettings, "STALE_AFTER_S", "inf", "ENERGYFLEET_STALE_AFTER_S: "),
         (AnalyticsSettings, "ANALYTICS_ADDRESS", "0.0.0.0:0", "ENERGYFLEET_ANALYTICS_ADDRESS: "),
     ],

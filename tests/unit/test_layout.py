@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOORS = {
     "ingestion_svc": {"servicer", "decode", "mapping_requests", "correction_requests", "replies", "__main__"},
-    "analytics_svc": {"servicer", "parse", "answers", "meter_answers", "device_answers", "__main__"},
+    "analytics_svc": {"servicer", "parse", "answers", "meter_answers", "device_answers", "session_answers", "__main__"},
 }
 """The modules of each service that touch messages."""
 SERVING = {"shared.serve", "shared.interceptor", "shared.status"}

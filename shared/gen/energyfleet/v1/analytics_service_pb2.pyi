@@ -2008,6 +2008,231 @@ class PerformanceBucket(_message.Message):
 Global___PerformanceBucket: _TypeAlias = PerformanceBucket  # noqa: Y015
 
 @_typing.final
+class ListChargingSessionsRequest(_message.Message):
+    """Whose sessions, and when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The sessions of this vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts."""
+    meter_id: _builtins.str
+    """The sessions of the vehicles that this meter fed, while it fed them, and what it drew while it was mapped to none.
+    1 to 64 characters of printable ASCII, no space at either end; case counts.
+    """
+    page_size: _builtins.int
+    """At most so many sessions, 1 to 1,000. 0: 100. It may differ from page to page."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question: the same device and window as they were asked for.
+    Empty: the first page.
+    """
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window to look at. Absent: the 24 hours up to now. With `end` alone: the 24 hours up to `end`. With `start`
+        alone: from `start` up to now. The start must lie before the end, by at most 32 days.
+        """
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        window: Global___TimeWindow | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["vehicle_id", "meter_id"]  # noqa: Y015
+    _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
+
+Global___ListChargingSessionsRequest: _TypeAlias = ListChargingSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListChargingSessionsResponse(_message.Message):
+    """A page of sessions, and what lies in none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    KWH_DELIVERED_DC_OUTSIDE_FIELD_NUMBER: _builtins.int
+    KWH_CONSUMED_AC_OUTSIDE_FIELD_NUMBER: _builtins.int
+    SESSION_PAUSE_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many sessions there are on all pages together; the same on every page."""
+    kwh_delivered_dc_outside: _builtins.float
+    """Energy delivered to the vehicle within the window and in none of its sessions, in kWh, less what flowed back.
+    Absent: it sent no reading there, or a meter was asked about. The same on every page.
+    """
+    kwh_consumed_ac_outside: _builtins.float
+    """Energy drawn within the window and in no session, in kWh, less what flowed back: by the meters that fed the vehicle,
+    while they fed it; or by the meter that was asked about. Absent: they sent no reading there. The same on every page.
+    """
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """The window that was looked at; the same on every page."""
+
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChargingSession]:
+        """The sessions of this page, by time. Those of one vehicle do not overlap."""
+
+    @_builtins.property
+    def session_pause(self) -> _duration_pb2.Duration:
+        """How long a pause may last within a session, as configured."""
+
+    @_builtins.property
+    def thresholds(self) -> Global___PerformanceThresholds:
+        """The limits that the verdicts were found with."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
+        was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
+        second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    def __init__(
+        self,
+        *,
+        window: Global___TimeWindow | None = ...,
+        sessions: _abc.Iterable[Global___ChargingSession] | None = ...,
+        matched: _builtins.int = ...,
+        kwh_delivered_dc_outside: _builtins.float | None = ...,
+        kwh_consumed_ac_outside: _builtins.float | None = ...,
+        session_pause: _duration_pb2.Duration | None = ...,
+        thresholds: Global___PerformanceThresholds | None = ...,
+        next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["kwh_consumed_ac_outside"]  # noqa: Y015
+    _WhichOneofArgType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside"]  # noqa: Y015
+    _WhichOneofReturnType__kwh_delivered_dc_outside: _TypeAlias = _typing.Literal["kwh_delivered_dc_outside"]  # noqa: Y015
+    _WhichOneofArgType__kwh_delivered_dc_outside: _TypeAlias = _typing.Literal["_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_consumed_ac_outside) -> _WhichOneofReturnType__kwh_consumed_ac_outside | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_delivered_dc_outside) -> _WhichOneofReturnType__kwh_delivered_dc_outside | None: ...
+
+Global___ListChargingSessionsResponse: _TypeAlias = ListChargingSessionsResponse  # noqa: Y015
+
+@_typing.final
+class ChargingSession(_message.Message):
+    """A stretch of charging without a long pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    CHARGED_UNTIL_FIELD_NUMBER: _builtins.int
+    BEGINS_BEFORE_WINDOW_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    SOC_AT_START_FIELD_NUMBER: _builtins.int
+    SOC_AT_END_FIELD_NUMBER: _builtins.int
+    HIGHEST_POWER_KW_FIELD_NUMBER: _builtins.int
+    MEAN_POWER_KW_FIELD_NUMBER: _builtins.int
+    PERFORMANCE_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """The vehicle. Empty: a meter drew this while it was mapped to no vehicle."""
+    begins_before_window: _builtins.bool
+    """It began before the window asked about."""
+    open: _builtins.bool
+    """It may go on beyond the window asked about, or goes on now: as long has not passed since its last reading as its
+    pauses may last.
+    """
+    soc_at_start: _builtins.float
+    """State of charge at the first of the vehicle's readings that has it, in percent. Absent: none of the first 100 has."""
+    soc_at_end: _builtins.float
+    """State of charge at the last of the vehicle's readings that has it, in percent. Absent: none of the last 100 has."""
+    highest_power_kw: _builtins.float
+    """The highest mean power of an interval of the vehicle, in kW of direct current. Intervals below a second count as one.
+    Absent: none of its intervals can be told, or the vehicle did not charge.
+    """
+    mean_power_kw: _builtins.float
+    """Mean power from the start until `charged_until`, pauses included, in kW of direct current: what flowed in. Absent: the
+    vehicle sent no reading, or `charged_until` is absent.
+    """
+    @_builtins.property
+    def window(self) -> Global___TimeWindow:
+        """From when to when: `start < timestamp <= end`. It ends with the last reading that belongs to it, be it a late one, and
+        begins where its first reading's interval does. Never more than the window asked about.
+        """
+
+    @_builtins.property
+    def charged_until(self) -> _timestamp_pb2.Timestamp:
+        """When charging ended, as far as is known; earlier than the window's end where a device reported late what it had
+        charged. Absent: before the window asked about.
+        """
+
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedingInterval]:
+        """The meters that fed the vehicle meanwhile, by start and then by meter, and what each drew; of more than 20 the last
+        20. Without a vehicle: the meter.
+        """
+
+    @_builtins.property
+    def performance(self) -> Global___VehiclePerformance:
+        """Energies, ratio, loss, verdict and findings, as GetVehiclePerformance answers for `window`. Without a vehicle: what the
+        meter drew, and VERDICT_INSUFFICIENT_DATA.
+        """
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        window: Global___TimeWindow | None = ...,
+        charged_until: _timestamp_pb2.Timestamp | None = ...,
+        begins_before_window: _builtins.bool = ...,
+        open: _builtins.bool = ...,
+        meters: _abc.Iterable[Global___FeedingInterval] | None = ...,
+        soc_at_start: _builtins.float | None = ...,
+        soc_at_end: _builtins.float | None = ...,
+        highest_power_kw: _builtins.float | None = ...,
+        mean_power_kw: _builtins.float | None = ...,
+        performance: Global___VehiclePerformance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_highest_power_kw", b"_highest_power_kw", "_mean_power_kw", b"_mean_power_kw", "_soc_at_end", b"_soc_at_end", "_soc_at_start", b"_soc_at_start", "charged_until", b"charged_until", "highest_power_kw", b"highest_power_kw", "mean_power_kw", b"mean_power_kw", "performance", b"performance", "soc_at_end", b"soc_at_end", "soc_at_start", b"soc_at_start", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_highest_power_kw", b"_highest_power_kw", "_mean_power_kw", b"_mean_power_kw", "_soc_at_end", b"_soc_at_end", "_soc_at_start", b"_soc_at_start", "begins_before_window", b"begins_before_window", "charged_until", b"charged_until", "highest_power_kw", b"highest_power_kw", "mean_power_kw", b"mean_power_kw", "meters", b"meters", "open", b"open", "performance", b"performance", "soc_at_end", b"soc_at_end", "soc_at_start", b"soc_at_start", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__highest_power_kw: _TypeAlias = _typing.Literal["highest_power_kw"]  # noqa: Y015
+    _WhichOneofArgType__highest_power_kw: _TypeAlias = _typing.Literal["_highest_power_kw", b"_highest_power_kw"]  # noqa: Y015
+    _WhichOneofReturnType__mean_power_kw: _TypeAlias = _typing.Literal["mean_power_kw"]  # noqa: Y015
+    _WhichOneofArgType__mean_power_kw: _TypeAlias = _typing.Literal["_mean_power_kw", b"_mean_power_kw"]  # noqa: Y015
+    _WhichOneofReturnType__soc_at_end: _TypeAlias = _typing.Literal["soc_at_end"]  # noqa: Y015
+    _WhichOneofArgType__soc_at_end: _TypeAlias = _typing.Literal["_soc_at_end", b"_soc_at_end"]  # noqa: Y015
+    _WhichOneofReturnType__soc_at_start: _TypeAlias = _typing.Literal["soc_at_start"]  # noqa: Y015
+    _WhichOneofArgType__soc_at_start: _TypeAlias = _typing.Literal["_soc_at_start", b"_soc_at_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__highest_power_kw) -> _WhichOneofReturnType__highest_power_kw | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_power_kw) -> _WhichOneofReturnType__mean_power_kw | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soc_at_end) -> _WhichOneofReturnType__soc_at_end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soc_at_start) -> _WhichOneofReturnType__soc_at_start | None: ...
+
+Global___ChargingSession: _TypeAlias = ChargingSession  # noqa: Y015
+
+@_typing.final
 class ClockEvidence(_message.Message):
     """How far the clock and the connection of a device can be trusted, as seen when its readings arrived. Counted by
     ingestion and written down every ten seconds or so.

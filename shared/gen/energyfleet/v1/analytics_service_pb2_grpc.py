@@ -64,6 +64,11 @@ class AnalyticsServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesResponse.FromString,
                 _registered_method=True)
+        self.ListChargingSessions = channel.unary_unary(
+                '/energyfleet.v1.AnalyticsService/ListChargingSessions',
+                request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListChargingSessionsRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListChargingSessionsResponse.FromString,
+                _registered_method=True)
         self.GetVehicleStatus = channel.unary_unary(
                 '/energyfleet.v1.AnalyticsService/GetVehicleStatus',
                 request_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetVehicleStatusRequest.SerializeToString,
@@ -149,6 +154,25 @@ class AnalyticsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChargingSessions(self, request, context):
+        """The charging sessions of one vehicle, or of those that one meter fed, by time, in pages. Each is judged as
+        GetVehiclePerformance judges the vehicle for the session's window: its `performance` is the same answer.
+
+        A session is a stretch of charging in which no pause is longer than `session_pause`, or than the interval in which the
+        devices report it, where that is longer. What lies in no session is told as well: together they are the totals of
+        the window.
+
+        Pages are parts of the result that the first page was cut from, kept and forgotten as with ListVehiclePerformance.
+        Limits: a window of 32 days, 1,000 sessions, and 50 vehicles that one meter fed within the window; 1,000 sessions in a
+        page and 20 meters with each.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a device that is unknown: the message names
+        known ones whose ids differ from it only in case; and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVehicleStatus(self, request, context):
         """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
         by its refused readings alone is answered, too.
@@ -215,6 +239,11 @@ def add_AnalyticsServiceServicer_to_server(servicer, server):
                     servicer.GetPerformanceSeries,
                     request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesResponse.SerializeToString,
+            ),
+            'ListChargingSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChargingSessions,
+                    request_deserializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListChargingSessionsRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_analytics__service__pb2.ListChargingSessionsResponse.SerializeToString,
             ),
             'GetVehicleStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVehicleStatus,
@@ -355,6 +384,33 @@ class AnalyticsService:
             '/energyfleet.v1.AnalyticsService/GetPerformanceSeries',
             energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesRequest.SerializeToString,
             energyfleet_dot_v1_dot_analytics__service__pb2.GetPerformanceSeriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChargingSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.AnalyticsService/ListChargingSessions',
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListChargingSessionsRequest.SerializeToString,
+            energyfleet_dot_v1_dot_analytics__service__pb2.ListChargingSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

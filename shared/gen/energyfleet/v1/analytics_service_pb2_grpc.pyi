@@ -77,6 +77,21 @@ class AnalyticsServiceStub:
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
     names known ones whose ids differ from it only in case.
     """
+    ListChargingSessions: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListChargingSessionsRequest, _analytics_service_pb2.ListChargingSessionsResponse]
+    """The charging sessions of one vehicle, or of those that one meter fed, by time, in pages. Each is judged as
+    GetVehiclePerformance judges the vehicle for the session's window: its `performance` is the same answer.
+
+    A session is a stretch of charging in which no pause is longer than `session_pause`, or than the interval in which the
+    devices report it, where that is longer. What lies in no session is told as well: together they are the totals of
+    the window.
+
+    Pages are parts of the result that the first page was cut from, kept and forgotten as with ListVehiclePerformance.
+    Limits: a window of 32 days, 1,000 sessions, and 50 vehicles that one meter fed within the window; 1,000 sessions in a
+    page and 20 meters with each.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a device that is unknown: the message names
+    known ones whose ids differ from it only in case; and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
+    """
     GetVehicleStatus: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]
     """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
     by its refused readings alone is answered, too.
@@ -154,6 +169,21 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     GetVehiclePerformance answers for it.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
     names known ones whose ids differ from it only in case.
+    """
+    ListChargingSessions: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListChargingSessionsRequest, _analytics_service_pb2.ListChargingSessionsResponse]  # type: ignore[assignment]
+    """The charging sessions of one vehicle, or of those that one meter fed, by time, in pages. Each is judged as
+    GetVehiclePerformance judges the vehicle for the session's window: its `performance` is the same answer.
+
+    A session is a stretch of charging in which no pause is longer than `session_pause`, or than the interval in which the
+    devices report it, where that is longer. What lies in no session is told as well: together they are the totals of
+    the window.
+
+    Pages are parts of the result that the first page was cut from, kept and forgotten as with ListVehiclePerformance.
+    Limits: a window of 32 days, 1,000 sessions, and 50 vehicles that one meter fed within the window; 1,000 sessions in a
+    page and 20 meters with each.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a device that is unknown: the message names
+    known ones whose ids differ from it only in case; and FAILED_PRECONDITION for a page token whose result is
+    forgotten, or kept by another process: ask for the first page again.
     """
     GetVehicleStatus: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetVehicleStatusRequest, _analytics_service_pb2.GetVehicleStatusResponse]  # type: ignore[assignment]
     """The newest reading of a vehicle, what its readings say of its clock, and what was refused of them. A vehicle that is known
@@ -253,6 +283,27 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         GetVehiclePerformance answers for it.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and NOT_FOUND for a vehicle that is unknown: the message
         names known ones whose ids differ from it only in case.
+        """
+
+    @_abc_1.abstractmethod
+    def ListChargingSessions(
+        self,
+        request: _analytics_service_pb2.ListChargingSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_analytics_service_pb2.ListChargingSessionsResponse, _abc.Awaitable[_analytics_service_pb2.ListChargingSessionsResponse]]:
+        """The charging sessions of one vehicle, or of those that one meter fed, by time, in pages. Each is judged as
+        GetVehiclePerformance judges the vehicle for the session's window: its `performance` is the same answer.
+
+        A session is a stretch of charging in which no pause is longer than `session_pause`, or than the interval in which the
+        devices report it, where that is longer. What lies in no session is told as well: together they are the totals of
+        the window.
+
+        Pages are parts of the result that the first page was cut from, kept and forgotten as with ListVehiclePerformance.
+        Limits: a window of 32 days, 1,000 sessions, and 50 vehicles that one meter fed within the window; 1,000 sessions in a
+        page and 20 meters with each.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a device that is unknown: the message names
+        known ones whose ids differ from it only in case; and FAILED_PRECONDITION for a page token whose result is
+        forgotten, or kept by another process: ask for the first page again.
         """
 
     @_abc_1.abstractmethod
