@@ -10,11 +10,13 @@ from analytics_svc.queries_sql import similar_ids
 from analytics_svc.spans_sql import OF_THE_DAYS, span_ctes
 from shared.db.device_kind import KINDS, METER, VEHICLE
 
-# The hours within a time in which a device took more than so much.
+# The hours within a time in which a device took more than so much. As in `spans_sql`, the key finds them.
 _BUSY_HOURS = """ARRAY(
         SELECT hour_start FROM {device}_energy_hourly
         WHERE {device}_key = devices.{device}_key AND {energy} + {returned} > :least_{device}_kwh
-          AND hour_start >= CAST(:looked_from AS timestamptz) - interval '2 hours' AND hour_start < :window_end
+          AND ({device}_key, hour_start)
+              >= (devices.{device}_key, CAST(:looked_from AS timestamptz) - interval '2 hours')
+          AND ({device}_key, hour_start) < (devices.{device}_key, :window_end)
         ORDER BY hour_start
     ) AS hours"""
 

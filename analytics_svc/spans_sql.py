@@ -15,8 +15,8 @@ OF_THE_DAYS = """
 """Of the days of a window and the hour before it."""
 
 # Per device and span one row, its hours one after another, each as numbers of 8 bytes, big-endian. Number 0 is the
-# hour before the span, 1 the hour in which the window starts. Empty pieces are looked for nowhere. Hours are compared as
-# rows, which the primary key can find: the planner would take the index of hours, and read them of all devices.
+# hour before the span, 1 the hour in which the window starts. Empty pieces are looked for nowhere. Hours are compared
+# as rows, which the primary key can find: the planner would take the index of hours, and read them of all devices.
 _HOURS = """
     SELECT coalesce(string_agg(
                int8send(number) || timestamptz_send(last_ts) || int8send(readings) || {temperatures},
