@@ -41,6 +41,7 @@ class FindingKind(StrEnum):
     DOUBTED_READINGS = "FINDING_KIND_DOUBTED_READINGS"
     SIDES_APART = "FINDING_KIND_SIDES_APART"
     ID_DIFFERS_IN_CASE = "FINDING_KIND_ID_DIFFERS_IN_CASE"
+    VALUES_LEFT_OUT = "FINDING_KIND_VALUES_LEFT_OUT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,11 @@ def findings_of(totals: Totals, performance: Performance, evidence: Evidence | N
     if evidence is not None and evidence.similar_vehicle_ids:
         text = f"Known ids that differ in case alone: {', '.join(evidence.similar_vehicle_ids)}."
         found.append(Finding(FindingKind.ID_DIFFERS_IN_CASE, text))
+    if evidence is not None and evidence.values_left_out:
+        fields = ", ".join(f"{name} {count:,}" for name, count in sorted(evidence.values_left_out.items()))
+        text = f"Values that cannot be right are left out of readings, so far: {fields}. A sensor is faulty."
+        readings = sum(evidence.values_left_out.values())
+        found.append(Finding(FindingKind.VALUES_LEFT_OUT, text, readings=readings))
     return found
 
 

@@ -51,6 +51,7 @@ class Queries:
             feedings=feedings_of(vehicle.mappings, meter_ids)[-MAPPINGS_MAX:],
             vehicle_quality=row.vehicle_quality or {},
             meter_quality=row.meter_quality or {},
+            values_left_out=row.values_left_out or {},
             similar_vehicle_ids=row.similar_ids,
         )
         return answer.replace((totals, evidence))

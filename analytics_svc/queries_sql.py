@@ -37,6 +37,8 @@ def similar_ids(asked: str) -> str:
     ) AS similar_ids"""
 
 
+_OPTIONAL_FIELDS = ", ".join(f"'{kind.name}.{name}'" for kind in KINDS for name in kind.optional)
+
 # No row for an unknown vehicle. Otherwise the hours of each of its spans, and of each meter in it, beside what is known
 # of the whole window. The first and the last reading come from history.
 PERFORMANCE = text(f"""
@@ -76,6 +78,19 @@ evidence AS MATERIALIZED (
                    GROUP BY counting
                ) AS counted
            ) AS meter_quality,
+           (
+               SELECT jsonb_object_agg(field, count) FROM (
+                   SELECT field, sum(count) AS count FROM (
+                       SELECT * FROM vehicle_refusals WHERE device_id = :vehicle_id
+                       UNION ALL
+                       SELECT meter_refusals.*
+                       FROM (SELECT DISTINCT meter_key FROM mapped) AS fed
+                            JOIN meters USING (meter_key) JOIN meter_refusals ON device_id = meter_id
+                   ) AS refused
+                   WHERE last_at > :window_start AND last_at <= :window_end AND field IN ({_OPTIONAL_FIELDS})
+                   GROUP BY field
+               ) AS added
+           ) AS values_left_out,
            {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))}
     FROM asked
 )

@@ -132,6 +132,8 @@ class Evidence:
     vehicle_quality: Mapping[str, int] = field(default_factory=dict)
     """How many readings do not simply count, by why."""
     meter_quality: Mapping[str, int] = field(default_factory=dict)
+    values_left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many values of which optional fields ever were, of fields of which some were within the window."""
     similar_vehicle_ids: Sequence[str] = ()
     """Other vehicles whose ids differ from this one's only in case; where there are many, the first ones."""
 

@@ -558,21 +558,27 @@ def test_findings_are_told_with_their_numbers_in_the_contract_s_order_and_watts_
         vehicle_quality={"doubted": 3, "corrected": 9},
         meter_quality={"session": 4, "jump": 5, "baseline": 1},
         similar_vehicle_ids=["CAR-1", "Car-1"],
+        values_left_out={"vehicle.soc": 1_200, "meter.voltage": 3},
     )
     aside = dict.fromkeys(Aside, (1.0, 2.0))
     told: dict[str, Any] = {"kwh_delivered_dc_unmapped": 6.0, "idle": 7.0, "hours_apart": -5.0, "power_kw": 3.9}
     performance = judged(dc=8.0, dc_more=1.0, aside=aside, evidence=evidence, **told)
     assert performance.kinds == list(FindingKind)
-    assert [each.kwh for each in performance.findings] == [6.0, 1.0, 2.0, 7.0, 2.0, 2.0, 1.0, 2.0] + [None] * 5
+    assert [each.kwh for each in performance.findings] == [6.0, 1.0, 2.0, 7.0, 2.0, 2.0, 1.0, 2.0] + [None] * 6
     numbers = {each.kind: (each.readings, each.hours_apart) for each in performance.findings}
     assert numbers[FindingKind.DOUBTED_READINGS] == (12, None)
     assert numbers[FindingKind.SIDES_APART] == (None, -5.0)
     texts = {each.kind: each.text for each in performance.findings}
     assert "about 5 h apart, the vehicle earlier" in texts[FindingKind.SIDES_APART]
     assert "CAR-1, Car-1" in texts[FindingKind.ID_DIFFERS_IN_CASE]
+    assert "meter.voltage 3, vehicle.soc 1,200." in texts[FindingKind.VALUES_LEFT_OUT]
     assert len(set(texts.values())) == len(FindingKind)
     in_list = judged(dc=8.0, dc_more=1.0, aside=aside, **told).kinds
-    assert set(FindingKind) - set(in_list) == {FindingKind.DOUBTED_READINGS, FindingKind.ID_DIFFERS_IN_CASE}
+    assert set(FindingKind) - set(in_list) == {
+        FindingKind.DOUBTED_READINGS,
+        FindingKind.ID_DIFFERS_IN_CASE,
+        FindingKind.VALUES_LEFT_OUT,
+    }
     assert judged(aside=dict.fromkeys(Aside, (0.009, 0.009)), idle=0.009).kinds == []
 
 

@@ -57,6 +57,10 @@ class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKi
     """The hours of the two sides match when they are shifted: a clock is wrong."""
     FINDING_KIND_ID_DIFFERS_IN_CASE: _FindingKind.ValueType  # 13
     """A known vehicle's id differs from this one's in case alone. Not in a list."""
+    FINDING_KIND_VALUES_LEFT_OUT: _FindingKind.ValueType  # 14
+    """Optional values that cannot be right, such as a state of charge of 250 %, were left out of readings that came within
+    the window: a sensor is faulty. `readings` counts all of the same fields that ever were. Not in lists and sessions.
+    """
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
     """What can be found beside a verdict."""
@@ -89,6 +93,10 @@ FINDING_KIND_SIDES_APART: FindingKind.ValueType  # 12
 """The hours of the two sides match when they are shifted: a clock is wrong."""
 FINDING_KIND_ID_DIFFERS_IN_CASE: FindingKind.ValueType  # 13
 """A known vehicle's id differs from this one's in case alone. Not in a list."""
+FINDING_KIND_VALUES_LEFT_OUT: FindingKind.ValueType  # 14
+"""Optional values that cannot be right, such as a state of charge of 250 %, were left out of readings that came within
+the window: a sensor is faulty. `readings` counts all of the same fields that ever were. Not in lists and sessions.
+"""
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
 class _Verdict:
