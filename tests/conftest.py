@@ -87,6 +87,12 @@ def _has_room(memory: Path) -> bool:
     return memory.is_dir() and min(shutil.disk_usage(memory).free, psutil.virtual_memory().available) > MEMORY_MIN_BYTES
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [each for each in items if "postgres-15" in each.nodeid and each.get_closest_marker("one_server")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [each for each in items if each not in left_out]
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus == pytest.ExitCode.OK and _FOLDER in session.config.stash:
         shutil.rmtree(session.config.stash[_FOLDER], ignore_errors=True)

@@ -15,6 +15,8 @@ from fleetcli.client.messages import fleet_request
 from fleetcli.client.services import AnalyticsClient
 from tests.acceptance.test_cli_up import an_environment, energyfleet, up
 
+pytestmark = pytest.mark.one_server
+
 SEED = "21"
 
 

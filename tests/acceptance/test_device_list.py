@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 SEED = 20_260_210
 BY_TIME = [
     ingestion_wire.RejectionReason.Value(f"REJECTION_REASON_{name}") for name in ("IN_FUTURE", "NOT_YET", "TOO_OLD")

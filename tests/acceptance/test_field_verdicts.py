@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 
 def register(ts_us: int, kwh: float, meter_id: str = "meter-001") -> Telemetry:
     return Telemetry(meter=MeterReading(meter_id=meter_id, timestamp=proto_from_us(ts_us), register_kwh=kwh))

@@ -38,7 +38,7 @@ _examples = itertools.count()
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=happenings)
 async def test_meters_are_what_the_model_says_and_agree_with_the_vehicles(
     happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub

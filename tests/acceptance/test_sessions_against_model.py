@@ -160,7 +160,7 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
 
 
 @pytest.mark.timeout(900)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=happenings)
 async def test_sessions_are_what_the_model_says_and_add_up_with_what_lies_outside(
     happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub

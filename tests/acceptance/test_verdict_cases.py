@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 DAY_US = EVENING_US - 18 * US_PER_HOUR
 VEHICLE, METER = "vehicle-001", "meter-001"
 
