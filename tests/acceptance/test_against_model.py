@@ -108,7 +108,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 
 @pytest.mark.usefixtures("verified")
 @pytest.mark.timeout(600)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.one_of(sends, sends, rises, maps, unmaps, corrections, corrections), min_size=1, max_size=12),
     asked=st.lists(windows, min_size=1, max_size=4),

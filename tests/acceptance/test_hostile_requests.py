@@ -70,6 +70,7 @@ MESSAGES: dict[str, tuple[bytes, grpc.Compression, set[grpc.StatusCode]]] = {
 }
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("message", MESSAGES)
 async def test_messages_that_unpack_to_millions_cost_no_memory_and_a_good_client_nothing(
     postgres: EmbeddedServer, database: str, tmp_path: Path, message: str

@@ -50,7 +50,7 @@ def span_us(span: tuple[int, int | None]) -> tuple[int, int | None]:
     return at_us(span[0]), None if span[1] is None else at_us(span[1])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(orders, min_size=4, max_size=24))
 async def test_answers_follow_whatever_is_mapped_and_unmapped(
     steps: list[tuple[str, int, int | None, tuple[int, int | None]]],

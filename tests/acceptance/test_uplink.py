@@ -58,6 +58,7 @@ def a_free_port() -> int:
         return int(bound.getsockname()[1])
 
 
+@pytest.mark.one_server
 async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_twice(
     postgres: EmbeddedServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

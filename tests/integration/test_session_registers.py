@@ -94,7 +94,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @pytest.mark.usefixtures("verified")
 @pytest.mark.parametrize("least", [1, 10**9], ids=["appending", "careful"])
 @pytest.mark.timeout(300)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=arrivals())
 @example(sent=[(0, [reading]) for reading in rising(1, 0.25, 20)])
 @example(sent=[(at % 2, [reading]) for at, reading in enumerate(rising(15, 1.5, 8))])

@@ -63,7 +63,7 @@ def begin_anew(owner: psycopg.Connection[Any]) -> None:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sent=st.lists(readings, min_size=3, max_size=25),
     damaged=st.lists(damages, min_size=1, max_size=6),
