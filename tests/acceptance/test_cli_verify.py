@@ -14,6 +14,8 @@ from shared.timestamps import US_PER_SECOND
 from tests.acceptance.test_cli_up import an_environment, energyfleet
 from tests.builders import NOW_US
 
+pytestmark = pytest.mark.one_server
+
 JUDGED_BY = "Power is judged by 500 kW for all devices, over at least 900 s.\n"
 
 

@@ -22,6 +22,8 @@ from shared.timestamps import US_PER_DAY, US_PER_SECOND, proto_from_us, system_c
 from tests.acceptance.test_cli_up import an_environment, energyfleet
 from tests.builders import a_meter_reading, a_vehicle_reading
 
+pytestmark = pytest.mark.one_server
+
 DAYS_KEPT = 45
 
 

@@ -10,6 +10,8 @@ from psycopg import sql
 from shared.db.embedded import EmbeddedServer
 from tests.acceptance.processes import refusal
 
+pytestmark = pytest.mark.one_server
+
 services = pytest.mark.parametrize("service", ["ingestion_svc", "analytics_svc"])
 
 

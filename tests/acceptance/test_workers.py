@@ -35,6 +35,8 @@ from tests.acceptance.test_cli_up import STOP_TIMEOUT_S, an_environment, gone, s
 from tests.acceptance.test_durability import check_stored_once, forgotten, some_readings
 from tests.builders import a_meter_reading, a_vehicle_reading
 
+pytestmark = pytest.mark.one_server
+
 SEED = 20_261_124
 CHANNELS = 12
 MESSAGE = 50
