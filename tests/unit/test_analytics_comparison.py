@@ -219,6 +219,13 @@ def test_a_charge_from_before_the_window_that_was_worn_in_any_case_is_compared()
     assert (maybe.dc[0], maybe.ac[0]) == (0, 0)
 
 
+def test_standby_of_a_silence_in_which_a_vehicle_charged_may_be_in_the_meter_s_report_of_it() -> None:
+    meter = joined(every(60, 0.045, -1, 4), at(13.6, 3.4 / 0.92 + 9.6 * 0.045))
+    found, _ = compared(joined(every(15, 0.0, -1, 12), every(15, 1.7, 12, 12.5), every(15, 0.0, 12.5, 24)), meter)
+    assert found.dc / found.ac < 0.85
+    assert at_most(found) > 0.9
+
+
 def test_what_a_vehicle_did_not_take_in_the_first_hour_of_a_span_is_set_aside() -> None:
     start_us, since_us, end_us = 0, round(20.05 * US_PER_HOUR), 24 * US_PER_HOUR
     vehicle = joined(every(1, 0.0, 19, 22), every(1, 7.0 / 60, 22, 23), every(1, 0.0, 23, 24))
