@@ -10,15 +10,13 @@ from analytics_svc.charging import Counts, Flags, Places, Times
 from analytics_svc.freshness import ClockEvidence, Freshness
 from analytics_svc.questions import DeviceOrder, DeviceQuestion, DeviceState
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
-from shared.timestamps import US_PER_MINUTE
+from shared.timestamps import EPOCH_2000_US, US_PER_MINUTE
 
 ABSENT = -(1 << 63)
 """In the place of a time, an age or a count that a device does not have."""
 
 CLOCK_AHEAD_MAX_US = US_PER_MINUTE
 """By how much a clock may be ahead: as verdicts allow for, see `stretches.LEVEL_US`."""
-
-_EPOCH_2000_US = 946_684_800 * 1_000_000
 
 FRESHNESS_OF = {
     DeviceState.ONLINE: Freshness.ONLINE,
@@ -61,7 +59,7 @@ class Devices:
         columns = {each.name: _unpacked(getattr(row, each.name)) for each in fields(cls)[2:]}
         for name in ("newest_us", "last_refused_us"):
             its = columns[name]
-            columns[name] = np.where(its == ABSENT, ABSENT, its + _EPOCH_2000_US)
+            columns[name] = np.where(its == ABSENT, ABSENT, its + EPOCH_2000_US)
         return cls(ids, np.full(len(ids), kind is VEHICLE), **columns)
 
     @classmethod

@@ -13,13 +13,10 @@ from analytics_svc.comparison import ComparedStretches, compare
 from analytics_svc.questions import Window
 from analytics_svc.stretches import CompareLimits
 from analytics_svc.totals import Evidence, Feeding, FleetTotals, by_id
-from shared.timestamps import US_PER_HOUR, us_from_datetime
+from shared.timestamps import EPOCH_2000_US, US_PER_HOUR, us_from_datetime
 
 STRETCHES_MAX = 100
 """Compared stretches that are told one by one: three a day for a month."""
-
-_EPOCH_2000_US = 946_684_800 * 1_000_000
-"""From which PostgreSQL counts."""
 
 _WORDS = 7
 """Of 8 bytes each, for an hour of a device."""
@@ -47,7 +44,7 @@ class DeviceHours:
         """From `hours` of `reported`; numbered for a window that begins some hours later than the one asked about."""
         words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, _WORDS)
         numbers = np.maximum(words[:, 0] - hours_earlier, 0) if hours_earlier else words[:, 0]
-        return cls(numbers, words[:, 1] + _EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
+        return cls(numbers, words[:, 1] + EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
 
     @property
     def kwh(self) -> Numbers:

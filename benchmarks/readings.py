@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
-from shared.timestamps import US_PER_SECOND, proto_from_us
+from shared.timestamps import EPOCH_2000_US, US_PER_SECOND, proto_from_us
 
 PAIRS = 10_000
 """Meters, and as many vehicles."""
@@ -24,7 +24,6 @@ _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END = b"\xff\xff"
 _METER_ROW = struct.Struct(">hiiiqidid")
 _VEHICLE_ROW = struct.Struct(">hiiiqididid")
-_POSTGRES_EPOCH_US = 946_684_800 * US_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def copy_rows(span: Span) -> tuple[bytes, bytes]:
     meters, vehicles = [_COPY_HEADER], [_COPY_HEADER]
     for device, ts_us in span.readings():
         pair = device // 2
-        ts = ts_us - _POSTGRES_EPOCH_US
+        ts = ts_us - EPOCH_2000_US
         if device % 2 == 0:
             kwh = kwh_consumed_ac(pair, ts_us)
             meters.append(_METER_ROW.pack(4, 4, pair + 1, 8, ts, 8, kwh, 8, _voltage(pair)))

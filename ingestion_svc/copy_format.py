@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingestion_svc.readings import MeterRow, VehicleRow
-from shared.timestamps import US_PER_HOUR
+from shared.timestamps import EPOCH_2000_US, US_PER_HOUR
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.int64]
@@ -23,7 +23,6 @@ Positions = NDArray[np.intp]
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _NULL = -1
-_EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +100,14 @@ def staged_hours(
         sums.append(np.add.reduceat(~np.isnan(values), first, dtype=np.int32))
     return _copied(
         np.diff(keys[first], append=keys[-1] + 1) != 0,
-        hours[first] * US_PER_HOUR - _EPOCH_US,
+        hours[first] * US_PER_HOUR - EPOCH_2000_US,
         np.add.reduceat(rows.kwh, first),
         np.add.reduceat(np.where(rows.kwh < 0, -rows.kwh, 0.0), first),
         (last - first + 1).astype(np.int32),
         *sums,
         *(each[last] for each in _readings(keys, rows)),
         rising_from_kwh[first],
-        previous_us[first] - _EPOCH_US,
+        previous_us[first] - EPOCH_2000_US,
         previous_rising_from_kwh[first],
     )
 
@@ -121,7 +120,7 @@ def _floats(values: list[Any]) -> Floats:
 
 
 def _readings(keys: Keys, rows: Columns) -> Sequence[NDArray[Any]]:
-    return keys, rows.ts_us - _EPOCH_US, rows.kwh, *rows.measured
+    return keys, rows.ts_us - EPOCH_2000_US, rows.kwh, *rows.measured
 
 
 def _copied(*columns: NDArray[Any]) -> bytes:
