@@ -41,9 +41,9 @@ def _doubt_before_first_report(stretches: Stretches, suspects: Places) -> None:
     for at in suspects.tolist():
         span, first, last = stretches.span[at], stretches.first[at], stretches.last[at]
         drawn = stretches.meters.kwh[first : last + 1, span]
-        silent_h = int((vehicle.readings[first : last + 1, span] > 0).argmax())
+        report = stretches.first_report(at)
+        silent_h = report - first
         early, less = drawn[:silent_h], drawn[:silent_h] < MOST_OF_AN_HOUR * drawn.max()
-        report = first + silent_h
         often = vehicle.readings[report, span] >= OFTEN_READINGS
         often &= vehicle.kwh[report, span] <= limits.implausible_above * drawn[silent_h]  # or it was silent by a fault
         count = silent_h if often or less.all() else int((~less).argmax())

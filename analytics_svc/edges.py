@@ -139,9 +139,9 @@ def _least_from_before(stretches: Stretches, at: int) -> float:
     """Of what a vehicle that was silent for an hour before the span reports of a charge under way: what belongs to that
     hour, if the meters drew in it as in the others up to the report; it may be more. Infinite if they did not."""
     span, first, last = stretches.span[at], stretches.first[at], stretches.last[at]
-    report = first + int((stretches.vehicle.readings[first : last + 1, span] > 0).argmax())
     ends_us, start_us = stretches.spans.ends_us[:, span], stretches.spans.starts_us[span]
-    throughout = ends_us[first - 1] - start_us < LEVEL_US and stretches.hours.draws[first:report, span].all()
+    drawn_up_to_report = stretches.hours.draws[first : stretches.first_report(at), span].all()
+    throughout = ends_us[first - 1] - start_us < LEVEL_US and drawn_up_to_report
     before, most = stretches.meters.kwh[0, span], stretches.meters.kwh[first : last + 1, span].max()
     if not throughout or before < MOST_OF_AN_HOUR * most:
         return np.inf

@@ -176,6 +176,11 @@ class Stretches:
         reports: Flags = np.any(idle, axis=0)[self.span]
         return reports
 
+    def first_report(self, at: int) -> int:
+        """The hour of a stretch in which the vehicle reports first; its first hour if it does in none."""
+        readings = self.vehicle.readings[self.first[at] : self.last[at] + 1, self.span[at]]
+        return int(self.first[at]) + int((readings > 0).argmax())
+
     def at_end(self) -> Flags:
         at_end: Flags = self.spans.ends_us[self.last, self.span] >= self.spans.ends_us[-1, self.span]
         return at_end
