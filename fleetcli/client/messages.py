@@ -1,6 +1,7 @@
 """Requests of the contract, built from plain values. Times are in microseconds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from energyfleet.v1.analytics_service_pb2 import (
     DeviceKind,
@@ -27,30 +28,28 @@ def fleet_request(
 ) -> ListVehiclePerformanceRequest:
     """Asks about the fleet: alignment with its time zone, verdicts and order by the contract's names, such as `DAY`,
     `LOW_EFFICIENCY` and `KWH_LOST`."""
-    alignment, time_zone = aligned
-    return ListVehiclePerformanceRequest(
-        window=window,
-        alignment=WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
-        time_zone=time_zone,
-        verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
-        vehicle_ids=vehicle_ids,
-        order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
-    )
+    fields = _list_fields(window, aligned, verdicts, order)
+    return ListVehiclePerformanceRequest(vehicle_ids=vehicle_ids, **fields)
 
 
 def meters_request(
     window: TimeWindow | None, aligned: tuple[str, str], verdicts: Sequence[str], meter_ids: Sequence[str], order: str
 ) -> ListMeterPerformanceRequest:
     """Asks about meters; likewise."""
+    return ListMeterPerformanceRequest(meter_ids=meter_ids, **_list_fields(window, aligned, verdicts, order))
+
+
+def _list_fields(
+    window: TimeWindow | None, aligned: tuple[str, str], verdicts: Sequence[str], order: str
+) -> dict[str, Any]:
     alignment, time_zone = aligned
-    return ListMeterPerformanceRequest(
-        window=window,
-        alignment=WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
-        time_zone=time_zone,
-        verdicts=[Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
-        meter_ids=meter_ids,
-        order=PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
-    )
+    return {
+        "window": window,
+        "alignment": WindowAlignment.Value(f"WINDOW_ALIGNMENT_{alignment}"),
+        "time_zone": time_zone,
+        "verdicts": [Verdict.Value(f"VERDICT_{verdict}") for verdict in verdicts],
+        "order": PerformanceOrder.Value(f"PERFORMANCE_ORDER_{order}"),
+    }
 
 
 def devices_request(kind: str, states: Sequence[str], order: str) -> ListDevicesRequest:
