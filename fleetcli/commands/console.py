@@ -1,11 +1,15 @@
 """What people see: answers on standard output, everything else on standard error, progress only on a terminal."""
 
+import json
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+import typer
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -114,3 +118,10 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not err.is_terminal,
     )
+
+
+def print_json(pages: Message) -> None:
+    """The answer of a list, whose pages were put together."""
+    plain = MessageToDict(pages, always_print_fields_with_no_presence=True)
+    del plain["nextPageToken"]
+    typer.echo(json.dumps(plain, indent=2))

@@ -1,21 +1,19 @@
 """`energyfleet devices`: which devices are silent, have a clock that is off, are refused or doubted."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.text import Text
 
 from fleetcli.client.messages import devices_request
 from fleetcli.client.services import AnalyticsClient, Clock, Device, DeviceList, freshness_of, state_of
-from fleetcli.commands.console import age_text, fitting_table, out, say
+from fleetcli.commands.console import age_text, fitting_table, out, print_json, say
 from fleetcli.commands.fleet import ROWS_SHOWN
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, ask
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, ask, require_one_format
 
 _NUMBERS = ("late", "future", "conflicting", "rejected", "left out", "doubted")
 
@@ -70,8 +68,7 @@ def devices(
 
     With several of these options: devices to which any of them applies.
     """
-    if as_json and as_csv:
-        raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
+    require_one_format(as_json, as_csv)
     chosen = [
         (stale, ("STALE", "NO_READING"), DeviceOrderName.FRESHNESS),
         (clock, ("CLOCK_OFF",), DeviceOrderName.CLOCK),
@@ -84,13 +81,7 @@ def devices(
     question = devices_request(kind, states, by.upper())
     most = rows if as_json or as_csv else rows or ROWS_SHOWN
     answer = ask(AnalyticsClient, analytics, ca, lambda client: client.devices(question, most))
-    (_print_json if as_json else _print_csv if as_csv else _show)(answer)
-
-
-def _print_json(answer: DeviceList) -> None:
-    plain = MessageToDict(answer, always_print_fields_with_no_presence=True)
-    del plain["nextPageToken"]
-    typer.echo(json.dumps(plain, indent=2))
+    (print_json if as_json else _print_csv if as_csv else _show)(answer)
 
 
 def _print_csv(answer: DeviceList) -> None:

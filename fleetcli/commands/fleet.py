@@ -2,14 +2,12 @@
 
 import asyncio
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +22,16 @@ from fleetcli.client.services import (
     verdict_of,
 )
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import compared, fitting_table, measured, out, progress_bar, say, verdict_text
+from fleetcli.commands.console import (
+    compared,
+    fitting_table,
+    measured,
+    out,
+    print_json,
+    progress_bar,
+    say,
+    verdict_text,
+)
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
@@ -35,6 +42,7 @@ from fleetcli.commands.options import (
     Exact,
     alignment,
     hours_option,
+    require_one_format,
     window_us,
 )
 from fleetcli.commands.sparkline import LEGEND, sparkline
@@ -129,14 +137,13 @@ def fleet(
 
     The window is widened to whole hours, or as --exact and --days-of say.
     """
-    if as_json and as_csv:
-        raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
+    require_one_format(as_json, as_csv)
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
     aligned = alignment(exact, days_of)
     question = fleet_request(window(start_us, end_us), aligned, verdict or (), vehicle or (), ORDERS[order])
     if as_json or as_csv:
         answer, _ = asyncio.run(_ask(analytics, ca, question, rows, with_hours=False))
-        (_print_json if as_json else _print_csv)(answer)
+        (print_json if as_json else _print_csv)(answer)
     else:
         answer, hours_of = asyncio.run(_ask(analytics, ca, question, rows or ROWS_SHOWN, with_hours=True))
         _show(answer, hours_of)
@@ -166,12 +173,6 @@ async def _ask(
                 return series
 
             return answer, await asyncio.gather(*(hours_of(vehicle) for vehicle in answer.vehicles))
-
-
-def _print_json(answer: FleetPerformance) -> None:
-    plain = MessageToDict(answer, always_print_fields_with_no_presence=True)
-    del plain["nextPageToken"]
-    typer.echo(json.dumps(plain, indent=2))
 
 
 def _print_csv(answer: FleetPerformance) -> None:

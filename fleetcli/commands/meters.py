@@ -8,13 +8,12 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.text import Text
 
 from fleetcli.client.messages import meters_request, window
 from fleetcli.client.services import AnalyticsClient, ListedMeter, Meters, finding_of, verdict_of
 from fleetcli.commands.command_errors import CommandError
-from fleetcli.commands.console import compared, fitting_table, measured, out, say, verdict_text
+from fleetcli.commands.console import compared, fitting_table, measured, out, print_json, say, verdict_text
 from fleetcli.commands.fleet import CSV_COMPARED, ORDERS, ROWS_SHOWN, WINDOW_HOURS, OrderName
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
@@ -27,6 +26,7 @@ from fleetcli.commands.options import (
     alignment,
     ask,
     hours_option,
+    require_one_format,
     window_us,
 )
 
@@ -90,22 +90,15 @@ def meters(
 
     Over the last 24 hours, or any window of a year; it is widened to whole hours, or as --exact and --days-of say.
     """
-    if as_json and as_csv:
-        raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
+    require_one_format(as_json, as_csv)
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
     aligned = alignment(exact, days_of)
     question = meters_request(window(start_us, end_us), aligned, verdict or (), meter or (), ORDERS[order])
     most = rows if as_json or as_csv else rows or ROWS_SHOWN
     answer = ask(AnalyticsClient, analytics, ca, lambda client: client.meters(question, most))
-    (_print_json if as_json else _print_csv if as_csv else _show)(answer)
+    (print_json if as_json else _print_csv if as_csv else _show)(answer)
     if answer.unknown_meter_ids:
         raise CommandError(f"unknown: {', '.join(answer.unknown_meter_ids)}")
-
-
-def _print_json(answer: Meters) -> None:
-    plain = MessageToDict(answer, always_print_fields_with_no_presence=True)
-    del plain["nextPageToken"]
-    typer.echo(json.dumps(plain, indent=2))
 
 
 def _print_csv(answer: Meters) -> None:

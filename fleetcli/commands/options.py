@@ -56,6 +56,11 @@ DaysOf = Annotated[
 ]
 
 
+def require_one_format(as_json: bool, as_csv: bool) -> None:
+    if as_json and as_csv:
+        raise typer.BadParameter("either --json or --csv, not both", param_hint="--csv")
+
+
 def alignment(exact: bool, days_of: str | None) -> tuple[str, str]:
     """To what a window is widened, by the contract's name, and the time zone of its days."""
     if exact and days_of is not None:

@@ -1,18 +1,16 @@
 """`energyfleet sessions`: when a vehicle charged, or what a meter fed, session by session."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
 from fleetcli.client.messages import sessions_request
 from fleetcli.client.services import AnalyticsClient, Session, Sessions, finding_of, verdict_of
-from fleetcli.commands.console import compared, fitting_table, measured, out, say, verdict_text
+from fleetcli.commands.console import compared, fitting_table, measured, out, print_json, say, verdict_text
 from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, ask, hours_option, window_us
 
 WINDOW_HOURS = 24.0
@@ -52,9 +50,7 @@ def sessions(
     question = sessions_request(vehicle, meter, start_us, end_us)
     answer = ask(AnalyticsClient, analytics, ca, lambda client: client.sessions(question))
     if as_json:
-        plain = MessageToDict(answer, always_print_fields_with_no_presence=True)
-        del plain["nextPageToken"]
-        typer.echo(json.dumps(plain, indent=2))
+        print_json(answer)
     else:
         _show(answer, vehicle or f"meter {meter}", of_meter=meter is not None)
 
