@@ -125,15 +125,17 @@ def hours_of(spans: Spans, standby_kw: float) -> Hours:
         beside[:-1] |= takes[1:]
         beside[1:] |= takes[:-1]
         draws |= after_silence & beside
-    quiet = ~takes & (vehicle.readings > 0)
-    quiet |= (spans.ends_us <= spans.starts_us) & quiet[0]  # in the empty hours before a span as in the one before it
-    begins_us = np.concatenate([spans.ends_us[:1] - US_PER_HOUR, spans.ends_us[:-1]])
-    quiet_before = np.zeros_like(quiet)
-    quiet_before[1:] = quiet[:-1]
-    of_the_hour = (before_us >= begins_us - _LEVEL_US) | quiet_before
     charging = draws | takes
     charging[0] = False
-    return Hours(draws, takes, charging, draws & quiet & of_the_hour, stands_for_h)
+    quiet = ~takes & (vehicle.readings > 0)
+    nothing_taken = draws & quiet
+    if nothing_taken.any():
+        quiet |= (spans.ends_us <= spans.starts_us) & quiet[0]  # in the empty hours before a span as in the one before
+        begins_us = np.concatenate([spans.ends_us[:1] - US_PER_HOUR, spans.ends_us[:-1]])
+        of_the_hour = before_us >= begins_us - _LEVEL_US
+        of_the_hour[1:] |= quiet[:-1]
+        nothing_taken &= of_the_hour
+    return Hours(draws, takes, charging, nothing_taken, stands_for_h)
 
 
 def runs_of(hours: Hours) -> Runs:
