@@ -118,8 +118,11 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     its = span[compared]
 
     first, last = stretches.cut_first, stretches.cut_last
-    taken = stretches.charging & ~stretches.hours.nothing_taken
-    drawn = Sums(stretches.meters.kwh, taken).within(span, first, last)
+    taken, drawn_sums = stretches.charging, stretches.ac_sums
+    if stretches.hours.nothing_taken.any():
+        taken = taken & ~stretches.hours.nothing_taken
+        drawn_sums = Sums(stretches.meters.kwh, taken)
+    drawn = drawn_sums.within(span, first, last)
     squared = Sums(stretches.meters.kwh**2 / _charged_h(stretches), taken)
     mean_kw = squared.within(span, first, last) / np.where(drawn > 0, drawn, np.inf)
     returned_dc, returned_ac = (
@@ -150,7 +153,7 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
             aside[side, reason] = np.bincount(span, weights=values, minlength=count)
     comparison = Comparison(
         **dict(zip(columns, sums.astype(np.float64), strict=True)),
-        idle=np.where(stretches.idle(), stretches.meters.kwh, 0.0).sum(axis=0),
+        idle=np.where(stretches.charging[1:], 0.0, stretches.meters.kwh[1:]).sum(axis=0),
         hours_apart=_hours_apart(stretches, aside),
         step_kwh=np.zeros(count),
         dc_aside=aside[0],
@@ -200,7 +203,7 @@ def _mostly_unknown(stretches: Stretches, which: Flags) -> Flags:
 def _hours_apart(stretches: Stretches, aside: Numbers) -> Numbers:
     """By how much later the vehicle's hours are, of spans in which nothing meets and both sides charged."""
     found = np.zeros(aside.shape[-1])
-    if not aside.any():
+    if not stretches.aside:
         return found
     alone = [Aside.NOTHING_DRAWN, Aside.NOTHING_TAKEN, Aside.SILENT]
     dc, ac = aside[:, alone].sum(axis=1)
