@@ -279,20 +279,27 @@ def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thre
 
     Sums of whole steps are whole steps.
     """
-    its, judged = found.comparison, judgement.ac > 0
+    its = found.comparison
+    judged = (judgement.ac > 0) & _whole(its.ac, REGISTER_STEPS_KWH[-1])
     if not judged.any():
         return np.empty(0, np.intp)
     which = np.zeros(len(found), np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         for step_kwh in REGISTER_STEPS_KWH:
-            steps = its.ac / step_kwh
-            whole = judged & (np.abs(steps - np.round(steps)) < 1e-6)
+            whole = judged & _whole(its.ac, step_kwh)
             if not whole.any():
                 continue
             at_least, at_most = judgement.dc / (judgement.ac + step_kwh), judgement.dc / (judgement.ac - step_kwh)
             for limit in (judgement.low_efficiency_below, thresholds.implausible_above):
                 which |= whole & (at_least < limit) & ((at_most > limit) | (at_most < 0))
     return np.flatnonzero(which)
+
+
+def _whole(kwh: Numbers, step_kwh: float) -> Flags:
+    """Whether energies are whole steps, of which the smallest ones make up the others."""
+    steps = kwh / step_kwh
+    whole: Flags = np.abs(steps - np.round(steps)) * step_kwh < 1e-7
+    return whole
 
 
 def _compared_energies(found: FleetTotals, thresholds: Thresholds) -> tuple[Numbers, Numbers]:
