@@ -1,6 +1,6 @@
 """Writes the sentences about a vehicle: why its verdict is what it is, what to do, what else there is to say. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -152,45 +152,13 @@ def _compared(performance: Performance, its: Compared, thresholds: Thresholds) -
 def findings_of(totals: Totals, performance: Performance, evidence: Evidence | None) -> list[Finding]:
     """What else there is to say, each kind at most once, by number. Without evidence what it would show is left out."""
     found: list[Finding] = []
-    aside = performance.aside
-
-    def tell(kind: FindingKind, kwh: float, text: str, since_us: int | None = None) -> None:
-        if kwh >= _TOLD_MIN_KWH * (1 - RELATIVE_TOLERANCE):
-            found.append(Finding(kind, text.format(in_kwh(kwh)), kwh=kwh, since_us=since_us))
-
-    tell(
-        FindingKind.CHARGED_ELSEWHERE,
-        totals.kwh_delivered_dc_unmapped or 0.0,
-        "{} were charged while no meter was mapped; they are not compared.",
-    )
-    tell(
-        FindingKind.NOTHING_DRAWN,
-        aside.get(Aside.NOTHING_DRAWN, (0.0, 0.0))[0],
-        "{} were delivered while the meters drew nothing.",
-    )
-    tell(
-        FindingKind.NOTHING_TAKEN,
-        aside.get(Aside.NOTHING_TAKEN, (0.0, 0.0))[1],
-        "{} were drawn while the vehicle took nothing: it was heated or cooled, or something else was fed.",
-    )
-    tell(FindingKind.STANDBY, totals.kwh_consumed_ac_idle or 0.0, "{} were drawn at standby.")
-    tell(
-        FindingKind.CHARGE_UNDER_WAY,
-        max(aside.get(Aside.UNDER_WAY, (0.0, 0.0))),
-        "{} of a charge under way are not compared: one side has yet to report its part.",
-    )
-    delivered, drawn = aside.get(Aside.SILENT, (0.0, 0.0))
-    if drawn >= delivered / 2:  # less of one is what was left where a stretch was cut
-        last_us = None if evidence is None else evidence.last_vehicle_us
-        tell(FindingKind.VEHICLE_SILENT, drawn, "{} were drawn since the vehicle fell silent.", last_us)
-    if delivered >= drawn / 2:
-        last_us = None if evidence is None else evidence.last_meter_us
-        tell(FindingKind.METER_SILENT, delivered, "{} were delivered since the meters fell silent.", last_us)
-    tell(
-        FindingKind.NOT_ATTRIBUTABLE,
-        max(aside.get(Aside.BEYOND, (0.0, 0.0))),
-        "{} are not compared: readings stand for time from before the window or a mapping.",
-    )
+    if totals.kwh_delivered_dc_unmapped:
+        text = "{} were charged while no meter was mapped; they are not compared."
+        _tell(found, FindingKind.CHARGED_ELSEWHERE, totals.kwh_delivered_dc_unmapped, text)
+    if totals.kwh_consumed_ac_idle:
+        _tell(found, FindingKind.STANDBY, totals.kwh_consumed_ac_idle, "{} were drawn at standby.")
+    if performance.aside:
+        _tell_aside(found, performance.aside, evidence)
     its = performance.compared
     if performance.reason is VerdictReason.TOO_COARSE:
         text = "The ratio cannot be told from its limit: by steps of a register, standby, clocks or long intervals."
@@ -198,32 +166,82 @@ def findings_of(totals: Totals, performance: Performance, evidence: Evidence | N
     if its is not None and round(its.mean_power_kw, _ROUNDED_DIGITS) < LOW_POWER_KW:
         text = f"It charged at {_kw(its.mean_power_kw)} on average, at which on-board chargers lose more."
         found.append(Finding(FindingKind.LOW_POWER, text))
-    if evidence is not None:
-        doubted = sum(
-            quality.get(why, 0)
-            for quality in (evidence.vehicle_quality, evidence.meter_quality)
-            for why in ("doubted", "session", "jump")
-        )
-        if doubted:
-            subject = (
-                "1 reading is doubted, and its" if doubted == 1 else f"{doubted:,} readings are doubted, and their"
-            )
-            text = f"{subject} energy does not count."
-            found.append(Finding(FindingKind.DOUBTED_READINGS, text, readings=doubted))
     hours_apart = performance.hours_apart
     if hours_apart is not None:
         way = "later" if hours_apart > 0 else "earlier"
         text = f"The sides lie about {abs(hours_apart):g} h apart, the vehicle {way}: a clock is wrong."
         found.append(Finding(FindingKind.SIDES_APART, text, hours_apart=hours_apart))
-    if evidence is not None and evidence.similar_vehicle_ids:
+    if evidence is not None:
+        _tell_evidence(found, evidence)
+    return sorted(found, key=_by_number) if len(found) > 1 else found
+
+
+def _tell(found: list[Finding], kind: FindingKind, kwh: float, text: str, since_us: int | None = None) -> None:
+    if kwh >= _TOLD_MIN_KWH * (1 - RELATIVE_TOLERANCE):
+        found.append(Finding(kind, text.format(in_kwh(kwh)), kwh=kwh, since_us=since_us))
+
+
+def _tell_aside(found: list[Finding], aside: Mapping[Aside, tuple[float, float]], evidence: Evidence | None) -> None:
+    nothing = 0.0, 0.0
+    _tell(
+        found,
+        FindingKind.NOTHING_DRAWN,
+        aside.get(Aside.NOTHING_DRAWN, nothing)[0],
+        "{} were delivered while the meters drew nothing.",
+    )
+    _tell(
+        found,
+        FindingKind.NOTHING_TAKEN,
+        aside.get(Aside.NOTHING_TAKEN, nothing)[1],
+        "{} were drawn while the vehicle took nothing: it was heated or cooled, or something else was fed.",
+    )
+    _tell(
+        found,
+        FindingKind.CHARGE_UNDER_WAY,
+        max(aside.get(Aside.UNDER_WAY, nothing)),
+        "{} of a charge under way are not compared: one side has yet to report its part.",
+    )
+    delivered, drawn = aside.get(Aside.SILENT, nothing)
+    if drawn >= delivered / 2:  # less of one is what was left where a stretch was cut
+        last_us = None if evidence is None else evidence.last_vehicle_us
+        _tell(found, FindingKind.VEHICLE_SILENT, drawn, "{} were drawn since the vehicle fell silent.", last_us)
+    if delivered >= drawn / 2:
+        last_us = None if evidence is None else evidence.last_meter_us
+        _tell(found, FindingKind.METER_SILENT, delivered, "{} were delivered since the meters fell silent.", last_us)
+    _tell(
+        found,
+        FindingKind.NOT_ATTRIBUTABLE,
+        max(aside.get(Aside.BEYOND, nothing)),
+        "{} are not compared: readings stand for time from before the window or a mapping.",
+    )
+
+
+def _tell_evidence(found: list[Finding], evidence: Evidence) -> None:
+    doubted = sum(
+        quality.get(why, 0)
+        for quality in (evidence.vehicle_quality, evidence.meter_quality)
+        if quality
+        for why in ("doubted", "session", "jump")
+    )
+    if doubted:
+        subject = "1 reading is doubted, and its" if doubted == 1 else f"{doubted:,} readings are doubted, and their"
+        text = f"{subject} energy does not count."
+        found.append(Finding(FindingKind.DOUBTED_READINGS, text, readings=doubted))
+    if evidence.similar_vehicle_ids:
         text = f"Known ids that differ in case alone: {', '.join(evidence.similar_vehicle_ids)}."
         found.append(Finding(FindingKind.ID_DIFFERS_IN_CASE, text))
-    if evidence is not None and evidence.values_left_out:
+    if evidence.values_left_out:
         fields = ", ".join(f"{name} {count:,}" for name, count in sorted(evidence.values_left_out.items()))
         text = f"Values that cannot be right are left out of readings, so far: {fields}. A sensor is faulty."
         readings = sum(evidence.values_left_out.values())
         found.append(Finding(FindingKind.VALUES_LEFT_OUT, text, readings=readings))
-    return found
+
+
+_NUMBERS = {kind: number for number, kind in enumerate(FindingKind)}
+
+
+def _by_number(finding: Finding) -> int:
+    return _NUMBERS[finding.kind]
 
 
 def in_kwh(energy: float | None) -> str:
