@@ -32,7 +32,8 @@ def performance_answer(
     thresholds: Thresholds,
 ) -> wire.GetVehiclePerformanceResponse:
     found, evidence = answer.value
-    totals, performance = found.at(0), judgement.at(0, found)
+    totals = found.at(0)
+    [performance] = judgement.of([0], [totals], found.comparison)
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
     vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
     return wire.GetVehiclePerformanceResponse(

@@ -48,7 +48,8 @@ def vehicle_session(
     """A vehicle's session, with the verdict about it."""
     feedings, details = session.feedings, session.details
     assert details is not None
-    totals, performance = found.at(0), judgement.at(0, found)
+    totals = found.at(0)
+    [performance] = judgement.of([0], [totals], found.comparison)
     meter_ids = sorted({each.meter_id for each in feedings})
     vehicle = JudgedVehicle(session.vehicle_id, totals, performance, meter_ids)
     message = _session(session)
