@@ -33,6 +33,7 @@ FUNCTIONS = {
     "correct": "correct:correct",
     "corrections": "correct:corrections",
     "certs": "certs:app",
+    "secrets": "secrets:secrets",
 }
 """Module and function of each command, or the app of several, in the order of `--help`."""
 

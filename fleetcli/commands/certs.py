@@ -161,17 +161,19 @@ def renew(
 ) -> None:
     """Renew certificates: the same names, a new validity, and where the key lies beside it, a new key of the same type.
 
-    Only what this authority has signed, and is not denied. Services and clients take the new files by themselves.
+    Only what this authority has signed, and is not denied. What cannot be renewed is told at the end.
     """
+    problems: list[str] = []
     with refusing():
         signer = open_authority(authority)
         refused = denied(_deny_list(deny_list, authority))
         for file in files:
-            if serial_text(read_certificate(file).serial_number) in refused:
-                raise CertificateRefused(f"{file}: is denied: expected a new one, by `energyfleet certs device`")
-            new_key = renew_pair(signer, file, days, now())
-            until = _day(read_certificate(file).not_valid_after_utc)
-            say(f"renewed {file}{f' and {key_file(file)}' if new_key else ', for the same key'}, valid until {until}")
+            try:
+                _renew(signer, file, days, refused)
+            except CertificateRefused as why:
+                problems += why.problems
+        if problems:
+            raise CertificateRefused(*problems)
 
 
 @app.command()
@@ -248,6 +250,14 @@ def _deny_list(said: Path | None, authority: Path) -> Path:
 def _require_file_name(name: str) -> None:
     if not is_device_id(name) or "/" in name:
         raise CertificateRefused(f"--name: {name[:80]!r} is no name of a file: expected letters, digits, - and _")
+
+
+def _renew(authority: Authority, file: Path, days: int | None, refused: frozenset[str]) -> None:
+    if serial_text(read_certificate(file).serial_number) in refused:
+        raise CertificateRefused(f"{file}: is denied: expected a new one, by `energyfleet certs device`")
+    new_key = renew_pair(authority, file, days, now())
+    until = _day(read_certificate(file).not_valid_after_utc)
+    say(f"renewed {file}{f' and {key_file(file)}' if new_key else ', for the same key'}, valid until {until}")
 
 
 def _make_many(authority: Authority, subjects: Sequence[Subject], directory: Path, days: int, force: bool) -> None:

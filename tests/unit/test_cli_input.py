@@ -95,6 +95,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         ),
         (("certs", "device", "--csv", "x.csv", "--role", "reader"), "--csv: names come from the file alone: expected"),
         (("certs", "device", "--vehicle", "v", "--days", "0"), "--days"),
+        (("secrets", "fleet", "a b"), "NAME: 'a b' is neither a DNS name nor an address: expected"),
         (("no-such-command",), "No such command 'no-such-command'"),
     ],
 )
