@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from shared import deadline, status
 from shared.errors import FleetError, InvalidRequest, MalformedRequest, Violation
 from shared.list_limits import ListLimit, NotAMessage, exceeded
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -112,7 +113,7 @@ def _guarded(
             termination = status.termination(error)
             _forget_frames(error)
         except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
-            _log.error("rpc_failed", method=method, exc_info=error)
+            quietly(_log.error, "rpc_failed", key=(method, type(error)), method=method, exc_info=error)
             termination = status.DEFECT
             _forget_frames(error)
         await context.abort(*termination)
