@@ -13,8 +13,6 @@ from typing import Any
 
 import structlog
 
-_log = structlog.get_logger()
-
 QUIET_S = 60.0
 """Seconds in which an event is told once for each key: soon enough for whoever looks, and 1,440 lines on a bad day."""
 
@@ -101,8 +99,9 @@ class _ToStructlog(logging.Handler):
     """Makes lines of ours out of those of `logging`: what gRPC and asyncio have to say about a failed callback."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
         quietly(
-            _log.error if record.levelno >= logging.ERROR else _log.warning,
+            log.error if record.levelno >= logging.ERROR else log.warning,
             "library_message",
             key=(record.name, record.msg if isinstance(record.msg, str) else ""),
             logger=record.name,

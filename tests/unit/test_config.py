@@ -76,6 +76,7 @@ def test_every_interface_is_served_with_tls(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ENERGYFLEET_INGESTION_ADDRESS", "0.0.0.0:50051")
     monkeypatch.setenv("ENERGYFLEET_TLS_CERT_FILE", "cert.pem")
     monkeypatch.setenv("ENERGYFLEET_TLS_KEY_FILE", "key.pem")
+    monkeypatch.setenv("ENERGYFLEET_TLS_CLIENT_CA_FILE", "ca.pem")
 
     assert read_settings(IngestionSettings).ingestion_address == "0.0.0.0:50051"
 

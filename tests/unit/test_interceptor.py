@@ -10,8 +10,11 @@ import grpc
 import pytest
 import structlog
 
+from shared.authentication import Authentication
 from shared.errors import DatabaseUnavailable
 from shared.interceptor import Interceptor
+from shared.permissions import BE_KNOWN, NEEDS
+from shared.timestamps import system_clock
 
 METHOD = "Method"
 PATH = f"/energyfleet.v1.Test/{METHOD}"
@@ -24,7 +27,8 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 async def call_of(shape: str, behaviour: Behaviour, received: Callable[[bytes], Any]) -> AsyncIterator[Any]:
     """Serves one method, and gives what calls it with one message of bytes."""
     handler = getattr(grpc, f"{shape}_rpc_method_handler")(behaviour, received, bytes)
-    server = grpc.aio.server(interceptors=(Interceptor({}),))
+    interceptor = Interceptor({}, Authentication(system_clock), refused=lambda *_: None)
+    server = grpc.aio.server(interceptors=(interceptor,))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("energyfleet.v1.Test", {METHOD: handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -41,6 +45,11 @@ async def call_of(shape: str, behaviour: Behaviour, received: Callable[[bytes], 
             yield call
     finally:
         await server.stop(None)
+
+
+@pytest.fixture(autouse=True)
+def _permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.authentication.NEEDS", {**NEEDS, PATH: BE_KNOWN})
 
 
 @pytest.fixture

@@ -41,6 +41,9 @@ def lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     monkeypatch.setattr(stream, "write", written.append)
     monkeypatch.setattr(sys, "stderr", stream)
 
+    for handler in logging.root.handlers[:]:  # pytest's, which come back by themselves: a service has none
+        logging.root.removeHandler(handler)
+
     def new_lines() -> list[dict[str, Any]]:
         assert all(line.endswith("\n") for line in written)
         found = [json.loads(line) for line in written]
@@ -48,7 +51,9 @@ def lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
         return found
 
     configure_logs("INFO", "test")
+    [ours] = logging.root.handlers
     yield new_lines
+    logging.root.removeHandler(ours)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
@@ -91,8 +96,7 @@ def test_a_peer_that_makes_up_keys_writes_no_more_and_holds_no_more(lines: Lines
 
 
 def test_what_libraries_log_is_a_line_of_ours_and_quiet(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own: a service has none
-    configure_logs("INFO", "test")
+    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:1])  # ours
 
     def fail() -> None:
         raise OSError("nobody there")
