@@ -96,6 +96,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
                     return answered
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError:  # a write failed: the peer has left, and its cancellation is on its way
+                return None
             except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
                 termination = self._termination(method, context, error)
             await context.abort(*termination)
