@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from structlog.testing import capture_logs
 
 from shared import metrics_server
 from shared.config import ServingSettings
@@ -275,6 +276,12 @@ def client(files: TlsFolder, issued: Issued | None) -> ssl.SSLContext:
 
 
 async def test_over_tls_metrics_are_for_readers_and_operators(files: TlsFolder, authority: Authority) -> None:
+    with capture_logs() as lines:
+        await _ask_as_everybody(files, authority)
+    assert {line["event"] for line in lines} == {"metrics_refused"}
+
+
+async def _ask_as_everybody(files: TlsFolder, authority: Authority) -> None:
     async with serving(Served(), metrics_tls(files)) as served:
 
         async def status(issued: Issued | None) -> int:
