@@ -25,6 +25,7 @@ from shared.background import is_set_within
 from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable, LimitExceeded
 from shared.exporter import new_registry
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -220,7 +221,8 @@ class Lane(Generic[AnyRow]):
                 await self._sit_out(batch, error)
             except Exception as error:
                 self._metrics.write_failed(error)
-                _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
+                readings = sum(len(each.rows) for each in batch)
+                quietly(_log.error, "batch_failed", key=type(error), readings=readings, exc_info=error)
                 self._refuse(batch or self._queue.take_all(), DefectiveBatch)
             self._queue.written(time.monotonic())
             if not self._queue:
@@ -261,13 +263,16 @@ class Lane(Generic[AnyRow]):
                 self._metrics.write_failed(error)
                 if away_since is None:
                     away_since = time.monotonic()
-                    readings = sum(len(each.rows) for each in batch)
-                    _log.warning("write_failed", readings=readings, sqlstate=error.sqlstate, reason=error.reason)
+                    self._log_failed(sum(len(each.rows) for each in batch), error)
                 if time.monotonic() + delay_s > away_since + self._outage_grace_s:
                     raise
                 await asyncio.sleep(delay_s)
         self._metrics.committed(len(rows), written, time.monotonic() - began)
         self._resolve_receipts(batch, written)
+
+    def _log_failed(self, readings: int, error: DatabaseUnavailable) -> None:
+        key = (id(self), error.sqlstate)  # each lane tells of an outage
+        quietly(_log.warning, "write_failed", key=key, readings=readings, sqlstate=error.sqlstate, reason=error.reason)
 
     async def _admitted(self, batch: list[Submission[AnyRow]]) -> list[Submission[AnyRow]]:
         """The batch without the submissions whose new devices are not registered any more: they fail. A device that is

@@ -34,6 +34,7 @@ from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.db.verification_sql import of_hours
 from shared.errors import DatabaseUnavailable, reason_of
+from shared.logs import quietly
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
@@ -96,7 +97,9 @@ class Writer(Generic[AnyRow]):
             return await self._attempt(rows)
         except _RowsRefused as refusal:
             if len(rows) == 1:
-                _log.warning("reading_refused", device=rows[0][0], ts_us=rows[0].ts_us, error=str(refusal.__cause__))
+                device, ts_us, *_ = rows[0]
+                error = str(refusal.__cause__)
+                quietly(_log.warning, "reading_refused", key=device, device=device, ts_us=ts_us, error=error)
                 return Written(refused=[0])
         middle = len(rows) // 2
         written = await self.write(rows[:middle])
@@ -180,7 +183,8 @@ class Writer(Generic[AnyRow]):
             try:
                 return await self._store(connection, rows, columns, appendable)
             except (psycopg.errors.UniqueViolation, _StatusChanged) as error:
-                _log.info("append_rolled_back", readings=len(rows), reason=type(error).__name__)
+                reason = type(error).__name__
+                quietly(_log.info, "append_rolled_back", key=reason, readings=len(rows), reason=reason)
                 self._devices.hold_off()
         return await self._store(connection, rows, columns, NOTHING)
 
