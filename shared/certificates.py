@@ -18,8 +18,8 @@ UNNAMED = "a certificate without a name"
 def identity_of(pem: bytes, templates: Sequence[CnTemplate] = ()) -> Identity:
     """Whom a certificate names: by its URNs of ours, else by its common name. Raises ValueError, BadGrant above all."""
     certificate = x509.load_pem_x509_certificate(pem)
-    urns = [urn for urn in _uris(certificate) if is_ours(urn)]
-    common_name = _common_name(certificate)
+    urns = [urn for urn in uris_of(certificate) if is_ours(urn)]
+    common_name = common_name_of(certificate)
     if not urns and common_name:
         urns = [template.urn(common_name) for template in templates]
     return Identity(
@@ -71,7 +71,8 @@ def expires_at_us(certificates: Sequence[x509.Certificate]) -> int:
     return min(us_from_datetime(each.not_valid_after_utc) for each in certificates)
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
+def uris_of(certificate: x509.Certificate) -> list[str]:
+    """The URIs among its subject's alternative names."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -79,6 +80,7 @@ def _uris(certificate: x509.Certificate) -> list[str]:
     return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
-def _common_name(certificate: x509.Certificate) -> str:
+def common_name_of(certificate: x509.Certificate) -> str:
+    """Its subject's; empty where it has none."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
