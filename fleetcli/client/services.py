@@ -202,7 +202,9 @@ class IngestionClient(_Client):
 
     def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
         """An uplink that gives up, with ClientError, when the service has been away for PATIENCE_S."""
-        return Uplink(self._channel, self.address, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S)
+        return Uplink(
+            self._channel, self.address, self._credentials, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S
+        )
 
 
 class AnalyticsClient(_Client):

@@ -1,7 +1,8 @@
-"""The reference client at a service that asks who it is: what it says when one side refuses the other."""
+"""The reference client at a service that asks who it is: what it says when one side refuses the other, and renewal."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from energyfleet.v1.ingestion_service_pb2_grpc import add_IngestionServiceServicer_to_server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fleetcli.client.channel import PLAINTEXT, is_serving
+from fleetcli.client.channel import PLAINTEXT, is_serving, open_channel
 from fleetcli.client.credentials import Credentials
-from fleetcli.client.errors import HandshakeFailed
-from tests.acceptance.test_uplink import Script, Scripted
+from fleetcli.client.errors import ClientError, HandshakeFailed, IdentityRefused
+from fleetcli.client.uplink import Uplink
+from tests.acceptance.test_uplink import Script, Scripted, Stream, a_request, acknowledge_all, send_all
 from tests.authority import HOUR, Authority, Issued
 
 METER = "urn:energyfleet:meter:m-1"
@@ -118,3 +120,73 @@ async def test_a_token_is_sent_over_tls(fleet: Fleet) -> None:
     async with serving(a_service(), fleet, fleet.server, tokens=tokens) as address:
         assert await is_serving(address, Credentials(fleet.authority.pem, token="a.b.c"), "") == (True, "SERVING")
     assert tokens == ["Bearer a.b.c"]
+
+
+def noting(shown: list[bytes], script: Script) -> Script:
+    """A script that notes its client's certificate first; gRPC's context does not have it any more after a stream."""
+
+    async def play(stream: Stream) -> None:
+        shown.extend(stream.context.auth_context()["x509_pem_cert"])
+        await script(stream)
+
+    return play
+
+
+async def test_a_refused_identity_keeps_its_readings_until_its_certificate_is_renewed(fleet: Fleet) -> None:
+    before, after = fleet.authority.client(METER), fleet.authority.client(METER)
+    cert, key = before.write(fleet.folder, "renewed")
+    waited: list[tuple[ClientError, float]] = []
+
+    async def refuses(stream: Stream) -> None:
+        await stream.take(1)
+        after.write(fleet.folder, "renewed")
+        await stream.context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate is revoked")
+
+    shown: list[bytes] = []
+    service = a_service(noting(shown, refuses), noting(shown, acknowledge_all))
+    async with serving(service, fleet, fleet.server) as address:
+        credentials = Credentials.read(str(fleet.folder / "ca"), cert, key)
+        async with open_channel(address, credentials) as channel:
+            uplink = Uplink(channel, address, credentials, on_wait=lambda *told: waited.append(told))
+            async with asyncio.timeout(20):
+                await send_all(uplink, [a_request(1), a_request(2)])
+
+    assert shown == [before.certificate, after.certificate]
+    assert service.sequences == [[1], [1, 2]]
+    [(failure, wait_s)] = waited
+    assert isinstance(failure, IdentityRefused)
+    assert f"refuses the certificate of {METER} (serial " in str(failure)
+    assert "the certificate is revoked (UNAUTHENTICATED)" in str(failure)
+    assert wait_s > 60
+
+
+async def test_the_next_stream_uses_a_certificate_that_was_renewed_meanwhile(fleet: Fleet) -> None:
+    before, after = fleet.authority.client(METER), fleet.authority.client(METER)
+    cert, key = before.write(fleet.folder, "rotated")
+
+    async def ends_with_ok(stream: Stream) -> None:
+        await stream.take(1)
+        await stream.acknowledge(1, 1)
+        after.write(fleet.folder, "rotated")
+
+    shown: list[bytes] = []
+    service = a_service(noting(shown, ends_with_ok), noting(shown, acknowledge_all))
+    async with serving(service, fleet, fleet.server) as address:
+        credentials = Credentials.read(str(fleet.folder / "ca"), cert, key)
+        async with open_channel(address, credentials) as channel:
+            await send_all(Uplink(channel, address, credentials), [a_request(1), a_request(2)])
+    assert shown == [before.certificate, after.certificate]
+    assert service.sequences == [[1], [2]]
+
+
+async def test_who_has_a_person_waiting_tells_a_refusal_at_once(fleet: Fleet) -> None:
+    async def refuses(stream: Stream) -> None:
+        await stream.take(1)
+        await stream.context.abort(grpc.StatusCode.PERMISSION_DENIED, "it is another's meter")
+
+    ours = fleet.credentials(fleet.authority.client(METER))
+    service = a_service(refuses)
+    async with serving(service, fleet, fleet.server) as address, open_channel(address, ours) as channel:
+        with pytest.raises(IdentityRefused, match="it is another's meter"):
+            await send_all(Uplink(channel, address, ours, patience_s=10), [a_request(1)])
+    assert len(service.streams) == 1
