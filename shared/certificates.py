@@ -1,11 +1,13 @@
 """What certificates say: whom they name, until when, and whether a key belongs to them."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from shared.deny_list import serial_text
@@ -61,7 +63,10 @@ def key_pair(chain: bytes, key: bytes) -> KeyPair:
 def certificates_of(pem: bytes) -> Sequence[x509.Certificate]:
     """One or more. Raises ValueError."""
     try:
-        return x509.load_pem_x509_certificates(pem)
+        with warnings.catch_warnings():
+            # Old authorities of operating systems have serials that are not positive; nobody here goes by them.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise ValueError("not a certificate in PEM form") from None
 

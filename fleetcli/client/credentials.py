@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fleetcli.client.errors import BadCredentials
 from shared.certificates import UNNAMED, certificates_of, common_name_of, key_pair, uris_of
@@ -87,14 +88,16 @@ class Credentials:
         """Who is trusted, for people."""
         return _listed([each.subject.rfc4514_string() for each in certificates_of(self.ca or b"")])
 
-    def untimely(self, now_us: int) -> str:
-        """Why the certificate is not valid at a time, as `has expired`; empty where it is, and where there is none."""
+    def flaw(self, now_us: int) -> str:
+        """Why nobody accepts the certificate at a time, after its name; empty where that is not seen here."""
         if self.certificate is None:
             return ""
         own = certificates_of(self.certificate)[0]
         if us_from_datetime(own.not_valid_after_utc) < now_us:
-            return "has expired"
-        return "is not valid yet" if us_from_datetime(own.not_valid_before_utc) > now_us else ""
+            return "has expired, by this machine's clock; renew it"
+        if us_from_datetime(own.not_valid_before_utc) > now_us:
+            return "is not valid yet, by this machine's clock"
+        return "" if _is_for_clients(own) else "is not for clients: its extended key usage has no clientAuth"
 
 
 def _require_together(ca: str | None, cert: str | None, key: str | None, token: str | None) -> None:
@@ -153,6 +156,14 @@ def _certificate_text(certificate: x509.Certificate) -> str:
     until = iso_from_us(us_from_datetime(certificate.not_valid_after_utc))
     issuer = certificate.issuer.rfc4514_string() or "nobody named"
     return f"{name} (serial {serial_text(certificate.serial_number)}, issued by {issuer}, valid until {until})"
+
+
+def _is_for_clients(certificate: x509.Certificate) -> bool:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True  # for anything
+    return not {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}.isdisjoint(usage)
 
 
 def _token_text(token: str) -> str:

@@ -59,6 +59,6 @@ def _closed(credentials: Credentials, now_us: int) -> str:
         return f"{closed} during the handshake; it may want a certificate, and tokens go to an address of their own"
     if credentials.certificate is None:
         return f"{closed} during the handshake; it may want a certificate, which --cert and --key show"
-    if untimely := credentials.untimely(now_us):
-        return f"{closed} during the handshake; {credentials.identity} {untimely}, by this machine's clock; renew it"
+    if flaw := credentials.flaw(now_us):
+        return f"{closed} during the handshake; {credentials.identity} {flaw}"
     return f"{closed} during the handshake; it may not trust who issued {credentials.identity}"

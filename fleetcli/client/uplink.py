@@ -213,6 +213,9 @@ class Uplink:
             retry_after_s = failure.retry_after_s if isinstance(failure, ServiceError) else None
             if isinstance(failure, ServiceError) and failure.code in NEVER_SUCCEEDS and retry_after_s is None:
                 raise failure
+            of_identity = isinstance(failure, IdentityRefused | HandshakeFailed)
+            if of_identity and await self._connection.renew():
+                continue
             failures += 1
             failing_since = loop.time() if failures == 1 else failing_since
             wait_s = backoff_s(failures, retry_after_s, self._backoff_first_s)
@@ -221,7 +224,7 @@ class Uplink:
             if self._patience_s is not None and loop.time() + wait_s > failing_since + self._patience_s:
                 raise failure
             self._tell(failure, wait_s)
-            if isinstance(failure, IdentityRefused | HandshakeFailed):
+            if of_identity:
                 await self._connection.wait(wait_s)
             else:
                 await asyncio.sleep(wait_s)

@@ -93,6 +93,8 @@ async def test_a_handshake_that_fails_says_which_side_refuses_the_other_and_why(
         ("named", fleet.credentials(), "it may want a certificate, which --cert and --key show", maybe_stopping),
         ("named", fleet.credentials(expired), f"the certificate of {METER} (serial ", maybe_stopping),
         ("named", fleet.credentials(expired), "has expired, by this machine's clock; renew it", maybe_stopping),
+        ("named", fleet.credentials(fleet.server), "the certificate of CN=service (serial ", maybe_stopping),
+        ("named", fleet.credentials(fleet.server), "is not for clients: its extended key usage", maybe_stopping),
         ("named", fleet.credentials(foreign), "it may not trust who issued the certificate of", maybe_stopping),
         ("named", fleet.credentials(foreign), "issued by CN=Other CA", maybe_stopping),
     )
@@ -139,44 +141,51 @@ async def test_a_refused_identity_keeps_its_readings_until_its_certificate_is_re
 
     async def refuses(stream: Stream) -> None:
         await stream.take(1)
-        after.write(fleet.folder, "renewed")
         await stream.context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate is revoked")
+
+    def renew(failure: ClientError, wait_s: float) -> None:
+        waited.append((failure, wait_s))
+        after.write(fleet.folder, "renewed")
 
     shown: list[bytes] = []
     service = a_service(noting(shown, refuses), noting(shown, acknowledge_all))
     async with serving(service, fleet, fleet.server) as address:
         credentials = Credentials.read(str(fleet.folder / "ca"), cert, key)
-        async with open_channel(address, credentials) as channel:
-            uplink = Uplink(channel, address, credentials, on_wait=lambda *told: waited.append(told))
-            async with asyncio.timeout(20):
-                await send_all(uplink, [a_request(1), a_request(2)])
+        async with asyncio.timeout(20), open_channel(address, credentials) as channel:
+            await send_all(Uplink(channel, address, credentials, on_wait=renew), [a_request(1)])
 
     assert shown == [before.certificate, after.certificate]
-    assert service.sequences == [[1], [1, 2]]
+    assert service.sequences == [[1], [1]]
     [(failure, wait_s)] = waited
     assert isinstance(failure, IdentityRefused)
-    assert f"refuses the certificate of {METER} (serial " in str(failure)
+    assert f"refuses the certificate of {METER} (serial {before.serial}, " in str(failure)
     assert "the certificate is revoked (UNAUTHENTICATED)" in str(failure)
     assert wait_s > 60
 
 
-async def test_the_next_stream_uses_a_certificate_that_was_renewed_meanwhile(fleet: Fleet) -> None:
+@pytest.mark.parametrize("expired", [False, True])
+async def test_the_next_stream_uses_a_certificate_that_was_renewed_meanwhile(expired: bool, fleet: Fleet) -> None:
     before, after = fleet.authority.client(METER), fleet.authority.client(METER)
     cert, key = before.write(fleet.folder, "rotated")
+    waited: list[ClientError] = []
 
-    async def ends_with_ok(stream: Stream) -> None:
-        await stream.take(1)
+    async def ends(stream: Stream) -> None:
+        await stream.take(2)  # all of them: gRPC loses a status that comes while something is written
         await stream.acknowledge(1, 1)
         after.write(fleet.folder, "rotated")
+        if expired:
+            await stream.context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate has expired")
 
     shown: list[bytes] = []
-    service = a_service(noting(shown, ends_with_ok), noting(shown, acknowledge_all))
+    service = a_service(noting(shown, ends), noting(shown, acknowledge_all))
     async with serving(service, fleet, fleet.server) as address:
         credentials = Credentials.read(str(fleet.folder / "ca"), cert, key)
-        async with open_channel(address, credentials) as channel:
-            await send_all(Uplink(channel, address, credentials), [a_request(1), a_request(2)])
+        async with asyncio.timeout(20), open_channel(address, credentials) as channel:
+            uplink = Uplink(channel, address, credentials, on_wait=lambda failure, _: waited.append(failure))
+            await send_all(uplink, [a_request(1), a_request(2)])
     assert shown == [before.certificate, after.certificate]
-    assert service.sequences == [[1], [2]]
+    assert service.sequences == [[1, 2], [2]]
+    assert waited == []
 
 
 async def test_who_has_a_person_waiting_tells_a_refusal_at_once(fleet: Fleet) -> None:
