@@ -8,3 +8,5 @@
 
 `__main__` puts the commands together and imports only the one that runs.
 """
+
+import shared as _shared  # noqa: F401  # before gRPC, whose log it silences

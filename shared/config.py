@@ -212,6 +212,16 @@ class IngestionSettings(ServingSettings):
     device_max_readings_per_s: PositiveFloat | None = Field(
         None, description="readings a second that one device may send, a minute of them at once; unset: any number"
     )
+    new_devices_per_hour: PositiveInt = Field(
+        20_000,
+        description="meters, and as many vehicles, that each worker registers an hour at most, an hour's number at"
+        " once: a fleet of 10,000 and as many more; of those whose certificate names them any number",
+    )
+    devices_max: PositiveInt = Field(
+        200_000,
+        description="meters, and as many vehicles, that are registered at most, some 1.4 KB each; of those whose"
+        " certificate names them any number",
+    )
     power_max_kw: Annotated[float, Field(gt=0, le=LIMIT_MAX_KW)] = Field(
         POWER_MAX_KW,
         description="kW above which the energy of a reading does not count: more than one charger delivers",

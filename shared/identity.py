@@ -69,6 +69,11 @@ class Grants:
         """Whether readings of all devices may be sent."""
         return Role.GATEWAY in self.roles
 
+    @property
+    def names_devices(self) -> bool:
+        """Whether readings of single devices may be sent, each by its id, and of no other ones."""
+        return not (self.any_device or self.meters.prefixes or self.vehicles.prefixes)
+
     def sends_for(self, kind: str, device_id: str) -> bool:
         """Whether readings of that `meter` or `vehicle` may be sent."""
         return self.any_device or device_id in (self.meters if kind == "meter" else self.vehicles)

@@ -15,6 +15,7 @@ from shared import caller, deadline, status
 from shared.authentication import Authentication, require_permission
 from shared.errors import FleetError, InvalidRequest, MalformedRequest, PermissionDenied, Unauthenticated, Violation
 from shared.list_limits import ListLimit, NotAMessage, exceeded
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -95,6 +96,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
                     return answered
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError:  # a write failed: the peer has left, and its cancellation is on its way
+                return None
             except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
                 termination = self._termination(method, context, error)
             await context.abort(*termination)
@@ -130,7 +133,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
             if isinstance(error, Unauthenticated | PermissionDenied):
                 self._refused(method, context.peer(), error)
         else:
-            _log.error("rpc_failed", method=method, exc_info=error)
+            quietly(_log.error, "rpc_failed", key=(method, type(error)), method=method, exc_info=error)
         _forget_frames(error)
         return termination
 

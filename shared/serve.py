@@ -22,6 +22,7 @@ from shared.background import BackgroundLoop
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
 from shared.errors import FleetError, StartRefused
 from shared.interceptor import Interceptor, ListLimits
+from shared.logs import quietly
 from shared.timestamps import Clock, system_clock
 from shared.tls import ServerTls, TlsFiles
 from shared.tokens import TokenRules, Tokens
@@ -164,7 +165,8 @@ class Service:
     def _refused(self, rpc: str, peer: str, error: FleetError) -> None:
         code = status.termination(error).code.name
         self._metrics.refused(rpc.rpartition("/")[2], code)
-        _log.warning(code.lower(), rpc=rpc, peer=peer, reason=str(error))
+        address = peer.rpartition(":")[0]  # with the port each connection would be another peer
+        quietly(_log.warning, code.lower(), key=address, rpc=rpc, peer=peer, reason=str(error))
 
     async def _check_health(self) -> None:
         try:

@@ -68,7 +68,12 @@ class Secured:
 async def secured(postgres: EmbeddedServer, database: str, tmp_path: Path) -> AsyncIterator[Secured]:
     key, registry = TokenKey("first"), new_registry()
     files = TlsFolder(tmp_path, Authority(), [key])
-    settings: dict[str, Any] = {"ingestion_address": "127.0.0.1:0", "shutdown_grace_s": 1, **files.settings}
+    settings: dict[str, Any] = {
+        "ingestion_address": "127.0.0.1:0",
+        "shutdown_grace_s": 1,
+        "new_devices_per_hour": 3,
+        **files.settings,
+    }
     url = postgres.url(database, role="energyfleet_ingestion")
     async with ingestion_svc.__main__.serving(IngestionSettings(database_url=url, **settings), clock, registry) as (
         service,
@@ -160,6 +165,20 @@ async def test_a_gateway_sends_for_everybody_and_an_id_that_is_none_is_rejected_
         assert await Stream(called).send(a_reading("any-1"), a_meter_reading(meter_id="any-2")) == 2
     async with secured.channel(secured.authority.client(CAR)) as called:
         assert await Stream(called).send(a_reading(" not an id "), a_reading()) == 1
+
+
+async def test_a_gateway_registers_so_many_an_hour_and_a_device_itself_always(secured: Secured) -> None:
+    async with secured.channel(secured.authority.client(role_urn(Role.GATEWAY))) as called:
+        stream = Stream(called)
+        assert await stream.send(*(a_reading(f"gateway-{number}") for number in range(3))) == 3
+        with pytest.raises(grpc.aio.AioRpcError, match="3 new vehicles an hour are registered and no more") as refusal:
+            await stream.send(a_reading("gateway-3"))
+        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "grpc-status-details-bin" in str(refusal.value.trailing_metadata())
+        assert await Stream(called).send(a_reading("gateway-0", second=1)) == 1
+    async with secured.channel(secured.authority.client(CAR)) as called:
+        assert await Stream(called).send(a_reading()) == 1
+    assert secured.stored() == ["car-1", "gateway-0", "gateway-0", "gateway-1", "gateway-2"]
 
 
 async def test_a_revoked_peers_stream_ends_and_others_live(secured: Secured) -> None:

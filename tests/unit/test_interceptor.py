@@ -1,14 +1,16 @@
 """What stands around every rpc, over a real channel and without a service."""
 
+import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from shared.authentication import Authentication
 from shared.errors import DatabaseUnavailable
@@ -103,3 +105,26 @@ async def test_an_aborted_call_leaves_no_request_alive(shape: str, failure: type
             expected = grpc.StatusCode.UNAVAILABLE if failure is DatabaseUnavailable else grpc.StatusCode.INTERNAL
             assert raised.value.code() == expected
     assert len(alive) == 0
+
+
+@pytest.mark.parametrize("defect", [False, True])
+async def test_a_peer_that_leaves_before_it_is_answered_is_no_defect(defect: bool) -> None:
+    arrived, ended = asyncio.Event(), asyncio.Event()
+
+    async def behaviour(requests: Any, context: Any) -> None:
+        await anext(requests)
+        arrived.set()
+        with suppress(asyncio.CancelledError):  # what is under way when the peer leaves is told by its write alone
+            await ended.wait()
+        if defect:
+            raise ZeroDivisionError
+        await context.write(b"")
+
+    with capture_logs() as lines:
+        async with call_of("stream_stream", behaviour, bytes) as call:
+            calling = asyncio.create_task(call(b""))
+            await arrived.wait()
+            calling.cancel()
+            await asyncio.wait((calling,))
+        # The server has stopped: the handler has ended.
+    assert [line["event"] for line in lines] == (["rpc_failed"] if defect else [])
