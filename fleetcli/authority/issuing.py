@@ -34,6 +34,9 @@ BACKDATED = timedelta(hours=1)
 
 ORGANISATION = "Energy Fleet"
 
+NAME_MAX = 64
+"""Characters of a name in a certificate's subject: X.520's upper bound."""
+
 _MALFORMED = (x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
 """What is wrong with certificates and is no ValueError."""
 
@@ -53,16 +56,19 @@ class Authority:
         """For a client, also one without URNs, who may do no more than be known. Raises CertificateRefused where the
         certificate would outlive the authority.
 
-        The URNs alone say what it may do. There is no common name on purpose: a service may have been told to read an
-        id out of that.
+        The URNs alone say what it may do. Without them there is no common name either: a service may have been told to
+        take the id of a device from that.
         """
         names = [x509.UniformResourceIdentifier(urn) for urn in subject.urns]
-        return self._signed(_named(subject.name), names, ExtendedKeyUsageOID.CLIENT_AUTH, key, days, now)
+        shown = NameOID.COMMON_NAME if names else NameOID.ORGANIZATIONAL_UNIT_NAME
+        return self._signed(_named(shown, subject.name), names, ExtendedKeyUsageOID.CLIENT_AUTH, key, days, now)
 
     def server(self, names: Sequence[ServerName], key: PublicKey, days: int, now: datetime) -> x509.Certificate:
         """For a server that is reached under these names, one at least. Raises CertificateRefused as `client` does."""
         alternatives = [x509.DNSName(each) if isinstance(each, str) else x509.IPAddress(each) for each in names]
-        return self._signed(_named("server"), alternatives, ExtendedKeyUsageOID.SERVER_AUTH, key, days, now)
+        return self._signed(
+            _named(NameOID.COMMON_NAME, "server"), alternatives, ExtendedKeyUsageOID.SERVER_AUTH, key, days, now
+        )
 
     def renewed(self, certificate: x509.Certificate, key: PublicKey, days: int, now: datetime) -> x509.Certificate:
         """What a certificate of this authority says of its holder, with a new validity. Raises CertificateRefused."""
@@ -199,8 +205,7 @@ def make_authority(directory: Path, now: datetime) -> Authority:
     key = read_key(key_file)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     # A name of its own for each, so that the certificates of an old and a new authority are not taken for each other's.
-    common_name = x509.NameAttribute(NameOID.COMMON_NAME, f"{ORGANISATION} CA {identifier.digest.hex()[:8]}")
-    name = x509.Name([common_name])
+    name = _named(NameOID.COMMON_NAME, f"CA {identifier.digest.hex()[:8]}")
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -246,13 +251,9 @@ def is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _named(unit: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANISATION),
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit[:64]),
-        ]
-    )
+def _named(kind: x509.ObjectIdentifier, name: str) -> x509.Name:
+    organisation = x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANISATION)
+    return x509.Name([organisation, x509.NameAttribute(kind, name[:NAME_MAX])])
 
 
 def _issuer_key(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:

@@ -57,7 +57,9 @@ Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where the files go. Default: clients in the authority's.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace certificates that are there, and their keys.")]
-Name = Annotated[str, typer.Option(metavar="NAME", help="Of the files. Default: the first id, or the roles.")]
+Name = Annotated[
+    str, typer.Option(metavar="NAME", help="For people, and of the files. Default: the first id, or the roles.")
+]
 DenyList = Annotated[
     Path | None,
     typer.Option(

@@ -31,7 +31,7 @@ from shared.identity import Role, role_urn
 DATABASE_ROLES = ("postgres", "owner", "ingestion", "analytics", "maintenance")
 SERVER_NAMES = ("localhost", "ingestion", "analytics", "127.0.0.1", "::1")
 PASSWORD_BYTES = 24
-OPERATOR = Subject("operator", (role_urn(Role.READER), role_urn(Role.OPERATOR)))
+OPERATOR = Subject("operator", (role_urn(Role.OPERATOR), role_urn(Role.READER)))
 HEALTH = Subject("health", ())
 """May be known, and so ask for the health of a service; nothing else."""
 
