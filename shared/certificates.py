@@ -11,22 +11,27 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from shared.deny_list import serial_text
-from shared.identity import CnTemplate, Grants, Identity, grants_of, is_ours
+from shared.identity import CnTemplate, Identity, grants_of, is_ours
 from shared.timestamps import us_from_datetime
 
 UNNAMED = "a certificate without a name"
 
 
 def identity_of(pem: bytes, templates: Sequence[CnTemplate] = ()) -> Identity:
-    """Whom a certificate names: by its URNs of ours, else by its common name. Raises ValueError, BadGrant above all."""
+    """Whom a certificate names. Raises ValueError, BadGrant above all.
+
+    A device is shown by its URN, and people by their common name, as all operators have the same URN.
+    """
     certificate = x509.load_pem_x509_certificate(pem)
     urns = [urn for urn in uris_of(certificate) if is_ours(urn)]
     common_name = common_name_of(certificate)
     if not urns and common_name:
         urns = [template.urn(common_name) for template in templates]
+    grants = grants_of(urns)
+    names_device = grants.meters or grants.vehicles
     return Identity(
-        urns[0] if urns else f"CN={common_name}" if common_name else UNNAMED,
-        grants_of(urns) if urns else Grants(),
+        f"CN={common_name}" if common_name and not names_device else urns[0] if urns else UNNAMED,
+        grants,
         serial_text(certificate.serial_number),
         us_from_datetime(certificate.not_valid_after_utc),
     )

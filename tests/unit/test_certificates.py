@@ -32,6 +32,8 @@ def test_a_common_name_is_an_id_where_a_template_says_so_and_no_urn_does() -> No
     assert not grants.sends_for("meter", "CP 7")
     assert not identity_of(both.certificate, templates).grants.vehicles
     assert identity_of(named.certificate).name == "CN=CP 7"
+    assert identity_of(both.certificate).name == "CN=CP 7"
+    assert identity_of(AUTHORITY.client(role_urn(Role.READER)).certificate).name == role_urn(Role.READER)
     assert not identity_of(named.certificate).grants.vehicles
     assert identity_of(AUTHORITY.client().certificate).name == UNNAMED
     with pytest.raises(BadGrant, match="makes no vehicle's id"):
