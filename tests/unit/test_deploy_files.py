@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from shared.config import AnalyticsSettings, IngestionSettings, ServingSettings
+from shared.db.migrate import MIGRATIONS
+from shared.db.roles import GROUPS, LOGINS, OWNER
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -67,7 +69,7 @@ def test_make_secrets_makes_only_what_is_missing(secrets: Path, tmp_path: Path) 
 @needs_openssl
 def test_every_password_is_another_one_and_long(secrets: Path) -> None:
     passwords = [file.read_text().strip() for file in secrets.glob("*_password")]
-    assert len(set(passwords)) == len(passwords) == 4
+    assert len(set(passwords)) == len(passwords) == 5
     assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords)
 
 
@@ -123,11 +125,16 @@ def test_the_services_accept_what_compose_sets(
     assert getattr(settings, f"{service}_address").startswith("0.0.0.0:")
 
 
-def test_the_roles_of_the_deployment_are_those_that_the_migrations_grant_to() -> None:
-    migration = (ROOT / "shared/db/migrations/versions/0001_schema.py").read_text()
-    roles = re.findall(r"CREATE ROLE (\w+) NOLOGIN", (DEPLOY / "postgres-roles.sql").read_text())
-    assert roles == ["energyfleet_ingestion", "energyfleet_analytics"]
-    assert all(f"'{role}'" in migration for role in roles)
+def test_the_migration_makes_every_login_and_has_a_password_for_each() -> None:
+    section = COMPOSE.partition("\n  migrate:\n")[2].partition("\n\n")[0]
+    assert "command: [energyfleet, migrate, --roles, --own-server]" in section
+    assert all(f"      - {login.password_file}\n" in section for login in LOGINS)
+    assert set(re.findall(r"postgresql://(\w+)@", COMPOSE)) == {"postgres", *(login.name for login in LOGINS)} - {OWNER}
+
+
+def test_the_migrations_grant_to_the_groups_that_logins_are_in() -> None:
+    migrations = "".join(file.read_text() for file in (MIGRATIONS / "versions").glob("*.py"))
+    assert set(re.findall(r"\benergyfleet_\w+", migrations)) == {*GROUPS} - {OWNER}
 
 
 def test_no_password_stands_in_a_file() -> None:
