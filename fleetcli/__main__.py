@@ -25,7 +25,7 @@ FUNCTIONS = {
     "status": "ask:status",
     "devices": "devices:devices",
     "health": "ask:health",
-    "migrate": "up:migrate",
+    "migrate": "migrate:migrate",
     "maintain": "maintain:maintain",
     "verify": "verify:verify",
     "map": "mapping:map_",  # `map` is Python's own

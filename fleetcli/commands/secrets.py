@@ -49,8 +49,8 @@ def secrets(
     """Make what compose.yaml needs in deploy/secrets: passwords, a certificate authority, certificates and a deny-list.
 
     It makes what is missing and never overwrites: run it again whenever you like. Names count when the server's
-    certificate is made. To change a password, change it in PostgreSQL (ALTER ROLE), too. To renew certificates:
-    `energyfleet certs renew`.
+    certificate is made. To change a password, remove its file, run this, and let `energyfleet migrate --roles` set it;
+    that of postgres is changed in PostgreSQL (ALTER ROLE). To renew certificates: `energyfleet certs renew`.
     """
     directory, names = AUTHORITY_DEFAULT, words or []
     if names and "/" in names[0]:

@@ -1,4 +1,4 @@
-"""`energyfleet up` and `energyfleet migrate`."""
+"""`energyfleet up`."""
 
 import asyncio
 import os
@@ -10,9 +10,8 @@ from fleetcli.commands.command_errors import StackError
 from fleetcli.commands.console import note, say
 from fleetcli.commands.options import INGESTION_DEFAULT
 from fleetcli.commands.signals import run_until_asked_to_stop
-from fleetcli.commands.stack import Stack, database, running
-from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
-from shared.db.migrate import migrate as migrate_schema
+from fleetcli.commands.stack import Stack, running
+from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, read_settings
 
 
 def up(
@@ -50,12 +49,6 @@ def up(
         )
     asyncio.run(run_until_asked_to_stop(_up(settings)))
     note("Everything has stopped.")
-
-
-def migrate() -> None:
-    """Bring the database's schema up to date. Safe to repeat, and from several machines at once."""
-    with database(read_settings(Settings)) as used:
-        say(f"The schema is at revision {migrate_schema(used.owner_url)}: {used.whereabouts}.")
 
 
 async def _up(settings: IngestionSettings) -> None:

@@ -58,7 +58,7 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     without = energyfleet("verify", "--until", "2026-02-10T00:00:00Z", "--hours", "1", environment=environment)
     assert "Not what history says: 1 row of meter_current_status. " in without.stderr
 
-    reader = an_environment(tmp_path, DATABASE_URL=postgres.url(database, role="energyfleet_ingestion"))
+    reader = an_environment(tmp_path, DATABASE_URL=postgres.url(database, role="energyfleet_analytics"))
     refused = energyfleet("verify", "--repair", environment=reader)
     assert refused.returncode == 1
     assert "permission denied for table meter_current_status" in refused.stderr

@@ -170,6 +170,22 @@ def test_a_database_that_is_not_there_is_said_in_one_line(
         assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")
 
 
+def test_roles_are_made_on_a_server_of_ones_own_with_passwords_that_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refused(capsys, "migrate", "--own-server")[0] == USAGE
+    code, line = refused(capsys, "migrate", "--roles")
+    assert (code, line) == (FAILED, "ENERGYFLEET_DATABASE_URL is not set: --roles is for a server of your own")
+    monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "postgresql://somebody@127.0.0.1:1/fleet")
+    file = tmp_path / "owner_password"
+    for password in (b"\n", b"two\nlines\n", b"\xff\n"):
+        file.write_bytes(password)
+        code, line = refused(capsys, "migrate", "--roles", "--passwords", str(tmp_path))
+        assert code == FAILED
+        assert line.startswith(f"{file}: ")
+    assert refused(capsys, "migrate", "--roles", "--passwords", str(file))[0] == USAGE
+
+
 @pytest.mark.parametrize("command", ["up", "verify", "maintain", "migrate"])
 def test_a_data_directory_that_stays_in_use_or_is_none_is_said_in_one_line(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

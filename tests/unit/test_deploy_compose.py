@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from shared.db.roles import LOGINS
 from tests.unit.test_deploy_files import FOR_SERVICES
 
 yaml: Any = pytest.importorskip("yaml", reason="PyYAML is not among the locked packages")
 
 ROOT = Path(__file__).parents[2]
-OURS = ("migrate", "ingestion", "analytics")
+OURS = ("migrate", "maintenance", "ingestion", "analytics")
 SERVING = {"ingestion": 50051, "analytics": 50052}
 
 
@@ -29,13 +30,14 @@ def test_every_secret_is_declared_and_used(compose: dict[str, Any]) -> None:
     assert used == compose["secrets"].keys()
 
 
-def test_a_container_gets_no_password_but_its_own(compose: dict[str, Any]) -> None:
+def test_a_container_gets_no_password_but_its_own_and_the_migration_all(compose: dict[str, Any]) -> None:
     services = compose["services"]
     passwords = {
         name: [secret for secret in secret_names(services[name]) if secret.endswith("_password")] for name in OURS
     }
     assert passwords == {
-        "migrate": ["owner_password"],
+        "migrate": ["postgres_password", *(login.password_file for login in LOGINS)],
+        "maintenance": ["maintenance_password"],
         "ingestion": ["ingestion_password"],
         "analytics": ["analytics_password"],
     }

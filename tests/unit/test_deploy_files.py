@@ -16,6 +16,8 @@ import pytest
 from fleetcli.__main__ import main
 from shared.certificates import identity_of
 from shared.config import AnalyticsSettings, IngestionSettings, ServingSettings
+from shared.db.migrate import MIGRATIONS
+from shared.db.roles import GROUPS, LOGINS, OWNER
 from shared.identity import Grants, Role, cn_templates
 from tests.handshakes import shake_hands
 
@@ -177,11 +179,16 @@ def test_the_services_accept_what_compose_sets(
     assert getattr(settings, f"{service}_address").startswith("0.0.0.0:")
 
 
-def test_the_roles_of_the_deployment_are_those_that_the_migrations_grant_to() -> None:
-    migration = (ROOT / "shared/db/migrations/versions/0001_schema.py").read_text()
-    roles = re.findall(r"CREATE ROLE (\w+) NOLOGIN", (DEPLOY / "postgres-roles.sql").read_text())
-    assert roles == ["energyfleet_ingestion", "energyfleet_analytics"]
-    assert all(f"'{role}'" in migration for role in roles)
+def test_the_migration_makes_every_login_and_has_a_password_for_each() -> None:
+    section = COMPOSE.partition("\n  migrate:\n")[2].partition("\n\n")[0]
+    assert "command: [energyfleet, migrate, --roles, --own-server]" in section
+    assert all(f"      - {login.password_file}\n" in section for login in LOGINS)
+    assert set(re.findall(r"postgresql://(\w+)@", COMPOSE)) == {"postgres", *(login.name for login in LOGINS)} - {OWNER}
+
+
+def test_the_migrations_grant_to_the_groups_that_logins_are_in() -> None:
+    migrations = "".join(file.read_text() for file in (MIGRATIONS / "versions").glob("*.py"))
+    assert set(re.findall(r"\benergyfleet_\w+", migrations)) == {*GROUPS} - {OWNER}
 
 
 def test_no_password_stands_in_a_file() -> None:
