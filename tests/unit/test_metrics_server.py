@@ -76,7 +76,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(served: Served, tls: MetricsTls | None = None) -> AsyncIterator[Served]:
-    server = MetricsServer(served.render, "text/plain", tls)
+    server = MetricsServer(served.render, tls)
     served.port = await server.start("127.0.0.1", 0)
     try:
         yield served
