@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fleetcli.client.errors import ClientError, NotReachable
+from fleetcli.client.errors import ClientError, HandshakeFailed, NotReachable
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import complain
 from shared.errors import StartRefused
@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments)
     except (ClientError, CommandError, StartRefused) as error:
-        hint = "; is the service running? `energyfleet up` starts everything" if isinstance(error, NotReachable) else ""
+        away = isinstance(error, NotReachable) and not isinstance(error, HandshakeFailed)
+        hint = "; is the service running? `energyfleet up` starts everything" if away else ""
         for line in f"{error}{hint}".splitlines():
             complain(line)
         raise SystemExit(1) from None

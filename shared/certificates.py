@@ -1,11 +1,13 @@
 """What certificates say: whom they name, until when, and whether a key belongs to them."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from shared.deny_list import serial_text
@@ -18,8 +20,8 @@ UNNAMED = "a certificate without a name"
 def identity_of(pem: bytes, templates: Sequence[CnTemplate] = ()) -> Identity:
     """Whom a certificate names: by its URNs of ours, else by its common name. Raises ValueError, BadGrant above all."""
     certificate = x509.load_pem_x509_certificate(pem)
-    urns = [urn for urn in _uris(certificate) if is_ours(urn)]
-    common_name = _common_name(certificate)
+    urns = [urn for urn in uris_of(certificate) if is_ours(urn)]
+    common_name = common_name_of(certificate)
     if not urns and common_name:
         urns = [template.urn(common_name) for template in templates]
     return Identity(
@@ -61,7 +63,10 @@ def key_pair(chain: bytes, key: bytes) -> KeyPair:
 def certificates_of(pem: bytes) -> Sequence[x509.Certificate]:
     """One or more. Raises ValueError."""
     try:
-        return x509.load_pem_x509_certificates(pem)
+        with warnings.catch_warnings():
+            # Old authorities of operating systems have serials that are not positive; nobody here goes by them.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise ValueError("not a certificate in PEM form") from None
 
@@ -71,7 +76,8 @@ def expires_at_us(certificates: Sequence[x509.Certificate]) -> int:
     return min(us_from_datetime(each.not_valid_after_utc) for each in certificates)
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
+def uris_of(certificate: x509.Certificate) -> list[str]:
+    """The URIs among its subject's alternative names."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -79,6 +85,7 @@ def _uris(certificate: x509.Certificate) -> list[str]:
     return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
-def _common_name(certificate: x509.Certificate) -> str:
+def common_name_of(certificate: x509.Certificate) -> str:
+    """Its subject's; empty where it has none."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""

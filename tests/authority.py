@@ -27,6 +27,13 @@ class Issued:
     key: bytes
     serial: str
 
+    def write(self, folder: Path, name: str) -> tuple[str, str]:
+        """Its files, for --cert and --key."""
+        files = folder / f"{name}.crt", folder / f"{name}.key"
+        for file, pem in zip(files, (self.certificate, self.key), strict=True):
+            file.write_bytes(pem)
+        return str(files[0]), str(files[1])
+
 
 @dataclass
 class Authority:

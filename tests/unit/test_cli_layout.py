@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {"client", "simulation", "authority", "commands"}
-CLIENT_NEEDS = {"grpc", "grpc_health", "google", "energyfleet", "fleetcli.client", "shared.status", "shared.timestamps"}
+CLIENT_NEEDS = {
+    "grpc", "grpc_health", "google", "cryptography", "energyfleet", "fleetcli.client",
+    "shared.certificates", "shared.deny_list", "shared.identity", "shared.status", "shared.timestamps",
+}  # fmt: skip
 """Besides Python's own modules: what somebody who copies the client has to have."""
 
 
