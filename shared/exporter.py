@@ -14,7 +14,6 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest, values
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
@@ -121,7 +120,7 @@ async def exporting(
         tls = MetricsTls.of(settings)
     except (OSError, ValueError) as error:
         raise StartRefused(f"TLS of the metrics cannot be set up: {error}") from None
-    server = MetricsServer(partial(generate_latest, registry), CONTENT_TYPE_PLAIN_0_0_4, tls)
+    server = MetricsServer(partial(generate_latest, registry), tls)
     host, _, port = address.rpartition(":")
     try:
         served = f"{host}:{await server.start(host.strip('[]'), int(port))}"

@@ -121,8 +121,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
         """Sees who calls, and whether he may; a stream ends when he may not any more. Raises FleetError."""
         deadline.set_time_remaining(context.time_remaining())
         identity = self._authentication.identify(context)
-        require_permission(identity, method)
         caller.set_identity(identity)
+        require_permission(identity, method)
         return self._authentication.stream(identity) if streams else nullcontext()
 
     def _termination(self, method: str, context: Context, error: Exception) -> status.Termination:

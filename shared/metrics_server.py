@@ -49,6 +49,9 @@ REUSED_FOR_S = 0.25
 """How long a text is good for more than one answer. Gauges are sampled as often, and the files of workers are read four
 times a second at most, however many ask."""
 
+_METRICS = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format, in the version that every scraper reads."""
+
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -63,9 +66,8 @@ class _Refused(Exception):
 class MetricsServer:
     """Serves what `render` returns, which is called in a thread, once at a time; with `tls` to whom that allows."""
 
-    def __init__(self, render: Callable[[], bytes], content_type: str, tls: MetricsTls | None = None) -> None:
+    def __init__(self, render: Callable[[], bytes], tls: MetricsTls | None = None) -> None:
         self._render = render
-        self._content_type = content_type
         self._tls = tls
         self._accepting: asyncio.Task[None] | None = None
         self._arriving: dict[asyncio.Task[None], None] = {}
@@ -169,7 +171,7 @@ class MetricsServer:
         try:
             self._require_allowed(transport)
             _require_metrics(head)
-            return _answer(HTTPStatus.OK, await self._text(), self._content_type)
+            return _answer(HTTPStatus.OK, await self._text(), _METRICS)
         except _Refused as refused:
             return refused.answer
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from shared import status
+from shared import caller, status
 from shared.access_metrics import AccessMetrics
 from shared.authentication import Authentication
 from shared.background import BackgroundLoop
@@ -165,8 +165,9 @@ class Service:
     def _refused(self, rpc: str, peer: str, error: FleetError) -> None:
         code = status.termination(error).code.name
         self._metrics.refused(rpc.rpartition("/")[2], code)
-        address = peer.rpartition(":")[0]  # with the port each connection would be another peer
-        quietly(_log.warning, code.lower(), key=address, rpc=rpc, peer=peer, reason=str(error))
+        # Many may share an address; with the port each connection would be another peer.
+        key = (caller.identity().name, peer.rpartition(":")[0])
+        quietly(_log.warning, code.lower(), key=key, rpc=rpc, peer=peer, reason=str(error))
 
     async def _check_health(self) -> None:
         try:

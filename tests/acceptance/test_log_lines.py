@@ -15,7 +15,7 @@ from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
 from shared.identity import Role, device_urn, role_urn
 from tests.acceptance.processes import service_process, until
-from tests.authority import Authority, TlsFolder, channel
+from tests.authority import Authority, Issued, TlsFolder, channel
 from tests.builders import a_meter_reading
 
 HELLOS = 200
@@ -33,7 +33,8 @@ def bad_hello(address: str) -> None:
 @pytest.mark.one_server
 async def test_what_hostile_peers_cause_is_told_in_a_few_lines_of_json(database_url: str, tmp_path: Path) -> None:
     files, log = TlsFolder(tmp_path, Authority()), tmp_path / "log"
-    reader, meter = files.authority.client(role_urn(Role.READER)), files.authority.client(device_urn("meter", "m-1"))
+    readers = [files.authority.client(role_urn(role)) for role in (Role.READER, Role.OPERATOR, Role.READER)]
+    meter = files.authority.client(device_urn("meter", "m-1"))
 
     def lines() -> list[dict[str, Any]]:
         return [json.loads(line) for line in log.read_text().splitlines()]
@@ -55,7 +56,7 @@ async def test_what_hostile_peers_cause_is_told_in_a_few_lines_of_json(database_
             for _ in range(HELLOS // 4):
                 bad_hello(service.address if number else metrics)
 
-        async def write_in_vain() -> None:
+        async def write_in_vain(reader: Issued) -> None:
             async with channel(service.address, files.authority.pem, reader) as connected:
                 for _ in range(10):
                     with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
@@ -70,9 +71,9 @@ async def test_what_hostile_peers_cause_is_told_in_a_few_lines_of_json(database_
                     call.cancel()
 
         attacks = [asyncio.to_thread(attack, number) for number in range(4)]
-        await asyncio.gather(*attacks, leave_while_opening(), *(write_in_vain() for _ in range(3)))
+        await asyncio.gather(*attacks, leave_while_opening(), *map(write_in_vain, readers))
         service.process.terminate()
         await until(lambda: service.process.poll() is not None)
 
     told = Counter(line["event"] for line in lines() if line["level"] != "info")
-    assert told == {"permission_denied": 1}
+    assert told == {"permission_denied": 2}  # once for each identity

@@ -76,7 +76,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(served: Served, tls: MetricsTls | None = None) -> AsyncIterator[Served]:
-    server = MetricsServer(served.render, "text/plain", tls)
+    server = MetricsServer(served.render, tls)
     served.port = await server.start("127.0.0.1", 0)
     try:
         yield served
@@ -362,7 +362,7 @@ async def test_certificates_that_cannot_be_used_stop_the_start(files: TlsFolder)
             pass
 
 
-async def test_curl_and_urllib_read_it() -> None:
+async def test_a_registry_is_served_in_the_text_format() -> None:
     registry = CollectorRegistry()
     Gauge("energyfleet_up", "Up", registry=registry).set(3)
     async with exporting("localhost:0", registry, ServingSettings()) as address:
