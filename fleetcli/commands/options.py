@@ -94,6 +94,10 @@ Ca = Annotated[
         parser=_certificate,
     ),
 ]
+LINES_SHOWN = 20
+"""Lines of a list for a person, unless asked for otherwise."""
+
+Rows = Annotated[int | None, typer.Option(min=1, help=f"At most so many. Default: {LINES_SHOWN}, or all as JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
 

@@ -799,7 +799,9 @@ class ListMappingsRequest(_message.Message):
     meter_id: _builtins.str
     """Only this meter's. Empty: every meter's."""
     page_size: _builtins.int
-    """At most so many, 1 to 1,000. 0: 100."""
+    """At most so many, 1 to 1,000. 0: 100. A few hundred with the longest notes fill the 4 MiB of an answer that most gRPC
+    clients take.
+    """
     page_token: _builtins.str
     """`next_page_token` of the previous answer to the same question. Empty: the first page."""
     def __init__(
