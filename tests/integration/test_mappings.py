@@ -54,9 +54,9 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 def scans(plan: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """How a plan reads its tables and indexes, and how many rows that gives."""
+    """How a plan reads its tables and indexes, and how many rows it looks at for that."""
     if "Relation Name" in plan or "Index Name" in plan:
-        yield plan["Node Type"], plan["Actual Rows"] * plan["Actual Loops"]
+        yield plan["Node Type"], (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
     for inner in plan.get("Plans", ()):
         yield from scans(inner)
 
