@@ -42,7 +42,7 @@ async def serving(
     # A connection of its own: that all others are busy does not mean that the database is unavailable.
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
-    service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS)
+    service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS, registry=registry)
     servicer = AnalyticsServicer(
         queries,
         thresholds(settings),

@@ -93,6 +93,7 @@ async def serving(
         settings.ingestion_address,
         partial(answers, url, APPLICATION_NAME, HEALTH_TIMEOUT_S),
         LIST_LIMITS,
+        registry=registry,
         shared_port=shared_port,
     )
     admission = Admission(settings, metrics)

@@ -25,6 +25,7 @@ from ingestion_svc.mapping_requests import (
     parse_unmap_vehicle,
 )
 from ingestion_svc.mappings import map_vehicle, unmap_vehicle
+from ingestion_svc.ownership import require_own, require_own_opening
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
 from ingestion_svc.replies import (
     correction_message,
@@ -87,6 +88,7 @@ class IngestionServicer(IngestionServiceServicer):
     async def IngestTelemetry(
         self, request: wire.IngestTelemetryRequest, context: Context
     ) -> wire.IngestTelemetryResponse:
+        require_own(request.readings)
         with self._admission.call(request.ByteSize()):
             receipt = await self._intake.take_call(WireMessage(request.readings))
         return wire.IngestTelemetryResponse(summary=summary_message(receipt))
@@ -142,13 +144,16 @@ class IngestionServicer(IngestionServiceServicer):
         async for request in requests:
             if request.HasField("opening"):
                 opening = parse_opening(request.opening, first=first)
+                require_own_opening(opening)
                 await _write(context, opened_message(*await newest_timestamps(self._engine, opening)))
             first = False
+            require_own(request.readings)
             yield Request(request.sequence, WireMessage(request.readings))
 
 
 async def _messages(requests: AsyncIterator[wire.StreamTelemetryRequest]) -> AsyncGenerator[WireMessage, Any]:
     async for request in requests:
+        require_own(request.readings)
         yield WireMessage(request.readings)
 
 

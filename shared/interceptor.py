@@ -2,16 +2,20 @@
 
 from __future__ import annotations  # gRPC's classes are generic in the stubs only
 
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from shared import deadline, status
-from shared.errors import FleetError, InvalidRequest, MalformedRequest, Violation
+from shared import caller, deadline, status
+from shared.authentication import Authentication, require_permission
+from shared.errors import FleetError, InvalidRequest, MalformedRequest, PermissionDenied, Unauthenticated, Violation
 from shared.list_limits import ListLimit, NotAMessage, exceeded
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -47,11 +51,18 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     status; and a defect with INTERNAL.
 
     gRPC would tell the client `Unexpected <type>: <text>` of an exception; here it is logged, and the client learns
-    nothing of our internals. Health and reflection are gRPC's own and pass through.
+    nothing of our internals. Health and reflection are gRPC's own: of them only is asked whether the caller may.
     """
 
-    def __init__(self, limits: ListLimits) -> None:
+    def __init__(
+        self, limits: ListLimits, authentication: Authentication, refused: Callable[[str, str, FleetError], None]
+    ) -> None:
+        """`refused` is told the rpc's path, the peer's address and why."""
         self._limits = limits
+        self._authentication = authentication
+        self._refused = refused
+        self._guarded_handlers: dict[str, grpc.RpcMethodHandler[Message, Message]] = {}
+        """By path, of the rpcs that there are; gRPC asks in each call."""
 
     async def intercept_service(
         self,
@@ -60,17 +71,80 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     ) -> grpc.RpcMethodHandler[Message, Message]:
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith("/energyfleet."):
-            return cast("grpc.RpcMethodHandler[Message, Message]", handler)
-        limits = self._limits.get(method.rpartition("/")[2], ())
-        deserializer = _deserializer(handler.request_deserializer, method, limits)
-        taken: Callable[[Any], Any] = _Received.take
-        make, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
-        if handler.request_streaming and handler.response_streaming:
-            make, behaviour, taken = grpc.stream_stream_rpc_method_handler, handler.stream_stream, _each_taken
-        elif handler.request_streaming:
-            make, behaviour, taken = grpc.stream_unary_rpc_method_handler, handler.stream_unary, _each_taken
-        return make(_guarded(behaviour, taken, method), deserializer, handler.response_serializer)
+        if handler is not None and method not in self._guarded_handlers:
+            self._guarded_handlers[method] = self._guarded_handler(handler, method)
+        return cast("grpc.RpcMethodHandler[Message, Message]", handler and self._guarded_handlers[method])
+
+    def _guarded_handler(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Message, Message]:
+        taken: Callable[[Any], Any] | None = None
+        deserializer = handler.request_deserializer
+        if method.startswith("/energyfleet."):
+            deserializer = _deserializer(deserializer, method, self._limits.get(method.rpartition("/")[2], ()))
+            taken = _each_taken if handler.request_streaming else _Received.take
+        make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming](handler)
+        if not (inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)):
+            behaviour = _unimplemented  # what gRPC's own services have not, such as Health.List
+        streams = handler.request_streaming or handler.response_streaming
+        guarded = self._guarded(behaviour, taken, method, streams=streams)
+        return cast("grpc.RpcMethodHandler[Message, Message]", make(guarded, deserializer, handler.response_serializer))
+
+    def _guarded(self, behaviour: Any, taken: Callable[[Any], Any] | None, method: str, *, streams: bool) -> Any:
+        async def answer(received: Any, context: Context) -> Message | None:
+            try:
+                with self._admitted(context, method, streams=streams):
+                    answered: Message | None = await behaviour(received if taken is None else taken(received), context)
+                    return answered
+            except grpc.aio.AbortError:
+                raise
+            except grpc.aio.InternalError:  # a write failed: the peer has left, and its cancellation is on its way
+                return None
+            except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
+                termination = self._termination(method, context, error)
+            await context.abort(*termination)
+            return None
+
+        async def answers(received: Any, context: Context) -> AsyncIterator[Message]:
+            try:
+                with self._admitted(context, method, streams=streams):
+                    async for each in behaviour(received, context):
+                        yield each
+                    return
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                termination = self._termination(method, context, error)
+            await context.abort(*termination)
+
+        return answers if inspect.isasyncgenfunction(behaviour) else answer
+
+    def _admitted(self, context: Context, method: str, *, streams: bool) -> AbstractContextManager[None]:
+        """Sees who calls, and whether he may; a stream ends when he may not any more. Raises FleetError."""
+        deadline.set_time_remaining(context.time_remaining())
+        identity = self._authentication.identify(context)
+        require_permission(identity, method)
+        caller.set_identity(identity)
+        return self._authentication.stream(identity) if streams else nullcontext()
+
+    def _termination(self, method: str, context: Context, error: Exception) -> status.Termination:
+        """How a call ends that failed."""
+        termination = status.DEFECT
+        if isinstance(error, FleetError):
+            termination = status.termination(error)
+            if isinstance(error, Unauthenticated | PermissionDenied):
+                self._refused(method, context.peer(), error)
+        else:
+            quietly(_log.error, "rpc_failed", key=(method, type(error)), method=method, exc_info=error)
+        _forget_frames(error)
+        return termination
+
+
+_KINDS: Mapping[tuple[bool, bool], Callable[[Any], tuple[Any, Any]]] = {
+    (False, False): lambda handler: (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+    (False, True): lambda handler: (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+    (True, False): lambda handler: (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+    (True, True): lambda handler: (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+}
+"""By whether requests and responses are streams: how a handler is made, and what one does."""
 
 
 def _deserializer(
@@ -89,6 +163,10 @@ def _deserializer(
     return deserialize
 
 
+async def _unimplemented(_: Any, context: Context) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this rpc is not there")
+
+
 async def _each_taken(requests: AsyncIterator[_Received]) -> AsyncIterator[Message]:
     received = aiter(requests)
     try:
@@ -97,28 +175,6 @@ async def _each_taken(requests: AsyncIterator[_Received]) -> AsyncIterator[Messa
     finally:
         if isinstance(received, AsyncGenerator):  # or it keeps the bytes of the last message, as gRPC keeps requests
             await received.aclose()
-
-
-def _guarded(
-    behaviour: Callable[[Any, Context], Awaitable[Message | None]], taken: Callable[[Any], Any], method: str
-) -> Any:
-    async def answer(received: Any, context: Context) -> Message | None:
-        deadline.set_time_remaining(context.time_remaining())
-        try:
-            return await behaviour(taken(received), context)
-        except grpc.aio.AbortError:
-            raise
-        except FleetError as error:
-            termination = status.termination(error)
-            _forget_frames(error)
-        except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
-            _log.error("rpc_failed", method=method, exc_info=error)
-            termination = status.DEFECT
-            _forget_frames(error)
-        await context.abort(*termination)
-        return None
-
-    return answer
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -59,7 +59,8 @@ from energyfleet.v1.ingestion_service_pb2 import MappingChange as MappingChangeM
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from google.protobuf.message import Message
 
-from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
+from fleetcli.client.channel import CALL_TIMEOUT_S, PLAINTEXT, open_channel, service_errors
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.errors import ServiceError
 from fleetcli.client.messages import timestamp, window
 from fleetcli.client.uplink import OnAnswer, OnWait, Uplink
@@ -140,9 +141,10 @@ def _device(meter: str | None, vehicle: str | None) -> dict[str, Any]:
 
 
 class _Client:
-    def __init__(self, address: str, ca_certificate: bytes | None) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
-        self._channel = open_channel(address, ca_certificate)
+        self._credentials = credentials
+        self._channel = open_channel(address, credentials)
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,7 +153,7 @@ class _Client:
         await self._channel.close(None)
 
     async def _call(self, method: Any, request: Message) -> Any:
-        with service_errors(self.address):
+        with service_errors(self.address, self._credentials):
             return await method(request, timeout=CALL_TIMEOUT_S)
 
     async def _whole(
@@ -174,10 +176,10 @@ class _Client:
 
 
 class IngestionClient(_Client):
-    """Of `ingestion_svc`; with the certificate of a CA (PEM), over TLS."""
+    """Of `ingestion_svc`; over TLS where the credentials have a CA."""
 
-    def __init__(self, address: str, ca_certificate: bytes | None = None) -> None:
-        super().__init__(address, ca_certificate)
+    def __init__(self, address: str, credentials: Credentials = PLAINTEXT) -> None:
+        super().__init__(address, credentials)
         self._stub = IngestionServiceStub(self._channel)
 
     async def map_vehicle(
@@ -258,14 +260,16 @@ class IngestionClient(_Client):
 
     def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
         """An uplink that gives up, with ClientError, when the service has been away for PATIENCE_S."""
-        return Uplink(self._channel, self.address, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S)
+        return Uplink(
+            self._channel, self.address, self._credentials, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S
+        )
 
 
 class AnalyticsClient(_Client):
-    """Of `analytics_svc`; with the certificate of a CA (PEM), over TLS."""
+    """Of `analytics_svc`; over TLS where the credentials have a CA."""
 
-    def __init__(self, address: str, ca_certificate: bytes | None = None) -> None:
-        super().__init__(address, ca_certificate)
+    def __init__(self, address: str, credentials: Credentials = PLAINTEXT) -> None:
+        super().__init__(address, credentials)
         self._stub = AnalyticsServiceStub(self._channel)
 
     async def performance(self, vehicle_id: str, start_us: int | None = None, end_us: int | None = None) -> Performance:

@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.errors import ClientError
 from fleetcli.client.services import AnalyticsClient, IngestionClient, Mapping
 from fleetcli.commands.console import say, warn_similar
+from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     INGESTION_DEFAULT,
     Analytics,
-    Ca,
     Ingestion,
     Vehicle,
     ask,
@@ -28,6 +30,7 @@ Until = Annotated[str | None, typer.Option(metavar="now|TIME", help="Until when:
 Note = Annotated[str, typer.Option(help="Why; `energyfleet mappings` shows it.")]
 
 
+@takes_credentials
 def map_(
     vehicle: Vehicle,
     meter: Annotated[str, typer.Argument(metavar="METER", help="The id of the meter that feeds it; as VEHICLE.")],
@@ -38,8 +41,8 @@ def map_(
     ] = False,
     note: Note = "",
     ingestion: Ingestion = INGESTION_DEFAULT,
-    ca: Ca = None,
     analytics: Analytics = ANALYTICS_DEFAULT,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Say which meter feeds a vehicle, from an instant on or for a span of time.
 
@@ -50,18 +53,21 @@ def map_(
     mapping, closed = ask(
         IngestionClient,
         ingestion,
-        ca,
+        credentials,
         lambda client: client.map_vehicle(vehicle, meter, from_us, until_us, join=join, note=note),
     )
     for each in closed:
         say(f"closed: {told(each)}")
     say(told(mapping))
     with suppress(ClientError):  # it is mapped all the same
-        vehicles, meters = ask(AnalyticsClient, analytics, ca, lambda client: client.similar_ids(vehicle, meter))
+        vehicles, meters = ask(
+            AnalyticsClient, analytics, credentials, lambda client: client.similar_ids(vehicle, meter)
+        )
         warn_similar("vehicle", vehicle, vehicles)
         warn_similar("meter", meter, meters)
 
 
+@takes_credentials
 def unmap(
     vehicle: Vehicle,
     from_: From = None,
@@ -69,7 +75,7 @@ def unmap(
     meter: Annotated[str, typer.Option(metavar="METER", help="Only this meter no longer. Default: all of them.")] = "",
     note: Note = "",
     ingestion: Ingestion = INGESTION_DEFAULT,
-    ca: Ca = None,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Say that no meter feeds a vehicle, from an instant on or for a span of time.
 
@@ -77,7 +83,10 @@ def unmap(
     """
     from_us, until_us = _span_us(from_, until)
     removed = ask(
-        IngestionClient, ingestion, ca, lambda client: client.unmap_vehicle(vehicle, from_us, until_us, meter, note)
+        IngestionClient,
+        ingestion,
+        credentials,
+        lambda client: client.unmap_vehicle(vehicle, from_us, until_us, meter, note),
     )
     for each in removed:
         say(f"no longer: {told(each)}")

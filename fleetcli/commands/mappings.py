@@ -4,12 +4,16 @@ from typing import Annotated
 
 import typer
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.services import IngestionClient, Mapping, MappingChange, Record
 from fleetcli.commands.console import print_json, say_rows
+from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.mapping import span_told, told
-from fleetcli.commands.options import INGESTION_DEFAULT, LINES_SHOWN, AsJson, Ca, Ingestion, Rows, ask
+from fleetcli.commands.options import INGESTION_DEFAULT, LINES_SHOWN, AsJson, Ingestion, Rows, ask
 
 
+@takes_credentials
 def mappings(
     vehicle: Annotated[str, typer.Option(metavar="ID", help="Only this vehicle's.")] = "",
     meter: Annotated[str, typer.Option(metavar="ID", help="Only this meter's.")] = "",
@@ -19,19 +23,19 @@ def mappings(
     rows: Rows = None,
     as_json: AsJson = False,
     ingestion: Ingestion = INGESTION_DEFAULT,
-    ca: Ca = None,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """List mappings, past and present, or their changes: who registered and ended each, when and why."""
     shown = rows or LINES_SHOWN
     most = rows if as_json else shown + 1
     if changes:
-        made = ask(IngestionClient, ingestion, ca, lambda client: client.mapping_changes(vehicle, meter, most))
+        made = ask(IngestionClient, ingestion, credentials, lambda client: client.mapping_changes(vehicle, meter, most))
         if as_json:
             print_json(made)
         else:
             say_rows([_change_told(each) for each in made.changes], shown, "No changes.")
     else:
-        found = ask(IngestionClient, ingestion, ca, lambda client: client.mappings(vehicle, meter, most))
+        found = ask(IngestionClient, ingestion, credentials, lambda client: client.mappings(vehicle, meter, most))
         if as_json:
             print_json(found)
         else:

@@ -69,6 +69,9 @@ def _announcement(stack: Stack, settings: IngestionSettings) -> list[str]:
     certificate = settings.tls_cert_file
     grpcurl = "grpcurl -plaintext" if certificate is None else f"grpcurl -cacert {certificate}"
     simulate = "energyfleet simulate" if certificate is None else f"energyfleet simulate --ca {certificate}"
+    if settings.tls_client_ca_file is not None:  # a gateway's that is an operator, which we do not have
+        grpcurl += " -cert CERT -key KEY"
+        simulate += " --cert CERT --key KEY"
     if stack.ingestion_address != INGESTION_DEFAULT:
         simulate += f" --ingestion {stack.ingestion_address}"
     return [

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,7 +16,18 @@ from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
 
 
-class FakeWriter:
+class _KnowsAllDevices:
+    def unremembered(self, rows: Sequence[Any], /) -> set[str]:
+        return set()
+
+    async def unregistered(self, ids: set[str], /) -> set[str]:
+        raise AssertionError("all are remembered")
+
+    async def registered(self) -> int:
+        raise AssertionError("all are remembered")
+
+
+class FakeWriter(_KnowsAllDevices):
     """Keeps the batches that it was given; waits at its gate, and fails as long as it is told to."""
 
     def __init__(self) -> None:
@@ -46,7 +58,7 @@ class FakeWriter:
         pass
 
 
-class NoWriter:
+class NoWriter(_KnowsAllDevices):
     async def write(self, rows: Sequence[VehicleRow], /) -> Written:
         raise AssertionError("these tests have meters only")
 

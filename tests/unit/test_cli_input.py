@@ -22,7 +22,15 @@ FAILED = 1
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for variable in ("DATABASE_URL", "DATA_DIR", "INGESTION_ADDRESS", "ANALYTICS_ADDRESS", "WRITERS", "LOG_LEVEL"):
+    for variable in (
+        "DATABASE_URL",
+        "DATA_DIR",
+        "INGESTION_ADDRESS",
+        "ANALYTICS_ADDRESS",
+        "WRITERS",
+        "LOG_LEVEL",
+        "AUTHORITY",
+    ):
         monkeypatch.delenv(f"ENERGYFLEET_{variable}", raising=False)
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
@@ -76,6 +84,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (("replay", "-", "--meter", ""), "--meter: '' is no id: 1 to 64 characters"),
         (("replay", "-", "--meter", "m-1", "--vehicle", "ev-1"), "a file that names no device is of one"),
         (("health", "nowhere"), "'nowhere' is not HOST:PORT"),
+        (("certs", "server"), "NAME..."),
+        (("certs", "server", "fleet:50051"), "NAME: 'fleet:50051' is neither a DNS name nor an address: expected"),
+        (("certs", "server", "fleet", "--name", "../x"), "--name: '../x' is no name of a file: expected"),
+        (("certs", "server", "fleet", "--days", "398"), "--days"),
+        (("certs", "device"), "--meter: nothing is named: expected"),
+        (
+            ("certs", "device", "--meter", "ü", "--role", "root"),
+            "--role: 'root' is no role: expected reader, operator,",
+        ),
+        (("certs", "device", "--csv", "x.csv", "--role", "reader"), "--csv: names come from the file alone: expected"),
+        (("certs", "device", "--vehicle", "v", "--days", "0"), "--days"),
+        (("secrets", "fleet", "a b"), "NAME: 'a b' is neither a DNS name nor an address: expected"),
         (("no-such-command",), "No such command 'no-such-command'"),
     ],
 )
@@ -119,6 +139,10 @@ def test_files_that_are_not_there_or_of_another_kind_are_named(
         FAILED,
         f"--ca {__file__}: not a certificate in PEM form",
     )
+    assert refused(capsys, "certs", "show", "none.crt") == (FAILED, "none.crt: No such file or directory")
+    assert refused(capsys, "certs", "revoke", __file__)[1].startswith(f"{__file__}: not a certificate: expected PEM")
+    code, line = refused(capsys, "certs", "device", "--meter", "m-1")
+    assert (code, line.partition(",")[0]) == (FAILED, "deploy/secrets/ca.crt is not there: expected an authority")
 
 
 def test_a_wrong_configuration_is_told_before_anything_starts(

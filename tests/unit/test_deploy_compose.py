@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_deploy_files import FOR_SERVICES
+
 yaml: Any = pytest.importorskip("yaml", reason="PyYAML is not among the locked packages")
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +41,25 @@ def test_a_container_gets_no_password_but_its_own(compose: dict[str, Any]) -> No
     }
 
 
+def paths_below(directory: str, service: dict[str, Any]) -> set[str]:
+    words = [*service.get("environment", {}).values(), *service.get("healthcheck", {}).get("test", [])]
+    return {word.removeprefix(directory) for word in words if word.startswith(directory)}
+
+
 def test_mounted_paths_are_those_of_mounted_secrets(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
-        words = [*service.get("environment", {}).values(), *service.get("healthcheck", {}).get("test", [])]
-        paths = {word.removeprefix("/run/secrets/") for word in words if word.startswith("/run/secrets/")}
-        assert paths <= set(secret_names(service)), name
+        assert paths_below("/run/secrets/", service) <= set(secret_names(service)), name
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_a_service_asks_for_certificates_and_sees_when_files_are_replaced(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert paths_below("/run/tls/", service) == FOR_SERVICES
+    assert service["environment"]["ENERGYFLEET_TLS_CLIENT_CA_FILE"] == "/run/tls/ca.crt"
+    assert "ENERGYFLEET_ALLOW_ANONYMOUS" not in service["environment"]
+    [mounted] = service["volumes"]
+    assert (mounted["source"], mounted["target"], mounted["read_only"]) == ("./deploy/secrets/tls", "/run/tls", True)
+    assert mounted["bind"] == {"create_host_path": False}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -52,7 +68,7 @@ def test_our_containers_can_write_nothing_but_memory_and_gain_no_rights(compose:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert "volumes" not in service
+    assert all(each["read_only"] for each in service.get("volumes", []))
     assert service["image"] == compose["services"]["migrate"]["image"]
 
 

@@ -126,6 +126,12 @@ def test_a_service_does_not_import_the_other(service: str) -> None:
     assert modules_of(service) & importing(*others) == set()
 
 
+@pytest.mark.parametrize("package", [*DOORS, "fleetcli"])
+def test_each_entry_point_silences_grpc_before_it_is_imported(package: str) -> None:
+    assert imports(package) == {"shared"}
+    assert imports("shared") == {"os"}
+
+
 def test_no_modules_import_each_other() -> None:
     TopologicalSorter({module: needed(module) for module in MODULES}).prepare()
 

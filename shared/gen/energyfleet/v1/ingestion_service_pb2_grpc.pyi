@@ -30,6 +30,11 @@ class IngestionServiceStub:
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+      has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+      device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+      keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
@@ -150,6 +155,11 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+      has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+      device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+      keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
@@ -266,6 +276,11 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+      has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+      device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+      keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
