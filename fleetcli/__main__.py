@@ -30,6 +30,7 @@ FUNCTIONS = {
     "verify": "verify:verify",
     "map": "mapping:map_",  # `map` is Python's own
     "unmap": "mapping:unmap",
+    "mappings": "mappings:mappings",
     "correct": "correct:correct",
     "corrections": "correct:corrections",
     "certs": "certs:app",

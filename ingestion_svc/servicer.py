@@ -16,11 +16,25 @@ from ingestion_svc.decode import WireMessage
 from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
 from ingestion_svc.intake import Intake
-from ingestion_svc.mapping_requests import parse_list_mappings, parse_map_vehicle, parse_opening, parse_unmap_vehicle
-from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
+from ingestion_svc.mapping_lists import list_mapping_changes, list_mappings
+from ingestion_svc.mapping_requests import (
+    parse_list_mapping_changes,
+    parse_list_mappings,
+    parse_map_vehicle,
+    parse_opening,
+    parse_unmap_vehicle,
+)
+from ingestion_svc.mappings import map_vehicle, unmap_vehicle
 from ingestion_svc.ownership import require_own, require_own_opening
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
-from ingestion_svc.replies import correction_message, mapping_message, opened_message, summary_message
+from ingestion_svc.replies import (
+    correction_message,
+    mapping_change_message,
+    mapping_message,
+    opened_message,
+    summary_message,
+)
+from shared import caller
 from shared.errors import SlowConsumer
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
@@ -80,14 +94,15 @@ class IngestionServicer(IngestionServiceServicer):
         return wire.IngestTelemetryResponse(summary=summary_message(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
-        wanted, join = parse_map_vehicle(request, self._bounds())
-        mapping, closed = await map_vehicle(self._engine, wanted, join=join)
+        order = parse_map_vehicle(request, self._bounds())
+        mapping, closed = await map_vehicle(self._engine, order, caller.identity().name)
         return wire.MapVehicleResponse(
             mapping=mapping_message(mapping), closed=[mapping_message(each) for each in closed]
         )
 
     async def UnmapVehicle(self, request: wire.UnmapVehicleRequest, context: Context) -> wire.UnmapVehicleResponse:
-        removed = await unmap_vehicle(self._engine, parse_unmap_vehicle(request, self._bounds()))
+        order = parse_unmap_vehicle(request, self._bounds())
+        removed = await unmap_vehicle(self._engine, order, caller.identity().name)
         return wire.UnmapVehicleResponse(removed=[mapping_message(each) for each in removed])
 
     async def ListMappings(self, request: wire.ListMappingsRequest, context: Context) -> wire.ListMappingsResponse:
@@ -97,10 +112,20 @@ class IngestionServicer(IngestionServiceServicer):
             next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us, page[-1].meter_id) if more else "",
         )
 
+    async def ListMappingChanges(
+        self, request: wire.ListMappingChangesRequest, context: Context
+    ) -> wire.ListMappingChangesResponse:
+        page, more = await list_mapping_changes(self._engine, parse_list_mapping_changes(request))
+        return wire.ListMappingChangesResponse(
+            changes=[mapping_change_message(each) for each in page],
+            next_page_token=page_token(page[-1].record.number) if more else "",
+        )
+
     async def CorrectReading(
         self, request: wire.CorrectReadingRequest, context: Context
     ) -> wire.CorrectReadingResponse:
-        correction = await correct_reading(self._engine, parse_correct_reading(request), self._limits)
+        order = parse_correct_reading(request)
+        correction = await correct_reading(self._engine, order, self._limits, caller.identity().name)
         return wire.CorrectReadingResponse(correction=None if correction is None else correction_message(correction))
 
     async def ListCorrections(

@@ -46,6 +46,7 @@ NEEDS: Mapping[str, Need] = {
     f"{_INGESTION}/MapVehicle": OPERATE,
     f"{_INGESTION}/UnmapVehicle": OPERATE,
     f"{_INGESTION}/ListMappings": READ,
+    f"{_INGESTION}/ListMappingChanges": READ,
     f"{_INGESTION}/CorrectReading": OPERATE,
     f"{_INGESTION}/ListCorrections": READ,
     f"{_ANALYTICS}/GetVehiclePerformance": READ,

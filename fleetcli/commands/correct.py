@@ -1,7 +1,6 @@
 """`energyfleet correct` and `energyfleet corrections`: what counts of a reading's energy, and who said so."""
 
 import getpass
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -9,9 +8,9 @@ import typer
 from fleetcli.client.channel import PLAINTEXT
 from fleetcli.client.credentials import Credentials
 from fleetcli.client.services import Correction, IngestionClient
-from fleetcli.commands.console import say
+from fleetcli.commands.console import print_json, say, say_rows
 from fleetcli.commands.identity_options import takes_credentials
-from fleetcli.commands.options import INGESTION_DEFAULT, Ingestion, ask, moment_us
+from fleetcli.commands.options import INGESTION_DEFAULT, LINES_SHOWN, AsJson, Ingestion, Rows, ask, moment_us
 from shared.timestamps import system_clock
 
 Meter = Annotated[str | None, typer.Option(metavar="ID", help="The meter whose reading it is.")]
@@ -52,30 +51,29 @@ def correct(
 def corrections(
     meter: Meter = None,
     vehicle: OfVehicle = None,
-    rows: Annotated[int, typer.Option(min=1, max=1_000, help="At most so many, the newest first.")] = 20,
+    rows: Rows = None,
+    as_json: AsJson = False,
     ingestion: Ingestion = INGESTION_DEFAULT,
     credentials: Credentials = PLAINTEXT,
 ) -> None:
-    """List corrections of readings, the newest first."""
+    """List corrections of readings, the newest first: who corrected what, when and why."""
     if meter is not None and vehicle is not None:
         raise typer.BadParameter("either --meter or --vehicle, not both", param_hint="--vehicle")
-    found = ask(
-        IngestionClient,
-        ingestion,
-        credentials,
-        partial(IngestionClient.corrections, meter=meter, vehicle=vehicle, most=rows),
-    )
-    for each in found:
-        say(_told(each))
-    if not found:
-        say("No corrections.")
+    shown = rows or LINES_SHOWN
+    most = rows if as_json else shown + 1
+    found = ask(IngestionClient, ingestion, credentials, lambda client: client.corrections(meter, vehicle, most))
+    if as_json:
+        print_json(found)
+    else:
+        say_rows([_told(each) for each in found.corrections], shown, "No corrections.")
 
 
 def _told(correction: Correction) -> str:
     device = correction.vehicle_id or correction.meter_id
+    who = f"{correction.author} ({correction.identity})" if correction.HasField("identity") else correction.author
     counts = "is void" if correction.voided else f"counts as {correction.kwh:g} kWh"
     return (
         f"{device} {correction.timestamp.ToJsonString()}: {counts} since {correction.corrected_at.ToJsonString()}"
         f" (before: {correction.kwh_before:g} kWh, uncorrected: {correction.sent_kwh:g} kWh);"
-        f" {correction.author}: {correction.note}"
+        f" {who}: {correction.note}"
     )

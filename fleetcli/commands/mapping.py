@@ -1,4 +1,4 @@
-"""`energyfleet map` and `energyfleet unmap`: which meter feeds which vehicle, and when."""
+"""`energyfleet map` and `energyfleet unmap` say which meter feeds which vehicle, and when."""
 
 from contextlib import suppress
 from typing import Annotated
@@ -27,6 +27,7 @@ From = Annotated[
     typer.Option("--from", metavar="now|TIME", help="From when on: RFC 3339, also in the past. Default: now."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="now|TIME", help="Until when: RFC 3339. Default: no end.")]
+Note = Annotated[str, typer.Option(help="Why; `energyfleet mappings` shows it.")]
 
 
 @takes_credentials
@@ -38,6 +39,7 @@ def map_(
     join: Annotated[
         bool, typer.Option("--join", help="Beside the vehicle's other meters, not in their place: their sum counts.")
     ] = False,
+    note: Note = "",
     ingestion: Ingestion = INGESTION_DEFAULT,
     analytics: Analytics = ANALYTICS_DEFAULT,
     credentials: Credentials = PLAINTEXT,
@@ -52,11 +54,11 @@ def map_(
         IngestionClient,
         ingestion,
         credentials,
-        lambda client: client.map_vehicle(vehicle, meter, from_us, until_us, join=join),
+        lambda client: client.map_vehicle(vehicle, meter, from_us, until_us, join=join, note=note),
     )
     for each in closed:
-        say(f"closed: {_told(each)}")
-    say(_told(mapping))
+        say(f"closed: {told(each)}")
+    say(told(mapping))
     with suppress(ClientError):  # it is mapped all the same
         vehicles, meters = ask(
             AnalyticsClient, analytics, credentials, lambda client: client.similar_ids(vehicle, meter)
@@ -71,6 +73,7 @@ def unmap(
     from_: From = None,
     until: Until = None,
     meter: Annotated[str, typer.Option(metavar="METER", help="Only this meter no longer. Default: all of them.")] = "",
+    note: Note = "",
     ingestion: Ingestion = INGESTION_DEFAULT,
     credentials: Credentials = PLAINTEXT,
 ) -> None:
@@ -80,10 +83,13 @@ def unmap(
     """
     from_us, until_us = _span_us(from_, until)
     removed = ask(
-        IngestionClient, ingestion, credentials, lambda client: client.unmap_vehicle(vehicle, from_us, until_us, meter)
+        IngestionClient,
+        ingestion,
+        credentials,
+        lambda client: client.unmap_vehicle(vehicle, from_us, until_us, meter, note),
     )
     for each in removed:
-        say(f"no longer: {_told(each)}")
+        say(f"no longer: {told(each)}")
     if not removed:
         say(f"{vehicle} was not fed by {meter or 'a meter'} then; nothing has changed.")
 
@@ -96,6 +102,10 @@ def _span_us(start: str | None, end: str | None) -> tuple[int | None, int | None
     )
 
 
-def _told(mapping: Mapping) -> str:
+def told(mapping: Mapping) -> str:
+    return f"{mapping.vehicle_id} is fed by {mapping.meter_id} {span_told(mapping)}"
+
+
+def span_told(mapping: Mapping) -> str:
     until = f"until {mapping.effective_until.ToJsonString()}" if mapping.HasField("effective_until") else "on"
-    return f"{mapping.vehicle_id} is fed by {mapping.meter_id} from {mapping.effective_from.ToJsonString()} {until}"
+    return f"from {mapping.effective_from.ToJsonString()} {until}"

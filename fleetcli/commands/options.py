@@ -74,6 +74,10 @@ def hours_option(meaning: str, most: int = HOURS_MAX) -> Any:
     return typer.Option(min=0.0003, max=most, help=meaning)
 
 
+LINES_SHOWN = 20
+"""Lines of a list for a person, unless asked for otherwise."""
+
+Rows = Annotated[int | None, typer.Option(min=1, help=f"At most so many. Default: {LINES_SHOWN}, or all as JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
 

@@ -96,11 +96,16 @@ async def energyfleet(secured: Secured, *arguments: str, stdin: str = "", **vari
 async def test_each_identity_is_let_in_to_what_it_grants_and_a_refusal_names_it(secured: Secured) -> None:
     reader, operator = secured.client(role_urn(Role.READER)), secured.client(role_urn(Role.OPERATOR))
     device = secured.client(METER, CAR)
-    async with IngestionClient(secured.ingestion, secured.credentials(operator)) as mapping:
-        await mapping.map_vehicle("vehicle-001", "meter-001", NOW_US - US_PER_HOUR)
+    async with IngestionClient(secured.ingestion, secured.credentials(operator)) as operating:
+        await operating.map_vehicle("vehicle-001", "meter-001", NOW_US - US_PER_HOUR)
     async with IngestionClient(secured.ingestion, secured.credentials(device)) as sending, sending.uplink() as uplink:
         await uplink.send(ExchangeTelemetryRequest(readings=[a_meter_reading(), a_vehicle_reading()]))
     assert uplink.totals.stored == 2
+
+    async with IngestionClient(secured.ingestion, secured.credentials(reader)) as listing:
+        (mapping,) = (await listing.mappings("vehicle-001", "")).mappings
+        (change,) = (await listing.mapping_changes("", "meter-001")).changes
+    assert mapping.registered.identity == change.record.identity == role_urn(Role.OPERATOR)
 
     asking = AnalyticsClient(secured.analytics, secured.credentials(reader))
     async with asking:

@@ -168,7 +168,8 @@ async def test_corrected_readings_hide_no_session(
     writer, engine = Spy(METERS, url, Places()), make_engine(url, "test", pool_size=1)
     await writer.write([MeterRow("m", ts_us, kwh, None) for ts_us, kwh in RISE + before])
     for ts_us in corrected:
-        await correct_reading(engine, CorrectionOrder(METER, "m", ts_us, 0.5, False, "Ada", "a test"), LIMITS)
+        order = CorrectionOrder(METER, "m", ts_us, 0.5, False, "Ada", "a test")
+        await correct_reading(engine, order, LIMITS, "ada")
     for ts_us, kwh in after:
         await writer.write([MeterRow("m", ts_us, kwh, None)])
     await writer.close()

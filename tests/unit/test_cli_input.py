@@ -114,6 +114,7 @@ def test_a_wrong_command_line_is_a_usage_error_that_names_what_is_wrong(
         ("status", "ev-1", "--analytics", NOBODY),
         ("map", "ev-1", "m-1", "--ingestion", NOBODY),
         ("unmap", "ev-1", "--ingestion", NOBODY),
+        ("mappings", "--changes", "--ingestion", NOBODY),
         ("correct", "now", "--meter", "m", "--void", "--note", "n", "--ingestion", NOBODY),
         ("corrections", "--ingestion", NOBODY),
         ("health", NOBODY),
@@ -232,6 +233,7 @@ def test_what_only_calls_a_service_starts_without_the_modules_of_the_database() 
         "health",
         "map",
         "unmap",
+        "mappings",
         "correct",
     ]
     script = f"""if True:

@@ -102,6 +102,7 @@ class IngestionServiceStub:
     From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
     that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
     changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+    Where nothing changes, nothing is kept of the call, and its `note` neither.
     For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
     either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -120,13 +121,20 @@ class IngestionServiceStub:
     Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
     which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
     and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-    mapped then is fine: nothing changes.
+    mapped then is fine: nothing changes, and nothing is kept of the call.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
     FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
     message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]
-    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+    each, when and why, is told with it.
+    Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
+    ListMappingChanges: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingChangesRequest, _ingestion_service_pb2.ListMappingChangesResponse]
+    """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+    change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+    changes is not listed.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
     CorrectReading: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]
@@ -216,6 +224,7 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
     that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
     changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+    Where nothing changes, nothing is kept of the call, and its `note` neither.
     For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
     either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -234,13 +243,20 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
     which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
     and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-    mapped then is fine: nothing changes.
+    mapped then is fine: nothing changes, and nothing is kept of the call.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
     FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
     message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]  # type: ignore[assignment]
-    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+    each, when and why, is told with it.
+    Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
+    ListMappingChanges: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingChangesRequest, _ingestion_service_pb2.ListMappingChangesResponse]  # type: ignore[assignment]
+    """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+    change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+    changes is not listed.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
     CorrectReading: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]  # type: ignore[assignment]
@@ -351,6 +367,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
         that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
         changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+        Where nothing changes, nothing is kept of the call, and its `note` neither.
         For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
         either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -375,7 +392,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
         which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
         and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-        mapped then is fine: nothing changes.
+        mapped then is fine: nothing changes, and nothing is kept of the call.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
         FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
         message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
@@ -387,7 +404,20 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.ListMappingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.ListMappingsResponse, _abc.Awaitable[_ingestion_service_pb2.ListMappingsResponse]]:
-        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+        each, when and why, is told with it.
+        Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMappingChanges(
+        self,
+        request: _ingestion_service_pb2.ListMappingChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_service_pb2.ListMappingChangesResponse, _abc.Awaitable[_ingestion_service_pb2.ListMappingChangesResponse]]:
+        """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+        change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+        changes is not listed.
         Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """
 
