@@ -187,6 +187,7 @@ def test_a_data_directory_belongs_to_one_at_a_time_and_keeps_its_readings(tmp_pa
         assert "1.5000 kWh" in known.stdout, known.stderr
 
 
+@pytest.mark.one_server
 def test_the_database_of_the_environment_is_migrated_and_used(database_url: str, tmp_path: Path) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE")

@@ -51,7 +51,7 @@ def shows(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, steady(printed), re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("document", [README, WALKTHROUGH])
+@pytest.mark.parametrize("document", [pytest.param(README, marks=pytest.mark.one_server), WALKTHROUGH])
 async def test_a_documents_grpcurl_lines_print_what_it_shows(
     postgres: EmbeddedServer, database: str, tmp_path: Path, document: str
 ) -> None:
