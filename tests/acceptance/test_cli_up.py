@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,12 @@ def started(directory: Path, *arguments: str, environment: Mapping[str, str]) ->
         process.wait(STOP_TIMEOUT_S)
 
 
+def superuser(directory: Path) -> psycopg.Connection[tuple[object, ...]]:
+    """A connection to the embedded database below a directory, found as PostgreSQL's own programs find it."""
+    socket_dir = (directory / "data" / "pgdata" / "postmaster.pid").read_text().splitlines()[4]
+    return psycopg.connect(f"postgresql://postgres@/energyfleet?host={socket_dir}", autocommit=True)
+
+
 @contextmanager
 def up(directory: Path, **variables: str) -> Iterator[Running]:
     """`energyfleet up` on free ports, ready."""
@@ -116,12 +123,11 @@ def up(directory: Path, **variables: str) -> Iterator[Running]:
         yield running
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything_and_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         family = running.family()
         assert len(family) > 4, "up itself, two services, and PostgreSQL with its backends"
-        running.process.send_signal(number)
+        running.process.send_signal(signal.SIGINT)
         assert running.process.wait(STOP_TIMEOUT_S) == 0
     assert gone(family)
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -153,17 +159,15 @@ def test_when_up_is_killed_its_children_end(tmp_path: Path) -> None:
 
 
 def test_a_service_that_cannot_start_is_an_error_and_stops_the_rest(tmp_path: Path) -> None:
-    with up(tmp_path) as first:
-        taken = first.address("ingestion")
-        other = tmp_path / "other"
-        other.mkdir()
-        second = energyfleet(
-            "up", "--ingestion", taken, "--analytics", "127.0.0.1:0", environment=an_environment(other)
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        taken = f"127.0.0.1:{somebody.getsockname()[1]}"
+        refused = energyfleet(
+            "up", "--ingestion", taken, "--analytics", "127.0.0.1:0", environment=an_environment(tmp_path)
         )
-        assert second.returncode == 1
-        assert f"cannot listen on {taken}" in second.stderr
-        assert second.stderr.splitlines()[-1] == "ingestion_svc ended before it was ready (exit code 1)"
-        assert list((other / "tmp").iterdir()) == []
+    assert refused.returncode == 1
+    assert f"cannot listen on {taken}" in refused.stderr
+    assert refused.stderr.splitlines()[-1] == "ingestion_svc ended before it was ready (exit code 1)"
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_replica_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -212,7 +216,7 @@ def test_the_demo_agrees_with_its_ground_truth(tmp_path: Path) -> None:
 
 
 def test_a_demo_that_is_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
-    with started(tmp_path, "demo", "--chargers", "5000", environment=an_environment(tmp_path)) as running:
+    with started(tmp_path, "demo", "--chargers", "1000", environment=an_environment(tmp_path)) as running:
         wait_until(running.says("Broken on purpose"), "the demo streams")
         family = running.family()
         running.process.send_signal(signal.SIGINT)
@@ -227,7 +231,9 @@ def test_a_service_that_goes_away_for_good_is_waited_for_and_then_named(tmp_path
     with up(tmp_path) as running:
         environment = an_environment(client, INGESTION_ADDRESS=running.address("ingestion"))
         with started(client, "simulate", "--chargers", "500", "--seed", "1", environment=environment) as sending:
-            wait_until(lambda: knows(running, "ev-1-00001"), "readings are being stored")
+            with superuser(tmp_path) as observer:
+                stored = "SELECT FROM vehicle_telemetry_history LIMIT 1"
+                wait_until(lambda: observer.execute(stored).fetchone() is not None, "readings are being stored")
             running.process.send_signal(signal.SIGTERM)
             assert sending.process.wait(STOP_TIMEOUT_S) == 1
             told = sending.stderr.read_text()
@@ -235,9 +241,3 @@ def test_a_service_that_goes_away_for_good_is_waited_for_and_then_named(tmp_path
             assert told.splitlines()[-1].startswith("no answer from ")
             assert "Traceback" not in told
         assert running.process.wait(STOP_TIMEOUT_S) == 0
-
-
-def knows(running: Running, vehicle_id: str) -> bool:
-    """Whether a reading of a vehicle has been committed."""
-    environment = {**os.environ, "ENERGYFLEET_ANALYTICS_ADDRESS": running.address("analytics")}
-    return '"reading"' in energyfleet("status", vehicle_id, "--json", environment=environment).stdout
