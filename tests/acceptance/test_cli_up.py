@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,15 @@ START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 40
 
 COMMAND = (sys.executable, "-m", "fleetcli")
+
+IMPATIENT_S = 2
+IMPATIENT_COMMAND = (
+    sys.executable,
+    "-c",
+    "from fleetcli import __main__; from fleetcli.client import services;"
+    f" services.PATIENCE_S = {IMPATIENT_S}; __main__.main()",
+)
+"""The command, but for how long it waits for a service."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -88,12 +97,14 @@ def gone(family: list[psutil.Process]) -> bool:
 
 
 @contextmanager
-def started(directory: Path, *arguments: str, environment: Mapping[str, str]) -> Iterator[Running]:
+def started(
+    directory: Path, *arguments: str, environment: Mapping[str, str], command: Sequence[str] = COMMAND
+) -> Iterator[Running]:
     """A command that goes on, in a session of its own; ended at the end, or with us, if it has not."""
     stdout, stderr = directory / "stdout", directory / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
-            [*child._command_prefix(), *COMMAND, *arguments],
+            [*child._command_prefix(), *command, *arguments],
             env=environment,
             stdout=out,
             stderr=err,
@@ -230,7 +241,8 @@ def test_a_service_that_goes_away_for_good_is_waited_for_and_then_named(tmp_path
     client.mkdir()
     with up(tmp_path) as running:
         environment = an_environment(client, INGESTION_ADDRESS=running.address("ingestion"))
-        with started(client, "simulate", "--chargers", "500", "--seed", "1", environment=environment) as sending:
+        simulating = ("simulate", "--chargers", "500", "--seed", "1")
+        with started(client, *simulating, environment=environment, command=IMPATIENT_COMMAND) as sending:
             with superuser(tmp_path) as observer:
                 stored = "SELECT FROM vehicle_telemetry_history LIMIT 1"
                 wait_until(lambda: observer.execute(stored).fetchone() is not None, "readings are being stored")
