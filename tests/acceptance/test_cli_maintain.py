@@ -4,12 +4,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from shared.db.embedded import EmbeddedServer
 from shared.db.partitions import DAYS_AHEAD
 from tests.acceptance.test_cli_up import an_environment, energyfleet
 
 
+@pytest.mark.one_server
 def test_maintain_says_what_it_created_and_dropped_and_then_has_nothing_to_do(
     postgres: EmbeddedServer, database: str, tmp_path: Path
 ) -> None:

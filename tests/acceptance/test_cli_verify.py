@@ -70,20 +70,6 @@ async def test_a_row_changed_by_hand_is_found_and_mended(
     assert energyfleet("verify", environment=environment).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (("--hours", "2", "--from", "2026-02-09T00:00:00Z"), "either --from or --hours"),
-        (("--from", "2026-02-09T00:00:00Z", "--until", "2026-02-09T00:00:00Z"), "ends before it begins"),
-        (("--from", "yesterday"), "'yesterday' is neither"),
-    ],
-)
-def test_a_span_that_is_none_is_a_usage_error(arguments: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
-    asked = energyfleet("verify", *arguments, environment=an_environment(tmp_path))
-    assert asked.returncode == 2
-    assert complaint in asked.stderr
-
-
 def test_a_span_at_the_ends_of_time_is_cut(database_url: str, tmp_path: Path) -> None:
     environment = an_environment(tmp_path, DATABASE_URL=database_url)
     for span in (("--until", "9999-12-31T23:59:59Z"), ("--until", "0001-01-01T00:30:00Z", "--hours", "2")):

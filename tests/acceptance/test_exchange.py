@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 
+pytestmark = pytest.mark.one_server
+
 END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # grpc-stubs does not have it
 
 

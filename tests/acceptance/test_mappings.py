@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 _examples = itertools.count()
 
 VEHICLES = range(2)

@@ -59,7 +59,7 @@ def free_address() -> str:
         return f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("document", [README, WALKTHROUGH])
+@pytest.mark.parametrize("document", [pytest.param(README, marks=pytest.mark.one_server), WALKTHROUGH])
 async def test_a_documents_grpcurl_lines_print_what_it_shows(
     postgres: EmbeddedServer, database: str, tmp_path: Path, document: str
 ) -> None:

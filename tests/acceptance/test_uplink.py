@@ -29,6 +29,8 @@ from tests.acceptance.processes import service_process, until
 from tests.acceptance.test_durability import check_stored_once, some_readings
 from tests.builders import NOW_US, a_meter_reading
 
+pytestmark = pytest.mark.one_server
+
 KILLS = 20
 BATCH = 20
 FAST_S = 0.01
@@ -58,7 +60,6 @@ def a_free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-@pytest.mark.one_server
 async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_twice(
     postgres: EmbeddedServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,13 @@ def test_files_are_named_for_their_revisions_in_the_order_in_which_these_follow_
     assert head() == scripts[0]
 
 
-@pytest.mark.parametrize("schemas", [["public"] * 3, ["north", "user", "public"]], ids=["one", "three"])
+@pytest.mark.parametrize(
+    "schemas",
+    [
+        pytest.param(["public"] * 3, id="one", marks=pytest.mark.one_server),
+        pytest.param(["north", "user", "public"], id="three"),
+    ],
+)
 def test_migrations_at_once_make_each_schema_once(postgres: EmbeddedServer, database: str, schemas: list[str]) -> None:
     fresh = f"{database}_fresh"
     urls = [in_schema(postgres.url(fresh), schema) for schema in schemas]

@@ -24,7 +24,7 @@ from tests.acceptance.processes import until
 from tests.builders import NOW_US
 from tests.damage import FLOOR_DAY, MIDNIGHT_US, NOBODY, SIDES, Reading, Truth, damage, damages, readings
 from tests.model import hour_start_us
-from tests.verified import differences, repaired
+from tests.verified import checks_of_stored, differences, repaired
 
 
 @pytest.fixture
@@ -117,9 +117,9 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
         damage(owner, *each)
     wrong = truth.differs(owner)
     event(f"rows that differ: {min(sum(len(places) for places in wrong.values()), 4)}")
-    told = await differences(maintenance_url)
+    told = await differences(maintenance_url, everywhere=True)
     async with connected(maintenance_url) as connection:
-        for check in await checks(connection, *EVER_US):
+        for check in await checks_of_stored(connection):
             if found := await find(connection, check):
                 assert repr(await repair_rows(connection, found, check)) == repr(found)  # NaN is not equal to itself
     assert {

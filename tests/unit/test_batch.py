@@ -81,6 +81,12 @@ async def batching(*writers: FakeWriter, **settings: float) -> AsyncIterator[Bat
         await batcher.close()
 
 
+@pytest.fixture
+def closed_in_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits a moment only for a database that does not come back."""
+    monkeypatch.setattr("ingestion_svc.batch.CLOSE_TIMEOUT_S", 0.05)
+
+
 def some(count: int, device: str = "meter-{}") -> Decoded:
     rows = [MeterRow(device.format(at), at, 1.0, None) for at in range(count)]
     return Decoded(meters=rows, meter_indexes=list(range(count)))
@@ -224,6 +230,7 @@ async def test_a_long_outage_is_told_to_callers_and_ends_with_the_databases_retu
     assert after.stored == 1
 
 
+@pytest.mark.usefixtures("closed_in_an_outage")
 async def test_calls_that_wait_for_memory_learn_of_an_outage_within_its_grace() -> None:
     writer = FakeWriter()
     async with batching(writer, inflight_max_readings=10, batch_max_age_s=0, outage_grace_s=0.05) as batcher:
@@ -238,6 +245,7 @@ async def test_calls_that_wait_for_memory_learn_of_an_outage_within_its_grace() 
         assert batcher.inflight_readings == 0
 
 
+@pytest.mark.usefixtures("closed_in_an_outage")
 async def test_calls_that_wait_for_memory_learn_of_an_outage_also_while_another_writer_holds_the_memory() -> None:
     away, slow = FakeWriter(), FakeWriter()
     slow.gate.clear()
