@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.test_cli_up import an_environment, energyfleet, up
+from tests.acceptance.forked import energyfleet
+from tests.acceptance.test_cli_up import an_environment, up
 
 DATA = Path(__file__).parents[1] / "data"
 

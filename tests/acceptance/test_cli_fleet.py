@@ -13,7 +13,9 @@ import pytest
 from fleetcli.client import services
 from fleetcli.client.messages import fleet_request
 from fleetcli.client.services import AnalyticsClient
-from tests.acceptance.test_cli_up import an_environment, energyfleet, up
+from tests.acceptance import test_cli_up
+from tests.acceptance.forked import energyfleet
+from tests.acceptance.test_cli_up import an_environment, up
 
 pytestmark = pytest.mark.one_server
 
@@ -180,10 +182,10 @@ def test_sessions_are_listed_with_what_lies_outside_them(environment: dict[str, 
 def test_without_matplotlib_the_command_says_what_to_install(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError")
     without = environment | {"PYTHONPATH": str(tmp_path)}
-    drawn = energyfleet("plot", f"ev-{SEED}-00001", "--out", str(tmp_path / "it.png"), environment=without)
+    drawn = test_cli_up.energyfleet("plot", f"ev-{SEED}-00001", "--out", str(tmp_path / "it.png"), environment=without)
     assert (drawn.returncode, drawn.stdout) == (1, "")
     assert drawn.stderr == "`energyfleet plot` needs matplotlib: pip install 'energy-fleet[plot]'\n"
-    assert energyfleet("fleet", environment=without).returncode == 0
+    assert test_cli_up.energyfleet("fleet", environment=without).returncode == 0
 
 
 def listed_as_json(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
