@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from analytics_svc.charging import SILENT_H, Flags, Numbers, Places, Spans, Times, hours_of, runs_of
+from analytics_svc.charging import Flags, Numbers, Places, Spans, Times, hours_of, runs_of
 from analytics_svc.doubts import doubt
 from analytics_svc.edges import adjust_beginnings, adjust_ends, cut
 from analytics_svc.stretches import Aside, CompareLimits, Stretches, Sums
@@ -100,16 +100,17 @@ def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedSt
 
 def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     span = stretches.span
-    if not stretches.both.all():
+    if np.count_nonzero(stretches.both) < len(span):
         alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
         beyond = _mostly_unknown(stretches, alone_dc)
         stretches.set_aside(Aside.BEYOND, beyond)
         stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
         stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
-    if stretches.unclaimed_ac.any():
+    if np.count_nonzero(stretches.unclaimed_ac):
         stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
-    brief = stretches.both & stretches.at_end() & (stretches.first == stretches.last)
-    if brief.any():
+    brief = stretches.both & (stretches.first == stretches.last)
+    if np.count_nonzero(brief):
+        brief &= stretches.at_end()
         high = stretches.dc > stretches.limits.implausible_above * stretches.ac
         stretches.set_aside(Aside.UNDER_WAY, brief & (high | (stretches.estimated_end & stretches.out_of_range())))
     compared = stretches.both & (stretches.ac > 0)
@@ -119,7 +120,7 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
 
     first, last = stretches.cut_first, stretches.cut_last
     taken, drawn_sums = stretches.charging, stretches.ac_sums
-    if stretches.hours.nothing_taken.any():
+    if np.count_nonzero(stretches.hours.nothing_taken):
         taken = taken & ~stretches.hours.nothing_taken
         drawn_sums = Sums(stretches.meters.kwh, taken)
     drawn = drawn_sums.within(span, first, last)
@@ -127,7 +128,7 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     mean_kw = squared.within(span, first, last) / np.where(drawn > 0, drawn, np.inf)
     returned_dc, returned_ac = (
         Sums(side.kwh_returned, stretches.charging).within(span, first, last)
-        if side.kwh_returned.any()
+        if np.count_nonzero(side.kwh_returned)
         else np.zeros(len(span))
         for side in (stretches.vehicle, stretches.meters)
     )
@@ -169,8 +170,8 @@ def _charged_h(stretches: Stretches) -> Numbers:
     """For how many hours of charging what the meters drew in each hour stands: of a first reading after silence for no
     more than the other hours' energy explains."""
     hours_h = np.maximum(stretches.hours.stands_for_h, 1.0)
-    after_silence = hours_h > SILENT_H
-    if after_silence.any():
+    after_silence = stretches.hours.after_silence
+    if np.count_nonzero(after_silence):
         kwh = stretches.meters.kwh
         full = np.where(after_silence, 0.0, kwh).max(axis=0)
         needed = np.where(full > 0, kwh / np.maximum(full, 1e-9), 1.0)
@@ -181,7 +182,7 @@ def _charged_h(stretches: Stretches) -> Numbers:
 def _mostly_unknown(stretches: Stretches, which: Flags) -> Flags:
     """Those of some stretches of the vehicle alone whose energy may for the most part be of the time before the span,
     or be what a register's first reading hides: a side's first reading after silence."""
-    if not which.any():
+    if not np.count_nonzero(which):
         return which
     vehicle, meters = stretches.vehicle, stretches.meters
     fresh_ac, reports_idle = stretches.fresh(meters), stretches.reports_idle(vehicle)
