@@ -33,7 +33,7 @@ def performance_answer(
 ) -> wire.GetVehiclePerformanceResponse:
     found, evidence = answer.value
     totals = found.at(0)
-    [performance] = judgement.of([0], [totals], found.comparison)
+    performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
     vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
     return wire.GetVehiclePerformanceResponse(

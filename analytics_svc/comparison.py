@@ -10,6 +10,7 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,8 +77,7 @@ class Comparison:
         return replace(sums, hours_apart=np.where(most == least, most, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class ComparedStretches:
+class ComparedStretches(NamedTuple):
     """What was compared, by span and time; `[stretches]`."""
 
     span: Places

@@ -178,7 +178,7 @@ def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: 
     ids, of_vehicles, gaps = _Ids(), [], []
     for row in rows:
         if row.vehicle_key is None:
-            gaps.append((place_of[row.meter_key], DeviceHours.of(row.hours).within()))
+            gaps.append((place_of[row.meter_key], DeviceHours.of(row.hours).within))
             continue
         of_vehicles.append(row)
         ids.vehicles[row.vehicle_key] = row.vehicle_id
@@ -193,13 +193,13 @@ def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: 
         for span in its.spans:
             ours = [(key, hours) for key, hours in zip(span.meter_keys, span.meters, strict=True) if key in place_of]
             for key, hours in ours:
-                pairs.append((len(spans), place_of[key], hours.within()))
+                pairs.append((len(spans), place_of[key], hours.within))
                 vehicles[key].add(ids.vehicles[vehicle_key])
                 beside[key].update(ids.meters[other] for other in span.meter_keys if other != key)
             spans.append(span)
     comparison, _ = compare(spans_table(window, spans), limits)
     fed = Feedings(
-        OwnSums.of_parts([each.vehicle.within() for each in spans], np.arange(len(spans)), len(spans)),
+        OwnSums.of_parts([each.vehicle.within for each in spans], np.arange(len(spans)), len(spans)),
         comparison,
         np.array([span for span, _, _ in pairs], np.intp),
         np.array([place for _, place, _ in pairs], np.intp),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,31 @@ class Performance(NamedTuple):
     hours_apart: float | None
     """By how much later the vehicle's hours are than the meters', where they match when shifted."""
 
+    @classmethod
+    def of(
+        cls,
+        totals: Totals,
+        aside: dict[Aside, tuple[float, float]],
+        reason_number: int,
+        coverage: float,
+        hours_apart: float,
+        dc: float,
+        ac: float,
+        *others: float,
+    ) -> Self:
+        """From the numbers of a Judgement."""
+        reason = _REASONS[reason_number]
+        return cls(
+            efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac, totals.kwh_returned_ac),
+            kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac),
+            None if isnan(coverage) else coverage,
+            reason.verdict,
+            reason,
+            None if isnan(dc) else Compared(dc, ac, dc / ac, *others),
+            aside,
+            hours_apart or None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -157,41 +182,38 @@ class Judgement:
         return self.dc / self.ac
 
     def at(self, position: int, found: FleetTotals) -> Performance:
-        [performance] = self.of([position], found.of([position]), found.comparison)
-        return performance
+        return self.of_totals(position, found.at(position), found.comparison)
+
+    def of_totals(self, position: int, totals: Totals, comparison: Comparison) -> Performance:
+        """Of the vehicle at a position, which has these totals."""
+        columns = self._columns(comparison)
+        energies = zip(
+            Aside, comparison.dc_aside[:, position].tolist(), comparison.ac_aside[:, position].tolist(), strict=True
+        )
+        told = {why: (dc, ac) for why, dc, ac in energies if dc or ac}
+        return Performance.of(totals, told, *(column.item(position) for column in columns))
 
     def of(self, positions: Sequence[int], totals: Sequence[Totals], comparison: Comparison) -> list[Performance]:
         """Of the vehicles at some positions, which have these totals."""
-        columns = (
+        at = np.array(positions, np.intp)
+        aside = _aside_of(at, comparison)
+        told = [aside.get(row, {}) for row in range(len(at))]
+        columns = self._columns(comparison)
+        return list(map(Performance.of, totals, told, *(column[at].tolist() for column in columns)))
+
+    def _columns(self, comparison: Comparison) -> Sequence[NDArray[Any]]:
+        """What `Performance.of` takes."""
+        return (
             self.reasons,
             self.coverage,
+            comparison.hours_apart,
             self.dc,
             self.ac,
             self.at_least,
             self.at_most,
             self.mean_power_kw,
             self.low_efficiency_below,
-            comparison.hours_apart,
         )
-        at = np.array(positions, np.intp)
-        rows = zip(totals, *(column[at].tolist() for column in columns), strict=True)
-        aside = _aside_of(at, comparison)
-        performances = []
-        for row, (its, reason_number, coverage, dc, ac, *others, hours_apart) in enumerate(rows):
-            reason = _REASONS[reason_number]
-            performances.append(
-                Performance(
-                    efficiency_ratio(its.kwh_delivered_dc, its.kwh_consumed_ac, its.kwh_returned_ac),
-                    kwh_lost(its.kwh_delivered_dc, its.kwh_consumed_ac),
-                    None if isnan(coverage) else coverage,
-                    reason.verdict,
-                    reason,
-                    None if isnan(dc) else Compared(dc, ac, dc / ac, *others),
-                    aside.get(row, {}),
-                    hours_apart or None,
-                )
-            )
-        return performances
 
 
 def _aside_of(at: Places, comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:

@@ -3,7 +3,8 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,18 @@ def hours_in(window: Window) -> int:
     return (window.end_us - 1) // US_PER_HOUR - window.start_us // US_PER_HOUR + 1
 
 
-@dataclass(frozen=True, slots=True)
+class DeviceSums(NamedTuple):
+    """What a device reported in a span."""
+
+    readings: int
+    battery_temp_readings: int
+    kwh: float
+    """Less what flowed back."""
+    kwh_returned: float
+    battery_temp_sum: float
+
+
+@dataclass(frozen=True)
 class DeviceHours:
     """What a device reported in hours of a span."""
 
@@ -58,16 +70,21 @@ class DeviceHours:
     def readings(self) -> Counts:
         return self.counts[:, 0]
 
+    @cached_property
     def within(self) -> "DeviceHours":
         """Without the hour before the span."""
         its = self.numbers > 0
-        return (
-            self if its.all() else DeviceHours(self.numbers[its], self.last_us[its], self.counts[its], self.sums[its])
-        )
+        if np.count_nonzero(its) == len(its):
+            return self
+        return DeviceHours(self.numbers[its], self.last_us[its], self.counts[its], self.sums[its])
+
+    @cached_property
+    def added(self) -> DeviceSums:
+        """The sums of all hours."""
+        return DeviceSums(*np.add.reduce(self.counts).tolist(), *np.add.reduce(self.sums).tolist())
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleSpan:
+class VehicleSpan(NamedTuple):
     """A span, with what the vehicle and each of the meters that fed it reported."""
 
     since_us: int
@@ -86,8 +103,7 @@ class MappedPart(NamedTuple):
     until_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleHours:
+class VehicleHours(NamedTuple):
     """All spans of a vehicle within a window, and what its meters reported while they fed it, by mapping."""
 
     spans: Sequence[VehicleSpan]
@@ -110,9 +126,10 @@ def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier
         since_us, until_us = us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until)
         if window is not None:
             since_us, until_us = max(since_us, window.start_us), min(until_us, window.end_us)
-        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within())
+        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within)
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
-    for (key, since_us), (until_us, [own], meters, meter_keys) in sorted(spans.items(), key=lambda item: item[0]):
+    for key, since_us in sorted(spans):
+        until_us, [own], meters, meter_keys = spans[key, since_us]
         found[key].append(VehicleSpan(since_us, until_us, own, meters, meter_keys))
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
 
@@ -139,8 +156,8 @@ def hours_of_part(window: Window, part: Window, rows: Sequence[Any]) -> VehicleH
 
 def energy_of(rows: Sequence[Any]) -> float | None:
     """What some devices reported together, in kWh; None where no reading came."""
-    hours = [DeviceHours.of(row.hours).within() for row in rows]
-    return sum(each.kwh.sum().item() for each in hours) if any(each.readings.any() for each in hours) else None
+    sums = [DeviceHours.of(row.hours).within.added for row in rows]
+    return sum(each.kwh for each in sums) if any(each.readings for each in sums) else None
 
 
 def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
@@ -148,40 +165,32 @@ def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
     hours = hours_in(window)
     starts_us = np.array([each.since_us for each in spans], np.int64)
     until_us = np.array([each.until_us for each in spans], np.int64)
-    grid_us = window.start_us // US_PER_HOUR * US_PER_HOUR + np.arange(hours + 1, dtype=np.int64) * US_PER_HOUR
+    first_us = window.start_us // US_PER_HOUR * US_PER_HOUR
+    grid_us = np.arange(first_us, first_us + (hours + 1) * US_PER_HOUR, US_PER_HOUR)
     ends_us = np.minimum(np.maximum(grid_us[:, None], starts_us), until_us)
     ends_us[0] = starts_us
-    shape = hours + 1, len(spans)
-    return Spans(
-        window.start_us,
-        starts_us,
-        ends_us,
-        _side(shape, [[each.vehicle] for each in spans]),
-        _side(shape, [each.meters for each in spans]),
-    )
-
-
-def _side(shape: tuple[int, int], devices_of: Sequence[Sequence[DeviceHours]]) -> SideHours:
-    kwh, returned, readings = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    # `[side, hours, spans]`: the vehicle and the meters; of energies what flowed in, and what flowed back.
+    shape = 2, hours + 1, len(spans)
+    energies, readings = np.zeros((2, *shape)), np.zeros(shape, np.int64)
     last_us = np.full(shape, NO_READING)
-    for span, [device, *_] in enumerate(devices_of):
-        at = device.numbers
-        kwh[at, span] = device.kwh
-        returned[at, span] = device.kwh_returned
-        readings[at, span] = device.readings
-        last_us[at, span] = device.last_us
-    last_us = np.maximum.accumulate(last_us, axis=0)
-    for span, [_, *others] in enumerate(devices_of):
-        for device in others:
+    for number, span in enumerate(spans):
+        for side, device in enumerate((span.vehicle, span.meters[0])):
             at = device.numbers
-            kwh[at, span] += device.kwh
-            returned[at, span] += device.kwh_returned
-            readings[at, span] += device.readings
-            its_last_us = np.full(shape[0], NO_READING)
+            energies[:, side, at, number] = device.sums[:, :2].T
+            readings[side, at, number] = device.readings
+            last_us[side, at, number] = device.last_us
+    np.maximum.accumulate(last_us, axis=1, out=last_us)
+    for number, span in enumerate(spans):
+        for device in span.meters[1:]:
+            at = device.numbers
+            energies[:, 1, at, number] += device.sums[:, :2].T
+            readings[1, at, number] += device.readings
+            its_last_us = np.full(hours + 1, NO_READING)
             its_last_us[at] = device.last_us
-            last_us[:, span] = np.minimum(last_us[:, span], np.maximum.accumulate(its_last_us))
+            last_us[1, :, number] = np.minimum(last_us[1, :, number], np.maximum.accumulate(its_last_us))
+    kwh, returned = energies
     kwh += returned
-    return SideHours(kwh, returned, readings, last_us)
+    return Spans(window.start_us, starts_us, ends_us, *map(SideHours, kwh, returned, readings, last_us))
 
 
 def totals_of(
@@ -191,22 +200,9 @@ def totals_of(
     mapped = [(at, span) for at, vehicle in enumerate(vehicles) for span in vehicle.spans if span.meters]
     vehicle_of = np.array([at for at, _ in mapped], np.intp)
     comparison, stretches = compare(spans_table(window, [span for _, span in mapped]), limits)
-    counts, sums = np.zeros((len(vehicles), 4), np.int64), np.zeros((len(vehicles), 7))
-    for at, vehicle in enumerate(vehicles):
-        counts[at, 0] = len(vehicle.mappings)
-        for span in vehicle.spans:
-            own = span.vehicle.within()
-            own_sums = own.sums.sum(axis=0)
-            counts[at, 1:3] += own.counts.sum(axis=0)
-            sums[at, :3] += own_sums
-            if not span.meters:
-                sums[at, 3] += own_sums[0]
-        for devices in vehicle.mappings.values():
-            for each in devices:
-                counts[at, 3] += each.readings.sum()
-                sums[at, 4:] += each.sums.sum(axis=0)
-    mappings, vehicle_readings, battery_temp_readings, meter_readings = counts.T
-    kwh_dc, returned_dc, battery_temp_sum, unmapped, kwh_ac, returned_ac, _ = sums.T
+    counts, sums = zip(*map(_sums_of, vehicles), strict=True) if vehicles else ((), ())
+    mappings, vehicle_readings, battery_temp_readings, meter_readings = np.array(counts, np.int64).reshape(-1, 4).T
+    kwh_dc, returned_dc, battery_temp_sum, unmapped, kwh_ac, returned_ac = np.array(sums).reshape(-1, 6).T
     totals = FleetTotals(
         vehicle_ids=vehicle_ids,
         by_id=by_id(vehicle_ids),
@@ -222,18 +218,38 @@ def totals_of(
         kwh_delivered_dc_unmapped=unmapped,
         comparison=comparison.by_vehicle(vehicle_of, len(vehicles)),
     )
-    return totals, ComparedStretches(
-        vehicle_of[stretches.span], *(getattr(stretches, each.name) for each in fields(stretches)[1:])
-    )
+    return totals, stretches._replace(span=vehicle_of[stretches.span])
 
 
-def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches) -> Evidence:
-    """What a vehicle's hours say beside its totals."""
-    of_vehicle = [span.vehicle.within() for span in vehicle.spans]
+def _sums_of(vehicle: VehicleHours) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Of a vehicle the mappings, its readings, those with a temperature, and the readings of the meters; what it took
+    and returned, its temperatures, what it took while no meter was mapped, and what the meters drew and returned."""
+    vehicle_readings = measured = meter_readings = 0
+    kwh_dc = returned_dc = temperatures = unmapped = kwh_ac = returned_ac = 0.0
+    for span in vehicle.spans:
+        its = span.vehicle.within.added
+        vehicle_readings += its.readings
+        measured += its.battery_temp_readings
+        kwh_dc += its.kwh
+        returned_dc += its.kwh_returned
+        temperatures += its.battery_temp_sum
+        if not span.meters:
+            unmapped += its.kwh
+    for devices in vehicle.mappings.values():
+        for device in devices:
+            meter_readings += device.added.readings
+            kwh_ac += device.added.kwh
+            returned_ac += device.added.kwh_returned
+    counts = len(vehicle.mappings), vehicle_readings, measured, meter_readings
+    return counts, (kwh_dc, returned_dc, temperatures, unmapped, kwh_ac, returned_ac)
+
+
+def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches, **others: Any) -> Evidence:
+    """What a vehicle's hours say beside its totals; with the others of its fields."""
+    of_vehicle = [span.vehicle.within for span in vehicle.spans]
     of_meters = [hours for devices in vehicle.mappings.values() for hours in devices]
-    vehicle_hours, meter_hours = (
-        {number for each in side for number in each.numbers.tolist()} for side in (of_vehicle, of_meters)
-    )
+    vehicle_hours: set[int] = set().union(*(each.numbers.tolist() for each in of_vehicle))
+    meter_hours: set[int] = set().union(*(each.numbers.tolist() for each in of_meters))
     compared_us = list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))
     return Evidence(
         last_vehicle_us=_last_us(of_vehicle),
@@ -241,6 +257,7 @@ def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches) -> Evidence
         hours_either=len(vehicle_hours | meter_hours),
         hours_both=len(vehicle_hours & meter_hours),
         compared_us=compared_us[-STRETCHES_MAX:],
+        **others,
     )
 
 
@@ -248,13 +265,13 @@ def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids:
     """What each meter drew while it fed, by start and then by meter."""
     feedings = []
     for (meter_key, since_us, until_us), parts in mappings.items():
-        readings = sum(each.readings.sum().item() for each in parts)
-        sums = [sum(getattr(each, name).sum().item() for each in parts) for name in ("kwh", "kwh_returned")]
-        kwh, returned = sums if readings else (None, None)
+        readings = sum(each.added.readings for each in parts)
+        kwh = sum(each.added.kwh for each in parts) if readings else None
+        returned = sum(each.added.kwh_returned for each in parts) if readings else None
         feedings.append(Feeding(meter_ids[meter_key], since_us, until_us, kwh, readings, returned))
     return sorted(feedings, key=lambda each: (each.since_us, each.meter_id))
 
 
 def _last_us(side: Sequence[DeviceHours]) -> int | None:
     """The last reading of a side."""
-    return max((each.last_us.max().item() for each in side if len(each.last_us)), default=None)
+    return max((max(each.last_us.tolist()) for each in side if len(each.last_us)), default=None)

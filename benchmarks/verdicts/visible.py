@@ -90,7 +90,7 @@ class Reported:
             for meter, mapped_since_us, mapped_until_us in self.mappings:
                 if mapped_since_us <= since_us and mapped_until_us >= until_us:
                     fed.append(_hours(meters[meter], since_us, until_us, window))
-                    mapped[MappedPart(meter, mapped_since_us, mapped_until_us)].append(fed[-1].within())
+                    mapped[MappedPart(meter, mapped_since_us, mapped_until_us)].append(fed[-1].within)
             spans.append(VehicleSpan(since_us, until_us, own, fed))
         return VehicleHours(spans, mapped)
 
