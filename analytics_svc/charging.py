@@ -6,7 +6,7 @@ part of them. A span that begins later than the window has empty hours at first.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ SILENT_H = 1.5
 _LEVEL_US = 5 * US_PER_MINUTE
 
 
-@dataclass(frozen=True, slots=True)
-class SideHours:
+class SideHours(NamedTuple):
     """What one side reported: the vehicle, or the meters that fed it together."""
 
     kwh: Numbers
@@ -50,8 +49,7 @@ class SideHours:
     hour before the span."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
+class Spans(NamedTuple):
     """Spans of vehicles within one window."""
 
     window_start_us: int
@@ -64,8 +62,7 @@ class Spans:
     meters: SideHours
 
 
-@dataclass(frozen=True, slots=True)
-class Hours:
+class Hours(NamedTuple):
     """What is known of each hour of some spans."""
 
     draws: Flags

@@ -67,11 +67,10 @@ class ChargingSession:
         lasted_us = self.span.charged_until_us - self.span.begin_us
         if self.hours is None or lasted_us <= 0:
             return None
-        own = [span.vehicle.within for span in self.hours.spans]
-        if not any(each.readings.any() for each in own):
+        own = [span.vehicle.sums for span in self.hours.spans]
+        if not any(each.readings for each in own):
             return None
-        kwh: float = sum((each.kwh + each.kwh_returned).sum().item() for each in own)
-        return kwh / (lasted_us / US_PER_HOUR)
+        return sum(each.kwh + each.kwh_returned for each in own) / (lasted_us / US_PER_HOUR)
 
     def totals(self, limits: CompareLimits) -> tuple[FleetTotals, Evidence]:
         """Those of a vehicle's session, as a question about the vehicle in its window has them."""

@@ -3,13 +3,11 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from analytics_svc.charging import NO_READING, Counts, Numbers, Places, SideHours, Spans, Times
+from analytics_svc.charging import NO_READING, Numbers, Places, SideHours, Spans, Times
 from analytics_svc.comparison import ComparedStretches, compare
 from analytics_svc.questions import Window
 from analytics_svc.stretches import CompareLimits
@@ -19,7 +17,7 @@ from shared.timestamps import EPOCH_2000_US, US_PER_HOUR, us_from_datetime
 STRETCHES_MAX = 100
 """Compared stretches that are told one by one: three a day for a month."""
 
-_WORDS = 7
+DEVICE_WORDS = 7
 """Of 8 bytes each, for an hour of a device."""
 
 
@@ -39,49 +37,44 @@ class DeviceSums(NamedTuple):
     battery_temp_sum: float
 
 
-@dataclass(frozen=True)
-class DeviceHours:
+class DeviceHours(NamedTuple):
     """What a device reported in hours of a span."""
 
-    numbers: Places
-    """Of the hours; 0 is the hour before the span."""
-    last_us: Times
-    counts: Counts
-    """`[hours, 2]`: readings, and those of them with a battery temperature."""
-    sums: Numbers
-    """`[hours, 3]`: energy, less what flowed back; what flowed back; battery temperatures."""
+    words: Times
+    """`[hours, words]`: the number of the hour, 0 of the one before the span; when it last reported; its readings, and
+    those of them with a battery temperature; then doubles, as they lie in memory: energy, less what flowed back; what
+    flowed back; the sum of the temperatures."""
+    sums: DeviceSums
+    """Without the hour before the span."""
 
     @classmethod
-    def of(cls, packed: bytes, hours_earlier: int = 0) -> "DeviceHours":
+    def of(cls, words: Times) -> Self:
+        its = words[:, 0] > 0
+        within = words if np.count_nonzero(its) == len(its) else words[its]
+        counts, sums = np.add.reduce(within[:, 2:4]), np.add.reduce(within[:, 4:].view(np.float64))
+        return cls(words, DeviceSums(*counts.tolist(), *sums.tolist()))
+
+    @classmethod
+    def unpacked(cls, packed: bytes, hours_earlier: int = 0) -> Self:
         """From `hours` of `reported`; numbered for a window that begins some hours later than the one asked about."""
-        words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, _WORDS)
-        numbers = np.maximum(words[:, 0] - hours_earlier, 0) if hours_earlier else words[:, 0]
-        return cls(numbers, words[:, 1] + EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
+        words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, DEVICE_WORDS)
+        words[:, 1] += EPOCH_2000_US
+        if hours_earlier:
+            words[:, 0] = np.maximum(words[:, 0] - hours_earlier, 0)
+        return cls.of(words)
+
+    @property
+    def numbers(self) -> Places:
+        return self.words[:, 0]
 
     @property
     def kwh(self) -> Numbers:
-        return self.sums[:, 0]
+        return self.words[:, 4].view(np.float64)
 
     @property
-    def kwh_returned(self) -> Numbers:
-        return self.sums[:, 1]
-
-    @property
-    def readings(self) -> Counts:
-        return self.counts[:, 0]
-
-    @cached_property
-    def within(self) -> "DeviceHours":
-        """Without the hour before the span."""
-        its = self.numbers > 0
-        if np.count_nonzero(its) == len(its):
-            return self
-        return DeviceHours(self.numbers[its], self.last_us[its], self.counts[its], self.sums[its])
-
-    @cached_property
-    def added(self) -> DeviceSums:
-        """The sums of all hours."""
-        return DeviceSums(*np.add.reduce(self.counts).tolist(), *np.add.reduce(self.sums).tolist())
+    def last_reported(self) -> dict[int, int]:
+        """When it last reported in each hour of the span, by number."""
+        return {number: last_us for number, last_us in self.words[:, :2].tolist() if number}
 
 
 class VehicleSpan(NamedTuple):
@@ -117,7 +110,7 @@ def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
         _, vehicle, meters, meter_keys = spans.setdefault(place, (us_from_datetime(row.until), [], [], []))
-        hours = DeviceHours.of(row.hours, hours_earlier)
+        hours = DeviceHours.unpacked(row.hours, hours_earlier)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
@@ -126,7 +119,7 @@ def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier
         since_us, until_us = us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until)
         if window is not None:
             since_us, until_us = max(since_us, window.start_us), min(until_us, window.end_us)
-        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within)
+        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours)
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
     for key, since_us in sorted(spans):
         until_us, [own], meters, meter_keys = spans[key, since_us]
@@ -156,7 +149,7 @@ def hours_of_part(window: Window, part: Window, rows: Sequence[Any]) -> VehicleH
 
 def energy_of(rows: Sequence[Any]) -> float | None:
     """What some devices reported together, in kWh; None where no reading came."""
-    sums = [DeviceHours.of(row.hours).within.added for row in rows]
+    sums = [DeviceHours.unpacked(row.hours).sums for row in rows]
     return sum(each.kwh for each in sums) if any(each.readings for each in sums) else None
 
 
@@ -169,26 +162,24 @@ def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
     grid_us = np.arange(first_us, first_us + (hours + 1) * US_PER_HOUR, US_PER_HOUR)
     ends_us = np.minimum(np.maximum(grid_us[:, None], starts_us), until_us)
     ends_us[0] = starts_us
-    # `[side, hours, spans]`: the vehicle and the meters; of energies what flowed in, and what flowed back.
-    shape = 2, hours + 1, len(spans)
-    energies, readings = np.zeros((2, *shape)), np.zeros(shape, np.int64)
-    last_us = np.full(shape, NO_READING)
+    sides = np.zeros((2, len(spans), hours + 1, DEVICE_WORDS), np.int64)
+    sides[..., 1] = NO_READING
     for number, span in enumerate(spans):
-        for side, device in enumerate((span.vehicle, span.meters[0])):
-            at = device.numbers
-            energies[:, side, at, number] = device.sums[:, :2].T
-            readings[side, at, number] = device.readings
-            last_us[side, at, number] = device.last_us
+        for side, device in zip(sides, (span.vehicle, span.meters[0]), strict=True):
+            side[number, device.numbers] = device.words
+    columns = sides.transpose(3, 0, 2, 1).copy()
+    last_us, readings = columns[1:3]
+    kwh, returned = columns[4:6].view(np.float64)
     np.maximum.accumulate(last_us, axis=1, out=last_us)
     for number, span in enumerate(spans):
         for device in span.meters[1:]:
             at = device.numbers
-            energies[:, 1, at, number] += device.sums[:, :2].T
-            readings[1, at, number] += device.readings
+            kwh[1, at, number] += device.kwh
+            returned[1, at, number] += device.words[:, 5].view(np.float64)
+            readings[1, at, number] += device.words[:, 2]
             its_last_us = np.full(hours + 1, NO_READING)
-            its_last_us[at] = device.last_us
+            its_last_us[at] = device.words[:, 1]
             last_us[1, :, number] = np.minimum(last_us[1, :, number], np.maximum.accumulate(its_last_us))
-    kwh, returned = energies
     kwh += returned
     return Spans(window.start_us, starts_us, ends_us, *map(SideHours, kwh, returned, readings, last_us))
 
@@ -227,7 +218,7 @@ def _sums_of(vehicle: VehicleHours) -> tuple[tuple[int, ...], tuple[float, ...]]
     vehicle_readings = measured = meter_readings = 0
     kwh_dc = returned_dc = temperatures = unmapped = kwh_ac = returned_ac = 0.0
     for span in vehicle.spans:
-        its = span.vehicle.within.added
+        its = span.vehicle.sums
         vehicle_readings += its.readings
         measured += its.battery_temp_readings
         kwh_dc += its.kwh
@@ -237,19 +228,18 @@ def _sums_of(vehicle: VehicleHours) -> tuple[tuple[int, ...], tuple[float, ...]]
             unmapped += its.kwh
     for devices in vehicle.mappings.values():
         for device in devices:
-            meter_readings += device.added.readings
-            kwh_ac += device.added.kwh
-            returned_ac += device.added.kwh_returned
+            meter_readings += device.sums.readings
+            kwh_ac += device.sums.kwh
+            returned_ac += device.sums.kwh_returned
     counts = len(vehicle.mappings), vehicle_readings, measured, meter_readings
     return counts, (kwh_dc, returned_dc, temperatures, unmapped, kwh_ac, returned_ac)
 
 
 def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches, **others: Any) -> Evidence:
     """What a vehicle's hours say beside its totals; with the others of its fields."""
-    of_vehicle = [span.vehicle.within for span in vehicle.spans]
-    of_meters = [hours for devices in vehicle.mappings.values() for hours in devices]
-    vehicle_hours: set[int] = set().union(*(each.numbers.tolist() for each in of_vehicle))
-    meter_hours: set[int] = set().union(*(each.numbers.tolist() for each in of_meters))
+    of_vehicle = [span.vehicle.last_reported for span in vehicle.spans]
+    of_meters = [each.last_reported for devices in vehicle.mappings.values() for each in devices]
+    vehicle_hours, meter_hours = set[int]().union(*of_vehicle), set[int]().union(*of_meters)
     compared_us = list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))
     return Evidence(
         last_vehicle_us=_last_us(of_vehicle),
@@ -265,13 +255,13 @@ def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids:
     """What each meter drew while it fed, by start and then by meter."""
     feedings = []
     for (meter_key, since_us, until_us), parts in mappings.items():
-        readings = sum(each.added.readings for each in parts)
-        kwh = sum(each.added.kwh for each in parts) if readings else None
-        returned = sum(each.added.kwh_returned for each in parts) if readings else None
+        readings = sum(each.sums.readings for each in parts)
+        kwh = sum(each.sums.kwh for each in parts) if readings else None
+        returned = sum(each.sums.kwh_returned for each in parts) if readings else None
         feedings.append(Feeding(meter_ids[meter_key], since_us, until_us, kwh, readings, returned))
     return sorted(feedings, key=lambda each: (each.since_us, each.meter_id))
 
 
-def _last_us(side: Sequence[DeviceHours]) -> int | None:
+def _last_us(side: Sequence[Mapping[int, int]]) -> int | None:
     """The last reading of a side."""
-    return max((max(each.last_us.tolist()) for each in side if len(each.last_us)), default=None)
+    return max((last_us for each in side for last_us in each.values()), default=None)
