@@ -113,11 +113,9 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
         brief &= stretches.at_end()
         high = stretches.dc > stretches.limits.implausible_above * stretches.ac
         stretches.set_aside(Aside.UNDER_WAY, brief & (high | (stretches.estimated_end & stretches.out_of_range())))
-    compared = stretches.both & (stretches.ac > 0)
-    count = len(stretches.spans.starts_us)
-
-    its = span[compared]
-
+    both = stretches.both & (stretches.ac > 0)
+    compared = slice(None) if np.count_nonzero(both) == len(span) else both.nonzero()[0]
+    count, its = len(stretches.spans.starts_us), span[compared]
     first, last = stretches.cut_first, stretches.cut_last
     taken, drawn_sums = stretches.charging, stretches.ac_sums
     if np.count_nonzero(stretches.hours.nothing_taken):
@@ -143,27 +141,27 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
         "ac_more": stretches.ac_more,
         "ac_squared_kw": stretches.ac * mean_kw,
     }
-    of_stretches = np.array(list(columns.values()))[:, compared]
+    of_stretches = np.array([*columns.values()])[:, compared]
     if count == 1:
-        sums = of_stretches.sum(axis=1, keepdims=True)
+        sums = np.add.reduce(of_stretches, axis=1, keepdims=True)
     else:
-        sums = np.stack([np.bincount(its, weights=each, minlength=count) for each in of_stretches])
+        sums = np.array([np.bincount(its, weights=each, minlength=count) for each in of_stretches], np.float64)
     aside = np.zeros((2, len(Aside), count))
     for reason, energies in stretches.aside.items():
         for side, values in enumerate(energies):
             aside[side, reason] = np.bincount(span, weights=values, minlength=count)
     comparison = Comparison(
-        **dict(zip(columns, sums.astype(np.float64), strict=True)),
-        idle=np.where(stretches.charging[1:], 0.0, stretches.meters.kwh[1:]).sum(axis=0),
+        **dict(zip(columns, sums, strict=True)),
+        idle=np.add.reduce(np.where(stretches.charging[1:], 0.0, stretches.meters.kwh[1:])),
         hours_apart=_hours_apart(stretches, aside),
         step_kwh=np.zeros(count),
         dc_aside=aside[0],
         ac_aside=aside[1],
     )
-    first, last = first[compared], last[compared]
-    ends_us = stretches.spans.ends_us
-    begins_us, until_us = ends_us[first - 1, its], ends_us[last, its]
-    return comparison, ComparedStretches(its, begins_us, until_us, stretches.dc[compared], stretches.ac[compared])
+    first, last, ends_us = first[compared], last[compared], stretches.spans.ends_us
+    return comparison, ComparedStretches(
+        its, ends_us[first - 1, its], ends_us[last, its], stretches.dc[compared], stretches.ac[compared]
+    )
 
 
 def _charged_h(stretches: Stretches) -> Numbers:

@@ -72,9 +72,9 @@ class DeviceHours(NamedTuple):
         return self.words[:, 4].view(np.float64)
 
     @property
-    def last_reported(self) -> dict[int, int]:
-        """When it last reported in each hour of the span, by number."""
-        return {number: last_us for number, last_us in self.words[:, :2].tolist() if number}
+    def last_us(self) -> int | None:
+        """The last reading in the span."""
+        return max(self.words[:, 1].tolist()) if self.sums.readings else None
 
 
 class VehicleSpan(NamedTuple):
@@ -237,9 +237,9 @@ def _sums_of(vehicle: VehicleHours) -> tuple[tuple[int, ...], tuple[float, ...]]
 
 def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches, **others: Any) -> Evidence:
     """What a vehicle's hours say beside its totals; with the others of its fields."""
-    of_vehicle = [span.vehicle.last_reported for span in vehicle.spans]
-    of_meters = [each.last_reported for devices in vehicle.mappings.values() for each in devices]
-    vehicle_hours, meter_hours = set[int]().union(*of_vehicle), set[int]().union(*of_meters)
+    of_vehicle = [span.vehicle for span in vehicle.spans]
+    of_meters = [each for devices in vehicle.mappings.values() for each in devices]
+    vehicle_hours, meter_hours = _numbers(of_vehicle), _numbers(of_meters)
     compared_us = list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))
     return Evidence(
         last_vehicle_us=_last_us(of_vehicle),
@@ -262,6 +262,11 @@ def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids:
     return sorted(feedings, key=lambda each: (each.since_us, each.meter_id))
 
 
-def _last_us(side: Sequence[Mapping[int, int]]) -> int | None:
+def _numbers(side: Sequence[DeviceHours]) -> set[int]:
+    """Of the hours in which a side reported."""
+    return set[int]().union(*(each.numbers.tolist() for each in side)) - {0}
+
+
+def _last_us(side: Sequence[DeviceHours]) -> int | None:
     """The last reading of a side."""
-    return max((last_us for each in side for last_us in each.values()), default=None)
+    return max((last_us for each in side if (last_us := each.last_us) is not None), default=None)

@@ -82,7 +82,7 @@ class Stretches:
         preconditioning: `unclaimed`."""
         span, first, last = runs.span, runs.first, runs.last
         dc, ac = self.dc_sums.within(span, first, last), self.ac_sums.within(span, first, last)
-        draws = np.ones(len(runs), np.bool_)
+        draws = ac > 0
         if np.count_nonzero(self.charging & ~self.hours.draws):
             draws = _any_within(self.hours.draws, span, first, last)
             ac[~draws] = 0.0  # no more than standby
