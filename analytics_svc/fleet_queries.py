@@ -266,7 +266,7 @@ async def _fleet_totals(
     own, comparisons = delivered.side, []
     for start in range(0, len(known.ids) or 1, SLICE_VEHICLES):
         its = slice(start, start + SLICE_VEHICLES)
-        sides = [SideHours(*(getattr(side, each.name)[:, its] for each in fields(side))) for side in (own, consumed)]
+        sides = [SideHours(*(getattr(side, name)[:, its] for name in SideHours._fields)) for side in (own, consumed)]
         count = sides[0].kwh.shape[1]
         spans = Spans(
             window.start_us, np.full(count, window.start_us), np.broadcast_to(ends_us, (hours, count)), *sides
