@@ -75,8 +75,14 @@ def test_order_verdicts_and_vehicles_can_be_chosen(environment: dict[str, str]) 
     lost = [compared(each, "kwhLost", -9e9) for each in as_json(environment, "--order", "lost")["vehicles"]]
     assert lost == sorted(lost, reverse=True)
     low = as_json(environment, "--verdict", "low_efficiency", "--verdict", "OK")
-    assert {each["verdict"] for each in low["vehicles"]} <= {"VERDICT_LOW_EFFICIENCY", "VERDICT_OK"}
-    assert 0 < len(low["vehicles"]) == int(low["matched"]) < 6
+    wanted = {
+        "VERDICT_LOW_EFFICIENCY",
+        "VERDICT_OK",
+    }  # the last vehicles' charges may be under way, or not, by the time
+    of_all = [each["vehicleId"] for each in as_json(environment)["vehicles"] if each["verdict"] in wanted]
+    assert {each["verdict"] for each in low["vehicles"]} <= wanted
+    assert {each["vehicleId"] for each in low["vehicles"]} == {*of_all} != set()
+    assert len(low["vehicles"]) == int(low["matched"])
     one = as_json(environment, "--vehicle", f"ev-{SEED}-00002")
     assert [each["vehicleId"] for each in one["vehicles"]] == [f"ev-{SEED}-00002"]
     before = as_json(environment, "--hours", "2", "--ending", "2025-01-01T00:30:00Z")
