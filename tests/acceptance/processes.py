@@ -42,7 +42,9 @@ async def service_process(module: str, tmp_path: Path, **variables: str) -> Asyn
         "ENERGYFLEET_READY_FILE": str(ready_file),
         "ENERGYFLEET_LOG_LEVEL": "WARNING",
     } | variables
-    process = subprocess.Popen([*child._command_prefix(), sys.executable, "-m", module], env=os.environ | variables)
+    process = subprocess.Popen(
+        [*child._command_prefix(), sys.executable, "-m", *module.split()], env=os.environ | variables
+    )
     try:
         await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)
         assert process.poll() is None, "the service ended before it was ready"
