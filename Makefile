@@ -33,7 +33,7 @@ demo: setup ## stream a simulated day, show the worst vehicles, compare all of t
 up: setup ## start the database and both services; Ctrl-C stops them
 	@$(BIN)/energyfleet up
 
-test: setup ## run the whole suite, each PostgreSQL in a process of its own
+test: setup ## run the whole suite in two processes
 	$(BIN)/pytest -n 2
 
 check: setup ## format, lint, types, contract, the lowest versions

@@ -30,3 +30,5 @@ hours of each, which `performance` judges.
 `buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
 replication lag.
 """
+
+import shared as _shared  # noqa: F401  # before gRPC, whose log it silences

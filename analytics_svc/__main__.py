@@ -54,6 +54,7 @@ async def serving(
         settings.analytics_address,
         watch.fit_to_serve,
         LIST_LIMITS,
+        registry=registry,
         calls_per_connection=CALLS_PER_CONNECTION,
         connections=CONNECTIONS,
     )

@@ -34,6 +34,7 @@ from analytics_svc.questions import (
 )
 from shared.db.device_kind import METER, VEHICLE
 from shared.requests import Checks, place_of_page
+from shared.time_zones import ACCEPTED, time_zone
 from shared.timestamps import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, US_PER_DAY, US_PER_HOUR, iso_from_us, us_from_proto
 
 Name = TypeVar("Name", bound=StrEnum)
@@ -245,11 +246,10 @@ def _asked(window: wire.TimeWindow, alignment: Alignment = Alignment.EXACT, zone
 
 def _time_zone(key: str, checks: Checks) -> ZoneInfo:
     """The time zone, or UTC where a violation was noted."""
-    try:
-        return ZoneInfo(key)
-    except (KeyError, ValueError, OSError):  # for no such file, a malformed name, and the name of a folder
-        checks.add("time_zone", f"{key[:80]!r} is no IANA time zone such as 'Europe/Berlin'")
-        return _UTC
+    zone = time_zone(key)
+    if zone is None:
+        checks.add("time_zone", f"{key[:80]!r} is no IANA time zone; accepted: {ACCEPTED}")
+    return zone or _UTC
 
 
 def _window(

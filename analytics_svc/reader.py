@@ -40,6 +40,7 @@ from shared import deadline
 from shared.background import is_set_within
 from shared.db.engine import connection_parameters, database_errors
 from shared.errors import DatabaseUnavailable, DeadlinePassed
+from shared.logs import quietly
 from shared.timestamps import TIMESTAMP_MIN_US, US_PER_DAY, datetime_from_us, us_from_datetime
 
 _log = structlog.get_logger()
@@ -127,7 +128,7 @@ class _Session(AsyncConnection[Any]):
             try:
                 await super().cancel_safe(timeout=CANCEL_TIMEOUT_S)
             except (psycopg.Error, OSError) as error:
-                _log.warning("cancel_failed", error=str(error))
+                quietly(_log.warning, "cancel_failed", error=str(error))
 
     async def _has(self, statement: Prepared) -> bool:
         """Whether the server has prepared the statement, which it may have although our task was cancelled. Preparing
@@ -194,7 +195,7 @@ class Reader:
         except (TimeoutError, _OutOfTime):
             if caller_is_first:
                 raise DeadlinePassed from None
-            _log.warning("database_slow", timeout_s=self._timeout_s)
+            quietly(_log.warning, "database_slow", timeout_s=self._timeout_s)
             raise DatabaseUnavailable from None
 
     async def ask_of_days(

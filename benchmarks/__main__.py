@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks import ack, fairness, growth, performance, plans, reads, soak, stall, stream, streams, unary
+from benchmarks import ack, fairness, growth, performance, plans, reads, soak, stall, storm, stream, streams, unary
 from benchmarks.client import BenchmarkError
 from benchmarks.exact import check
 from benchmarks.figures import Figure, machine_facts, show, write_json
@@ -32,6 +32,7 @@ class Benchmark(StrEnum):
     PERFORMANCE = "performance"
     GROWTH = "growth"
     STREAMS = "streams"
+    STORM = "storm"
     STALL = "stall"
     FAIRNESS = "fairness"
     SOAK = "soak"
@@ -73,7 +74,7 @@ def main(
         ),
     ] = None,
     devices: Annotated[
-        int, typer.Option(min=4, max=100_000, help="streams: devices, a stream each.")
+        int, typer.Option(min=4, max=100_000, help="streams, storm: devices, a stream each.")
     ] = streams.DEVICES,
     per_connection: Annotated[
         int, typer.Option(min=1, max=100, help="streams: streams that share a connection; devices have one each.")
@@ -147,6 +148,9 @@ def main(
                         registers=of_registers,
                         tell=tell,
                     )
+                figures += stream.over_mutual_tls(
+                    harness, readings=readings or stream.READINGS, rounds=rounds, streams=calls_at_once, tell=tell
+                )
             if Benchmark.ACK in chosen:
                 for count in process_counts:
                     figures += ack.measure(harness, workers=count, seconds=seconds or ack.SECONDS, tell=tell)
@@ -169,6 +173,8 @@ def main(
                     workers=processes,
                     tell=tell,
                 )
+            if Benchmark.STORM in chosen:
+                figures += storm.measure(harness, devices=devices, tell=tell)
             if Benchmark.STALL in chosen:
                 figures += stall.measure(harness, seconds=seconds or stall.SECONDS, workers=processes, tell=tell)
             if Benchmark.FAIRNESS in chosen:

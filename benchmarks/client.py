@@ -14,6 +14,7 @@ import grpc
 from energyfleet.v1 import ingestion_service_pb2
 
 from benchmarks.cpu import cpu_seconds
+from benchmarks.mutual_tls import Credentials, open_channel
 from benchmarks.readings import Span, messages
 
 CONNECT_TIMEOUT_S = 10
@@ -36,6 +37,8 @@ class Target:
     address: str
     service_pid: int
     postgres_pid: int
+    credentials: Credentials | None = None
+    """None: plaintext."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ async def _stream(target: Target, requests: Sequence[bytes], count: int, streams
         # A connection each: it is connections that are dealt out to the service's workers.
         own = (("grpc.use_local_subchannel_pool", 1),)
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(target.address, own)) for _ in range(streams)
+            await stack.enter_async_context(open_channel(target.address, target.credentials, own))
+            for _ in range(streams)
         ]
         await asyncio.gather(*(ready(channel) for channel in channels))
 

@@ -93,12 +93,12 @@ class Harness:
             connection.execute("CHECKPOINT")
 
     @contextmanager
-    def service(self, name: str, database: str, **variables: str) -> Iterator[Target]:
+    def service(self, name: str, database: str, ready: str = "", **variables: str) -> Iterator[Target]:
         """`ingestion` or `analytics`, running on a database with the rights of its role, until the context ends.
 
-        `variables` are added to its environment."""
-        ready_file = self.directory / f"{name}-{database}.ready"
-        log_file = self.directory / f"{name}-{database}.log"
+        `variables` are added to its environment; `ready` tells it from another one on the same database."""
+        ready_file = self.directory / f"{name}-{database}{ready}.ready"
+        log_file = self.directory / f"{name}-{database}{ready}.log"
         environment = {
             **os.environ,
             "ENERGYFLEET_DATABASE_URL": self.server.url(database, role=f"energyfleet_{name}"),

@@ -24,6 +24,7 @@ from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from benchmarks.mutual_tls import Credentials, open_channel
 from benchmarks.readings import telemetry
 from fleetcli.client.channel import service_errors
 from fleetcli.client.errors import ServiceError
@@ -103,17 +104,31 @@ class _Device:
             self._outcome.latencies_s.append(now - self._due.popleft()[1])
 
 
-def live(address: str, name: str, devices: int, every_s: float, seconds: float, streams_per_connection: int) -> Outcome:
+def live(
+    address: str,
+    name: str,
+    devices: int,
+    every_s: float,
+    seconds: float,
+    streams_per_connection: int,
+    credentials: Credentials | None = None,
+) -> Outcome:
     """Devices that send one reading every so many seconds, spread evenly, each over a stream of its own.
 
     What they send until all have been there for an interval is not timed: devices are made in the database, and others
     are still connecting. Nor is any timed while others leave: all stay for another interval.
     """
-    return asyncio.run(_live(address, name, devices, every_s, seconds, streams_per_connection))
+    return asyncio.run(_live(address, name, devices, every_s, seconds, streams_per_connection, credentials))
 
 
 async def _live(
-    address: str, name: str, devices: int, every_s: float, seconds: float, streams_per_connection: int
+    address: str,
+    name: str,
+    devices: int,
+    every_s: float,
+    seconds: float,
+    streams_per_connection: int,
+    credentials: Credentials | None,
 ) -> Outcome:
     loop, outcome, untimed = asyncio.get_running_loop(), Outcome(), Outcome()
     begin = loop.time() + devices / CONNECTIONS_PER_S + every_s
@@ -140,7 +155,7 @@ async def _live(
 
     async with AsyncExitStack() as stack:
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(address, OWN_CONNECTION))
+            await stack.enter_async_context(open_channel(address, credentials, OWN_CONNECTION))
             for _ in range(-(-devices // streams_per_connection))
         ]
         await asyncio.gather(*(one(at, channels[at // streams_per_connection]) for at in range(devices)))

@@ -12,6 +12,7 @@ from benchmarks.client import BenchmarkError, Effort
 from benchmarks.cpu import memory_bytes_each
 from benchmarks.figures import Figure, Goal
 from benchmarks.harness import Harness
+from benchmarks.mutual_tls import Fleet, credentials_of
 from benchmarks.raw_copy import RawEffort
 from benchmarks.readings import INTERVAL_US, PAIRS, Span, consecutive_spans
 from shared.timestamps import system_clock
@@ -23,6 +24,8 @@ ROUNDS = 3
 
 READINGS = 200_000
 """A round of two seconds at 100 readings per message."""
+
+PER_MESSAGE_OVER_TLS = 100
 
 STREAMS = 8
 """Concurrent calls. One would wait for its own message to be read between any two of them."""
@@ -101,6 +104,38 @@ def measure(
         )
         require_stored(connection, warm_up.count + sum(counts))
     return figures
+
+
+def over_mutual_tls(
+    harness: Harness, *, readings: int, rounds: int, streams: int, tell: Callable[[str], None]
+) -> list[Figure]:
+    """The rate over mutual TLS beside that in plaintext: two services on one database, in turn."""
+    fleet = Fleet(harness.directory / "stream-tls")
+    shown = credentials_of(fleet.directory, roles=["gateway"])
+    last_us = system_clock() // INTERVAL_US * INTERVAL_US
+    warm_up, *spans = consecutive_spans([2 * PAIRS, *([readings] * 2 * rounds)], last_us)
+    plain_s: list[float] = []
+    secured_s: list[float] = []
+    with (
+        harness.database("stream-tls") as url,
+        psycopg.connect(url, autocommit=True) as connection,
+        harness.service("ingestion", "stream-tls") as plain,
+        harness.service("ingestion", "stream-tls", ready="secured", **fleet.variables) as secured,
+    ):
+        harness.in_client(client.stream, plain, warm_up, PER_MESSAGE_OVER_TLS, streams)
+        for number in range(rounds):
+            tell(f"stream over mutual TLS: round {number + 1} of {rounds}")
+            for target, took_s in ((plain, plain_s), (replace(secured, credentials=shown), secured_s)):
+                span = spans.pop(0)
+                took_s.append(harness.in_client(client.stream, target, span, PER_MESSAGE_OVER_TLS, streams).wall_s)
+        require_stored(connection, warm_up.count + readings * 2 * rounds)
+    subject = f"stream, {PER_MESSAGE_OVER_TLS} per message, mutual TLS"
+    ratios = [plain / secured for plain, secured in zip(plain_s, secured_s, strict=True)]
+    return [
+        Figure(subject, "durable ingest", readings / median(secured_s), "/s"),
+        Figure(subject, "in plaintext", readings / median(plain_s), "/s"),
+        Figure(subject, "ratio of the two", median(ratios), "", min(ratios), max(ratios)),
+    ]
 
 
 def readings_per_round(per_message: int, most: int) -> int:

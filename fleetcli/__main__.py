@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fleetcli.client.errors import ClientError, NotReachable
+from fleetcli.client.errors import ClientError, HandshakeFailed, NotReachable
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import complain
 from shared.errors import StartRefused
@@ -25,15 +25,18 @@ FUNCTIONS = {
     "status": "ask:status",
     "devices": "devices:devices",
     "health": "ask:health",
-    "migrate": "up:migrate",
+    "migrate": "migrate:migrate",
     "maintain": "maintain:maintain",
     "verify": "verify:verify",
     "map": "mapping:map_",  # `map` is Python's own
     "unmap": "mapping:unmap",
+    "mappings": "mappings:mappings",
     "correct": "correct:correct",
     "corrections": "correct:corrections",
+    "certs": "certs:app",
+    "secrets": "secrets:secrets",
 }
-"""Module and function of each command, in the order of `--help`."""
+"""Module and function of each command, or the app of several, in the order of `--help`."""
 
 
 class Commands(TyperGroup):
@@ -47,8 +50,11 @@ class Commands(TyperGroup):
         module, _, function = FUNCTIONS.get(cmd_name, "").partition(":")
         if not module:
             return None
+        found = getattr(import_module(f"fleetcli.commands.{module}"), function)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(cmd_name)(getattr(import_module(f"fleetcli.commands.{module}"), function))
+        alone.command(cmd_name)(found)
         return typer.main.get_command(alone)
 
 
@@ -73,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments)
     except (ClientError, CommandError, StartRefused) as error:
-        hint = "; is the service running? `energyfleet up` starts everything" if isinstance(error, NotReachable) else ""
+        away = isinstance(error, NotReachable) and not isinstance(error, HandshakeFailed)
+        hint = "; is the service running? `energyfleet up` starts everything" if away else ""
         for line in f"{error}{hint}".splitlines():
             complain(line)
         raise SystemExit(1) from None

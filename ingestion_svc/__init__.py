@@ -15,3 +15,5 @@ In the background `device_evidence` (`clock_evidence`, `refusals`) and `heartbea
 and of the time, with the statements of `upkeep_sql`, and `maintenance` creates and drops partitions. `supervisor` runs
 several such processes behind one port.
 """
+
+import shared as _shared  # noqa: F401  # before gRPC, whose log it silences

@@ -99,6 +99,7 @@ async def serving(
         LIST_LIMITS,
         calls_per_connection=settings.streams_per_peer_max + CALLS_BESIDE_STREAMS,
         connections=settings.streams_max,
+        registry=registry,
         shared_port=shared_port,
     )
     admission = Admission(settings, metrics)

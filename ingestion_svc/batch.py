@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,10 +20,12 @@ from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, FairQueue, Infligh
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import AnyRow, Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.receipt import Priority, Receipt, Sender, Submission
+from ingestion_svc.registrations import Registrations
 from shared.background import is_set_within
 from shared.config import IngestionSettings
-from shared.errors import DatabaseUnavailable
+from shared.errors import DatabaseUnavailable, LimitExceeded
 from shared.exporter import new_registry
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -50,6 +53,15 @@ class BatchWriter(Protocol[WrittenRow]):
     async def write(self, rows: Sequence[WrittenRow], /) -> Written:
         """Commits rows; raises DatabaseUnavailable when that failed, or when its outcome is unknown."""
 
+    def unremembered(self, rows: Sequence[WrittenRow], /) -> set[str]:
+        """The ids of devices that may be new."""
+
+    async def unregistered(self, ids: set[str], /) -> set[str]:
+        """Those of some devices that are not registered; raises DatabaseUnavailable."""
+
+    async def registered(self) -> int:
+        """How many devices are registered; raises DatabaseUnavailable."""
+
     async def connect(self) -> None:
         """Connects unless connected; raises DatabaseUnavailable."""
 
@@ -71,8 +83,10 @@ class Batcher:
         self._traffic = traffic = Traffic()
         self._budget = InflightBudget(settings.inflight_max_readings, traffic)
         parts = (self._budget, traffic, settings, self._metrics)
-        self._meter_lanes = [Lane(writer, *parts) for writer in meter_writers]
-        self._vehicle_lanes = [Lane(writer, *parts) for writer in vehicle_writers]
+        limits = settings.new_devices_per_hour, settings.devices_max
+        meters, vehicles = Registrations("meter", *limits), Registrations("vehicle", *limits)
+        self._meter_lanes = [Lane(writer, meters, *parts) for writer in meter_writers]
+        self._vehicle_lanes = [Lane(writer, vehicles, *parts) for writer in vehicle_writers]
         self._per_stream_max = settings.inflight_max_readings_per_stream
 
     @property
@@ -151,6 +165,7 @@ class Lane(Generic[AnyRow]):
     def __init__(
         self,
         writer: BatchWriter[AnyRow],
+        registrations: Registrations,
         budget: InflightBudget,
         traffic: Traffic,
         settings: IngestionSettings,
@@ -159,6 +174,7 @@ class Lane(Generic[AnyRow]):
         self.available = True
         """False from the end of an outage's grace until the database is back."""
         self._writer = writer
+        self._registrations = registrations
         self._budget = budget
         self._metrics = metrics
         self._batch_max_readings = settings.batch_max_readings
@@ -205,7 +221,8 @@ class Lane(Generic[AnyRow]):
                 await self._sit_out(batch, error)
             except Exception as error:
                 self._metrics.write_failed(error)
-                _log.error("batch_failed", readings=sum(len(each.rows) for each in batch), exc_info=error)
+                readings = sum(len(each.rows) for each in batch)
+                quietly(_log.error, "batch_failed", key=type(error), readings=readings, exc_info=error)
                 self._refuse(batch or self._queue.take_all(), DefectiveBatch)
             self._queue.written(time.monotonic())
             if not self._queue:
@@ -230,23 +247,49 @@ class Lane(Generic[AnyRow]):
 
     async def _commit(self, batch: list[Submission[AnyRow]]) -> None:
         """Writes a batch, again and again while an outage is short, and resolves its receipts."""
-        rows = batch[0].rows if len(batch) == 1 else [row for submission in batch for row in submission.rows]
         away_since: float | None = None
+        admitted = False
         for delay_s in _retry_delays():
             began = time.monotonic()
             try:
+                if not admitted:
+                    batch, admitted = await self._admitted(batch), True
+                rows = batch[0].rows if len(batch) == 1 else [row for submission in batch for row in submission.rows]
+                if not rows:
+                    return
                 written = await self._writer.write(rows)
                 break
             except DatabaseUnavailable as error:
                 self._metrics.write_failed(error)
                 if away_since is None:
                     away_since = time.monotonic()
-                    _log.warning("write_failed", readings=len(rows), sqlstate=error.sqlstate, reason=error.reason)
+                    self._log_failed(sum(len(each.rows) for each in batch), error)
                 if time.monotonic() + delay_s > away_since + self._outage_grace_s:
                     raise
                 await asyncio.sleep(delay_s)
         self._metrics.committed(len(rows), written, time.monotonic() - began)
         self._resolve_receipts(batch, written)
+
+    def _log_failed(self, readings: int, error: DatabaseUnavailable) -> None:
+        key = (id(self), error.sqlstate)  # each lane tells of an outage
+        quietly(_log.warning, "write_failed", key=key, readings=readings, sqlstate=error.sqlstate, reason=error.reason)
+
+    async def _admitted(self, batch: list[Submission[AnyRow]]) -> list[Submission[AnyRow]]:
+        """The batch without the submissions whose new devices are not registered any more: they fail. A device that is
+        named by its sender's certificate is."""
+        counted = [each for each in batch if not each.receipt.sender.names_its_devices]
+        unremembered = self._writer.unremembered([row for submission in counted for row in submission.rows])
+        if not unremembered:
+            return batch
+        unregistered = await self._writer.unregistered(unremembered)
+        for submission in counted if unregistered else ():
+            new = unregistered.intersection(row[0] for row in submission.rows)
+            try:
+                await self._registrations.admit(len(new), self._writer.registered)
+                unregistered -= new
+            except LimitExceeded as error:
+                self._refuse([submission], partial(LimitExceeded, str(error), error.retry_after_s))
+        return [submission for submission in batch if not submission.complete]
 
     def _resolve_receipts(self, batch: list[Submission[AnyRow]], written: Written) -> None:
         starts = list(accumulate((len(submission.rows) for submission in batch), initial=0))

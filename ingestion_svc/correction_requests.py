@@ -3,13 +3,13 @@
 from energyfleet.v1 import ingestion_service_pb2 as wire
 
 from ingestion_svc.corrections import NEWEST, CorrectionOrder, CorrectionsQuestion
+from ingestion_svc.notes import check_line
 from ingestion_svc.readings import INTERVAL_MAX_KWH, INTERVAL_MIN_KWH
 from shared.db.device_kind import METER, VEHICLE
 from shared.requests import Checks, place_of_page
 
 AUTHOR_MAX_LENGTH = 100
-NOTE_MAX_LENGTH = 1_000
-"""Characters: enough for a ticket's link and three sentences."""
+"""Characters."""
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
@@ -31,9 +31,8 @@ def parse_correct_reading(request: wire.CorrectReadingRequest) -> CorrectionOrde
         checks.add("energy", "required: set one of voided, kwh and as_sent")
     elif energy == "kwh" and not INTERVAL_MIN_KWH <= request.kwh <= INTERVAL_MAX_KWH:
         checks.add("kwh", f"{request.kwh!r} is not within {INTERVAL_MIN_KWH:.15g} to {INTERVAL_MAX_KWH:.15g} kWh")
-    for field, text, most in (("author", request.author, AUTHOR_MAX_LENGTH), ("note", request.note, NOTE_MAX_LENGTH)):
-        if not 0 < len(text) <= most or not text.isprintable() or text.isspace():
-            checks.add(field, f"required: 1 to {most:,} characters, none of them a control character")
+    check_line(checks, "author", request.author, AUTHOR_MAX_LENGTH, required=True)
+    check_line(checks, "note", request.note, required=True)
     checks.raise_if_any()
     return CorrectionOrder(
         VEHICLE if request.WhichOneof("device") == "vehicle_id" else METER,

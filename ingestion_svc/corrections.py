@@ -68,12 +68,15 @@ class Correction:
     author: str
     note: str
     corrected_us: int
+    identity: str | None
+    """Whose order it was. None: nobody knows."""
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
         """From a row of all columns."""
-        number, kind, device_id, ts, *said, corrected_at = tuple(row)
-        values: list[Any] = [number, kind, device_id, us_from_datetime(ts), *said, us_from_datetime(corrected_at)]
+        number, kind, device_id, ts, *said, corrected_at, identity = tuple(row)
+        corrected_us = us_from_datetime(corrected_at)
+        values: list[Any] = [number, kind, device_id, us_from_datetime(ts), *said, corrected_us, identity]
         return cls(*values)
 
 
@@ -88,10 +91,12 @@ class CorrectionsQuestion:
 
 
 @shielded
-async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: PowerLimits) -> Correction | None:
+async def correct_reading(
+    engine: AsyncEngine, order: CorrectionOrder, limits: PowerLimits, identity: str
+) -> Correction | None:
     """Makes an energy count, unless it does already. Returns the correction that says so, None where none ever did.
 
-    Raises UnknownReading.
+    `identity` is whose order it is. Raises UnknownReading.
     """
     async with engine.begin() as connection:
         await connection.execute(LOCK_TABLES[order.kind])
@@ -122,7 +127,7 @@ async def correct_reading(engine: AsyncEngine, order: CorrectionOrder, limits: P
             RECORD,
             named
             | {"sent_kwh": uncorrected[0], "kwh_before": found.kwh, "kwh": kwh, "voided": order.voided}
-            | {"author": order.author, "note": order.note},
+            | {"author": order.author, "note": order.note, "identity": identity},
         )
         return Correction.of(recorded.one())
 

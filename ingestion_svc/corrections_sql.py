@@ -60,13 +60,15 @@ _CHANGE_STATUS = """
 CHANGE_STATUS = {kind: text(kind.render(_CHANGE_STATUS)) for kind in KINDS}
 
 RECORD = text("""
-    INSERT INTO corrections (device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note)
-    VALUES (:device_kind, :device_id, :ts, :sent_kwh, :kwh_before, :kwh, :voided, :author, :note)
-    RETURNING correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at
+    INSERT INTO corrections (device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, identity)
+    VALUES (:device_kind, :device_id, :ts, :sent_kwh, :kwh_before, :kwh, :voided, :author, :note, :identity)
+    RETURNING correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at,
+        identity
 """)
 
 LAST = text("""
-    SELECT correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at
+    SELECT correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at,
+        identity
     FROM corrections
     WHERE device_kind = :device_kind AND device_id = :device_id AND ts = :ts
     ORDER BY correction_id DESC LIMIT 1
@@ -74,7 +76,8 @@ LAST = text("""
 
 # A page of corrections before a place; an empty id asks for every device.
 LIST = text("""
-    SELECT correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at
+    SELECT correction_id, device_kind, device_id, ts, sent_kwh, kwh_before, kwh, voided, author, note, corrected_at,
+        identity
     FROM corrections
     WHERE (:device_id = '' OR (device_kind = :device_kind AND device_id = :device_id)) AND correction_id < :before
     ORDER BY correction_id DESC

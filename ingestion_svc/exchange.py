@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ingestion_svc.intake import Intake
+from ingestion_svc.intake import Intake, new_sender
 from ingestion_svc.readings import REJECTIONS_MAX, Message, Summary
-from ingestion_svc.receipt import Receipt, Sender
+from ingestion_svc.receipt import Receipt
 from ingestion_svc.taking import Taker
 from shared.errors import InvalidRequest, Violation
 
@@ -50,7 +50,7 @@ class Exchange:
     def __init__(self, intake: Intake, unacknowledged_max_readings: int) -> None:
         self._intake = intake
         self._max_readings = unacknowledged_max_readings
-        self._sender = Sender()
+        self._sender = new_sender()
         self._changed = asyncio.Event()
         """Set when there may be something to answer, or the exchange shall end."""
         self._ending = False

@@ -17,7 +17,13 @@ from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, SLICE_READINGS
 from ingestion_svc.readings import Decoded, Message, TimeBounds
 from ingestion_svc.receipt import Priority, Receipt, Sender
 from ingestion_svc.taking import Taker
+from shared import caller
 from shared.errors import RetryLater
+
+
+def new_sender() -> Sender:
+    """For the call that is being served."""
+    return Sender(names_its_devices=caller.identity().grants.names_devices)
 
 
 class Intake:
@@ -35,7 +41,7 @@ class Intake:
     def receipt(self, sender: Sender | None = None, changed: asyncio.Event | None = None) -> Receipt:
         """For readings of a sender, of one of its own unless given; sets `changed` at each change of theirs."""
         return Receipt(
-            sender=sender or Sender(), on_resolved=self._evidence.resolved, _changed=changed or asyncio.Event()
+            sender=sender or new_sender(), on_resolved=self._evidence.resolved, _changed=changed or asyncio.Event()
         )
 
     async def take_call(self, message: Message) -> Receipt:

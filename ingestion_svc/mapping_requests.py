@@ -4,15 +4,17 @@ from energyfleet.v1 import ingestion_service_pb2 as wire
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ingestion_svc.devices import Opening
-from ingestion_svc.mappings import Mapping, MappingsQuestion, UnmappingOrder
+from ingestion_svc.mapping_lists import MappingChangesQuestion, MappingsQuestion
+from ingestion_svc.mappings import Mapping, MappingOrder, UnmappingOrder
+from ingestion_svc.notes import check_line
 from ingestion_svc.readings import TimeBounds
 from shared.device_ids import is_device_id
-from shared.requests import Checks, place_of_page
+from shared.requests import PLACE_NUMBER_MAX, Checks, place_of_page
 from shared.timestamps import TIMESTAMP_MAX_SECONDS, US_PER_SECOND, iso_from_us
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
-"""Mappings in a page: some 100 KiB."""
+"""Mappings, or changes of them, in a page: some 300 KiB, or 2 MiB with the longest notes in ASCII."""
 
 _TOKEN_TIME_END_US = TIMESTAMP_MAX_SECONDS * US_PER_SECOND
 
@@ -30,19 +32,18 @@ def parse_opening(opening: wire.ExchangeOpening, *, first: bool) -> Opening:
     return Opening(opening.meter_id, opening.vehicle_id)
 
 
-def parse_map_vehicle(request: wire.MapVehicleRequest, bounds: TimeBounds) -> tuple[Mapping, bool]:
-    """The mapping that is wanted, from now on where no instant is given, and whether its meter joins others.
-
-    Raises InvalidRequest.
-    """
+def parse_map_vehicle(request: wire.MapVehicleRequest, bounds: TimeBounds) -> MappingOrder:
+    """The order, from now on where no instant is given. Raises InvalidRequest."""
     checks = Checks()
     checks.device_id("vehicle_id", request.vehicle_id)
     checks.device_id("meter_id", request.meter_id)
     from_us, until_us = _span(request, bounds, checks)
     if request.mode not in wire.MappingMode.values():
         checks.add("mode", f"{request.mode} is none of {', '.join(wire.MappingMode.keys()[1:])}")
+    check_line(checks, "note", request.note)
     checks.raise_if_any()
-    return (Mapping(request.vehicle_id, request.meter_id, from_us, until_us), request.mode == wire.MAPPING_MODE_JOIN)
+    wanted = Mapping(request.vehicle_id, request.meter_id, from_us, until_us)
+    return MappingOrder(wanted, request.mode == wire.MAPPING_MODE_JOIN, request.note)
 
 
 def parse_unmap_vehicle(request: wire.UnmapVehicleRequest, bounds: TimeBounds) -> UnmappingOrder:
@@ -52,8 +53,9 @@ def parse_unmap_vehicle(request: wire.UnmapVehicleRequest, bounds: TimeBounds) -
     if request.meter_id:
         checks.device_id("meter_id", request.meter_id)
     from_us, until_us = _span(request, bounds, checks)
+    check_line(checks, "note", request.note)
     checks.raise_if_any()
-    return UnmappingOrder(request.vehicle_id, request.meter_id, from_us, until_us)
+    return UnmappingOrder(request.vehicle_id, request.meter_id, from_us, until_us, request.note)
 
 
 def _span(
@@ -85,13 +87,9 @@ def _instant(field: str, timestamp: Timestamp, bounds: TimeBounds, checks: Check
 
 
 def parse_list_mappings(request: wire.ListMappingsRequest) -> MappingsQuestion:
+    """The question. Raises InvalidRequest."""
     checks = Checks()
-    if request.vehicle_id:
-        checks.device_id("vehicle_id", request.vehicle_id)
-    if request.meter_id:
-        checks.device_id("meter_id", request.meter_id)
-    if not 0 <= request.page_size <= PAGE_MAX:
-        checks.add("page_size", f"{request.page_size} is not within 1 to {PAGE_MAX}; 0 asks for {PAGE_DEFAULT}")
+    _page(request, checks)
     after = ("", 0, "")
     if request.page_token:
         vehicle_id, us, meter_id = place_of_page(request.page_token, str, int, str) or after
@@ -100,3 +98,25 @@ def parse_list_mappings(request: wire.ListMappingsRequest) -> MappingsQuestion:
             checks.add("page_token", "not a next_page_token of this rpc")
     checks.raise_if_any()
     return MappingsQuestion(request.vehicle_id, request.meter_id, after, request.page_size or PAGE_DEFAULT)
+
+
+def parse_list_mapping_changes(request: wire.ListMappingChangesRequest) -> MappingChangesQuestion:
+    """The question. Raises InvalidRequest."""
+    checks = Checks()
+    _page(request, checks)
+    place = place_of_page(request.page_token, int) if request.page_token else [PLACE_NUMBER_MAX]
+    if place is None:
+        checks.add("page_token", "not a next_page_token of this rpc")
+    checks.raise_if_any()
+    before = int(place[0]) if place else 0
+    return MappingChangesQuestion(request.vehicle_id, request.meter_id, before, request.page_size or PAGE_DEFAULT)
+
+
+def _page(request: wire.ListMappingsRequest | wire.ListMappingChangesRequest, checks: Checks) -> None:
+    """Notes what is wrong with the ids and the size of a page."""
+    if request.vehicle_id:
+        checks.device_id("vehicle_id", request.vehicle_id)
+    if request.meter_id:
+        checks.device_id("meter_id", request.meter_id)
+    if not 0 <= request.page_size <= PAGE_MAX:
+        checks.add("page_size", f"{request.page_size} is not within 1 to {PAGE_MAX}; 0 asks for {PAGE_DEFAULT}")

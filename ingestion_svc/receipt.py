@@ -38,6 +38,8 @@ class Sender:
 
     in_flight: int = 0
     """Readings whose outcome is not known yet."""
+    names_its_devices: bool = False
+    """Its certificate names each of its devices."""
     priority: Priority = Priority.LIVE
     not_live_until_s: float = 0.0
     """It keeps its priority until then, by `time.monotonic`."""

@@ -7,7 +7,8 @@ from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 
 from ingestion_svc.corrections import Correction
-from ingestion_svc.mappings import Mapping
+from ingestion_svc.mapping_lists import MappingChange
+from ingestion_svc.mappings import ChangeRecord, Mapping
 from ingestion_svc.readings import Conflict, MeterRow, Rejection, Summary, VehicleRow
 from shared.timestamps import proto_from_us
 
@@ -44,6 +45,16 @@ def mapping_message(mapping: Mapping) -> wire.Mapping:
         meter_id=mapping.meter_id,
         effective_from=proto_from_us(mapping.from_us),
         effective_until=None if mapping.until_us is None else proto_from_us(mapping.until_us),
+        registered=None if mapping.registered is None else _record_message(mapping.registered),
+        ended=None if mapping.ended is None else _record_message(mapping.ended),
+    )
+
+
+def mapping_change_message(change: MappingChange) -> wire.MappingChange:
+    return wire.MappingChange(
+        before=None if change.before is None else mapping_message(change.before),
+        after=None if change.after is None else mapping_message(change.after),
+        record=_record_message(change.record),
     )
 
 
@@ -59,7 +70,12 @@ def correction_message(correction: Correction) -> wire.Correction:
         author=correction.author,
         note=correction.note,
         corrected_at=proto_from_us(correction.corrected_us),
+        identity=correction.identity,
     )
+
+
+def _record_message(record: ChangeRecord) -> wire.ChangeRecord:
+    return wire.ChangeRecord(identity=record.identity, changed_at=proto_from_us(record.changed_us), note=record.note)
 
 
 def _rejection_message(rejection: Rejection) -> wire.RejectedReading:

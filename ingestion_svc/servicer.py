@@ -16,10 +16,26 @@ from ingestion_svc.decode import WireMessage
 from ingestion_svc.devices import newest_timestamps
 from ingestion_svc.exchange import Answer, Exchange, Request
 from ingestion_svc.intake import Intake
-from ingestion_svc.mapping_requests import parse_list_mappings, parse_map_vehicle, parse_opening, parse_unmap_vehicle
-from ingestion_svc.mappings import list_mappings, map_vehicle, unmap_vehicle
+from ingestion_svc.mapping_lists import list_mapping_changes, list_mappings
+from ingestion_svc.mapping_requests import (
+    parse_list_mapping_changes,
+    parse_list_mappings,
+    parse_map_vehicle,
+    parse_opening,
+    parse_unmap_vehicle,
+)
+from ingestion_svc.mappings import map_vehicle, unmap_vehicle
+from ingestion_svc.ownership import require_own, require_own_opening
 from ingestion_svc.readings import MESSAGE_MAX_READINGS, TimeBounds
-from ingestion_svc.replies import correction_message, mapping_message, opened_message, summary_message
+from ingestion_svc.replies import (
+    correction_message,
+    mapping_change_message,
+    mapping_message,
+    opened_message,
+    summary_message,
+)
+from shared import caller
+from shared.identity import ANYBODY
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
 from shared.power_limits import PowerLimits
@@ -55,7 +71,7 @@ class IngestionServicer(IngestionServiceServicer):
         self, request_iterator: AsyncIterator[wire.StreamTelemetryRequest], context: Context
     ) -> wire.StreamTelemetryResponse:
         end = asyncio.Event()
-        with self._admission.stream("StreamTelemetry", end.set, context.peer()) as place:
+        with self._admission.stream("StreamTelemetry", end.set, _peer(context)) as place:
             receipt = await self._intake.take_stream(_messages(request_iterator, place), end)
         return wire.StreamTelemetryResponse(summary=summary_message(receipt))
 
@@ -63,25 +79,27 @@ class IngestionServicer(IngestionServiceServicer):
         self, request_iterator: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context
     ) -> None:
         exchange = Exchange(self._intake, self._unacknowledged_max_readings)
-        with self._admission.stream("ExchangeTelemetry", exchange.end, context.peer()) as place:
+        with self._admission.stream("ExchangeTelemetry", exchange.end, _peer(context)) as place:
             await exchange.run(self._requests(request_iterator, context, place), partial(_acknowledge, context))
 
     async def IngestTelemetry(
         self, request: wire.IngestTelemetryRequest, context: Context
     ) -> wire.IngestTelemetryResponse:
+        require_own(request.readings)
         with self._admission.call(request.ByteSize()):
             receipt = await self._intake.take_call(WireMessage(request.readings))
         return wire.IngestTelemetryResponse(summary=summary_message(receipt))
 
     async def MapVehicle(self, request: wire.MapVehicleRequest, context: Context) -> wire.MapVehicleResponse:
-        wanted, join = parse_map_vehicle(request, self._bounds())
-        mapping, closed = await map_vehicle(self._engine, wanted, join=join)
+        order = parse_map_vehicle(request, self._bounds())
+        mapping, closed = await map_vehicle(self._engine, order, caller.identity().name)
         return wire.MapVehicleResponse(
             mapping=mapping_message(mapping), closed=[mapping_message(each) for each in closed]
         )
 
     async def UnmapVehicle(self, request: wire.UnmapVehicleRequest, context: Context) -> wire.UnmapVehicleResponse:
-        removed = await unmap_vehicle(self._engine, parse_unmap_vehicle(request, self._bounds()))
+        order = parse_unmap_vehicle(request, self._bounds())
+        removed = await unmap_vehicle(self._engine, order, caller.identity().name)
         return wire.UnmapVehicleResponse(removed=[mapping_message(each) for each in removed])
 
     async def ListMappings(self, request: wire.ListMappingsRequest, context: Context) -> wire.ListMappingsResponse:
@@ -91,10 +109,20 @@ class IngestionServicer(IngestionServiceServicer):
             next_page_token=page_token(page[-1].vehicle_id, page[-1].from_us, page[-1].meter_id) if more else "",
         )
 
+    async def ListMappingChanges(
+        self, request: wire.ListMappingChangesRequest, context: Context
+    ) -> wire.ListMappingChangesResponse:
+        page, more = await list_mapping_changes(self._engine, parse_list_mapping_changes(request))
+        return wire.ListMappingChangesResponse(
+            changes=[mapping_change_message(each) for each in page],
+            next_page_token=page_token(page[-1].record.number) if more else "",
+        )
+
     async def CorrectReading(
         self, request: wire.CorrectReadingRequest, context: Context
     ) -> wire.CorrectReadingResponse:
-        correction = await correct_reading(self._engine, parse_correct_reading(request), self._limits)
+        order = parse_correct_reading(request)
+        correction = await correct_reading(self._engine, order, self._limits, caller.identity().name)
         return wire.CorrectReadingResponse(correction=None if correction is None else correction_message(correction))
 
     async def ListCorrections(
@@ -113,8 +141,17 @@ class IngestionServicer(IngestionServiceServicer):
             first, place.begun = not place.begun, True
             if request.HasField("opening"):
                 opening = parse_opening(request.opening, first=first)
+                require_own_opening(opening)
                 await context.write(opened_message(*await newest_timestamps(self._engine, opening)))
+            require_own(request.readings)
             yield Request(request.sequence, WireMessage(request.readings))
+
+
+def _peer(context: Context) -> str:
+    """Whose stream it is: a device's, by its name, whatever connections it has. Who is nobody, or sends for many
+    devices, may have many connections: then it is the connection's."""
+    identity = caller.identity()
+    return identity.name if identity is not ANYBODY and identity.grants.names_devices else context.peer()
 
 
 async def _messages(
@@ -122,6 +159,7 @@ async def _messages(
 ) -> AsyncGenerator[WireMessage, Any]:
     async for request in requests:
         place.begun = True
+        require_own(request.readings)
         yield WireMessage(request.readings)
 
 

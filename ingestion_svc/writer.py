@@ -13,10 +13,10 @@ slow path.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import psycopg
@@ -34,10 +34,13 @@ from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.db.verification_sql import of_hours
 from shared.errors import DatabaseUnavailable, reason_of
+from shared.logs import quietly
 from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us
 
 _log = structlog.get_logger()
+
+Found = TypeVar("Found")
 
 PARTITION_DAYS_MAX = 1_000
 """Days whose partition a writer knows to be there: more than retention keeps."""
@@ -94,12 +97,48 @@ class Writer(Generic[AnyRow]):
             return await self._attempt(rows)
         except _RowsRefused as refusal:
             if len(rows) == 1:
-                _log.warning("reading_refused", device=rows[0][0], ts_us=rows[0].ts_us, error=str(refusal.__cause__))
+                device, ts_us, *_ = rows[0]
+                error = str(refusal.__cause__)
+                quietly(_log.warning, "reading_refused", key=device, device=device, ts_us=ts_us, error=error)
                 return Written(refused=[0])
         middle = len(rows) // 2
         written = await self.write(rows[:middle])
         written.add(await self.write(rows[middle:]), middle)
         return written
+
+    def unremembered(self, rows: Sequence[AnyRow]) -> set[str]:
+        """The ids of devices that may be new."""
+        unknown = np.flatnonzero(self._slots(rows) == NOT_KNOWN).tolist()
+        return {rows[at][0] for at in unknown}
+
+    async def unregistered(self, ids: set[str]) -> set[str]:
+        """Those of some devices that are not registered. Raises DatabaseUnavailable."""
+        found = await self._asked(lambda cursor: self._find_devices(ids, cursor))
+        return ids - found.keys()
+
+    async def registered(self) -> int:
+        """How many devices are registered. Raises DatabaseUnavailable."""
+
+        async def count(cursor: psycopg.AsyncCursor[Any]) -> int:
+            await cursor.execute(self._target.count_devices)
+            [(devices,)] = await cursor.fetchall()
+            return int(devices)
+
+        return await self._asked(count)
+
+    async def _asked(self, question: Callable[[psycopg.AsyncCursor[Any]], Awaitable[Found]]) -> Found:
+        """What the database answers outside of a transaction that writes. Raises DatabaseUnavailable."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._connected()
+                async with connection.transaction(), connection.cursor(binary=True) as cursor:
+                    return await question(cursor)
+        except (psycopg.Error, OSError, UnsafeServer) as error:
+            await self.close()
+            raise _unavailable(error) from error
+        except BaseException:
+            await self.close()
+            raise
 
     async def connect(self) -> None:
         """Sees to it that there is a connection; raises DatabaseUnavailable where none can be had."""
@@ -144,7 +183,8 @@ class Writer(Generic[AnyRow]):
             try:
                 return await self._store(connection, rows, columns, appendable)
             except (psycopg.errors.UniqueViolation, _StatusChanged) as error:
-                _log.info("append_rolled_back", readings=len(rows), reason=type(error).__name__)
+                reason = type(error).__name__
+                quietly(_log.info, "append_rolled_back", key=reason, readings=len(rows), reason=reason)
                 self._devices.hold_off()
         return await self._store(connection, rows, columns, NOTHING)
 

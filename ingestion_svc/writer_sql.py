@@ -38,6 +38,8 @@ _OPEN_SESSION = (
 _FIND_DEVICES = "SELECT {device}_id, {device}_key FROM {device}s WHERE {device}_id = ANY(%(ids)s)"
 
 # Sorted, so that two writers that meet the same new devices never deadlock.
+_COUNT_DEVICES = "SELECT count(*) FROM {device}s"
+
 _ADD_DEVICES = """
     INSERT INTO {device}s ({device}_id) SELECT id FROM unnest(%(ids)s::text[]) AS id ORDER BY id
     ON CONFLICT DO NOTHING
@@ -333,6 +335,7 @@ class Target(Generic[AnyRow]):
     open_session: Sequence[str]
     """What a writer's session begins with, one after another."""
     find_devices: str
+    count_devices: str
     add_devices: str
     copy_to_staging: str
     lock_status: str
@@ -359,6 +362,7 @@ def _target(kind: DeviceKind) -> Target[Any]:
         history_table=kind.history,
         open_session=[kind.render(each) for each in _OPEN_SESSION],
         find_devices=kind.render(_FIND_DEVICES),
+        count_devices=kind.render(_COUNT_DEVICES),
         add_devices=kind.render(_ADD_DEVICES),
         copy_to_staging=kind.render(_COPY_TO_STAGING),
         lock_status=kind.render(_LOCK_STATUS),

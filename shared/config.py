@@ -4,6 +4,7 @@ An empty variable is as if it was not set.
 """
 
 import ipaddress
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import StartRefused
+from shared.identity import CnTemplate, cn_templates
 from shared.power_limits import LIMIT_MAX_KW, POWER_MAX_KW, POWER_MIN_INTERVAL_S, BadLimits, PowerLimits
 
 RETENTION_DAYS = 400
@@ -73,6 +75,26 @@ class ServingSettings(Settings):
 
     tls_cert_file: Path | None = Field(None, description="PEM certificate chain; without it only loopback is served")
     tls_key_file: Path | None = Field(None, description="PEM private key of the certificate")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM certificates of the authorities that sign clients' certificates; clients must have one"
+    )
+    tls_deny_file: Path | None = Field(None, description="the list of revoked certificates: serials in hex, one a line")
+    tls_cn_template: str | None = Field(
+        None,
+        description="vehicle:{cn} or meter:{cn}, or both with a comma: the device of a certificate that names none by a"
+        " URN of ours, from its subject's common name",
+    )
+    allow_anonymous: bool = Field(
+        False, description="with TLS: serve clients that show no certificate, and let them do everything"
+    )
+    backend_address: str | None = Field(
+        None, description="HOST:PORT for clients with tokens instead of certificates, over TLS; unset: none"
+    )
+    jwks_file: Path | None = Field(None, description="the public keys that sign tokens: a JSON Web Key Set")
+    jwt_audience: str = Field("energyfleet", min_length=1, description="whom a token must be for (aud)")
+    jwt_issuer: str | None = Field(None, description="who must have issued a token (iss); unset: anybody with a key")
+    jwt_roles_claim: str = Field("roles", min_length=1, description="the claim that lists roles, or URNs of devices")
+    reflection: bool = Field(True, description="tell readers and operators about the contract, as grpcurl asks")
     shutdown_grace_s: PositiveFloat = Field(10.0, description="seconds that calls have to end in on SIGTERM")
     health_interval_s: PositiveFloat = Field(1.0, description="seconds between looks at the database")
 
@@ -92,6 +114,44 @@ class ServingSettings(Settings):
             if name.endswith("_address") and address is not None:
                 self._require_safe(f"ENERGYFLEET_{name.upper()}", address)
         return self
+
+    @model_validator(mode="after")
+    def _identified(self) -> Self:
+        """Whoever reaches a port over TLS is asked who he is, unless that is wanted otherwise."""
+        tls, asks = self.tls_cert_file is not None, self.tls_client_ca_file is not None
+        if not tls and (asks or self.backend_address is not None):
+            raise ValueError(
+                "ENERGYFLEET_TLS_CLIENT_CA_FILE and ENERGYFLEET_BACKEND_ADDRESS need ENERGYFLEET_TLS_CERT_FILE and"
+                " ENERGYFLEET_TLS_KEY_FILE"
+            )
+        if self.allow_anonymous and (asks or self.backend_address is not None):
+            raise ValueError(
+                "ENERGYFLEET_ALLOW_ANONYMOUS contradicts ENERGYFLEET_TLS_CLIENT_CA_FILE and ENERGYFLEET_BACKEND_ADDRESS"
+            )
+        if tls and not asks and not self.allow_anonymous:
+            raise ValueError(
+                "ENERGYFLEET_TLS_CLIENT_CA_FILE is not set, so that nobody would be asked who he is: set it, or"
+                " ENERGYFLEET_ALLOW_ANONYMOUS=true to let everybody do everything who reaches the port"
+            )
+        if not asks and (self.tls_deny_file is not None or self.tls_cn_template is not None):
+            raise ValueError(
+                "ENERGYFLEET_TLS_DENY_FILE and ENERGYFLEET_TLS_CN_TEMPLATE need ENERGYFLEET_TLS_CLIENT_CA_FILE"
+            )
+        if (self.backend_address is None) != (self.jwks_file is None):
+            raise ValueError("ENERGYFLEET_BACKEND_ADDRESS and ENERGYFLEET_JWKS_FILE go together")
+        return self
+
+    @property
+    def cn_templates(self) -> Sequence[CnTemplate]:
+        """The devices of certificates by their common names."""
+        return cn_templates(self.tls_cn_template) if self.tls_cn_template else ()
+
+    @field_validator("tls_cn_template")
+    @classmethod
+    def _template(cls, text: str | None) -> str | None:
+        if text is not None:
+            cn_templates(text)
+        return text
 
     def _require_safe(self, variable: str, address: str) -> None:
         host = address.rpartition(":")[0].strip("[]")
@@ -156,6 +216,16 @@ class IngestionSettings(ServingSettings):
     )
     device_max_readings_per_s: PositiveFloat | None = Field(
         None, description="readings a second that one device may send, a minute of them at once; unset: any number"
+    )
+    new_devices_per_hour: PositiveInt = Field(
+        20_000,
+        description="meters, and as many vehicles, that each worker registers an hour at most, an hour's number at"
+        " once: a fleet of 10,000 and as many more; of those whose certificate names them any number",
+    )
+    devices_max: PositiveInt = Field(
+        200_000,
+        description="meters, and as many vehicles, that are registered at most, some 1.4 KB each; of those whose"
+        " certificate names them any number",
     )
     power_max_kw: Annotated[float, Field(gt=0, le=LIMIT_MAX_KW)] = Field(
         POWER_MAX_KW,

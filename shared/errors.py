@@ -1,6 +1,8 @@
 """Everything that can go wrong for a caller, as one hierarchy.
 
     FleetError
+    ├── Unauthenticated        who calls is not known, or not any more
+    ├── PermissionDenied       who calls may not do that
     ├── InvalidRequest         the request breaks the contract; lists every violation
     ├── MalformedRequest       the bytes are no message of the rpc's type
     ├── UnknownDevice          it has sent no reading and is in no mapping
@@ -27,6 +29,14 @@ from shared.timestamps import iso_from_us
 
 class FleetError(Exception):
     """The request could not be answered."""
+
+
+class Unauthenticated(FleetError):
+    """Who calls is not known, or not any more. The message says why, and nothing of keys or tokens."""
+
+
+class PermissionDenied(FleetError):
+    """Who calls may not do that. The message names him and what he would need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,6 @@ a directory of their supervisor, which exports the sum. A file belongs to a work
 id: a restarted worker goes on counting where the killed one stopped, and the files never become more.
 """
 
-import asyncio
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,13 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, start_http_server, values
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
 from shared.background import BackgroundLoop
 from shared.config import ServingSettings
 from shared.errors import StartRefused
+from shared.metrics_server import MetricsServer
+from shared.metrics_tls import MetricsTls
 
 _log = structlog.get_logger()
 
@@ -36,6 +36,9 @@ LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 WATCH_INTERVAL_S = 0.25
 """Often enough to meet a loop that is held up; costs nothing."""
+
+CERTIFICATES_INTERVAL_S = 1.0
+"""Between two looks at the files of certificates: as often as the service itself looks."""
 
 
 class MetricsAddressTaken(StartRefused):
@@ -107,35 +110,29 @@ async def exporting(
 ) -> AsyncIterator[str | None]:
     """Meanwhile serves a registry on HOST:PORT, over TLS where the service itself does; None: serves nothing.
 
-    Gives the address with the port that it got. Raises MetricsAddressTaken. Scrapes are answered in threads of their
-    own, and a client that only connects holds up nobody.
+    Gives the address with the port that it got. Raises MetricsAddressTaken, or another StartRefused where a file of
+    certificates cannot be used. Metrics are rendered in a thread, as files of workers are read for it.
     """
     if address is None:
         yield None
         return
-    host, _, port = address.rpartition(":")
-    start = partial(
-        start_http_server,
-        int(port),
-        host.strip("[]"),
-        registry,
-        certfile=None if settings.tls_cert_file is None else str(settings.tls_cert_file),
-        keyfile=None if settings.tls_key_file is None else str(settings.tls_key_file),
-    )
     try:
-        server, thread = await asyncio.to_thread(start)  # it asks the name service for the host's name
+        tls = MetricsTls.of(settings)
+    except (OSError, ValueError) as error:
+        raise StartRefused(f"TLS of the metrics cannot be set up: {error}") from None
+    server = MetricsServer(partial(generate_latest, registry), tls)
+    host, _, port = address.rpartition(":")
+    try:
+        served = f"{host}:{await server.start(host.strip('[]'), int(port))}"
     except OSError as error:
-        raise MetricsAddressTaken(
-            f"cannot serve metrics on {address}: it is in use, not of this machine, or the certificate is unreadable"
-        ) from error
-    if isinstance(server.socket, ssl.SSLSocket):
-        # Or it would take place in the thread that accepts.
-        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]  # its types leave it out
-    served = f"{host}:{server.server_port}"
+        raise MetricsAddressTaken(f"cannot serve metrics on {address}: it is in use, or not of this machine") from error
     _log.info("serving_metrics", address=served)
+    files = None if tls is None else BackgroundLoop("metrics_certificates", tls.refresh, CERTIFICATES_INTERVAL_S)
+    if files is not None:
+        files.start()
     try:
         yield served
     finally:
-        await asyncio.to_thread(server.shutdown)
-        server.server_close()
-        thread.join()
+        if files is not None:
+            await files.close()
+        await server.close()

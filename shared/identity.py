@@ -11,9 +11,11 @@ A grant is a URN of ours. Ids are percent-encoded; a `*` at the end stands for a
 SPIFFE has one URI a certificate, and a charger has two ids: hence URNs of our own.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
@@ -21,6 +23,11 @@ from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 URN_PREFIX = "urn:energyfleet:"
 
 DEVICE_KINDS = ("meter", "vehicle")
+
+CN = "{cn}"
+"""Where a template has the subject's common name."""
+
+_TEMPLATE = re.compile(r"(meter|vehicle):([^{}]*\{cn\}[^{}]*)")
 
 
 class Role(StrEnum):
@@ -61,6 +68,11 @@ class Grants:
     def any_device(self) -> bool:
         """Whether readings of all devices may be sent."""
         return Role.GATEWAY in self.roles
+
+    @property
+    def names_devices(self) -> bool:
+        """Whether readings of single devices may be sent, each by its id, and of no other ones."""
+        return not (self.any_device or self.meters.prefixes or self.vehicles.prefixes)
 
     def sends_for(self, kind: str, device_id: str) -> bool:
         """Whether readings of that `meter` or `vehicle` may be sent."""
@@ -104,6 +116,28 @@ def grants_of(urns: Iterable[str]) -> Grants:
             raise BadGrant(f"{urn}: expected {URN_PREFIX} and then meter, vehicle or role")
     meters, vehicles = (DeviceIds(frozenset(ids[kind]), tuple(sorted(prefixes[kind]))) for kind in DEVICE_KINDS)
     return Grants(frozenset(roles), meters, vehicles)
+
+
+class CnTemplate(NamedTuple):
+    """The device that a certificate stands for whose subject's common name is its id, for fleets that have them."""
+
+    kind: str
+    pattern: str
+
+    def urn(self, common_name: str) -> str:
+        """The URN of the device. Raises BadGrant where that is no id."""
+        device_id = self.pattern.replace(CN, common_name)
+        if not is_device_id(device_id):
+            raise BadGrant(f"the common name {common_name[:80]!r} makes no {self.kind}'s id")
+        return device_urn(self.kind, device_id)
+
+
+def cn_templates(text: str) -> Sequence[CnTemplate]:
+    """From `vehicle:{cn}`, or several of them, separated by commas. Raises ValueError."""
+    found = [_TEMPLATE.fullmatch(each.strip()) for each in text.split(",")]
+    if not all(found):
+        raise ValueError(f"expected {' or '.join(f'{kind}:{CN}' for kind in DEVICE_KINDS)}, or both with a comma")
+    return [CnTemplate(each[1], each[2]) for each in found if each]
 
 
 def is_ours(urn: str) -> bool:

@@ -4,17 +4,29 @@ and answers that wait no longer than they may."""
 from __future__ import annotations  # gRPC's classes are generic in the stubs only
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from inspect import isasyncgenfunction
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from shared import deadline, delivery, status
-from shared.errors import FleetError, HeadersTooLarge, InvalidRequest, MalformedRequest, SlowConsumer, Violation
+from shared import caller, deadline, delivery, status
+from shared.authentication import Authentication, require_permission
+from shared.errors import (
+    FleetError,
+    HeadersTooLarge,
+    InvalidRequest,
+    MalformedRequest,
+    PermissionDenied,
+    SlowConsumer,
+    Unauthenticated,
+    Violation,
+)
 from shared.list_limits import ListLimit, NotAMessage, exceeded
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -56,13 +68,19 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     status; and a defect with INTERNAL.
 
     gRPC would tell the client `Unexpected <type>: <text>` of an exception; here it is logged, and the client learns
-    nothing of our internals. An answer that is not taken in time ends its call, and so do headers that are too large.
-    All of this is so for health and reflection, too.
+    nothing of our internals. Of health and reflection, which are gRPC's own, is asked whether the caller may. An answer
+    that is not taken in time ends its call, and so do headers that are too large.
     """
 
-    def __init__(self, limits: ListLimits) -> None:
-        """To be made on the event loop that serves."""
+    def __init__(
+        self, limits: ListLimits, authentication: Authentication, refused: Callable[[str, str, FleetError], None]
+    ) -> None:
+        """`refused` is told the rpc's path, the peer's address and why. To be made on the event loop that serves."""
         self._limits = limits
+        self._authentication = authentication
+        self._refused = refused
+        self._guarded_handlers: dict[str, grpc.RpcMethodHandler[Message, Message]] = {}
+        """By path, of the rpcs that there are; gRPC asks in each call."""
         self._deliveries = delivery.Deliveries()
         delivery.note_calls(asyncio.get_running_loop())
 
@@ -73,25 +91,97 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     ) -> grpc.RpcMethodHandler[Message, Message]:
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None:
-            return cast("grpc.RpcMethodHandler[Message, Message]", handler)
-        if _headers_bytes(handler_call_details.invocation_metadata) > HEADERS_MAX_BYTES:
-            refuse = _guarded(_refuse_headers, _each_taken, method, self._deliveries)
-            return cast("grpc.RpcMethodHandler[Message, Message]", grpc.stream_stream_rpc_method_handler(refuse))
-        limits = self._limits.get(method.rpartition("/")[2], ())
-        deserializer = _deserializer(handler.request_deserializer, method, limits)
-        asked = "stream" if handler.request_streaming else "unary"
-        shape = f"{asked}_stream" if handler.response_streaming else f"{asked}_unary"
-        behaviour = getattr(handler, shape)
-        if isasyncgenfunction(behaviour):
+        if handler is not None and _headers_bytes(handler_call_details.invocation_metadata) > HEADERS_MAX_BYTES:
+            return _HEADERS_TOO_LARGE
+        if handler is not None and method not in self._guarded_handlers:
+            self._guarded_handlers[method] = self._guarded_handler(handler, method)
+        return cast("grpc.RpcMethodHandler[Message, Message]", handler and self._guarded_handlers[method])
+
+    def _guarded_handler(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Message, Message]:
+        taken: Callable[[Any], Any] | None = None
+        deserializer = handler.request_deserializer
+        if method.startswith("/energyfleet."):
+            deserializer = _deserializer(deserializer, method, self._limits.get(method.rpartition("/")[2], ()))
+            taken = _each_taken if handler.request_streaming else _Received.take
+        make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming](handler)
+        if not (inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)):
+            behaviour = _unimplemented  # what gRPC's own services have not, such as Health.List
+        if inspect.isasyncgenfunction(behaviour):
             behaviour = _written(behaviour)
-        taken: Callable[[Any], Any] = _each_taken if handler.request_streaming else _Received.take
-        # What is answered once is serialised here, where its size is of interest.
-        once = None if handler.response_streaming else handler.response_serializer
-        guarded = _guarded(behaviour, taken, method, self._deliveries, once)
-        make: Any = getattr(grpc, f"{shape}_rpc_method_handler")
-        made = make(guarded, deserializer, None if once else handler.response_serializer)
+        # What is answered once is serialised by us, where its size is of interest.
+        serializer = None if handler.response_streaming else handler.response_serializer
+        streams = handler.request_streaming or handler.response_streaming
+        guarded = self._guarded(behaviour, taken, method, serializer, streams=streams)
+        made = make(guarded, deserializer, None if serializer else handler.response_serializer)
         return cast("grpc.RpcMethodHandler[Message, Message]", made)
+
+    def _guarded(
+        self,
+        behaviour: Callable[[Any, Any], Awaitable[Message | None]],
+        taken: Callable[[Any], Any] | None,
+        method: str,
+        serializer: Callable[[Message], bytes] | None,
+        *,
+        streams: bool,
+    ) -> Any:
+        """`serializer`: of what is answered once; None where the handler writes its answers itself."""
+
+        async def answer(received: Any, context: Context) -> bytes | None:
+            call = self._deliveries.call(context.peer())
+            try:
+                with self._admitted(context, method, streams=streams):
+                    answered = await behaviour(  # and no name of ours for the request, which a traceback would keep
+                        received if taken is None else taken(received),
+                        context if serializer else _Context(context, call),
+                    )
+                wire = serializer(answered) if serializer and answered is not None else None
+                call.leave(len(wire or b""))
+                return wire
+            except grpc.aio.AbortError:
+                call.leave(0, delivery.STATUS_MAX_WAIT_S)
+                raise
+            except grpc.aio.InternalError:  # a write failed: the peer has left, and its cancellation is on its way
+                return None
+            except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
+                termination = self._termination(method, context, error)
+                untold = isinstance(error, SlowConsumer) and not call.answered
+            if untold:  # gRPC would send the headers again that wait with the first answer, and fail
+                call.end()
+                await asyncio.sleep(0)  # raises CancelledError
+            call.leave(0, delivery.STATUS_MAX_WAIT_S)
+            await context.abort(*termination)
+            return None
+
+        return answer
+
+    def _admitted(self, context: Context, method: str, *, streams: bool) -> AbstractContextManager[None]:
+        """Sees who calls, and whether he may; a stream ends when he may not any more. Raises FleetError."""
+        deadline.set_time_remaining(context.time_remaining())
+        identity = self._authentication.identify(context)
+        caller.set_identity(identity)
+        require_permission(identity, method)
+        return self._authentication.stream(identity) if streams else nullcontext()
+
+    def _termination(self, method: str, context: Context, error: Exception) -> status.Termination:
+        """How a call ends that failed."""
+        termination = status.DEFECT
+        if isinstance(error, FleetError):
+            termination = status.termination(error)
+            if isinstance(error, Unauthenticated | PermissionDenied):
+                self._refused(method, context.peer(), error)
+        else:
+            quietly(_log.error, "rpc_failed", key=(method, type(error)), method=method, exc_info=error)
+        _forget_frames(error)
+        return termination
+
+
+_KINDS: Mapping[tuple[bool, bool], Callable[[Any], tuple[Any, Any]]] = {
+    (False, False): lambda handler: (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+    (False, True): lambda handler: (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+    (True, False): lambda handler: (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+    (True, True): lambda handler: (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+}
+"""By whether requests and responses are streams: how a handler is made, and what one does."""
 
 
 class _Context:
@@ -104,17 +194,23 @@ class _Context:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    async def write(self, answer: Message) -> None:
+    async def write(self, answer: Message | bytes) -> None:
         """Raises SlowConsumer or LimitExceeded."""
-        await self._call.write(self._context.write, answer, answer.ByteSize())
+        size = len(answer) if isinstance(answer, bytes) else answer.ByteSize()
+        await self._call.write(self._context.write, answer, size)
 
 
 def _headers_bytes(headers: Any) -> int:
     return sum(len(name) + len(value) + _HEADER_OVERHEAD_BYTES for name, value in headers or ())
 
 
-async def _refuse_headers(requests: Any, context: Any) -> None:
-    raise HeadersTooLarge(HEADERS_MAX_BYTES)
+async def _refuse_headers(_: Any, context: Context) -> None:
+    await context.abort(*status.termination(HeadersTooLarge(HEADERS_MAX_BYTES)))
+
+
+_HEADERS_TOO_LARGE = cast(
+    "grpc.RpcMethodHandler[Message, Message]", grpc.stream_stream_rpc_method_handler(_refuse_headers)
+)
 
 
 def _written(answers: Callable[[Any, Any], AsyncIterator[Message]]) -> Callable[[Any, Any], Awaitable[None]]:
@@ -143,6 +239,10 @@ def _deserializer(
     return deserialize
 
 
+async def _unimplemented(_: Any, context: Context) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this rpc is not there")
+
+
 async def _each_taken(requests: AsyncIterator[_Received]) -> AsyncIterator[Message]:
     delivery.current().reads_here()
     received = aiter(requests)
@@ -152,44 +252,6 @@ async def _each_taken(requests: AsyncIterator[_Received]) -> AsyncIterator[Messa
     finally:
         if isinstance(received, AsyncGenerator):  # or it keeps the bytes of the last message, as gRPC keeps requests
             await received.aclose()
-
-
-def _guarded(
-    behaviour: Callable[[Any, Any], Awaitable[Message | None]],
-    taken: Callable[[Any], Any],
-    method: str,
-    deliveries: delivery.Deliveries,
-    serializer: Callable[[Message], bytes] | None = None,
-) -> Any:
-    """`serializer`: of what is answered once; None where the handler writes its answers itself."""
-
-    async def answer(received: Any, context: Context) -> bytes | None:
-        deadline.set_time_remaining(context.time_remaining())
-        call = deliveries.call(context.peer())
-        try:
-            answered = await behaviour(taken(received), context if serializer else _Context(context, call))
-            wire = serializer(answered) if serializer and answered is not None else None
-            call.leave(len(wire or b""))
-            return wire
-        except grpc.aio.AbortError:
-            call.leave(0, delivery.STATUS_MAX_WAIT_S)
-            raise
-        except FleetError as error:
-            termination = status.termination(error)
-            _forget_frames(error)
-            untold = isinstance(error, SlowConsumer) and not call.answered
-        except Exception as error:  # the boundary: a defect must leave as INTERNAL and nothing else
-            _log.error("rpc_failed", method=method, exc_info=error)
-            termination, untold = status.DEFECT, False
-            _forget_frames(error)
-        if untold:  # gRPC would send the headers again that wait with the first answer, and fail
-            call.end()
-            await asyncio.sleep(0)  # raises CancelledError
-        call.leave(0, delivery.STATUS_MAX_WAIT_S)
-        await context.abort(*termination)
-        return None
-
-    return answer
 
 
 def _forget_frames(error: BaseException | None) -> None:

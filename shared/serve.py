@@ -13,12 +13,20 @@ import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
+from shared import caller, status
+from shared.access_metrics import AccessMetrics
+from shared.authentication import Authentication
 from shared.background import BackgroundLoop
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
-from shared.errors import StartRefused
+from shared.errors import FleetError, StartRefused
 from shared.files import FILES_RESERVED, raise_file_limit
 from shared.interceptor import HEADERS_MAX_BYTES, Interceptor, ListLimits
+from shared.logs import quietly
+from shared.timestamps import Clock, system_clock
+from shared.tls import ServerTls, TlsFiles
+from shared.tokens import TokenRules, Tokens
 
 _log = structlog.get_logger()
 
@@ -58,6 +66,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
+IDENTITY_FILES_INTERVAL_S = 1.0
+"""Between two looks at the files of certificates, keys and serials: a revoked peer's streams end within seconds."""
+
 DatabaseCheck = Callable[[], Awaitable[bool]]
 """Returns within bounded time whether the database is fit to serve from. To raise means that it is not."""
 
@@ -81,15 +92,20 @@ class Service:
         database_answers: DatabaseCheck,
         limits: ListLimits,
         *,
+        registry: CollectorRegistry,
         calls_per_connection: int,
         connections: int,
+        clock: Clock = system_clock,
         shared_port: bool = False,
     ) -> None:
-        """`calls_per_connection`: at a time, streams among them; a call that was reset counts until it is cleared away.
+        """Raises StartRefused where a file of certificates, keys or serials cannot be used.
+
+        `calls_per_connection`: at a time, streams among them; a call that was reset counts until it is cleared away.
         `connections`: how many there must be room for. More than the limit of open files leaves room for are closed at
         once. gRPC counts them for a listener; it has no limit for an address.
         """
         self.name = name
+        self.backend_address: str | None = None
         self.draining = asyncio.Event()
         self.on_drain: list[Callable[[], None]] = []
         """Called when the service drains, once health has said so."""
@@ -100,7 +116,14 @@ class Service:
             ("grpc.max_allowed_incoming_connections", max(1, raise_file_limit(files_needed) - FILES_RESERVED)),
             ("grpc.so_reuseport", int(shared_port)),
         )
-        self.server = grpc.aio.server(interceptors=(Interceptor(limits),), options=options)
+        self._metrics = AccessMetrics(registry)
+        try:
+            self._tls = server_tls(settings, clock)
+            self._authentication = authentication(settings, clock)
+        except (OSError, ValueError) as error:
+            raise StartRefused(f"TLS cannot be set up: {error}") from None
+        interceptor = Interceptor(limits, self._authentication, self._refused)
+        self.server = grpc.aio.server(interceptors=(interceptor,), options=options)
         self._settings = settings
         self._address = address
         self._database_answers = database_answers
@@ -109,26 +132,38 @@ class Service:
         self._watch = BackgroundLoop("health_check", self._check_health, settings.health_interval_s)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # grpc-stubs does not have it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-        reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
+        if settings.reflection:
+            reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
+        self._identity_files = BackgroundLoop("identity_files", self._refresh, IDENTITY_FILES_INTERVAL_S)
 
     async def start(self) -> str:
-        """Listens, and returns HOST:PORT with the port that it got; ListenError where that cannot be had."""
+        """Listens, and returns HOST:PORT with the port that it got; ListenError where that cannot be had.
+
+        Where clients with tokens have a listener of their own, `backend_address` is where.
+        """
         # Before the port is opened: on a shared one its clients would wait for us while others could serve them.
         await self._set_health(await self._database_answers())
         try:
-            if self._settings.tls_cert_file and self._settings.tls_key_file:
-                pair = (self._settings.tls_key_file.read_bytes(), self._settings.tls_cert_file.read_bytes())
-                port = self.server.add_secure_port(self._address, grpc.ssl_server_credentials([pair]))
-            else:
-                port = self.server.add_insecure_port(self._address)
-        except (RuntimeError, OSError) as error:
-            raise ListenError(
-                f"cannot listen on {self._address}: it is in use, not of this machine, or its certificate is unreadable"
-            ) from error
+            address = self._listen(self._address, asks_for_certificate=self._settings.tls_client_ca_file is not None)
+            if self._settings.backend_address is not None:
+                self.backend_address = self._listen(self._settings.backend_address, asks_for_certificate=False)
+        except RuntimeError as error:
+            raise ListenError(f"cannot listen on an address: it is in use, or not of this machine ({error})") from error
         await self.server.start()
         self._started = True
         self._watch.start()
-        return f"{self._address.rpartition(':')[0]}:{port}"
+        self._identity_files.start()
+        return address
+
+    def _listen(self, address: str, *, asks_for_certificate: bool) -> str:
+        """Returns HOST:PORT with the port that it got. Raises RuntimeError."""
+        if self._tls is None:
+            port = self.server.add_insecure_port(address)
+        else:
+            port = self.server.add_secure_port(
+                address, self._tls.credentials(asks_for_certificate=asks_for_certificate)
+            )
+        return f"{address.rpartition(':')[0]}:{port}"
 
     async def until_signal(self, address: str) -> None:
         """Announces the service and returns on SIGTERM or SIGINT; the caller then drains it."""
@@ -137,7 +172,9 @@ class Service:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, stop.set)
         announce_ready(address)
-        _log.info("serving", address=address, tls=self._settings.tls_cert_file is not None)
+        _log.info("serving", address=address, backend_address=self.backend_address, tls=self._tls is not None)
+        if self._settings.allow_anonymous and self._tls is not None:
+            _log.warning("anonymous_allowed", consequence="whoever reaches the port may do everything")
         await stop.wait()
 
     async def drain(self) -> None:
@@ -149,8 +186,24 @@ class Service:
         self.draining.set()
         for drain in self.on_drain:
             drain()
-        await asyncio.gather(self.server.stop(self._settings.shutdown_grace_s), self._watch.close())
+        await asyncio.gather(
+            self.server.stop(self._settings.shutdown_grace_s), self._watch.close(), self._identity_files.close()
+        )
         _log.info("stopped")
+
+    async def _refresh(self) -> None:
+        """Reads the files that say who is who, where they have changed."""
+        if self._tls is not None:
+            self._tls.refresh()
+            self._metrics.set_expiry(self._tls.expiry_s)
+        self._authentication.refresh()
+
+    def _refused(self, rpc: str, peer: str, error: FleetError) -> None:
+        code = status.termination(error).code.name
+        self._metrics.refused(rpc.rpartition("/")[2], code)
+        # Many may share an address; with the port each connection would be another peer.
+        key = (caller.identity().name, peer.rpartition(":")[0])
+        quietly(_log.warning, code.lower(), key=key, rpc=rpc, peer=peer, reason=str(error))
 
     async def _check_health(self) -> None:
         try:
@@ -167,6 +220,28 @@ class Service:
         state = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", self.name):
             await self._health.set(name, state)
+
+
+def server_tls(settings: ServingSettings, clock: Clock) -> ServerTls | None:
+    """The certificates of a service; None where it talks plaintext. Raises OSError or ValueError."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return ServerTls(TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file), clock)
+
+
+def authentication(settings: ServingSettings, clock: Clock) -> Authentication:
+    """Who calls, as configured. Raises OSError or ValueError."""
+    tokens = None
+    if settings.jwks_file is not None:
+        rules = TokenRules(settings.jwks_file, settings.jwt_audience, settings.jwt_issuer, settings.jwt_roles_claim)
+        tokens = Tokens(rules)
+    return Authentication(
+        clock,
+        client_certificates=settings.tls_client_ca_file is not None,
+        templates=settings.cn_templates,
+        deny_file=settings.tls_deny_file,
+        tokens=tokens,
+    )
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

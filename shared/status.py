@@ -15,6 +15,8 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 """The trailing metadata that carries `google.rpc.Status`, as all of gRPC's languages agree."""
 
 _CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownDevice: grpc.StatusCode.NOT_FOUND,

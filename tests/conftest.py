@@ -23,10 +23,15 @@ from shared.db.migrate import migrate
 
 POSTGRES_15_BIN_DIR = Path("/usr/lib/postgresql/15/bin")
 
+OLDEST = "postgres-15"
+"""In the name of each test that runs on it."""
+
 settings.register_profile("fleet", deadline=None)  # a busy machine is no defect; pytest-timeout ends what hangs
 settings.load_profile("fleet")
 
 TEST_SETTINGS = {"shared_buffers": "64MB", "max_connections": "80"}
+
+UNIT = Path(__file__).parent / "unit"
 
 MARKER = ".energyfleet-tests"
 """The file that says of a folder that the suite has made it."""
@@ -87,10 +92,13 @@ def _has_room(memory: Path) -> bool:
     return memory.is_dir() and min(shutil.disk_usage(memory).free, psutil.virtual_memory().available) > MEMORY_MIN_BYTES
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [each for each in items if "postgres-15" in each.nodeid and each.get_closest_marker("one_server")]
+    left_out = [each for each in items if OLDEST in each.nodeid and each.get_closest_marker("one_server")]
     config.hook.pytest_deselected(items=left_out)
+    dear = {each.path for each in items if each.get_closest_marker("timeout")}
     items[:] = [each for each in items if each not in left_out]
+    items.sort(key=lambda each: (OLDEST not in each.nodeid, each.path not in dear, UNIT in each.path.parents))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -103,16 +111,19 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"PostgreSQL: embedded 18; 15: {fifteen}; data below {config.option.basetemp}"
 
 
-class ByServer(LoadScopeScheduling):
-    """With `pytest -n 2` each server is started by one process only, and what a module shares is made but once."""
+class ByModule(LoadScopeScheduling):
+    """With `pytest -n 2` a process that is free takes the next module, and what a module shares is made but once.
+
+    All that needs PostgreSQL 15 goes to one process, first: a process runs one server at a time.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        server = re.search(r"postgres-\d+", nodeid)
-        return server[0] if server else nodeid.partition("::")[0]
+        return OLDEST if OLDEST in nodeid else nodeid.partition("::")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServer:
-    return ByServer(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModule:
+    config.option.loadscopereorder = False  # by the number of tests; they are in order already
+    return ByModule(config, log)
 
 
 @pytest.fixture(autouse=True)

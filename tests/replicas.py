@@ -9,8 +9,7 @@ import psycopg
 
 from shared.db import embedded
 from shared.db.embedded import EmbeddedServer
-
-ROLES = Path(__file__).parents[1] / "deploy" / "postgres-roles.sql"
+from shared.db.roles import LOGINS, make_roles
 
 DATABASE = "energyfleet"
 
@@ -18,16 +17,9 @@ DATABASE = "energyfleet"
 @contextmanager
 def deployed_server(data_dir: Path, bin_dir: Path | None) -> Iterator[EmbeddedServer]:
     """A server with the roles of `compose.yaml` and an empty database that belongs to `energyfleet_owner`."""
-    secrets = data_dir / "secrets"
-    secrets.mkdir(parents=True)
-    for name in ("owner", "ingestion", "analytics"):
-        (secrets / f"{name}_password").write_text("s3cret\n")
     with EmbeddedServer(data_dir / "primary", bin_dir=bin_dir, settings={"shared_buffers": "32MB"}) as server:
         server.ensure_database(DATABASE)
-        subprocess.run(
-            [embedded.embedded_bin_dir() / "psql", "--quiet", "--no-psqlrc", "--file", ROLES, server.url(DATABASE)],
-            env={"ENERGYFLEET_SECRETS_DIR": str(secrets)}, check=True, timeout=60,
-        )  # fmt: skip
+        make_roles(server.url(DATABASE), {login.name: "s3cret" for login in LOGINS}, own_server=True)
         yield server
 
 

@@ -1,5 +1,5 @@
-"""The reference client of both services: needs grpc, protobuf and two small modules of `shared`, and no command.
+"""The reference client of both services: needs grpc, protobuf, cryptography and small modules of `shared`, no command.
 
-channel -> services   (a method for each rpc, answers put together from their pages)
-channel -> uplink     (`ExchangeTelemetry` as a device needs it: nothing lost, nothing counted twice)
+credentials -> channel -> services   (a method for each rpc, answers put together from their pages)
+               channel -> uplink     (`ExchangeTelemetry` as a device needs it: nothing lost, nothing counted twice)
 """

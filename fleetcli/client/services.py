@@ -35,11 +35,17 @@ from energyfleet.v1.analytics_service_pb2 import (
 )
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from energyfleet.v1.ingestion_service_pb2 import (
+    ChangeRecord,
     ConflictingReading,
     CorrectReadingRequest,
     ExchangeTelemetryResponse,
     IngestionSummary,
     ListCorrectionsRequest,
+    ListCorrectionsResponse,
+    ListMappingChangesRequest,
+    ListMappingChangesResponse,
+    ListMappingsRequest,
+    ListMappingsResponse,
     MappingMode,
     MapVehicleRequest,
     OmittedValue,
@@ -49,10 +55,12 @@ from energyfleet.v1.ingestion_service_pb2 import (
 )
 from energyfleet.v1.ingestion_service_pb2 import Correction as CorrectionMessage
 from energyfleet.v1.ingestion_service_pb2 import Mapping as MappingMessage
+from energyfleet.v1.ingestion_service_pb2 import MappingChange as MappingChangeMessage
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from google.protobuf.message import Message
 
-from fleetcli.client.channel import CALL_TIMEOUT_S, open_channel, service_errors
+from fleetcli.client.channel import CALL_TIMEOUT_S, PLAINTEXT, open_channel, service_errors
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.errors import ServiceError
 from fleetcli.client.messages import timestamp, window
 from fleetcli.client.uplink import OnAnswer, OnWait, Uplink
@@ -76,7 +84,12 @@ SessionsQuestion = ListChargingSessionsRequest
 VehicleStatus = GetVehicleStatusResponse
 MeterStatus = GetMeterStatusResponse
 Mapping = MappingMessage
+Mappings = ListMappingsResponse
+MappingChange = MappingChangeMessage
+MappingChanges = ListMappingChangesResponse
+Record = ChangeRecord
 Correction = CorrectionMessage
+Corrections = ListCorrectionsResponse
 Summary = IngestionSummary
 Answer = ExchangeTelemetryResponse
 Refused = RejectedReading | ConflictingReading | OmittedValue
@@ -86,6 +99,9 @@ PATIENCE_S = 10.0
 
 PAGE_MAX_ROWS = 1_000
 """What the service takes."""
+
+PAGE_MAX_NOTED_ROWS = 250
+"""With the longest notes, two a row, half of the 4 MiB that a channel takes of an answer."""
 
 
 def verdict_of(answer: Performance | VehiclePerformance | VerdictTotals | MeterPerformance | MeterVerdictTotals) -> str:
@@ -125,9 +141,10 @@ def _device(meter: str | None, vehicle: str | None) -> dict[str, Any]:
 
 
 class _Client:
-    def __init__(self, address: str, ca_certificate: bytes | None) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
-        self._channel = open_channel(address, ca_certificate)
+        self._credentials = credentials
+        self._channel = open_channel(address, credentials)
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,19 +153,44 @@ class _Client:
         await self._channel.close(None)
 
     async def _call(self, method: Any, request: Message) -> Any:
-        with service_errors(self.address):
+        with service_errors(self.address, self._credentials):
             return await method(request, timeout=CALL_TIMEOUT_S)
+
+    async def _whole(
+        self, method: Any, question: Any, rows: str, most: int | None, page_max_rows: int = PAGE_MAX_ROWS
+    ) -> Any:
+        """The first answer, with the rows of later pages as far as they are wanted."""
+        page = type(question)()
+        page.CopyFrom(question)
+        page.page_size = min(most or page_max_rows, page_max_rows)
+        whole = await self._call(method, page)
+        its = getattr(whole, rows)
+        while whole.next_page_token and (most is None or len(its) < most):
+            page.page_token = whole.next_page_token
+            page.page_size = page_max_rows if most is None else min(most - len(its), page_max_rows)
+            answer = await self._call(method, page)
+            its.extend(getattr(answer, rows))
+            whole.next_page_token = answer.next_page_token
+        whole.ClearField("next_page_token")
+        return whole
 
 
 class IngestionClient(_Client):
-    """Of `ingestion_svc`; with the certificate of a CA (PEM), over TLS."""
+    """Of `ingestion_svc`; over TLS where the credentials have a CA."""
 
-    def __init__(self, address: str, ca_certificate: bytes | None = None) -> None:
-        super().__init__(address, ca_certificate)
+    def __init__(self, address: str, credentials: Credentials = PLAINTEXT) -> None:
+        super().__init__(address, credentials)
         self._stub = IngestionServiceStub(self._channel)
 
     async def map_vehicle(
-        self, vehicle_id: str, meter_id: str, from_us: int | None, until_us: int | None = None, *, join: bool = False
+        self,
+        vehicle_id: str,
+        meter_id: str,
+        from_us: int | None,
+        until_us: int | None = None,
+        *,
+        join: bool = False,
+        note: str = "",
     ) -> tuple[Mapping, list[Mapping]]:
         """Maps a vehicle to a meter from an instant (None: now) until another (None: no end); also what that closed.
 
@@ -160,12 +202,13 @@ class IngestionClient(_Client):
             effective_from=timestamp(from_us),
             effective_until=timestamp(until_us),
             mode=MappingMode.MAPPING_MODE_JOIN if join else MappingMode.MAPPING_MODE_REPLACE,
+            note=note,
         )
         answer = await self._call(self._stub.MapVehicle, request)
         return answer.mapping, list(answer.closed)
 
     async def unmap_vehicle(
-        self, vehicle_id: str, from_us: int | None, until_us: int | None, meter_id: str = ""
+        self, vehicle_id: str, from_us: int | None, until_us: int | None, meter_id: str = "", note: str = ""
     ) -> list[Mapping]:
         """Unmaps a vehicle from an instant (None: now) until another (None: no end); the mappings that this removed.
 
@@ -176,9 +219,24 @@ class IngestionClient(_Client):
             effective_from=timestamp(from_us),
             effective_until=timestamp(until_us),
             meter_id=meter_id,
+            note=note,
         )
         answer = await self._call(self._stub.UnmapVehicle, request)
         return list(answer.removed)
+
+    async def mappings(self, vehicle_id: str, meter_id: str, most: int | None = None) -> Mappings:
+        """Mappings of a vehicle, of a meter (empty: of all), pages put together: the first `most`, or all of them."""
+        question = ListMappingsRequest(vehicle_id=vehicle_id, meter_id=meter_id)
+        whole: Mappings = await self._whole(self._stub.ListMappings, question, "mappings", most, PAGE_MAX_NOTED_ROWS)
+        return whole
+
+    async def mapping_changes(self, vehicle_id: str, meter_id: str, most: int | None = None) -> MappingChanges:
+        """What became of them, the newest change first; likewise."""
+        question = ListMappingChangesRequest(vehicle_id=vehicle_id, meter_id=meter_id)
+        whole: MappingChanges = await self._whole(
+            self._stub.ListMappingChanges, question, "changes", most, PAGE_MAX_NOTED_ROWS
+        )
+        return whole
 
     async def correct(
         self, meter: str | None, vehicle: str | None, ts_us: int, energy: float | str | None, author: str, note: str
@@ -192,22 +250,26 @@ class IngestionClient(_Client):
         answer = await self._call(self._stub.CorrectReading, request)
         return answer.correction if answer.HasField("correction") else None
 
-    async def corrections(self, meter: str | None, vehicle: str | None, most: int) -> list[Correction]:
-        """The newest corrections of a device's readings, of all where neither is given."""
-        request = ListCorrectionsRequest(page_size=most, **_device(meter, vehicle))
-        answer = await self._call(self._stub.ListCorrections, request)
-        return list(answer.corrections)
+    async def corrections(self, meter: str | None, vehicle: str | None, most: int | None = None) -> Corrections:
+        """Corrections of a device's readings, of all where neither is given, the newest first; likewise."""
+        question = ListCorrectionsRequest(**_device(meter, vehicle))
+        whole: Corrections = await self._whole(
+            self._stub.ListCorrections, question, "corrections", most, PAGE_MAX_NOTED_ROWS
+        )
+        return whole
 
     def uplink(self, on_answer: OnAnswer | None = None, on_wait: OnWait | None = None) -> Uplink:
         """An uplink that gives up, with ClientError, when the service has been away for PATIENCE_S."""
-        return Uplink(self._channel, self.address, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S)
+        return Uplink(
+            self._channel, self.address, self._credentials, on_answer=on_answer, on_wait=on_wait, patience_s=PATIENCE_S
+        )
 
 
 class AnalyticsClient(_Client):
-    """Of `analytics_svc`; with the certificate of a CA (PEM), over TLS."""
+    """Of `analytics_svc`; over TLS where the credentials have a CA."""
 
-    def __init__(self, address: str, ca_certificate: bytes | None = None) -> None:
-        super().__init__(address, ca_certificate)
+    def __init__(self, address: str, credentials: Credentials = PLAINTEXT) -> None:
+        super().__init__(address, credentials)
         self._stub = AnalyticsServiceStub(self._channel)
 
     async def performance(self, vehicle_id: str, start_us: int | None = None, end_us: int | None = None) -> Performance:
@@ -255,22 +317,6 @@ class AnalyticsClient(_Client):
         request = BatchGetStatusRequest(vehicle_ids=[vehicle_id], meter_ids=[meter_id])
         answer = await self._call(self._stub.BatchGetStatus, request)
         return list(answer.vehicles[0].similar_ids), list(answer.meters[0].similar_ids)
-
-    async def _whole(self, method: Any, question: Any, rows: str, most: int | None) -> Any:
-        """The first answer, with the rows of later pages as far as they are wanted."""
-        page = type(question)()
-        page.CopyFrom(question)
-        page.page_size = min(most or PAGE_MAX_ROWS, PAGE_MAX_ROWS)
-        whole = await self._call(method, page)
-        its = getattr(whole, rows)
-        while whole.next_page_token and (most is None or len(its) < most):
-            page.page_token = whole.next_page_token
-            page.page_size = PAGE_MAX_ROWS if most is None else min(most - len(its), PAGE_MAX_ROWS)
-            answer = await self._call(method, page)
-            its.extend(getattr(answer, rows))
-            whole.next_page_token = answer.next_page_token
-        whole.ClearField("next_page_token")
-        return whole
 
     async def _found(self, method: Any, request: Message) -> Any:
         try:

@@ -1,17 +1,20 @@
 """The reference client of `ExchangeTelemetry`: what a device does to lose nothing and to have nothing counted twice.
 
-    async with Uplink(channel, address) as uplink:
+    async with Uplink(channel, address, credentials) as uplink:
         await uplink.send(ExchangeTelemetryRequest(readings=...))    # waits only while the buffer is full
         await uplink.flush()                                         # until all of it is resolved
     uplink.totals                                                    # stored, duplicate, conflicting, rejected ...
 
-Four rules, in the order of their importance; firmware in C follows the same ones:
+Five rules, in the order of their importance; firmware in C follows the same ones:
 
 1. A request is kept until a `committed_sequence` reaches its `sequence`, and no longer.
 2. A stream that ends, however it ends, is followed by a new one that begins with the oldest request still kept.
 3. Before that it waits as the service says, or else longer each time; not at all after OK. And it waits for something
    to send.
-4. A status that a retry cannot change is raised, not retried.
+4. Where the service refuses whom the certificate or token names, everything is kept and tried again, slowly: nothing of
+   a refused message is stored, and a renewed certificate, or a service that learns better, lets it through. The files
+   of the credentials are read again before each stream, and while such a refusal lasts.
+5. A status that a retry cannot change is raised, not retried.
 """
 
 import asyncio
@@ -31,8 +34,10 @@ from energyfleet.v1.ingestion_service_pb2 import (
 )
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
-from fleetcli.client.channel import service_errors
-from fleetcli.client.errors import ClientError, ServiceError, StreamCutShort
+from fleetcli.client.channel import PLAINTEXT, service_errors
+from fleetcli.client.credentials import Credentials
+from fleetcli.client.errors import ClientError, HandshakeFailed, IdentityRefused, ServiceError, StreamCutShort
+from fleetcli.client.renewal import FILES_LOOK_S, RenewedChannel
 
 READINGS_PER_MESSAGE = 500
 """About 25 KiB: a hundred would cost a third more time, a thousand gain nothing."""
@@ -50,9 +55,10 @@ BACKOFF_MAX_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
 """How long the service may take to end a stream after everything is resolved."""
 
-NEVER_SUCCEEDS = frozenset(
-    {"INVALID_ARGUMENT", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
-)
+REFUSED_WAIT_S = 300.0
+"""Between two tries of a refused identity: each costs the service a handshake, and somebody has to do something."""
+
+NEVER_SUCCEEDS = frozenset({"INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED"})
 """Statuses that a retry does not change, unless they come with `google.rpc.RetryInfo`."""
 
 # The stubs know neither a stream without an iterator nor what `read` returns at the end.
@@ -78,6 +84,7 @@ class Uplink:
         self,
         channel: grpc.aio.Channel,
         address: str,
+        credentials: Credentials = PLAINTEXT,
         *,
         opening: ExchangeOpening | None = None,
         on_answer: OnAnswer | None = None,
@@ -86,11 +93,13 @@ class Uplink:
         backoff_first_s: float = BACKOFF_FIRST_S,
         patience_s: float | None = None,
     ) -> None:
-        """`address` is for error messages only; the caller closes the channel.
+        """The caller closes the channel, which is one to `address` with `credentials`.
 
-        `on_answer` is called with every answer: which requests are resolved, which readings were rejected or
-        conflicting. `on_wait` is called with what ended the last stream and the seconds until the next. `patience_s` is
-        how long failures may go on before the last one is raised; None: for ever, as a device does.
+        Once their files have changed, streams go over a channel of the uplink's own. `on_answer` is called with every
+        answer: which requests are resolved, which readings were rejected or conflicting. `on_wait` is called with what
+        ended the last stream and the seconds until the next, and with what is wrong with changed files. `patience_s` is
+        how long failures may go on before the last one is raised, a refused identity at once; None: for ever, as a
+        device does.
         """
         self.totals = IngestionSummary()
         """Counts of all that is resolved, and the first rejections and conflicts as the answers listed them."""
@@ -98,7 +107,7 @@ class Uplink:
         """Every request up to this one is resolved."""
         self.streams = 0
         """Streams that were opened: 1 where nothing went wrong."""
-        self._stub = IngestionServiceStub(channel)
+        self._connection = RenewedChannel(channel, address, credentials, lambda bad: self._tell(bad, FILES_LOOK_S))
         self._address = address
         self._opening = opening
         self._opened: ExchangeOpened | None = None
@@ -170,6 +179,7 @@ class Uplink:
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
+        await self._connection.close()
 
     def _has_room(self, readings: int) -> bool:
         return self._kept_readings + readings <= self._max_readings and len(self._kept) < BUFFER_MAX_REQUESTS
@@ -190,7 +200,8 @@ class Uplink:
         while await self._has_more_to_send():
             failure: ClientError | None = None
             try:
-                with service_errors(self._address):
+                await self._connection.renew()
+                with service_errors(self._address, self._connection.credentials):
                     await self._exchange()
             except ClientError as error:
                 failure = error
@@ -204,14 +215,25 @@ class Uplink:
             retry_after_s = failure.retry_after_s if isinstance(failure, ServiceError) else None
             if isinstance(failure, ServiceError) and failure.code in NEVER_SUCCEEDS and retry_after_s is None:
                 raise failure
+            of_identity = isinstance(failure, IdentityRefused | HandshakeFailed)
+            if of_identity and await self._connection.renew():
+                continue
             failures += 1
             failing_since = loop.time() if failures == 1 else failing_since
             wait_s = backoff_s(failures, retry_after_s, self._backoff_first_s)
+            if _is_refusal(failure):
+                wait_s = REFUSED_WAIT_S * random.uniform(0.5, 1.0)
             if self._patience_s is not None and loop.time() + wait_s > failing_since + self._patience_s:
                 raise failure
-            if self._on_wait is not None:
-                self._on_wait(failure, wait_s)
-            await asyncio.sleep(wait_s)
+            self._tell(failure, wait_s)
+            if of_identity:
+                await self._connection.wait(wait_s)
+            else:
+                await asyncio.sleep(wait_s)
+
+    def _tell(self, failure: ClientError, wait_s: float) -> None:
+        if self._on_wait is not None:
+            self._on_wait(failure, wait_s)
 
     async def _has_more_to_send(self) -> bool:
         """Waits for something to send: the service ends a stream on which nothing comes. False: we are closing."""
@@ -228,7 +250,7 @@ class Uplink:
         """
         self._written, self._answered = 0, False
         self.streams += 1
-        call: Any = self._stub.ExchangeTelemetry(_FROM_WRITES)
+        call: Any = IngestionServiceStub(self._connection.channel).ExchangeTelemetry(_FROM_WRITES)
         writing = asyncio.create_task(self._write(call))
         try:
             while (answer := await call.read()) is not _END:
@@ -268,6 +290,11 @@ class Uplink:
                 self._to_write.set()
         _add(self.totals, answer.summary)
         self._progress.set()
+
+
+def _is_refusal(failure: ClientError) -> bool:
+    """Whether it lasts until somebody does something."""
+    return isinstance(failure, IdentityRefused) or (isinstance(failure, HandshakeFailed) and failure.lasting)
 
 
 def _add(totals: IngestionSummary, summary: IngestionSummary) -> None:

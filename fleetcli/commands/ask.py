@@ -15,7 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
-from fleetcli.client.channel import is_serving
+from fleetcli.client.channel import PLAINTEXT, is_serving
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.services import (
     AnalyticsClient,
     MeterStatus,
@@ -28,11 +29,11 @@ from fleetcli.client.services import (
 )
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import age_text, facts_table, measured, out, say, verdict_text, warn_similar
+from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
     AsJson,
-    Ca,
     Ending,
     Vehicle,
     ask,
@@ -55,17 +56,18 @@ _OF_VEHICLE = (
 _OF_METER = (("drawn (AC)", "kwh_consumed_ac", "{:,.4f} kWh"), ("voltage", "voltage", "{:.1f} V"))
 
 
+@takes_credentials
 def performance(
     vehicle: Vehicle,
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
     ending: Ending = None,
     as_json: AsJson = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """How efficiently a vehicle charged: over the last 24 hours, or any window."""
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
-    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.performance(vehicle, start_us, end_us))
+    answer = ask(AnalyticsClient, analytics, credentials, lambda client: client.performance(vehicle, start_us, end_us))
     warn_similar("vehicle", vehicle, answer.evidence.similar_vehicle_ids)
     if as_json:
         typer.echo(json.dumps(_plain(answer), indent=2))
@@ -73,16 +75,19 @@ def performance(
         _show_performance(answer)
 
 
+@takes_credentials
 def status(
     device: Annotated[
         str, typer.Argument(metavar="DEVICE", help="The id of a vehicle or a meter; after -- where it begins with -.")
     ],
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     as_json: AsJson = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """What a vehicle or a meter reported last."""
-    vehicle, meter, (similar_vehicles, similar_meters) = ask(AnalyticsClient, analytics, ca, partial(_status, device))
+    vehicle, meter, (similar_vehicles, similar_meters) = ask(
+        AnalyticsClient, analytics, credentials, partial(_status, device)
+    )
     warn_similar("vehicle", device, similar_vehicles)
     warn_similar("meter", device, similar_meters)
     if vehicle is None and meter is None:
@@ -97,13 +102,14 @@ def status(
         _show_status("meter", device, meter, _OF_METER)
 
 
+@takes_credentials
 def health(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", callback=checked_address)],
-    ca: Ca = None,
     service: Annotated[str, typer.Option(help="A service's name. Default: the whole server.")] = "",
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Whether a service is serving: exit code 0 if so, 1 if not."""
-    serving, state = asyncio.run(is_serving(address, ca, service))
+    serving, state = asyncio.run(is_serving(address, credentials, service))
     if not serving:
         raise CommandError(f"{address} is {state}")
     say(f"{address} is {state}")

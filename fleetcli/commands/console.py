@@ -44,6 +44,16 @@ def note(line: str, style: str = "") -> None:
     err.print(Text(line, style), soft_wrap=not err.is_terminal)
 
 
+def say_rows(lines: Sequence[str], most: int, none: str) -> None:
+    """The first lines of a list, with a note where there are more; `none` where there is no line."""
+    for line in lines[:most]:
+        say(line)
+    if not lines:
+        say(none)
+    if len(lines) > most:
+        note(f"There are more than these {most}: see --rows.")
+
+
 def complain(line: str) -> None:
     note(line, "red")
 

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fleetcli.client.channel import PLAINTEXT
 from fleetcli.client.errors import ClientError
 from fleetcli.client.services import AnalyticsClient, verdict_of
 from fleetcli.commands.command_errors import CommandError
@@ -81,7 +82,7 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
         f" {iso_from_us(plan.end_us)}, seed {plan.seed}"
     )
     say(f"Broken on purpose: {fleet.faults}")
-    outcome = await send(stack.ingestion_address, None, fleet)
+    outcome = await send(stack.ingestion_address, PLAINTEXT, fleet)
     summary = outcome.summary
     say(
         f"{summary.received:,} readings committed in {outcome.elapsed_s:.1f} s: {outcome.readings_per_s:,.0f} a second."

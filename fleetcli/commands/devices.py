@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.messages import devices_request
 from fleetcli.client.services import AnalyticsClient, Clock, Device, DeviceList, freshness_of, state_of
 from fleetcli.commands.console import age_text, fitting_table, out, print_json, say
 from fleetcli.commands.fleet import ROWS_SHOWN
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, ask, require_one_format
+from fleetcli.commands.identity_options import takes_credentials
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, ask, require_one_format
 
 _NUMBERS = ("late", "future", "conflicting", "rejected", "left out", "doubted")
 
@@ -45,9 +48,9 @@ class DeviceOrderName(StrEnum):
     DOUBTED = "doubted"
 
 
+@takes_credentials
 def devices(
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     vehicles: Annotated[bool, typer.Option("--vehicles", help="Only vehicles.")] = False,
     meters: Annotated[bool, typer.Option("--meters", help="Only meters.")] = False,
     stale: Annotated[bool, typer.Option("--stale", help="Those that are silent, or of which no reading came.")] = False,
@@ -63,6 +66,7 @@ def devices(
     ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the devices as CSV.")] = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Which devices somebody should look at: silent, with a wrong clock, refused or doubted.
 
@@ -80,7 +84,7 @@ def devices(
     kind = "UNSPECIFIED" if vehicles == meters else "VEHICLE" if vehicles else "METER"
     question = devices_request(kind, states, by.upper())
     most = rows if as_json or as_csv else rows or ROWS_SHOWN
-    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.devices(question, most))
+    answer = ask(AnalyticsClient, analytics, credentials, lambda client: client.devices(question, most))
     (print_json if as_json else _print_csv if as_csv else _show)(answer)
 
 

@@ -8,6 +8,7 @@ import typer
 from fleetcli.commands.file_cells import Unit
 from fleetcli.commands.file_columns import COLUMNS, DATE, ENERGY, Dialect, contract_name
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
+from shared.time_zones import ACCEPTED, time_zone
 
 Delimiter = Annotated[str | None, typer.Option(metavar="CHAR", help="Between the cells of CSV: , ; | or tab.")]
 DecimalSign = Annotated[str | None, typer.Option("--decimal", metavar="SIGN", help="The decimal sign: . or ,")]
@@ -74,9 +75,7 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def _zone(key: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(key)
-    except (KeyError, ValueError, OSError):  # for no such file, a malformed name, and the name of a folder
-        raise typer.BadParameter(
-            f"{key[:80]!r} is no IANA time zone such as Europe/Berlin", param_hint="--time-zone"
-        ) from None
+    zone = time_zone(key)
+    if zone is None:
+        raise typer.BadParameter(f"{key[:80]!r} is no IANA time zone; accepted: {ACCEPTED}", param_hint="--time-zone")
+    return zone

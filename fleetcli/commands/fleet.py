@@ -11,6 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.messages import fleet_request, series_request, window
 from fleetcli.client.services import (
     AnalyticsClient,
@@ -32,11 +34,11 @@ from fleetcli.commands.console import (
     say,
     verdict_text,
 )
+from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
     AsJson,
-    Ca,
     DaysOf,
     Ending,
     Exact,
@@ -110,9 +112,9 @@ CSV_COMPARED = (
 """Fields of the comparison; their columns begin with `compared_`."""
 
 
+@takes_credentials
 def fleet(
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
     ending: Ending = None,
     exact: Exact = False,
@@ -132,6 +134,7 @@ def fleet(
     ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the vehicles as CSV.")] = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """How efficiently the fleet charged, the worst vehicles first: over the last 24 hours, or any window of a year.
 
@@ -142,21 +145,21 @@ def fleet(
     aligned = alignment(exact, days_of)
     question = fleet_request(window(start_us, end_us), aligned, verdict or (), vehicle or (), ORDERS[order])
     if as_json or as_csv:
-        answer, _ = asyncio.run(_ask(analytics, ca, question, rows, with_hours=False))
+        answer, _ = asyncio.run(_ask(analytics, credentials, question, rows, with_hours=False))
         (print_json if as_json else _print_csv)(answer)
     else:
-        answer, hours_of = asyncio.run(_ask(analytics, ca, question, rows or ROWS_SHOWN, with_hours=True))
+        answer, hours_of = asyncio.run(_ask(analytics, credentials, question, rows or ROWS_SHOWN, with_hours=True))
         _show(answer, hours_of)
     if answer.unknown_vehicle_ids:
         raise CommandError(f"unknown: {', '.join(answer.unknown_vehicle_ids)}")
 
 
 async def _ask(
-    address: str, ca: bytes | None, question: FleetQuestion, most: int | None, *, with_hours: bool
+    address: str, credentials: Credentials, question: FleetQuestion, most: int | None, *, with_hours: bool
 ) -> tuple[FleetPerformance, list[Series]]:
     """The answer and, for each of its vehicles, the last hours of the window."""
     free = asyncio.Semaphore(_SERIES_AT_ONCE)
-    async with AnalyticsClient(address, ca) as client:
+    async with AnalyticsClient(address, credentials) as client:
         with progress_bar() as progress:
             task = progress.add_task("vehicles", total=None)
             answer = await client.fleet(question, most)

@@ -3,7 +3,7 @@
 import asyncio
 
 from fleetcli.commands.console import note, say
-from fleetcli.commands.stack import connected, database
+from fleetcli.commands.stack import Database, connected, database
 from shared.config import IngestionSettings, read_settings
 from shared.db.retention import Maintained
 from shared.db.retention import maintain as maintain_partitions
@@ -13,12 +13,12 @@ from shared.timestamps import system_clock
 def maintain() -> None:
     """Create the coming week's partitions and drop those that retention no longer keeps.
 
-    Needs no more than the ingestion service's rights. Safe to repeat, and beside services that run. Readings of the
+    Needs no more than the rights of maintenance. Safe to repeat, and beside services that run. Readings of the
     last 30 days are kept whatever ENERGYFLEET_RETENTION_DAYS says; current status and hourly sums are kept for good.
     """
     settings = read_settings(IngestionSettings)
     with database(settings) as used:
-        done = asyncio.run(_maintain(used.ingestion_url, settings.retention_days))
+        done = asyncio.run(_maintain(used, settings.retention_days))
     for name in done.created:
         say(f"created {name}")
     for name in done.dropped:
@@ -29,6 +29,6 @@ def maintain() -> None:
     say(f"{len(done.created)} partitions created, {len(done.dropped)} dropped; {floor}.")
 
 
-async def _maintain(url: str, retention_days: int) -> Maintained:
-    async with connected(url, "energyfleet maintain", statement_timeout="60s") as connection:
+async def _maintain(used: Database, retention_days: int) -> Maintained:
+    async with connected(used, "energyfleet maintain", statement_timeout="60s") as connection:
         return await maintain_partitions(connection, system_clock(), retention_days)

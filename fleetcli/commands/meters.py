@@ -10,16 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.messages import meters_request, window
 from fleetcli.client.services import AnalyticsClient, ListedMeter, Meters, finding_of, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import compared, fitting_table, measured, out, print_json, say, verdict_text
 from fleetcli.commands.fleet import CSV_COMPARED, ORDERS, ROWS_SHOWN, WINDOW_HOURS, OrderName
+from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
     AsJson,
-    Ca,
     DaysOf,
     Ending,
     Exact,
@@ -63,9 +65,9 @@ class MeterVerdictName(StrEnum):
     INSUFFICIENT_DATA = "INSUFFICIENT_DATA"
 
 
+@takes_credentials
 def meters(
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     hours: Annotated[float | None, hours_option("Length of the window. Default: 24.")] = None,
     ending: Ending = None,
     exact: Exact = False,
@@ -85,6 +87,7 @@ def meters(
     ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the meters as CSV.")] = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Which charger is worn: how all vehicles charged at each meter, the worst first.
 
@@ -95,7 +98,7 @@ def meters(
     aligned = alignment(exact, days_of)
     question = meters_request(window(start_us, end_us), aligned, verdict or (), meter or (), ORDERS[order])
     most = rows if as_json or as_csv else rows or ROWS_SHOWN
-    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.meters(question, most))
+    answer = ask(AnalyticsClient, analytics, credentials, lambda client: client.meters(question, most))
     (print_json if as_json else _print_csv if as_csv else _show)(answer)
     if answer.unknown_meter_ids:
         raise CommandError(f"unknown: {', '.join(answer.unknown_meter_ids)}")

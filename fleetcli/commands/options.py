@@ -5,12 +5,11 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from fleetcli.commands.command_errors import BadInput
+from fleetcli.client.credentials import Credentials
 from shared.config import AnalyticsSettings, IngestionSettings
 from shared.timestamps import US_PER_HOUR, system_clock, us_from_datetime
 
@@ -75,25 +74,10 @@ def hours_option(meaning: str, most: int = HOURS_MAX) -> Any:
     return typer.Option(min=0.0003, max=most, help=meaning)
 
 
-def _certificate(file: str) -> bytes:
-    try:
-        certificate = Path(file).read_bytes()
-    except OSError as error:
-        raise BadInput(f"--ca {file}: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in certificate:
-        raise BadInput(f"--ca {file}: not a certificate in PEM form")
-    return certificate
+LINES_SHOWN = 20
+"""Lines of a list for a person, unless asked for otherwise."""
 
-
-Ca = Annotated[
-    bytes | None,
-    typer.Option(
-        "--ca",
-        metavar="FILE",
-        help="Talk TLS and trust this PEM certificate. Without it: plaintext.",
-        parser=_certificate,
-    ),
-]
+Rows = Annotated[int | None, typer.Option(min=1, help=f"At most so many. Default: {LINES_SHOWN}, or all as JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
 
@@ -123,15 +107,15 @@ def window_us(hours: float | None, ending: str | None, default_hours: float) -> 
 
 
 def ask(
-    client: Callable[[str, bytes | None], Client],
+    client: Callable[[str, Credentials], Client],
     address: str,
-    ca: bytes | None,
+    credentials: Credentials,
     question: Callable[[Client], Awaitable[Answer]],
 ) -> Answer:
     """What a service answers to a client of it."""
 
     async def asked() -> Answer:
-        async with client(address, ca) as connected:
+        async with client(address, credentials) as connected:
             return await question(connected)
 
     return asyncio.run(asked())

@@ -9,15 +9,17 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.messages import series_request, sessions_request
 from fleetcli.client.services import AnalyticsClient, Series, Session
 from fleetcli.commands.bucket_ratio import bucket_ratio, bucket_verdict
 from fleetcli.commands.command_errors import BadInput, CommandError
 from fleetcli.commands.console import say
+from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.options import (
     ANALYTICS_DEFAULT,
     Analytics,
-    Ca,
     Ending,
     Vehicle,
     ask,
@@ -44,11 +46,11 @@ class Granularity(StrEnum):
     DAY = "day"
 
 
+@takes_credentials
 def plot(
     vehicle: Vehicle,
     to: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture: .png, .svg or .pdf.")],
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     by: Annotated[Granularity, typer.Option(help="What a bar stands for.")] = Granularity.HOUR,
     hours: Annotated[float | None, hours_option("Length of the window. Default: 24, by days 30 days.")] = None,
     ending: Ending = None,
@@ -59,6 +61,7 @@ def plot(
         str | None,
         typer.Option(metavar="last|TIME", help="Instead of a window, the session at that time, or the last one."),
     ] = None,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Draw how a vehicle charged over time: energy of both sides, their ratio, the battery's temperature."""
     if session is not None and (hours is not None or ending is not None or by is not Granularity.HOUR):
@@ -69,22 +72,22 @@ def plot(
     _require_matplotlib()
     found = None
     if session is not None:
-        found = _session(session, vehicle, analytics, ca)
+        found = _session(session, vehicle, analytics, credentials)
         start_us, end_us = us_from_proto(found.window.start), us_from_proto(found.window.end)
     question = series_request(vehicle, start_us, end_us, by.name, time_zone)
-    series = ask(AnalyticsClient, analytics, ca, lambda client: client.series(question))
+    series = ask(AnalyticsClient, analytics, credentials, lambda client: client.series(question))
     draw(series, to, "" if found is None else session_line(found))
     what = f"a session of {vehicle}" if found is not None else vehicle
     say(f"{to} shows {what} by the {by}: {len(series.buckets):,} {by}s.")
 
 
-def _session(session: str, vehicle: str, analytics: str, ca: bytes | None) -> Session:
+def _session(session: str, vehicle: str, analytics: str, credentials: Credentials) -> Session:
     """The session of a time, or the last one of a month. CommandError where there is none."""
     now_us = system_clock()
     at_us = None if session == "last" else moment_us("--session", session, now_us)
     end_us = now_us if at_us is None else at_us + _AROUND_US
     question = sessions_request(vehicle, None, end_us - 2 * _AROUND_US, end_us)
-    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.sessions(question))
+    answer = ask(AnalyticsClient, analytics, credentials, lambda client: client.sessions(question))
     found: list[Session] = [
         each
         for each in answer.sessions

@@ -11,6 +11,8 @@ import typer
 from energyfleet.v1.ingestion_service_pb2 import ExchangeTelemetryRequest
 from energyfleet.v1.telemetry_pb2 import Telemetry
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.services import Answer, IngestionClient, Refused, Summary, reason_of
 from fleetcli.client.uplink import READINGS_PER_MESSAGE
 from fleetcli.commands.command_errors import BadInput, CommandError
@@ -27,7 +29,8 @@ from fleetcli.commands.file_options import (
     TimeZone,
     dialect_of,
 )
-from fleetcli.commands.options import INGESTION_DEFAULT, Ca, Ingestion, moment_us
+from fleetcli.commands.identity_options import takes_credentials
+from fleetcli.commands.options import INGESTION_DEFAULT, Ingestion, moment_us
 from fleetcli.commands.recording import Recording, opened
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 from shared.timestamps import iso_from_us, system_clock
@@ -72,10 +75,10 @@ class Report:
         complain(f"{self._name}:{self._numbers[refused.sequence][refused.index]}: {why}")
 
 
+@takes_credentials
 def replay(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or JSON; - for standard input.")],
     ingestion: Ingestion = INGESTION_DEFAULT,
-    ca: Ca = None,
     ending: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +107,7 @@ def replay(
     check_only: Annotated[
         bool, typer.Option("--check", help="Send nothing; say how the file is read and what is wrong with it.")
     ] = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Send recorded telemetry. Bad lines are reported with their numbers, the others are sent.
 
@@ -132,7 +136,7 @@ def replay(
             recording.survey()
         if target_us is not None and recording.newest_us is not None:
             recording.move_by_us = target_us - recording.newest_us
-        tally = asyncio.run(_replay(ingestion, ca, recording, pairs))
+        tally = asyncio.run(_replay(ingestion, credentials, recording, pairs))
     sent, refused = tally.sent, tally.bad + tally.sent.rejected + tally.sent.conflicting
     if not sent.received and not tally.bad:
         raise BadInput(f"{recording.name}: no readings")
@@ -165,11 +169,11 @@ def _pair(text: str) -> tuple[str, str]:
     return pairs[0]
 
 
-async def _replay(address: str, ca: bytes | None, recording: Recording, pairs: list[tuple[str, str]]) -> Tally:
+async def _replay(address: str, credentials: Credentials, recording: Recording, pairs: list[tuple[str, str]]) -> Tally:
     # asyncio would only note a Ctrl-C, and the next read from a terminal or a pipe would wait for a line nevertheless.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tally = Tally()
-    async with IngestionClient(address, ca) as client:
+    async with IngestionClient(address, credentials) as client:
         for vehicle_id, meter_id in pairs:
             await _map(client, recording, vehicle_id, meter_id)
         report = Report(recording.name)

@@ -8,10 +8,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.messages import sessions_request
 from fleetcli.client.services import AnalyticsClient, Session, Sessions, finding_of, verdict_of
 from fleetcli.commands.console import compared, fitting_table, measured, out, print_json, say, verdict_text
-from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ca, Ending, ask, hours_option, window_us
+from fleetcli.commands.identity_options import takes_credentials
+from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, Ending, ask, hours_option, window_us
 
 WINDOW_HOURS = 24.0
 
@@ -30,6 +33,7 @@ GOES_ON = ">"
 LEGEND = f"{NOT_BEFORE} it began before the window; {GOES_ON} it may go on."
 
 
+@takes_credentials
 def sessions(
     vehicle: Annotated[
         str | None, typer.Argument(metavar="VEHICLE", help="The vehicle's id; after -- where it begins with -.")
@@ -38,17 +42,17 @@ def sessions(
         str | None, typer.Option(metavar="ID", help="The vehicles that this meter fed, instead of a vehicle.")
     ] = None,
     analytics: Analytics = ANALYTICS_DEFAULT,
-    ca: Ca = None,
     hours: Annotated[float | None, hours_option("Length of the window. Default: 24.", WINDOW_HOURS_MAX)] = None,
     ending: Ending = None,
     as_json: AsJson = False,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """When a vehicle charged and how efficiently, session by session: over the last 24 hours, or up to a month."""
     if (vehicle is None) == (meter is None):
         raise typer.BadParameter("say whose sessions with one of VEHICLE and --meter", param_hint="VEHICLE")
     start_us, end_us = window_us(hours, ending, WINDOW_HOURS)
     question = sessions_request(vehicle, meter, start_us, end_us)
-    answer = ask(AnalyticsClient, analytics, ca, lambda client: client.sessions(question))
+    answer = ask(AnalyticsClient, analytics, credentials, lambda client: client.sessions(question))
     if as_json:
         print_json(answer)
     else:

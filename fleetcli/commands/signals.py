@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -38,3 +39,20 @@ async def run_until_asked_to_stop(work: Coroutine[Any, Any, None]) -> bool:
         return True
     task.result()
     return False
+
+
+@contextmanager
+def noticing_signals() -> Iterator[Callable[[], bool]]:
+    """Whether a signal has asked to stop, for work that looks for it between steps which are to be whole."""
+    asked = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    previous = {number: signal.signal(number, stop) for number in _ASKS_TO_STOP}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

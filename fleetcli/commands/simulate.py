@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from fleetcli.client.channel import PLAINTEXT
+from fleetcli.client.credentials import Credentials
 from fleetcli.client.services import IngestionClient, Summary, reason_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import complain, note, note_wait, progress_bar, say
-from fleetcli.commands.options import HOURS_MAX, INGESTION_DEFAULT, Ca, Ingestion, moment_us, window_start_us
+from fleetcli.commands.identity_options import takes_credentials
+from fleetcli.commands.options import HOURS_MAX, INGESTION_DEFAULT, Ingestion, moment_us, window_start_us
 from fleetcli.simulation.sending import Outcome, send_fleet
 from fleetcli.simulation.simulator import Faults, Fleet, FleetPlan
 from shared.timestamps import iso_from_us, system_clock
@@ -31,9 +34,9 @@ def _share(meaning: str) -> Any:
     return typer.Option(min=0, max=1, metavar="SHARE", help=meaning)
 
 
+@takes_credentials
 def simulate(
     ingestion: Ingestion = INGESTION_DEFAULT,
-    ca: Ca = None,
     chargers: Chargers = 50,
     hours: Hours = 24,
     ending: Annotated[str, typer.Option(metavar="now|TIME", help="When the span ends: RFC 3339.")] = "now",
@@ -50,6 +53,7 @@ def simulate(
     register: Annotated[float, _share("Meters that send their register.")] = _FAULTS.register,
     sentinel: Annotated[float, _share("Vehicles with a broken temperature sensor.")] = _FAULTS.sentinel,
     glitch: Annotated[float, _share("Meters with a glitch that gets corrected.")] = _FAULTS.glitch,
+    credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Simulate a fleet of chargers, some of them broken on purpose, and send what its devices report.
 
@@ -62,7 +66,7 @@ def simulate(
     fleet = Fleet(FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed, faults))
     say(f"{chargers:,} chargers, a reading every {every} s, {hours:g} hours up to {iso_from_us(end_us)}, seed {seed}")
     say(f"Broken on purpose: {fleet.faults}")
-    outcome = asyncio.run(send(ingestion, ca, fleet))
+    outcome = asyncio.run(send(ingestion, credentials, fleet))
     summary = outcome.summary
     say(
         f"{summary.received:,} readings in {outcome.elapsed_s:.1f} s, {outcome.readings_per_s:,.0f}/s:"
@@ -77,9 +81,9 @@ def simulate(
         raise CommandError(f"{summary.rejected + summary.conflicting:,} readings were not taken")
 
 
-async def send(address: str, ca: bytes | None, fleet: Fleet) -> Outcome:
+async def send(address: str, credentials: Credentials, fleet: Fleet) -> Outcome:
     """Sends a fleet, with a progress bar on a terminal. Raises ClientError."""
-    async with IngestionClient(address, ca) as client:
+    async with IngestionClient(address, credentials) as client:
         with progress_bar() as progress:
             mappings = progress.add_task("mappings", total=len(fleet.mappings))
             readings = progress.add_task("readings", total=fleet.readings_expected)

@@ -30,11 +30,12 @@ _WATCH_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """URLs of one database, for its owner and for each service with the rights that it needs."""
+    """URLs of one database, for its owner, and for each service and for maintenance with the rights that they need."""
 
     owner_url: str
     ingestion_url: str
     analytics_url: str
+    maintenance_url: str
     whereabouts: str
     """For people."""
     server: EmbeddedServer | None
@@ -49,7 +50,7 @@ def own_database(settings: Settings) -> Iterator[Database]:
     """
     if settings.database_url:
         url = settings.database_url
-        yield Database(url, url, url, "the one that ENERGYFLEET_DATABASE_URL names", None)
+        yield Database(url, url, url, url, "the one that ENERGYFLEET_DATABASE_URL names", None)
         return
     with EmbeddedServer(settings.data_dir) as server:
         server.ensure_database(DATABASE)
@@ -89,16 +90,20 @@ def _embedded(settings: Settings, url: Callable[..., str], server: EmbeddedServe
         settings.in_schema(url(DATABASE)),
         settings.in_schema(url(DATABASE, role="energyfleet_ingestion")),
         settings.in_schema(url(DATABASE, role="energyfleet_analytics")),
+        settings.in_schema(url(DATABASE, role="energyfleet_maintenance")),
         f"embedded PostgreSQL in {settings.data_dir}",
         server,
     )
 
 
 @asynccontextmanager
-async def connected(url: str, application_name: str, **options: str) -> AsyncIterator[AsyncConnection[Any]]:
-    """A connection to a usable database, each statement a transaction. Raises StartRefused for what the server says."""
-    await require_usable_database(url, application_name)
-    parameters = connection_parameters(url, application_name, **options)
+async def connected(used: Database, application_name: str, **options: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """A connection to a usable database with the rights of maintenance, each statement a transaction.
+
+    Raises StartRefused for what the server says.
+    """
+    await require_usable_database(used.owner_url, application_name)  # the role may be what is missing
+    parameters = connection_parameters(used.maintenance_url, application_name, **options)
     with refusing_start("ENERGYFLEET_DATABASE_URL"):
         async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
             yield connection

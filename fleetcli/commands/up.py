@@ -1,4 +1,4 @@
-"""`energyfleet up` and `energyfleet migrate`."""
+"""`energyfleet up`."""
 
 import asyncio
 import os
@@ -10,9 +10,8 @@ from fleetcli.commands.command_errors import StackError
 from fleetcli.commands.console import note, say
 from fleetcli.commands.options import INGESTION_DEFAULT
 from fleetcli.commands.signals import run_until_asked_to_stop
-from fleetcli.commands.stack import Stack, database, running
-from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, Settings, read_settings
-from shared.db.migrate import migrate as migrate_schema
+from fleetcli.commands.stack import Stack, running
+from shared.config import AnalyticsSettings, ConfigError, IngestionSettings, read_settings
 
 
 def up(
@@ -52,12 +51,6 @@ def up(
     note("Everything has stopped.")
 
 
-def migrate() -> None:
-    """Bring the database's schema up to date. Safe to repeat, and from several machines at once."""
-    with database(read_settings(Settings)) as used:
-        say(f"The schema is at revision {migrate_schema(used.owner_url)}: {used.whereabouts}.")
-
-
 async def _up(settings: IngestionSettings) -> None:
     async with running(settings, os.environ) as stack:
         for line in _announcement(stack, settings):
@@ -69,6 +62,9 @@ def _announcement(stack: Stack, settings: IngestionSettings) -> list[str]:
     certificate = settings.tls_cert_file
     grpcurl = "grpcurl -plaintext" if certificate is None else f"grpcurl -cacert {certificate}"
     simulate = "energyfleet simulate" if certificate is None else f"energyfleet simulate --ca {certificate}"
+    if settings.tls_client_ca_file is not None:  # a gateway's that is an operator, which we do not have
+        grpcurl += " -cert CERT -key KEY"
+        simulate += " --cert CERT --key KEY"
     if stack.ingestion_address != INGESTION_DEFAULT:
         simulate += f" --ingestion {stack.ingestion_address}"
     return [

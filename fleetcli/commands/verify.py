@@ -13,7 +13,7 @@ from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import note, progress_bar, say
 from fleetcli.commands.options import hours_option, moment_us
 from fleetcli.commands.signals import INTERRUPTED, run_until_asked_to_stop
-from fleetcli.commands.stack import connected, database
+from fleetcli.commands.stack import Database, connected, database
 from shared.config import IngestionSettings, read_settings
 from shared.db.verification import EVER_US, Difference, checks, find, repair_rows
 from shared.power_limits import PowerLimits
@@ -60,9 +60,9 @@ def verify(
 
     Looks at all hours that are stored, or at a span of whole hours; at current status always. What lies before the
     retention floor is not judged. With --repair rows are changed, added and deleted until they are what history says,
-    each hour in one transaction, and the exit code is 0 where that was possible. Needs the rights of the schema's
-    owner; is safe beside services that run. Says first which limits of power it judges by: they are those of this
-    command's environment, and should be those of ingestion.
+    each hour in one transaction, and the exit code is 0 where that was possible. Needs no more than the rights of
+    maintenance; is safe beside services that run. Says first which limits of power it judges by: they are those of
+    this command's environment, and should be those of ingestion.
     """
     start_us, end_us = _span(from_, until, hours)
     seen = _Seen(show)
@@ -70,7 +70,7 @@ def verify(
     seen.limits, seen.limits_file = settings.power_limits, settings.power_limits_file
     with database(settings) as used:
         try:
-            stopped = asyncio.run(run_until_asked_to_stop(_verify(used.owner_url, start_us, end_us, repair, seen)))
+            stopped = asyncio.run(run_until_asked_to_stop(_verify(used, start_us, end_us, repair, seen)))
         finally:
             for line in seen.lines:
                 say(line)
@@ -106,8 +106,8 @@ def _span(from_: str | None, until: str | None, hours: float | None) -> tuple[in
     return max(start_hour_us, EVER_US[0]), min(end_hour_us, EVER_US[1])
 
 
-async def _verify(url: str, start_us: int, end_us: int, repair: bool, seen: _Seen) -> None:
-    async with connected(url, "energyfleet verify") as connection:
+async def _verify(used: Database, start_us: int, end_us: int, repair: bool, seen: _Seen) -> None:
+    async with connected(used, "energyfleet verify") as connection:
         try:
             await _look(connection, start_us, end_us, repair, seen)
         except errors.LockNotAvailable:

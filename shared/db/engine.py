@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from shared.background import retrieve
 from shared.config import ConfigError
 from shared.errors import DatabaseUnavailable, StartRefused
+from shared.logs import quietly
 
 _log = structlog.get_logger()
 
@@ -100,7 +101,7 @@ async def database_errors() -> AsyncIterator[None]:
         sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
         if sqlstate is not None and sqlstate.startswith(_OUR_MISTAKES):
             raise
-        _log.warning("database_failed", error=str(error), sqlstate=sqlstate)
+        quietly(_log.warning, "database_failed", key=sqlstate, error=str(error), sqlstate=sqlstate)
         raise DatabaseUnavailable(sqlstate) from error
 
 

@@ -1,6 +1,6 @@
 """Brings the schema up to this version, and tells when it is not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ _MISSING_SCHEMA = """
 """
 _INSTALLED = "SELECT version_num FROM alembic_version"
 _ON_REPLICA = "SELECT pg_is_in_recovery()"
+_GRANT = "SELECT grant_to_maintenance()"
+"""Whenever somebody migrates: the role may have been made since the last time."""
 
 
 class SchemaUnknown(StartRefused):
@@ -72,25 +74,25 @@ def head() -> str:
     return revisions()[-1]
 
 
-def migrate(url: str) -> str:
+def migrate(url: str, role: str | None = None) -> str:
     """Brings the URL's schema to this version's revision and creates the coming days' partitions; returns the revision.
 
-    Creates the schema itself only where there is none: the right to do so may be missing. Safe to repeat, and from
-    several processes at once: the others wait for the first. Raises DatabaseUnreachable where
-    there is no connection or the database refuses, for want of a right say; SchemaUnknown where a newer version has
-    migrated it.
+    With `role` as this role, to which then belongs what is made. Creates the schema itself only where there is none:
+    the right to do so may be missing. Safe to repeat, and from several processes at once: the others wait for the
+    first. Raises DatabaseUnreachable where there is no connection or the database refuses, for want of a right say;
+    SchemaUnknown where a newer version has migrated it.
     """
     try:
-        return _migrate(url)
+        return _migrate(url, {} if role is None else {"role": role})
     except DBAPIError as error:
         raise DatabaseUnreachable(f"ENERGYFLEET_DATABASE_URL: {reason_of(error.orig or error)}") from error
 
 
-def _migrate(url: str) -> str:
+def _migrate(url: str, options: Mapping[str, str]) -> str:
     from alembic import command
     from alembic.migration import MigrationContext
 
-    parameters = connection_parameters(url, "energyfleet migrate")
+    parameters = connection_parameters(url, "energyfleet migrate", **options)
 
     def connect() -> Connection[Any]:
         return Connection.connect(**parameters)
@@ -107,6 +109,8 @@ def _migrate(url: str) -> str:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        connection.commit()
+        connection.exec_driver_sql(_GRANT)
         connection.commit()
         create_partitions_ahead(connection)
         connection.commit()

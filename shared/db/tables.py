@@ -194,9 +194,32 @@ vehicle_meter_map = Table(
     Column("meter_key", Integer, ForeignKey("meters.meter_key"), nullable=False),
     _timestamptz("effective_from"),
     _timestamptz("effective_until", nullable=True),
+    # The changes that registered it as long as it is, or longer, and that gave it its end; null where nobody knows, and
+    # `ended_change` also where it has had its end from the start, or none.
+    Column("registered_change", BigInteger, ForeignKey("mapping_changes.change_id")),
+    Column("ended_change", BigInteger, ForeignKey("mapping_changes.change_id")),
     PrimaryKeyConstraint("vehicle_key", "meter_key", "effective_from"),
     CheckConstraint("effective_from < effective_until", name="vehicle_meter_map_not_empty"),
     ExcludeConstraint(("meter_key", "="), (_valid, "&&"), name="vehicle_meter_map_one_vehicle_per_meter"),
+)
+
+# What became of each mapping, kept for good: without `from_before` it is new, without `from_after` it was removed, and
+# two rows with the same before tell that it became two. `identity` is the caller's.
+mapping_changes = Table(
+    "mapping_changes",
+    metadata,
+    Column("change_id", BigInteger, Identity(always=True), primary_key=True),
+    *(Column(name, Text(collation="C"), nullable=False) for name in ("vehicle_id", "meter_id")),
+    *(_timestamptz(f"{end}_{when}", nullable=True) for when in ("before", "after") for end in ("from", "until")),
+    Column("identity", Text, nullable=False),
+    Column("note", Text),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    CheckConstraint(
+        "(from_before, until_before) IS DISTINCT FROM (from_after, until_after)",
+        name="mapping_changes_changed_something",
+    ),
+    Index("mapping_changes_vehicle", "vehicle_id", "change_id"),
+    Index("mapping_changes_meter", "meter_id", "change_id"),
 )
 
 # What operators said of readings' energy, kept for good. Each is about what counts from then on.
@@ -212,5 +235,6 @@ corrections = Table(
     Column("author", Text, nullable=False),
     Column("note", Text, nullable=False),
     Column("corrected_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("identity", Text),  # the caller's; null where nobody knows
     Index("corrections_reading", "device_kind", "device_id", "ts"),
 )

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,12 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def service_process(module: str, tmp_path: Path, **variables: str) -> AsyncIterator[ServiceProcess]:
+async def service_process(
+    module: str, tmp_path: Path, log: Path | None = None, /, **variables: str
+) -> AsyncIterator[ServiceProcess]:
     """Starts `python -m module` on a free port, waits until it is ready, and kills it at the end if it still runs.
 
-    It ends with us, too.
+    It ends with us, too. What it writes on standard error goes into `log`, if there is one.
     """
     ready_file = tmp_path / f"ready-{len(list(tmp_path.iterdir()))}"
     variables = {
@@ -42,9 +44,10 @@ async def service_process(module: str, tmp_path: Path, **variables: str) -> Asyn
         "ENERGYFLEET_READY_FILE": str(ready_file),
         "ENERGYFLEET_LOG_LEVEL": "WARNING",
     } | variables
-    process = subprocess.Popen(
-        [*child._command_prefix(), sys.executable, "-m", *module.split()], env=os.environ | variables
-    )
+    with open(log, "wb") if log else nullcontext() as stderr:  # noqa: PTH123  # the latter is no file
+        process = subprocess.Popen(
+            [*child._command_prefix(), sys.executable, "-m", *module.split()], env=os.environ | variables, stderr=stderr
+        )
     try:
         await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)
         assert process.poll() is None, "the service ended before it was ready"

@@ -16,6 +16,8 @@ from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceStub
 from shared.db.embedded import EmbeddedServer
 from tests.acceptance.processes import refusal
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_serves_until_a_signal_and_ends_with_0(

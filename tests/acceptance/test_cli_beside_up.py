@@ -17,6 +17,7 @@ from tests.acceptance.test_cli_up import (
     energyfleet,
     gone,
     started,
+    superuser,
     up,
     wait_until,
 )
@@ -37,12 +38,6 @@ def running(directory: Path) -> Iterator[Running]:
     with up(directory) as running:
         yield running
         assert running.process.poll() is None, "no command stops what it did not start"
-
-
-def superuser(directory: Path) -> psycopg.Connection[tuple[object, ...]]:
-    """A connection to the embedded database below a directory, found as PostgreSQL's own programs find it."""
-    socket_dir = (directory / "data" / "pgdata" / "postmaster.pid").read_text().splitlines()[4]
-    return psycopg.connect(f"postgresql://postgres@/energyfleet?host={socket_dir}", autocommit=True)
 
 
 @contextmanager

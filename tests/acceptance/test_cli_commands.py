@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.test_cli_up import an_environment, energyfleet, up
+from tests.acceptance.forked import energyfleet
+from tests.acceptance.test_cli_up import an_environment, up
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -205,7 +206,7 @@ def test_mappings_are_made_and_taken_back(environment: dict[str, str]) -> None:
         return done.stdout.splitlines()
 
     first = f"test-ev-06 is fed by test-meter-06 from {hours_ago[3]}"
-    assert said("map", "test-ev-06", "test-meter-06", "--from", hours_ago[3]) == [f"{first} on"]
+    assert said("map", "test-ev-06", "test-meter-06", "--from", hours_ago[3], "--note", "[1] new") == [f"{first} on"]
     second = f"test-ev-06 is fed by test-meter-07 from {hours_ago[2]} on"
     moved = said("map", "test-ev-06", "test-meter-07", "--from", hours_ago[2])
     assert moved == [f"closed: {first} until {hours_ago[2]}", second]
@@ -217,6 +218,29 @@ def test_mappings_are_made_and_taken_back(environment: dict[str, str]) -> None:
     assert refused.returncode == 1
     assert f"FAILED_PRECONDITION: test-ev-06 without a meter from {hours_ago[3]} on" in refused.stderr
     assert f"test-ev-06 is fed by test-meter-07 from {hours_ago[1]} on" in refused.stderr
+
+    def undated(*arguments: str) -> list[str]:
+        """Without the times of the records."""
+        return [re.sub(r"; (registered |ended )?\S+Z by ", r"; \1by ", line) for line in said("mappings", *arguments)]
+
+    assert undated("--vehicle", "test-ev-06") == [
+        f"test-ev-06 is fed by test-meter-07 from {hours_ago[1]} on; registered by anonymous"
+    ]
+    assert undated("--vehicle", "test-ev-06", "--changes") == [
+        f"test-ev-06 is fed by test-meter-07 from {hours_ago[1]} on, before from {hours_ago[2]} on; by anonymous",
+        f"no longer: {first} until {hours_ago[2]}; by anonymous",
+        f"{second}; by anonymous",
+        f"{first} until {hours_ago[2]}, before from {hours_ago[3]} on; by anonymous",
+        f"{first} on; by anonymous: [1] new",
+    ]
+    only = energyfleet("mappings", "--meter", "test-meter-06", "--changes", "--rows", "1", environment=environment)
+    assert only.stdout.startswith(f"no longer: {first} until {hours_ago[2]}; ")
+    assert only.stderr == "There are more than these 1: see --rows.\n"
+    (change, *_) = json.loads("\n".join(said("mappings", "--meter", "test-meter-06", "--changes", "--json")))["changes"]
+    assert (change["before"]["meterId"], change["record"]["identity"]) == ("test-meter-06", "anonymous")
+    listed = json.loads("\n".join(said("mappings", "--vehicle", "test-ev-06", "--json")))["mappings"]
+    assert [each["registered"]["identity"] for each in listed] == ["anonymous"]
+    assert said("mappings", "--vehicle", "test-ev-00") == ["No mappings."]
 
 
 def test_a_reading_is_corrected_and_the_correction_is_listed(environment: dict[str, str]) -> None:
@@ -233,11 +257,16 @@ def test_a_reading_is_corrected_and_the_correction_is_listed(environment: dict[s
     assert said(*command, "--as-sent") == "What was sent counts, as before.\n"
     corrected = said(*command, "--kwh", "1.85")
     assert corrected.startswith(f"test-meter-08 {time}: counts as 1.85 kWh since ")
-    assert corrected.endswith(" (before: 100.05 kWh, uncorrected: 100.05 kWh); Ada: ticket [12]\n")
+    assert corrected.endswith(" (before: 100.05 kWh, uncorrected: 100.05 kWh); Ada (anonymous): ticket [12]\n")
     void = said(*command, "--void")
     assert void.startswith(f"test-meter-08 {time}: is void since ")
-    assert void.endswith(" (before: 1.85 kWh, uncorrected: 100.05 kWh); Ada: ticket [12]\n")
+    assert void.endswith(" (before: 1.85 kWh, uncorrected: 100.05 kWh); Ada (anonymous): ticket [12]\n")
     assert said("corrections", "--meter", "test-meter-08") == void + corrected
+    listed = json.loads(said("corrections", "--meter", "test-meter-08", "--json"))["corrections"]
+    assert [(each["author"], each["identity"], each["kwh"]) for each in listed] == [
+        ("Ada", "anonymous", 0.0),
+        ("Ada", "anonymous", 1.85),
+    ]
     nothing = energyfleet(
         "correct", "now", "--meter", "test-meter-08", "--void", "--note", "n", environment=environment
     )

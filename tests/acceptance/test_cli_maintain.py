@@ -4,12 +4,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from shared.db.embedded import EmbeddedServer
 from shared.db.partitions import DAYS_AHEAD
 from tests.acceptance.test_cli_up import an_environment, energyfleet
 
 
+@pytest.mark.one_server
 def test_maintain_says_what_it_created_and_dropped_and_then_has_nothing_to_do(
     postgres: EmbeddedServer, database: str, tmp_path: Path
 ) -> None:
@@ -18,7 +20,7 @@ def test_maintain_says_what_it_created_and_dropped_and_then_has_nothing_to_do(
     with psycopg.connect(postgres.url(database), autocommit=True) as owner:
         owner.execute("SELECT ensure_history_partition('meter_telemetry_history', %s)", (old,))
         owner.execute(f"DROP TABLE meter_telemetry_history_{ahead:%Y%m%d}")
-    url = postgres.url(database, role="energyfleet_ingestion")
+    url = postgres.url(database, role="energyfleet_maintenance")
     environment = an_environment(tmp_path, DATABASE_URL=url, RETENTION_DAYS="45")
 
     first = energyfleet("maintain", environment=environment)

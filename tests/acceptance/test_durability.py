@@ -100,6 +100,7 @@ def one(connection: psycopg.Connection[Any], query: str) -> Any:
     return connection.execute(query).fetchone()
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("place", ["before_commit", "after_commit"])
 async def test_a_service_killed_around_commit_loses_nothing_and_counts_nothing_twice(
     postgres: EmbeddedServer, database: str, tmp_path: Path, place: str
@@ -212,6 +213,7 @@ async def health_is(service: ServiceProcess, wanted: int) -> None:
         call.cancel()
 
 
+@pytest.mark.one_server
 async def test_sigterm_ends_open_streams_with_their_final_answer_and_exit_code_0(
     postgres: EmbeddedServer, database: str, tmp_path: Path
 ) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 
+pytestmark = pytest.mark.one_server
+
 END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # grpc-stubs does not have it
 
 
@@ -154,14 +156,16 @@ async def test_a_stopping_service_acknowledges_and_ends_exchanges_with_ok(
     assert ends[:10] == [[]] * 10
 
 
-@pytest.fixture
-async def limited(postgres: EmbeddedServer, database: str) -> AsyncIterator[IngestionServiceAsyncStub]:
-    """A service with tight limits."""
+@pytest.fixture(params=[3_600.0])
+async def limited(
+    request: pytest.FixtureRequest, postgres: EmbeddedServer, database: str
+) -> AsyncIterator[IngestionServiceAsyncStub]:
+    """A service with tight limits, whose streams get so many seconds old."""
     settings = IngestionSettings(
         database_url=postgres.url(database, role="energyfleet_ingestion"),
         ingestion_address="127.0.0.1:0",
         streams_max=2,
-        stream_max_age_s=0.3,
+        stream_max_age_s=request.param,
         device_max_readings_per_s=0.5,
     )
     async with (
@@ -171,6 +175,7 @@ async def limited(postgres: EmbeddedServer, database: str) -> AsyncIterator[Inge
         yield IngestionServiceStub(channel)
 
 
+@pytest.mark.parametrize("limited", [0.3], indirect=True)
 async def test_an_old_stream_is_ended_with_everything_acknowledged(limited: IngestionServiceAsyncStub) -> None:
     call = limited.ExchangeTelemetry(None)
     await call.write(request(1, a_meter_reading()))

@@ -24,6 +24,8 @@ from tests.acceptance.processes import service_process
 from tests.acceptance.test_ingestion_service import bad_fields
 from tests.builders import a_meter_reading
 
+pytestmark = pytest.mark.one_server
+
 CALLS = 80
 
 MEMORY_MAX_MIB = 250
@@ -70,7 +72,6 @@ MESSAGES: dict[str, tuple[bytes, grpc.Compression, set[grpc.StatusCode]]] = {
 }
 
 
-@pytest.mark.one_server
 @pytest.mark.parametrize("message", MESSAGES)
 async def test_messages_that_unpack_to_millions_cost_no_memory_and_a_good_client_nothing(
     postgres: EmbeddedServer, database: str, tmp_path: Path, message: str

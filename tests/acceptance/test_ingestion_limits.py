@@ -24,6 +24,8 @@ from tests.builders import a_meter_reading, clock
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 Serving = Callable[..., Any]
 
 

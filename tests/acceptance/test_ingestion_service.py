@@ -26,6 +26,8 @@ from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 NAME = "energyfleet.v1.IngestionService"
 
 

@@ -17,11 +17,13 @@ from ingestion_svc.mappings import METERS_MAX
 from shared.timestamps import US_PER_HOUR, US_PER_SECOND, proto_from_us
 from tests.acceptance.test_against_model import check_mapping, check_performance, check_unmapping, code_of, span_of
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
-from tests.model import Model
+from tests.model import Model, Span
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
+
+pytestmark = pytest.mark.one_server
 
 _examples = itertools.count()
 
@@ -74,7 +76,23 @@ async def test_answers_follow_whatever_is_mapped_and_unmapped(
         else:
             await check_mapping(ingest, model, vehicle_id, meter_id, *span_us(span), join=kind == "join")
         await check_performance(ask, model, vehicle_id, at_us(0) - 1, NOW_US + 1)
+    for vehicle in VEHICLES:
+        await check_changes(ingest, model, f"{prefix}v{vehicle}")
     event(f"{len(model.mappings)} mappings")
+
+
+async def check_changes(ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str) -> None:
+    """Its changes, one after the other, make what is registered now."""
+    answer = await ingest.ListMappingChanges(wire.ListMappingChangesRequest(vehicle_id=vehicle_id, page_size=1_000))
+    registered: set[Span] = set()
+    parted = None
+    for change in reversed(answer.changes):
+        before = span_of(change.before) if change.HasField("before") else None
+        assert before is None or before == parted or before in registered
+        parted = before
+        registered -= {before}
+        registered |= {span_of(change.after)} if change.HasField("after") else set()
+    assert registered == {span for span in model.mappings if span.vehicle_id == vehicle_id}
 
 
 def a_mapping(

@@ -22,6 +22,8 @@ from shared.requests import PLACE_NUMBER_MAX, page_token, place_of_page
 from tests.acceptance.conftest import Running
 from tests.acceptance.test_ingestion_service import bad_fields
 
+pytestmark = pytest.mark.one_server
+
 
 def encoded(value: bytes) -> str:
     return urlsafe_b64encode(value).decode()

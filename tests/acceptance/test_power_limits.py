@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import psycopg
+import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from google.protobuf.empty_pb2 import Empty
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from pathlib import Path
 
     from shared.db.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.one_server
 
 QUARTER_US = US_PER_HOUR // 4
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
+pytestmark = pytest.mark.one_server
+
 DAY_START_US = NOW_US - US_PER_DAY
 
 

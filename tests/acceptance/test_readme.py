@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,9 +28,10 @@ DOCUMENTS = [
 ]
 
 
-def steps(document: str) -> Iterator[tuple[str, str | None]]:
-    """Each block of commands with the output that the document shows below it."""
-    blocks = BLOCK.findall((ROOT / document).read_text())
+def steps(document: str, section: str = "") -> Iterator[tuple[str, str | None]]:
+    """Each block of commands with the output that the document, or a section of it, shows below it."""
+    _, _, text = f"\n{(ROOT / document).read_text()}".partition(f"\n## {section}" if section else "\n")
+    blocks = BLOCK.findall(text.partition("\n## ")[0] if section else text)
     for (kind, commands), (next_kind, output) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
         if kind == "bash":
             yield commands, output if next_kind == "json" else None
@@ -51,7 +53,13 @@ def shows(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, steady(printed), re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("document", [README, WALKTHROUGH])
+def free_address() -> str:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("document", [pytest.param(README, marks=pytest.mark.one_server), WALKTHROUGH])
 async def test_a_documents_grpcurl_lines_print_what_it_shows(
     postgres: EmbeddedServer, database: str, tmp_path: Path, document: str
 ) -> None:
@@ -79,6 +87,39 @@ async def test_a_documents_grpcurl_lines_print_what_it_shows(
         assert promised is None or shows(promised, output), (
             f"{document} shows\n{promised}and this was printed\n{output}"
         )
+
+
+@pytest.mark.one_server
+def test_the_way_into_production_leads_to_a_refused_reading(
+    postgres: EmbeddedServer, database: str, tmp_path: Path
+) -> None:
+    commands = [commands for commands, _ in steps("docs/operations.md", "In production, step by step")]
+    script = f"\necho '{END_OF_OUTPUT}'\n".join(["set -e", *commands, ""])
+    for port, name in ((50051, "ingestion"), (50052, "analytics")):
+        address = free_address()
+        script = script.replace(f"127.0.0.1:{port}", address)
+        script = script.replace("energyfleet up", f"energyfleet up --{name} {address}")
+        script = script.replace(
+            "energyfleet performance", f"ENERGYFLEET_{name.upper()}_ADDRESS={address} energyfleet performance"
+        )
+    script = script.replace('export PATH="$PWD/.venv/bin:$PATH" ', "export ")
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "ENERGYFLEET_DATABASE_URL": postgres.url(database),
+    }
+    ran = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path, timeout=100
+    )
+    assert ran.returncode == 0, ran.stderr
+    _, certificates, _, sent, asked, refused, _ = ran.stdout.split(f"{END_OF_OUTPUT}\n")
+    assert "for meter meter-1, vehicle car-1: may send readings" in certificates
+    assert shows('...\n{ "summary": { "received": "3", "stored": "3" } }\n', sent)
+    assert "OK" in asked
+    assert "refused: " in refused
+    assert "urn:energyfleet:meter:meter-1 may not send readings of urn:energyfleet:vehicle:car-2" in ran.stderr
+    assert "is revoked" in refused
 
 
 @pytest.mark.parametrize("service", ["ingestion", "analytics"])

@@ -29,6 +29,8 @@ from tests.acceptance.processes import service_process, until
 from tests.acceptance.test_durability import check_stored_once, some_readings
 from tests.builders import NOW_US, a_meter_reading
 
+pytestmark = pytest.mark.one_server
+
 KILLS = 20
 BATCH = 20
 FAST_S = 0.01
@@ -58,7 +60,6 @@ def a_free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-@pytest.mark.one_server
 async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_twice(
     postgres: EmbeddedServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +76,7 @@ async def test_a_service_killed_twenty_times_loses_nothing_and_counts_nothing_tw
     answers: asyncio.Queue[None] = asyncio.Queue()
 
     async with (
-        open_channel(variables["ENERGYFLEET_INGESTION_ADDRESS"], None) as channel,
+        open_channel(variables["ENERGYFLEET_INGESTION_ADDRESS"]) as channel,
         Uplink(
             channel,
             "",
@@ -189,7 +190,7 @@ async def scripted(*scripts: Script) -> AsyncIterator[tuple[Scripted, grpc.aio.C
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with open_channel(f"127.0.0.1:{port}", None) as channel:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
             yield servicer, channel
     finally:
         await server.stop(None)
@@ -303,7 +304,7 @@ async def test_ok_without_an_answer_is_not_asked_in_a_tight_loop() -> None:
 
 
 async def test_patience_ends_with_the_last_failure() -> None:
-    async with open_channel(f"127.0.0.1:{a_free_port()}", None) as channel:
+    async with open_channel(f"127.0.0.1:{a_free_port()}") as channel:
         with pytest.raises(ServiceError, match="no answer from the depot"):
             await send_all(Uplink(channel, "the depot", backoff_first_s=FAST_S, patience_s=0.1), [a_request(1)])
 

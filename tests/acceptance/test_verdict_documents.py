@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.ingestion_service_pb2 import MapVehicleRequest
 from energyfleet.v1.telemetry_pb2 import Telemetry
@@ -18,6 +19,8 @@ from tests.builders import a_vehicle_reading
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
+
+pytestmark = pytest.mark.one_server
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdicts.md"
 SAID = re.compile(r"^> (.+)$", re.MULTILINE)

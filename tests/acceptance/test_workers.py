@@ -311,3 +311,4 @@ def test_up_serves_through_as_many_workers_as_it_is_told(tmp_path: Path) -> None
         assert running.process.wait(STOP_TIMEOUT_S) == 0
     assert gone(family)
     assert list((tmp_path / "tmp").iterdir()) == []
+    assert running.stderr.read_text() == "Everything has stopped.\n"

@@ -20,6 +20,8 @@ from shared.interceptor import Context
 from shared.timestamps import US_PER_HOUR, proto_from_us
 from tests.integration.test_analytics_queries import MIDNIGHT_US, MINUTE_US, Rows, asking
 
+pytestmark = pytest.mark.one_server
+
 METERS = 3
 
 # Close to hours, midnights and each other, so that every edge is met: 40 hours, with a midnight in between.

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from itertools import islice
 from math import isclose
 
+import pytest
+
 from analytics_svc.__main__ import thresholds
 from analytics_svc.performance import judge
 from analytics_svc.questions import PerformanceQuestion, Verdict
@@ -19,6 +21,8 @@ from shared.db.embedded import EmbeddedServer
 from shared.timestamps import US_PER_DAY, US_PER_MINUTE
 from tests.integration.test_analytics_queries import Rows, asking, rows
 from tests.integration.test_writer import writing
+
+pytestmark = pytest.mark.one_server
 
 __all__ = ["rows"]
 

@@ -9,8 +9,9 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ingestion_svc.mappings_sql import LIST, MAPPING_OPTIONS, OVERLAPPING
+from ingestion_svc.mappings_sql import LIST, LIST_CHANGES, MAPPING_OPTIONS, OVERLAPPING
 from shared.db.engine import make_engine
+from shared.requests import PLACE_NUMBER_MAX
 from shared.timestamps import datetime_from_us
 from tests.builders import NOW_US
 
@@ -19,7 +20,7 @@ DEVICES = 3_000
 
 @pytest.fixture
 def mapped(database_url: str) -> None:
-    """A mapping after another for each vehicle, of two meters in turn."""
+    """A mapping after another for each vehicle, of two meters in turn, each with the change that registered it."""
     with psycopg.connect(database_url) as connection:
         for kind in ("vehicle", "meter"):
             connection.execute(
@@ -32,8 +33,17 @@ def mapped(database_url: str) -> None:
             " FROM generate_series(1, %s) AS n, generate_series(0, 1) AS day",
             (DEVICES, DEVICES),
         )
+        connection.execute(
+            "INSERT INTO mapping_changes (vehicle_id, meter_id, from_after, until_after, identity)"
+            " SELECT 'vehicle-' || vehicle_key, 'meter-' || meter_key, effective_from, effective_until, 'somebody'"
+            " FROM vehicle_meter_map"
+        )
+        connection.execute(
+            "UPDATE vehicle_meter_map SET registered_change = change_id FROM mapping_changes"
+            " WHERE (vehicle_id, from_after) = ('vehicle-' || vehicle_key, effective_from)"
+        )
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("VACUUM (ANALYZE) vehicles, meters, vehicle_meter_map")
+        connection.execute("VACUUM (ANALYZE) vehicles, meters, vehicle_meter_map, mapping_changes")
 
 
 @pytest_asyncio.fixture
@@ -44,14 +54,19 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 def scans(plan: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """How a plan reads its tables and indexes, and how many rows that gives."""
+    """How a plan reads its tables and indexes, and how many rows it looks at for that."""
     if "Relation Name" in plan or "Index Name" in plan:
-        yield plan["Node Type"], plan["Actual Rows"] * plan["Actual Loops"]
+        yield plan["Node Type"], (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
     for inner in plan.get("Plans", ()):
         yield from scans(inner)
 
 
 NOBODY = {"vehicle_id": "", "meter_id": ""}
+PLACES: dict[Any, dict[str, Any]] = {
+    LIST: {"after_vehicle_id": "", "after": datetime_from_us(0), "after_meter_id": "", "most": 21},
+    LIST_CHANGES: {"before": PLACE_NUMBER_MAX, "most": 21},
+    OVERLAPPING: {"after": datetime_from_us(0), "until": None},
+}
 ASKED: list[tuple[Any, dict[str, Any]]] = [
     (LIST, {"vehicle_id": "vehicle-7"}),
     (LIST, {"meter_id": "meter-7"}),
@@ -60,13 +75,16 @@ ASKED: list[tuple[Any, dict[str, Any]]] = [
     (LIST, {"after_vehicle_id": "vehicle-5", "after": datetime_from_us(NOW_US)}),
     (OVERLAPPING, {"vehicle_id": "vehicle-7", "meter_id": "meter-9"}),
     (OVERLAPPING, {"vehicle_id": "vehicle-7", "until": datetime_from_us(NOW_US)}),
+    (LIST_CHANGES, {"vehicle_id": "vehicle-7"}),
+    (LIST_CHANGES, {"meter_id": "meter-7"}),
+    (LIST_CHANGES, {"vehicle_id": "vehicle-7", "meter_id": "meter-8"}),
+    (LIST_CHANGES, {}),
 ]
 
 
 async def test_no_question_reads_all_mappings(mapped: None, engine: AsyncEngine) -> None:
     for statement, asked in ASKED:
-        place: dict[str, Any] = {"after_vehicle_id": "", "after": datetime_from_us(0), "after_meter_id": "", "most": 21}
-        parameters = NOBODY | (place if statement is LIST else {"after": place["after"], "until": None}) | asked
+        parameters = NOBODY | PLACES[statement] | asked
         async with engine.connect() as connection:
             explained = await connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), parameters)
             plan = explained.scalar_one()[0]["Plan"]

@@ -1,4 +1,4 @@
-"""The schema: what the migrations make, and who may do what with it."""
+"""The schema: what the migrations make."""
 
 import multiprocessing
 import re
@@ -48,7 +48,13 @@ def test_files_are_named_for_their_revisions_in_the_order_in_which_these_follow_
     assert head() == scripts[0]
 
 
-@pytest.mark.parametrize("schemas", [["public"] * 3, ["north", "user", "public"]], ids=["one", "three"])
+@pytest.mark.parametrize(
+    "schemas",
+    [
+        pytest.param(["public"] * 3, id="one", marks=pytest.mark.one_server),
+        pytest.param(["north", "user", "public"], id="three"),
+    ],
+)
 def test_migrations_at_once_make_each_schema_once(postgres: EmbeddedServer, database: str, schemas: list[str]) -> None:
     fresh = f"{database}_fresh"
     urls = [in_schema(postgres.url(fresh), schema) for schema in schemas]
@@ -164,34 +170,3 @@ def test_only_history_has_partitions_made(database_url: str) -> None:
         pytest.raises(psycopg.errors.InvalidParameterValue, match="not a history table"),
     ):
         connection.execute("SELECT ensure_history_partition('meters', DATE '2025-06-01')")
-
-
-@pytest.mark.parametrize(
-    ("role", "statement"),
-    [
-        ("energyfleet_analytics", "INSERT INTO meters (meter_id) VALUES ('m')"),
-        ("energyfleet_analytics", "UPDATE vehicle_current_status SET soc = 1"),
-        ("energyfleet_analytics", "SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')"),
-        ("energyfleet_analytics", "SELECT move_retention_floor(now(), 400)"),
-        ("energyfleet_analytics", "SELECT drop_oldest_history_partition('meter_telemetry_history')"),
-        ("energyfleet_analytics", "UPDATE meter_clock_evidence SET late_readings = 0"),
-        ("energyfleet_ingestion", "UPDATE retention SET floor_day = '2099-01-01'"),
-        ("energyfleet_ingestion", "DELETE FROM meter_telemetry_history"),
-        ("energyfleet_ingestion", "DELETE FROM vehicles"),
-        ("energyfleet_analytics", "DELETE FROM vehicle_meter_map"),
-        ("energyfleet_ingestion", "UPDATE meter_telemetry_history SET ts = now()"),
-        ("energyfleet_ingestion", "UPDATE corrections SET author = 'nobody'"),
-        ("energyfleet_ingestion", "DELETE FROM corrections"),
-        ("energyfleet_ingestion", "UPDATE alembic_version SET version_num = '1'"),
-        ("energyfleet_ingestion", "DROP VIEW meter_energy_hourly"),
-        ("energyfleet_ingestion", "CREATE TABLE public.mine (a integer)"),
-    ],
-)
-def test_a_service_may_not_do_what_it_has_no_need_of(
-    postgres: EmbeddedServer, database: str, role: str, statement: str
-) -> None:
-    with (
-        psycopg.connect(postgres.url(database, role=role)) as connection,
-        pytest.raises(psycopg.errors.InsufficientPrivilege),
-    ):
-        connection.execute(statement)

@@ -19,7 +19,7 @@ from shared.db.embedded import EmbeddedServer
 from shared.db.engine import make_engine
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us, us_from_datetime
 from tests.builders import NOW_US
-from tests.integration.test_writer_appending import LIMITS, MIDNIGHT_US, Places, Spy, check, counted, expect
+from tests.integration.test_writer_appending import LIMITS, MIDNIGHT_US, WAYS, Places, Spy, check, counted, expect
 from tests.model import Values, judge
 from tests.verified import differences
 
@@ -92,7 +92,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("verified")
-@pytest.mark.parametrize("least", [1, 10**9], ids=["appending", "careful"])
+@pytest.mark.parametrize("least", WAYS)
 @pytest.mark.timeout(300)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=arrivals())
@@ -168,7 +168,8 @@ async def test_corrected_readings_hide_no_session(
     writer, engine = Spy(METERS, url, Places()), make_engine(url, "test", pool_size=1)
     await writer.write([MeterRow("m", ts_us, kwh, None) for ts_us, kwh in RISE + before])
     for ts_us in corrected:
-        await correct_reading(engine, CorrectionOrder(METER, "m", ts_us, 0.5, False, "Ada", "a test"), LIMITS)
+        order = CorrectionOrder(METER, "m", ts_us, 0.5, False, "Ada", "a test")
+        await correct_reading(engine, order, LIMITS, "ada")
     for ts_us, kwh in after:
         await writer.write([MeterRow("m", ts_us, kwh, None)])
     await writer.close()

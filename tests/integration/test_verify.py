@@ -24,7 +24,7 @@ from tests.acceptance.processes import until
 from tests.builders import NOW_US
 from tests.damage import FLOOR_DAY, MIDNIGHT_US, NOBODY, SIDES, Reading, Truth, damage, damages, readings
 from tests.model import hour_start_us
-from tests.verified import differences, repaired
+from tests.verified import checks_of_stored, differences, repaired
 
 
 @pytest.fixture
@@ -37,6 +37,11 @@ def owner(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def ingestion_url(postgres: EmbeddedServer, database: str) -> str:
     return postgres.url(database, role="energyfleet_ingestion")
+
+
+@pytest.fixture
+def maintenance_url(postgres: EmbeddedServer, database: str) -> str:
+    return postgres.url(database, role="energyfleet_maintenance")
 
 
 async def write(url: str, sent: list[Reading]) -> None:
@@ -95,7 +100,7 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
     dropped: bool,
     owner: psycopg.Connection[Any],
     ingestion_url: str,
-    database_url: str,
+    maintenance_url: str,
 ) -> None:
     begin_anew(owner)
     half = len(sent) // 2
@@ -106,22 +111,22 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
         for side in SIDES:
             owner.execute(f"DELETE FROM {side}_telemetry_history WHERE ts < %s", (FLOOR_DAY,))
     truth = Truth(sent, MIDNIGHT_US if dropped else None)
-    assert await differences(database_url) == []
+    assert await differences(maintenance_url) == []
 
     for each in damaged:
         damage(owner, *each)
     wrong = truth.differs(owner)
     event(f"rows that differ: {min(sum(len(places) for places in wrong.values()), 4)}")
-    told = await differences(database_url)
-    async with connected(database_url) as connection:
-        for check in await checks(connection, *EVER_US):
+    told = await differences(maintenance_url, everywhere=True)
+    async with connected(maintenance_url) as connection:
+        for check in await checks_of_stored(connection):
             if found := await find(connection, check):
                 assert repr(await repair_rows(connection, found, check)) == repr(found)  # NaN is not equal to itself
     assert {
         table: sorted((each.device_id or str(each.device_key), each.hour_us) for each in told if each.table == table)
         for table in wrong
     } == {table: sorted(places) for table, places in wrong.items()}
-    assert await differences(database_url) == []
+    assert await differences(maintenance_url) == []
     assert not any(truth.differs(owner).values())
     for side in SIDES:
         in_both = (
@@ -167,12 +172,12 @@ class Midway(Writer[MeterRow]):
 
 
 async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
 ) -> None:
     await write(ingestion_url, [a_reading(0)])
     owner.execute("UPDATE meter_current_status SET hour_readings = 0, hour_kwh = 0")
     writer = Midway(ingestion_url)
-    async with connected(database_url) as connection:
+    async with connected(maintenance_url) as connection:
         check, found = await only_hour(connection)
         writing = asyncio.create_task(writer.write([MeterRow("m0", a_reading(1).ts_us, 0.25, None)]))
         await writer.there.wait()
@@ -186,11 +191,11 @@ async def test_mending_waits_for_a_writer_and_counts_what_it_commits(
     last = {"last_ts": "2026-02-10 00:31:00+00"}
     assert difference.stored == {"kwh_consumed_ac": 0.25, "kwh_returned_ac": 0.0, "readings": 1} | last
     assert difference.history == {"kwh_consumed_ac": 1.75, "kwh_returned_ac": 0.0, "readings": 2} | last
-    assert await differences(database_url) == []
+    assert await differences(maintenance_url) == []
 
 
 async def test_what_counts_is_held_against_what_was_sent(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
 ) -> None:
     registers = [(0, None, 10.0), (15, None, 11.5), (30, None, 4.0), (90, 2.0, None), (105, 300.0, None)]
     rows = [
@@ -199,7 +204,7 @@ async def test_what_counts_is_held_against_what_was_sent(
     writer = Writer(METERS, connection_parameters(ingestion_url, "test"), 30, lambda place: None)
     await writer.write(rows)
     await writer.close()
-    assert await differences(database_url) == []
+    assert await differences(maintenance_url) == []
     before = owner.execute("SELECT * FROM meter_telemetry_history ORDER BY ts").fetchall()
     owner.execute("UPDATE meter_telemetry_history SET kwh_consumed_ac = kwh_consumed_ac + 1 WHERE kwh_consumed_ac <> 2")
     owner.execute(
@@ -207,40 +212,43 @@ async def test_what_counts_is_held_against_what_was_sent(
         " WHERE kwh_consumed_ac = 2"
     )
 
-    assert {each.table for each in await differences(database_url)} >= {"meter_telemetry_history"}
-    await repaired(database_url)
-    assert await differences(database_url) == []
+    assert {each.table for each in await differences(maintenance_url)} >= {"meter_telemetry_history"}
+    await repaired(maintenance_url)
+    assert await differences(maintenance_url) == []
     assert owner.execute("SELECT * FROM meter_telemetry_history ORDER BY ts").fetchall() == before
 
 
 async def test_readers_are_told_of_the_hour_whose_last_reading_a_mended_status_tells(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
 ) -> None:
     await write(ingestion_url, [a_reading(-60), a_reading(0)])
     owner.execute("UPDATE meter_current_status SET ts = ts - interval '1 us'")
     owner.execute("DELETE FROM meter_hour_changes")
 
-    assert [each.table for each in await differences(database_url)] == ["meter_current_status", "meter_energy_hourly"]
-    assert [each.table for each in await repaired(database_url)] == ["meter_current_status"]
-    assert await differences(database_url) == []
+    assert [each.table for each in await differences(maintenance_url)] == [
+        "meter_current_status",
+        "meter_energy_hourly",
+    ]
+    assert [each.table for each in await repaired(maintenance_url)] == ["meter_current_status"]
+    assert await differences(maintenance_url) == []
     changed = owner.execute("SELECT hour_start FROM meter_hour_changes").fetchall()
     assert [us_from_datetime(hour) for (hour,) in changed] == [hour_start_us(NOW_US)]
 
 
 async def test_a_status_whose_hour_is_not_its_reading_s_is_found_and_mended(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
 ) -> None:
     await write(ingestion_url, [a_reading(-60), a_reading(0)])
     before = owner.execute("SELECT * FROM meter_energy_hourly ORDER BY hour_start").fetchall()
     owner.execute("UPDATE meter_current_status SET hour_start = hour_start - interval '1 hour'")
 
-    assert "meter_current_status" in {each.table for each in await repaired(database_url)}
-    assert await differences(database_url) == []
+    assert "meter_current_status" in {each.table for each in await repaired(maintenance_url)}
+    assert await differences(maintenance_url) == []
     assert owner.execute("SELECT * FROM meter_energy_hourly ORDER BY hour_start").fetchall() == before
 
 
 async def test_damage_is_mended_while_writers_go_on(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str, database_url: str
 ) -> None:
     dice = random.Random(3)
     done = asyncio.Event()
@@ -269,16 +277,20 @@ async def test_damage_is_mended_while_writers_go_on(
         for _ in range(5):
             for table, statement in damaging.items():
                 await vandal.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE; {statement}")
-            assert len(await repaired(database_url)) > 40
+            assert len(await repaired(maintenance_url)) > 40
         done.set()
 
-    assert await differences(database_url) == []
+    assert await differences(maintenance_url) == []
     counted = 160 + sum(each.result() for each in writers)
     assert owner.execute("SELECT sum(readings) FROM meter_energy_hourly").fetchone() == (counted,)
 
 
 async def test_a_table_that_others_keep_for_themselves_is_not_waited_for_for_ever(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    owner: psycopg.Connection[Any],
+    ingestion_url: str,
+    maintenance_url: str,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(verification, "_REPAIR_TRIES", 2)
     monkeypatch.setattr(verification, "_REPAIR_PAUSE_S", 0.01)
@@ -288,15 +300,15 @@ async def test_a_table_that_others_keep_for_themselves_is_not_waited_for_for_eve
     with psycopg.connect(database_url) as other:
         other.execute("LOCK TABLE meter_closed_hours IN ROW EXCLUSIVE MODE")
         with pytest.raises(errors.LockNotAvailable):
-            await repaired(database_url)
-    assert len(await repaired(database_url)) == 1
+            await repaired(maintenance_url)
+    assert len(await repaired(maintenance_url)) == 1
 
 
 async def test_hours_that_the_retention_floor_passes_meanwhile_are_not_judged(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
 ) -> None:
     await write(ingestion_url, [a_reading(-60), a_reading(0)])
-    async with connected(database_url) as connection:
+    async with connected(maintenance_url) as connection:
         todo = [each for each in await checks(connection, *EVER_US) if each.hour_us is not None]
         owner.execute("DELETE FROM meter_telemetry_history WHERE ts < %s", (FLOOR_DAY,))
         before = [difference for check in todo for difference in await find(connection, check)]
@@ -306,14 +318,14 @@ async def test_hours_that_the_retention_floor_passes_meanwhile_are_not_judged(
 
 
 async def test_only_hours_within_the_span_are_looked_at(
-    owner: psycopg.Connection[Any], ingestion_url: str, database_url: str
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
 ) -> None:
     midnight = (MIDNIGHT_US - NOW_US) // (60 * US_PER_SECOND)
     await write(ingestion_url, [a_reading(midnight + minute) for minute in (-60, -59, 0, 1)])
     owner.execute("UPDATE meter_closed_hours SET readings = readings + 1")
     owner.execute("UPDATE meter_current_status SET hour_readings = hour_readings + 1")
     hours = {}
-    async with connected(database_url) as connection:
+    async with connected(maintenance_url) as connection:
         for start, end in ((-2, -1), (-1, 0), (0, 1), (1, 2)):
             span = MIDNIGHT_US + start * US_PER_HOUR, MIDNIGHT_US + end * US_PER_HOUR
             hours[start] = [

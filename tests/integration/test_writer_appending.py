@@ -29,6 +29,9 @@ MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
 LIMITS = PowerLimits(by_beginning={("meter", "weak-"): 40.0})
 _examples = itertools.count()
 
+WAYS = [pytest.param(1, id="appending"), pytest.param(10**9, id="careful", marks=pytest.mark.one_server)]
+"""The least readings that are appended; what appends writes some the slow path, too."""
+
 
 class Places:
     """Fail points: each place that is passed, and once the place where the connection is to break."""
@@ -259,7 +262,7 @@ def batches(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int, Any, Any]]]
     return [batch for batch in found if batch[1]]
 
 
-@pytest.mark.parametrize("least", [1, 10**9], ids=["appending", "careful"])
+@pytest.mark.parametrize("least", WAYS)
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("any_number_of_readings_is_appended")
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

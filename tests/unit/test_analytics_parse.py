@@ -382,9 +382,28 @@ def hours_before(end_us: int, hours: int) -> wire.TimeWindow:
     return wire.TimeWindow(start=proto_from_us(end_us - hours * US_PER_HOUR), end=proto_from_us(end_us))
 
 
-@pytest.mark.parametrize("zone", ["Mars/Olympus", "Europe", "../UTC", "/etc/passwd", "a\0b", "x" * 5_000, "CET "])
+@pytest.mark.parametrize(
+    "zone",
+    [
+        *("Mars/Olympus", "Europe", "europe/berlin", "../UTC", "/etc/passwd", "a\0b", "x" * 5_000, "CET "),
+        *("localtime", "posixrules", "right/UTC", "posix/Europe/Berlin", "Factory", "leapseconds", "zone.tab"),
+    ],
+)
 def test_what_is_no_time_zone_is_refused(zone: str) -> None:
     assert series_violations(time_zone=zone, granularity=7, vehicle_id="") == ["vehicle_id", "granularity", "time_zone"]
+    assert list_violations(time_zone=zone, alignment=wire.WINDOW_ALIGNMENT_DAY) == ["time_zone"]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC", "Etc/UTC", "Etc/GMT+1", "US/Pacific", "CET", "Asia/Calcutta"])
+def test_places_and_their_aliases_and_offsets_are_time_zones(zone: str) -> None:
+    assert series_of(time_zone=zone).time_zone == zone
+
+
+def test_a_refused_time_zone_is_told_with_what_is_accepted() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^time_zone: 'localtime' is no IANA time zone; accepted: .*Europe/Berlin"
+    ):
+        series_of(time_zone="localtime")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,7 +16,18 @@ from shared.config import IngestionSettings
 from shared.errors import DatabaseUnavailable
 
 
-class FakeWriter:
+class _KnowsAllDevices:
+    def unremembered(self, rows: Sequence[Any], /) -> set[str]:
+        return set()
+
+    async def unregistered(self, ids: set[str], /) -> set[str]:
+        raise AssertionError("all are remembered")
+
+    async def registered(self) -> int:
+        raise AssertionError("all are remembered")
+
+
+class FakeWriter(_KnowsAllDevices):
     """Keeps the batches that it was given; waits at its gate, and fails as long as it is told to."""
 
     def __init__(self) -> None:
@@ -46,7 +58,7 @@ class FakeWriter:
         pass
 
 
-class NoWriter:
+class NoWriter(_KnowsAllDevices):
     async def write(self, rows: Sequence[VehicleRow], /) -> Written:
         raise AssertionError("these tests have meters only")
 
@@ -67,6 +79,12 @@ async def batching(*writers: FakeWriter, **settings: float) -> AsyncIterator[Bat
         for writer in writers:
             writer.gate.set()
         await batcher.close()
+
+
+@pytest.fixture
+def closed_in_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits a moment only for a database that does not come back."""
+    monkeypatch.setattr("ingestion_svc.batch.CLOSE_TIMEOUT_S", 0.05)
 
 
 def some(count: int, device: str = "meter-{}") -> Decoded:
@@ -212,6 +230,7 @@ async def test_a_long_outage_is_told_to_callers_and_ends_with_the_databases_retu
     assert after.stored == 1
 
 
+@pytest.mark.usefixtures("closed_in_an_outage")
 async def test_calls_that_wait_for_memory_learn_of_an_outage_within_its_grace() -> None:
     writer = FakeWriter()
     async with batching(writer, inflight_max_readings=10, batch_max_age_s=0, outage_grace_s=0.05) as batcher:
@@ -226,6 +245,7 @@ async def test_calls_that_wait_for_memory_learn_of_an_outage_within_its_grace() 
         assert batcher.inflight_readings == 0
 
 
+@pytest.mark.usefixtures("closed_in_an_outage")
 async def test_calls_that_wait_for_memory_learn_of_an_outage_also_while_another_writer_holds_the_memory() -> None:
     away, slow = FakeWriter(), FakeWriter()
     slow.gate.clear()

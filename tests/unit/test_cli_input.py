@@ -22,7 +22,15 @@ FAILED = 1
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for variable in ("DATABASE_URL", "DATA_DIR", "INGESTION_ADDRESS", "ANALYTICS_ADDRESS", "WRITERS", "LOG_LEVEL"):
+    for variable in (
+        "DATABASE_URL",
+        "DATA_DIR",
+        "INGESTION_ADDRESS",
+        "ANALYTICS_ADDRESS",
+        "WRITERS",
+        "LOG_LEVEL",
+        "AUTHORITY",
+    ):
         monkeypatch.delenv(f"ENERGYFLEET_{variable}", raising=False)
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
@@ -76,6 +84,34 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (("replay", "-", "--meter", ""), "--meter: '' is no id: 1 to 64 characters"),
         (("replay", "-", "--meter", "m-1", "--vehicle", "ev-1"), "a file that names no device is of one"),
         (("health", "nowhere"), "'nowhere' is not HOST:PORT"),
+        (("certs", "server"), "NAME..."),
+        (("certs", "server", "fleet:50051"), "NAME: 'fleet:50051' is neither a DNS name nor an address: expected"),
+        (("certs", "server", "fleet", "--name", "../x"), "--name: '../x' is no name of a file: expected"),
+        (("certs", "server", "fleet", "--days", "398"), "--days"),
+        (("certs", "device"), "--meter: nothing is named: expected"),
+        (
+            ("certs", "device", "--meter", "ü", "--role", "root"),
+            "--role: 'root' is no role: expected reader, operator,",
+        ),
+        (("certs", "device", "--csv", "x.csv", "--role", "reader"), "--csv: names come from the file alone: expected"),
+        (("certs", "device", "--vehicle", "v", "--days", "0"), "--days"),
+        (("secrets", "fleet", "a b"), "NAME: 'a b' is neither a DNS name nor an address: expected"),
+        (("fleet", "--json", "--csv"), "either --json or --csv"),
+        (("fleet", "--exact", "--days-of", "UTC"), "either --exact or --days-of"),
+        (("fleet", "--verdict", "BAD"), "BAD"),
+        (("fleet", "--rows", "0"), "greater than or equal to 1"),
+        (("fleet", "--ending", "soon"), "'soon' is neither"),
+        (("meters", "--json", "--csv"), "either --json or --csv"),
+        (("meters", "--verdict", "NO_METER"), "NO_METER"),
+        (("devices", "--json", "--csv"), "either --json or --csv"),
+        (("devices", "--order", "age"), "age"),
+        (("sessions",), "one of VEHICLE and --meter"),
+        (("sessions", "nobody", "--meter", "it"), "one of VEHICLE and --meter"),
+        (("plot", "ev-1", "--out", "it.png", "--session", "last", "--hours", "3"), "of its own"),
+        (("plot", "ev-1", "--out", "it.doc"), "does not end in .png"),
+        (("verify", "--hours", "2", "--from", "2026-02-09T00:00:00Z"), "either --from or --hours"),
+        (("verify", "--from", "2026-02-09T00:00:00Z", "--until", "2026-02-09T00:00:00Z"), "ends before it begins"),
+        (("verify", "--from", "yesterday"), "'yesterday' is neither"),
         (("no-such-command",), "No such command 'no-such-command'"),
     ],
 )
@@ -94,6 +130,7 @@ def test_a_wrong_command_line_is_a_usage_error_that_names_what_is_wrong(
         ("status", "ev-1", "--analytics", NOBODY),
         ("map", "ev-1", "m-1", "--ingestion", NOBODY),
         ("unmap", "ev-1", "--ingestion", NOBODY),
+        ("mappings", "--changes", "--ingestion", NOBODY),
         ("correct", "now", "--meter", "m", "--void", "--note", "n", "--ingestion", NOBODY),
         ("corrections", "--ingestion", NOBODY),
         ("health", NOBODY),
@@ -118,6 +155,10 @@ def test_files_that_are_not_there_or_of_another_kind_are_named(
         FAILED,
         f"--ca {__file__}: not a certificate in PEM form",
     )
+    assert refused(capsys, "certs", "show", "none.crt") == (FAILED, "none.crt: No such file or directory")
+    assert refused(capsys, "certs", "revoke", __file__)[1].startswith(f"{__file__}: not a certificate: expected PEM")
+    code, line = refused(capsys, "certs", "device", "--meter", "m-1")
+    assert (code, line.partition(",")[0]) == (FAILED, "deploy/secrets/ca.crt is not there: expected an authority")
 
 
 def test_a_wrong_configuration_is_told_before_anything_starts(
@@ -144,6 +185,22 @@ def test_a_database_that_is_not_there_is_said_in_one_line(
     for url in ("mysql://somewhere", "host=127.0.0.1 port=1 dbname=fleet"):
         monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", url)
         assert refused(capsys, "migrate")[1].startswith("ENERGYFLEET_DATABASE_URL: not a URL of the form")
+
+
+def test_roles_are_made_on_a_server_of_ones_own_with_passwords_that_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refused(capsys, "migrate", "--own-server")[0] == USAGE
+    code, line = refused(capsys, "migrate", "--roles")
+    assert (code, line) == (FAILED, "ENERGYFLEET_DATABASE_URL is not set: --roles is for a server of your own")
+    monkeypatch.setenv("ENERGYFLEET_DATABASE_URL", "postgresql://somebody@127.0.0.1:1/fleet")
+    file = tmp_path / "owner_password"
+    for password in (b"\n", b"two\nlines\n", b"\xff\n"):
+        file.write_bytes(password)
+        code, line = refused(capsys, "migrate", "--roles", "--passwords", str(tmp_path))
+        assert code == FAILED
+        assert line.startswith(f"{file}: ")
+    assert refused(capsys, "migrate", "--roles", "--passwords", str(file))[0] == USAGE
 
 
 @pytest.mark.parametrize("command", ["up", "verify", "maintain", "migrate"])
@@ -192,6 +249,7 @@ def test_what_only_calls_a_service_starts_without_the_modules_of_the_database() 
         "health",
         "map",
         "unmap",
+        "mappings",
         "correct",
     ]
     script = f"""if True:

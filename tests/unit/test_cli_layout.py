@@ -1,4 +1,4 @@
-"""The rooms of `fleetcli`: the client stands alone, the simulation knows no command, and nothing below knows either."""
+"""The rooms of `fleetcli`: the client stands alone, and none of the others knows a command, which know all of them."""
 
 import ast
 import sys
@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = {"client", "simulation", "commands"}
-CLIENT_NEEDS = {"grpc", "grpc_health", "google", "energyfleet", "fleetcli.client", "shared.status", "shared.timestamps"}
+ROOMS = {"client", "simulation", "authority", "commands"}
+CLIENT_NEEDS = {
+    "grpc", "grpc_health", "google", "cryptography", "energyfleet", "fleetcli.client",
+    "shared.certificates", "shared.deny_list", "shared.identity", "shared.status", "shared.timestamps",
+}  # fmt: skip
 """Besides Python's own modules: what somebody who copies the client has to have."""
 
 
@@ -38,8 +41,10 @@ def test_the_client_stands_alone(module: Path) -> None:
     assert [name for name in imports(module) if not within(name, CLIENT_NEEDS | sys.stdlib_module_names)] == []
 
 
-@pytest.mark.parametrize("module", modules("fleetcli/simulation"), ids=lambda path: path.stem)
-def test_the_simulation_knows_no_command_and_no_terminal(module: Path) -> None:
+@pytest.mark.parametrize(
+    "module", modules("fleetcli/simulation") + modules("fleetcli/authority"), ids=lambda path: path.stem
+)
+def test_simulation_and_authority_know_no_command_and_no_terminal(module: Path) -> None:
     assert [name for name in imports(module) if within(name, {"fleetcli.commands", "typer", "rich"})] == []
 
 

@@ -18,6 +18,11 @@ from shared.power_limits import PowerLimits
         (IngestionSettings, "INGESTION_ADDRESS", "[::]:50051", "ENERGYFLEET_INGESTION_ADDRESS: "),
         (IngestionSettings, "INGESTION_ADDRESS", "50051", "not HOST:PORT"),
         (IngestionSettings, "TLS_CERT_FILE", "cert.pem", "go together"),
+        (IngestionSettings, "TLS_CLIENT_CA_FILE", "ca.pem", "need ENERGYFLEET_TLS_CERT_FILE"),
+        (IngestionSettings, "TLS_DENY_FILE", "denied", "need ENERGYFLEET_TLS_CLIENT_CA_FILE"),
+        (IngestionSettings, "TLS_CN_TEMPLATE", "car:{cn}", "expected meter:{cn} or vehicle:{cn}"),
+        (AnalyticsSettings, "BACKEND_ADDRESS", "127.0.0.1:0", "need ENERGYFLEET_TLS_CERT_FILE"),
+        (AnalyticsSettings, "JWKS_FILE", "keys.json", "go together"),
         (IngestionSettings, "INGESTION_METRICS_ADDRESS", "0.0.0.0:9090", "ENERGYFLEET_INGESTION_METRICS_ADDRESS: "),
         (IngestionSettings, "WORKERS", "0", "ENERGYFLEET_WORKERS: "),
         (IngestionSettings, "SCHEMA", "North", "ENERGYFLEET_SCHEMA: "),
@@ -41,6 +46,20 @@ def test_a_wrong_value_is_told_with_its_variable(
         read_settings(kind)
 
     assert told in str(raised.value)
+
+
+def test_tls_asks_for_certificates_unless_it_is_said_that_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CERT", "KEY"):
+        monkeypatch.setenv(f"ENERGYFLEET_TLS_{name}_FILE", f"{name}.pem")
+    with pytest.raises(ConfigError, match="ENERGYFLEET_ALLOW_ANONYMOUS=true"):
+        read_settings(AnalyticsSettings)
+
+    monkeypatch.setenv("ENERGYFLEET_ALLOW_ANONYMOUS", "true")
+    assert read_settings(AnalyticsSettings).allow_anonymous
+
+    monkeypatch.setenv("ENERGYFLEET_TLS_CLIENT_CA_FILE", "ca.pem")
+    with pytest.raises(ConfigError, match="contradicts"):
+        read_settings(AnalyticsSettings)
 
 
 def test_every_wrong_value_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +95,7 @@ def test_every_interface_is_served_with_tls(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ENERGYFLEET_INGESTION_ADDRESS", "0.0.0.0:50051")
     monkeypatch.setenv("ENERGYFLEET_TLS_CERT_FILE", "cert.pem")
     monkeypatch.setenv("ENERGYFLEET_TLS_KEY_FILE", "key.pem")
+    monkeypatch.setenv("ENERGYFLEET_TLS_CLIENT_CA_FILE", "ca.pem")
 
     assert read_settings(IngestionSettings).ingestion_address == "0.0.0.0:50051"
 

@@ -14,7 +14,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from shared import delivery
+from shared.authentication import Authentication
 from shared.interceptor import Interceptor
+from shared.permissions import BE_KNOWN, NEEDS
+from shared.timestamps import system_clock
 from tests.raw_http2 import NO_WINDOW, RawConnection, raw_connection
 
 METHOD = "Test/Method"
@@ -28,7 +31,7 @@ async def serving(shape: str, behaviour: Callable[[Any, Any], Any]) -> AsyncIter
     handler = getattr(grpc, f"{shape}_rpc_method_handler")(
         behaviour, BytesValue.FromString, BytesValue.SerializeToString
     )
-    interceptor = Interceptor({})
+    interceptor = Interceptor({}, Authentication(system_clock), refused=lambda *_: None)
     server = grpc.aio.server(interceptors=(interceptor,))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("energyfleet.v1.Test", {"Method": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -81,6 +84,11 @@ async def read_meanwhile(requests: Any, context: Any) -> None:
 
 async def generate(requests: Any, context: Any) -> AsyncIterator[BytesValue]:
     yield BytesValue(value=bytes(SIZE))
+
+
+@pytest.fixture(autouse=True)
+def _permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.authentication.NEEDS", {**NEEDS, f"/energyfleet.v1.{METHOD}": BE_KNOWN})
 
 
 @pytest.fixture

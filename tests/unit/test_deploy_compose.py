@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from shared.db.roles import LOGINS
+from tests.unit.test_deploy_files import FOR_SERVICES
+
 yaml: Any = pytest.importorskip("yaml", reason="PyYAML is not among the locked packages")
 
 ROOT = Path(__file__).parents[2]
-OURS = ("migrate", "ingestion", "analytics")
+OURS = ("migrate", "maintenance", "ingestion", "analytics")
 SERVING = {"ingestion": 50051, "analytics": 50052}
 
 
@@ -27,23 +30,38 @@ def test_every_secret_is_declared_and_used(compose: dict[str, Any]) -> None:
     assert used == compose["secrets"].keys()
 
 
-def test_a_container_gets_no_password_but_its_own(compose: dict[str, Any]) -> None:
+def test_a_container_gets_no_password_but_its_own_and_the_migration_all(compose: dict[str, Any]) -> None:
     services = compose["services"]
     passwords = {
         name: [secret for secret in secret_names(services[name]) if secret.endswith("_password")] for name in OURS
     }
     assert passwords == {
-        "migrate": ["owner_password"],
+        "migrate": ["postgres_password", *(login.password_file for login in LOGINS)],
+        "maintenance": ["maintenance_password"],
         "ingestion": ["ingestion_password"],
         "analytics": ["analytics_password"],
     }
 
 
+def paths_below(directory: str, service: dict[str, Any]) -> set[str]:
+    words = [*service.get("environment", {}).values(), *service.get("healthcheck", {}).get("test", [])]
+    return {word.removeprefix(directory) for word in words if word.startswith(directory)}
+
+
 def test_mounted_paths_are_those_of_mounted_secrets(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
-        words = [*service.get("environment", {}).values(), *service.get("healthcheck", {}).get("test", [])]
-        paths = {word.removeprefix("/run/secrets/") for word in words if word.startswith("/run/secrets/")}
-        assert paths <= set(secret_names(service)), name
+        assert paths_below("/run/secrets/", service) <= set(secret_names(service)), name
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_a_service_asks_for_certificates_and_sees_when_files_are_replaced(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert paths_below("/run/tls/", service) == FOR_SERVICES
+    assert service["environment"]["ENERGYFLEET_TLS_CLIENT_CA_FILE"] == "/run/tls/ca.crt"
+    assert "ENERGYFLEET_ALLOW_ANONYMOUS" not in service["environment"]
+    [mounted] = service["volumes"]
+    assert (mounted["source"], mounted["target"], mounted["read_only"]) == ("./deploy/secrets/tls", "/run/tls", True)
+    assert mounted["bind"] == {"create_host_path": False}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -52,7 +70,7 @@ def test_our_containers_can_write_nothing_but_memory_and_gain_no_rights(compose:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert "volumes" not in service
+    assert all(each["read_only"] for each in service.get("volumes", []))
     assert service["image"] == compose["services"]["migrate"]["image"]
 
 

@@ -7,17 +7,25 @@ import ssl
 import subprocess
 import tomllib
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from fleetcli.__main__ import main
+from shared.certificates import identity_of
 from shared.config import AnalyticsSettings, IngestionSettings, ServingSettings
+from shared.db.migrate import MIGRATIONS
+from shared.db.roles import GROUPS, LOGINS, OWNER
+from shared.identity import Grants, Role, cn_templates
+from tests.handshakes import shake_hands
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+FOR_SERVICES = {"server.crt", "server.key", "ca.crt", "denied", "health.crt", "health.key"}
+"""What `energyfleet secrets` makes in deploy/secrets/tls."""
 COMPOSE = (ROOT / "compose.yaml").read_text()
-
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 
 
 def run(*command: str | Path, secrets: Path, **environment: str) -> str:
@@ -30,62 +38,110 @@ def run(*command: str | Path, secrets: Path, **environment: str) -> str:
 
 
 def contents(directory: Path) -> Mapping[str, bytes]:
-    return {file.name: file.read_bytes() for file in directory.iterdir()}
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
+
+
+def made(*words: str) -> list[str]:
+    """The files that `energyfleet secrets` says that it makes."""
+    with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit) as ended:
+        main(["secrets", *words])
+    assert ended.value.code == 0
+    return [line.removeprefix("made ") for line in said.getvalue().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of secrets as `deploy/make-secrets` makes them."""
+    """A directory of secrets as `energyfleet secrets` makes them."""
     directory = tmp_path_factory.mktemp("made") / "secrets"
-    run(DEPLOY / "make-secrets", "fleet.example.com", "192.0.2.7", secrets=directory)
+    assert len(made(str(directory), "fleet.example.com", "192.0.2.7")) == 11
     return directory
 
 
-@needs_openssl
-def test_make_secrets_makes_every_file_that_compose_mounts(secrets: Path) -> None:
+def test_secrets_makes_every_file_that_compose_mounts(secrets: Path) -> None:
     mounted = set(re.findall(r"file: \./deploy/secrets/(\S+)", COMPOSE))
     assert mounted
     assert mounted <= contents(secrets).keys()
+    assert contents(secrets / "tls").keys() == FOR_SERVICES
 
 
-@needs_openssl
-def test_make_secrets_never_overwrites(secrets: Path) -> None:
-    before = contents(secrets)
-    assert run(DEPLOY / "make-secrets", "other.example.com", secrets=secrets) == ""
-    assert contents(secrets) == before
+def test_secrets_never_overwrites_and_says_which_names_are_missing(
+    secrets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(secrets), contents(secrets / "tls")
+    assert made(str(secrets), "other.example.com") == []
+    assert (contents(secrets), contents(secrets / "tls")) == before
+    assert "not for other.example.com: remove it, and run this again" in capsys.readouterr().err
 
 
-@needs_openssl
-def test_make_secrets_makes_only_what_is_missing(secrets: Path, tmp_path: Path) -> None:
+def test_secrets_makes_only_what_is_missing_and_needs_the_authoritys_key_only_to_sign(
+    secrets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     partial = tmp_path / "secrets"
     shutil.copytree(secrets, partial)
     (partial / "owner_password").unlink()
-    assert run(DEPLOY / "make-secrets", secrets=partial) == f"made {partial}/owner_password\n"
-    assert contents(partial).keys() == contents(secrets).keys()
+    key = (partial / "ca.key").rename(tmp_path / "elsewhere")
+    assert made(str(partial)) == [f"{partial}/owner_password"]
+    (partial / "tls" / "server.crt").unlink()
+    with pytest.raises(SystemExit):
+        main(["secrets", str(partial)])
+    assert f"{partial}/ca.key is not there: expected an authority" in capsys.readouterr().err
+    key.rename(partial / "ca.key")
+    assert made(str(partial)) == [f"{partial}/tls/server.crt"]
+    shake_hands(partial / "ca.crt", partial / "tls" / "server.crt", "localhost")
 
 
-@needs_openssl
+def test_secrets_makes_no_second_authority_beside_what_the_first_has_signed(
+    secrets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = tmp_path / "secrets"
+    shutil.copytree(secrets, partial)
+    (partial / "ca.crt").unlink()
+    with pytest.raises(SystemExit):
+        main(["secrets", str(partial)])
+    assert f"{partial}/ca.crt is not there: expected the authority" in capsys.readouterr().err
+    assert not (partial / "ca.crt").exists()
+
+
+def test_without_a_slash_every_word_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "deploy/secrets/tls/server.crt" in made("fleet.example.com")
+    directory = tmp_path / "deploy" / "secrets"
+    shake_hands(directory / "ca.crt", directory / "tls" / "server.crt", "fleet.example.com")
+
+
 def test_every_password_is_another_one_and_long(secrets: Path) -> None:
     passwords = [file.read_text().strip() for file in secrets.glob("*_password")]
-    assert len(set(passwords)) == len(passwords) == 4
+    assert len(set(passwords)) == len(passwords) == 5
     assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords)
 
 
-@needs_openssl
-def test_nobody_else_on_the_host_can_read_the_secrets(secrets: Path) -> None:
-    assert secrets.stat().st_mode & 0o077 == 0
-    assert (secrets / "ca.key").stat().st_mode & 0o077 == 0
+def test_nobody_else_on_the_host_can_read_the_secrets_and_containers_can_read_theirs(
+    secrets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    assert {file.name for file in secrets.iterdir() if not file.stat().st_mode & 0o004} == {"ca.key", "operator.key"}
+    assert (secrets / "tls").stat().st_mode & 0o005 == 0o005
+    assert all(file.stat().st_mode & 0o004 for file in (secrets / "tls").iterdir())
+    tmp_path.chmod(0o755)
+    with pytest.raises(SystemExit):
+        main(["secrets", str(tmp_path)])
+    assert "others may enter it: expected" in capsys.readouterr().err
 
 
-@needs_openssl
+def test_the_operators_certificate_is_known_and_reads_and_operates_and_that_of_health_is_known(secrets: Path) -> None:
+    for name in ("operator.crt", "tls/health.crt"):
+        shake_hands(secrets / "ca.crt", secrets / "tls" / "server.crt", "ingestion", client=secrets / name)
+    assert identity_of((secrets / "operator.crt").read_bytes()).grants == Grants(
+        frozenset({Role.READER, Role.OPERATOR})
+    )
+    assert identity_of((secrets / "tls" / "health.crt").read_bytes(), cn_templates("vehicle:{cn}")).grants == Grants()
+
+
 @pytest.mark.parametrize("name", ["localhost", "ingestion", "analytics", "127.0.0.1", "fleet.example.com", "192.0.2.7"])
 def test_clients_that_trust_the_authority_accept_the_certificate_under_every_name(secrets: Path, name: str) -> None:
-    client_context = ssl.create_default_context(cafile=secrets / "ca.crt")
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(secrets / "server.crt", secrets / "server.key")
-    _shake_hands(client_context, server_context, name)
+    shake_hands(secrets / "ca.crt", secrets / "tls" / "server.crt", name)
     with pytest.raises(ssl.SSLCertVerificationError):
-        _shake_hands(client_context, server_context, "elsewhere.example.com")
+        shake_hands(secrets / "ca.crt", secrets / "tls" / "server.crt", "elsewhere.example.com")
 
 
 def test_the_entrypoint_gives_libpq_a_password_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
@@ -123,11 +179,16 @@ def test_the_services_accept_what_compose_sets(
     assert getattr(settings, f"{service}_address").startswith("0.0.0.0:")
 
 
-def test_the_roles_of_the_deployment_are_those_that_the_migrations_grant_to() -> None:
-    migration = (ROOT / "shared/db/migrations/versions/0001_schema.py").read_text()
-    roles = re.findall(r"CREATE ROLE (\w+) NOLOGIN", (DEPLOY / "postgres-roles.sql").read_text())
-    assert roles == ["energyfleet_ingestion", "energyfleet_analytics"]
-    assert all(f"'{role}'" in migration for role in roles)
+def test_the_migration_makes_every_login_and_has_a_password_for_each() -> None:
+    section = COMPOSE.partition("\n  migrate:\n")[2].partition("\n\n")[0]
+    assert "command: [energyfleet, migrate, --roles, --own-server]" in section
+    assert all(f"      - {login.password_file}\n" in section for login in LOGINS)
+    assert set(re.findall(r"postgresql://(\w+)@", COMPOSE)) == {"postgres", *(login.name for login in LOGINS)} - {OWNER}
+
+
+def test_the_migrations_grant_to_the_groups_that_logins_are_in() -> None:
+    migrations = "".join(file.read_text() for file in (MIGRATIONS / "versions").glob("*.py"))
+    assert set(re.findall(r"\benergyfleet_\w+", migrations)) == {*GROUPS} - {OWNER}
 
 
 def test_no_password_stands_in_a_file() -> None:
@@ -151,20 +212,6 @@ def test_the_build_sees_everything_that_it_copies() -> None:
     assert {each.split("/")[0] for each in packages["packages"]} <= copied
 
 
-@pytest.mark.parametrize("script", ["deploy/make-secrets", "deploy/entrypoint", ".ci/run"])
+@pytest.mark.parametrize("script", ["deploy/entrypoint", ".ci/run"])
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
-
-
-def _shake_hands(client_context: ssl.SSLContext, server_context: ssl.SSLContext, name: str) -> None:
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
-    server = server_context.wrap_bio(to_server, to_client, server_side=True)
-    unfinished = [client, server]
-    while unfinished:
-        for side in list(unfinished):
-            try:
-                side.do_handshake()
-                unfinished.remove(side)
-            except ssl.SSLWantReadError:
-                continue

@@ -25,9 +25,14 @@ def test_the_table_of_variables_has_each_with_its_default() -> None:
     documented = {variable: default.strip("`") for variable, default in ROW.findall(OPERATIONS.read_text())}
 
     assert documented == {
-        variable: "unset" if default in (None, ()) else f"{default:g}" if isinstance(default, float) else str(default)
-        for variable, default in defaults.items()
+        variable: "unset" if default in (None, ()) else _shown(default) for variable, default in defaults.items()
     }
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 @pytest.mark.parametrize("enum", [Verdict.DESCRIPTOR, FindingKind.DESCRIPTOR], ids=["verdicts", "findings"])

@@ -4,10 +4,12 @@ import pytest
 from energyfleet.v1 import ingestion_service_pb2 as wire
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ingestion_svc.mapping_requests import parse_map_vehicle, parse_unmap_vehicle
+from ingestion_svc.mapping_lists import MappingChangesQuestion
+from ingestion_svc.mapping_requests import parse_list_mapping_changes, parse_map_vehicle, parse_unmap_vehicle
 from ingestion_svc.mappings import Mapping, UnmappingOrder
 from ingestion_svc.readings import FUTURE_SKEW_US, TimeBounds
 from shared.errors import InvalidRequest
+from shared.requests import PLACE_NUMBER_MAX, page_token
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, proto_from_us
 from tests.builders import NOW_US
 
@@ -23,7 +25,7 @@ Request = wire.MapVehicleRequest | wire.UnmapVehicleRequest
 
 def parsed(request: Request) -> Mapping | UnmappingOrder:
     if isinstance(request, wire.MapVehicleRequest):
-        return parse_map_vehicle(request, BOUNDS)[0]
+        return parse_map_vehicle(request, BOUNDS).wanted
     return parse_unmap_vehicle(request, BOUNDS)
 
 
@@ -68,10 +70,28 @@ def test_a_span_of_a_microsecond_is_taken_and_an_empty_one_is_not(request_: Requ
 
 def test_all_violations_are_told_at_once() -> None:
     malformed, far = Timestamp(seconds=NOW_US // 1_000_000, nanos=-1), Timestamp(seconds=2**62)
-    told = violated(wire.MapVehicleRequest(vehicle_id="a "), malformed, far)
-    assert set(told) == {"vehicle_id", "meter_id", "effective_from", "effective_until"}
-    told = violated(wire.UnmapVehicleRequest(), proto_from_us(BOUNDS.latest_us + 1), far)
-    assert set(told) == {"vehicle_id", "effective_from", "effective_until"}
+    told = violated(wire.MapVehicleRequest(vehicle_id="a ", note=" "), malformed, far)
+    assert set(told) == {"vehicle_id", "meter_id", "effective_from", "effective_until", "note"}
+    told = violated(wire.UnmapVehicleRequest(note="a\nb"), proto_from_us(BOUNDS.latest_us + 1), far)
+    assert set(told) == {"vehicle_id", "effective_from", "effective_until", "note"}
+
+
+def test_a_note_has_up_to_a_thousand_characters() -> None:
+    for request in (wire.MapVehicleRequest(vehicle_id="car", meter_id="m"), wire.UnmapVehicleRequest(vehicle_id="car")):
+        request.note = "ö" * 1_000
+        assert asked(request, None, None).from_us == NOW_US
+        request.note += "ö"
+        assert set(violated(request)) == {"note"}
+
+
+def test_a_page_of_changes_begins_at_its_token() -> None:
+    assert parse_list_mapping_changes(wire.ListMappingChangesRequest()).before == PLACE_NUMBER_MAX
+    request = wire.ListMappingChangesRequest(vehicle_id="v", meter_id="m", page_size=7, page_token=page_token(12))
+    assert parse_list_mapping_changes(request) == MappingChangesQuestion("v", "m", 12, 7)
+    wrong = wire.ListMappingChangesRequest(vehicle_id=" ", meter_id=" ", page_size=1_001, page_token=page_token("a"))
+    with pytest.raises(InvalidRequest) as caught:
+        parse_list_mapping_changes(wrong)
+    assert [each.field for each in caught.value.violations] == ["vehicle_id", "meter_id", "page_size", "page_token"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +100,7 @@ def test_all_violations_are_told_at_once() -> None:
 )
 def test_a_meter_joins_others_where_it_is_said(mode: wire.MappingMode.ValueType, join: bool) -> None:
     request = wire.MapVehicleRequest(vehicle_id="car", meter_id="meter", mode=mode)
-    assert parse_map_vehicle(request, BOUNDS)[1] is join
+    assert parse_map_vehicle(request, BOUNDS).join is join
 
 
 def test_a_mode_of_another_version_is_refused_rather_than_guessed() -> None:

@@ -30,6 +30,9 @@ class AnalyticsServiceStub:
     lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+    has expired or is revoked;
+    - PERMISSION_DENIED: who calls is known, and has neither the role reader nor the role operator;
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
@@ -99,6 +102,9 @@ class AnalyticsServiceServicer:
     lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+    has expired or is revoked;
+    - PERMISSION_DENIED: who calls is known, and has neither the role reader nor the role operator;
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;
@@ -284,6 +290,9 @@ class AnalyticsService:
     lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+    has expired or is revoked;
+    - PERMISSION_DENIED: who calls is known, and has neither the role reader nor the role operator;
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation;

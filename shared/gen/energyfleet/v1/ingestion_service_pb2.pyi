@@ -552,6 +552,8 @@ class Mapping(_message.Message):
     METER_ID_FIELD_NUMBER: _builtins.int
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     meter_id: _builtins.str
@@ -564,6 +566,18 @@ class Mapping(_message.Message):
     def effective_until(self) -> _timestamp_pb2.Timestamp:
         """The end, inclusive: readings with `timestamp <= effective_until` count. Absent: the mapping is still valid."""
 
+    @_builtins.property
+    def registered(self) -> Global___ChangeRecord:
+        """Who said that this meter feeds the vehicle for all of this time, if not longer. Absent: it was registered before the
+        service kept who did.
+        """
+
+    @_builtins.property
+    def ended(self) -> Global___ChangeRecord:
+        """Who gave it its end since: by mapping one of the two otherwise, or by unmapping. Absent: it has the end that it was
+        registered with, or none, or was ended before the service kept who did.
+        """
+
     def __init__(
         self,
         *,
@@ -571,14 +585,48 @@ class Mapping(_message.Message):
         meter_id: _builtins.str = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         effective_until: _timestamp_pb2.Timestamp | None = ...,
+        registered: Global___ChangeRecord | None = ...,
+        ended: Global___ChangeRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "ended", b"ended", "registered", b"registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "ended", b"ended", "meter_id", b"meter_id", "registered", b"registered", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Mapping: _TypeAlias = Mapping  # noqa: Y015
+
+@_typing.final
+class ChangeRecord(_message.Message):
+    """Who changed something, when, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    identity: _builtins.str
+    """Who made the call, as the certificate or token says that came with it; `anonymous` where the service asks for none."""
+    note: _builtins.str
+    """Why, as the call's `note` says. Empty: it says nothing."""
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When, by the database's clock."""
+
+    def __init__(
+        self,
+        *,
+        identity: _builtins.str = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "identity", b"identity", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeRecord: _TypeAlias = ChangeRecord  # noqa: Y015
 
 @_typing.final
 class MapVehicleRequest(_message.Message):
@@ -591,12 +639,15 @@ class MapVehicleRequest(_message.Message):
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     meter_id: _builtins.str
     """The meter that feeds it. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     mode: Global___MappingMode.ValueType
     """Whether this meter feeds the vehicle instead of its other meters, or beside them."""
+    note: _builtins.str
+    """Why, for people. Up to 1,000 characters, none of them a control character. Empty: none is given."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when on, to the microsecond: readings with a later timestamp count. Not before the retention floor and
@@ -617,10 +668,11 @@ class MapVehicleRequest(_message.Message):
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         effective_until: _timestamp_pb2.Timestamp | None = ...,
         mode: Global___MappingMode.ValueType = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "mode", b"mode", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "mode", b"mode", "note", b"note", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -668,12 +720,15 @@ class UnmapVehicleRequest(_message.Message):
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     EFFECTIVE_UNTIL_FIELD_NUMBER: _builtins.int
     METER_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle. 1 to 64 characters of printable ASCII, no space at either end; case counts. Required."""
     meter_id: _builtins.str
     """Only this meter shall no longer feed it; one that does not feed it then is fine. 1 to 64 characters of printable
     ASCII, no space at either end; case counts. Empty: every meter.
     """
+    note: _builtins.str
+    """Why, for people. Up to 1,000 characters, none of them a control character. Empty: none is given."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when on, to the microsecond: readings with a later timestamp no longer count. Not before the retention floor
@@ -693,10 +748,11 @@ class UnmapVehicleRequest(_message.Message):
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         effective_until: _timestamp_pb2.Timestamp | None = ...,
         meter_id: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "effective_until", b"effective_until", "meter_id", b"meter_id", "note", b"note", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -743,7 +799,9 @@ class ListMappingsRequest(_message.Message):
     meter_id: _builtins.str
     """Only this meter's. Empty: every meter's."""
     page_size: _builtins.int
-    """At most so many, 1 to 1,000. 0: 100."""
+    """At most so many, 1 to 1,000. 0: 100. A few hundred with the longest notes fill the 4 MiB of an answer that most gRPC
+    clients take.
+    """
     page_token: _builtins.str
     """`next_page_token` of the previous answer to the same question. Empty: the first page."""
     def __init__(
@@ -791,6 +849,106 @@ class ListMappingsResponse(_message.Message):
 Global___ListMappingsResponse: _TypeAlias = ListMappingsResponse  # noqa: Y015
 
 @_typing.final
+class ListMappingChangesRequest(_message.Message):
+    """Which changes of mappings to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    vehicle_id: _builtins.str
+    """Only this vehicle's. Empty: every vehicle's."""
+    meter_id: _builtins.str
+    """Only this meter's. Empty: every meter's."""
+    page_size: _builtins.int
+    """At most so many, 1 to 1,000. 0: 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer to the same question. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        vehicle_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMappingChangesRequest: _TypeAlias = ListMappingChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListMappingChangesResponse(_message.Message):
+    """A page of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last one."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MappingChange]:
+        """The changes, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___MappingChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMappingChangesResponse: _TypeAlias = ListMappingChangesResponse  # noqa: Y015
+
+@_typing.final
+class MappingChange(_message.Message):
+    """What became of one mapping. A call that changes several makes as many changes, with the same record; so does an
+    unmapping that leaves two parts of one: two changes with the same `before`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def before(self) -> Global___Mapping:
+        """As it was registered before, without who did. Absent: it is new."""
+
+    @_builtins.property
+    def after(self) -> Global___Mapping:
+        """As it is registered since, without who did: the same vehicle and meter, another start or end. Absent: it was removed."""
+
+    @_builtins.property
+    def record(self) -> Global___ChangeRecord:
+        """Who changed it, when, and why."""
+
+    def __init__(
+        self,
+        *,
+        before: Global___Mapping | None = ...,
+        after: Global___Mapping | None = ...,
+        record: Global___ChangeRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MappingChange: _TypeAlias = MappingChange  # noqa: Y015
+
+@_typing.final
 class CorrectReadingRequest(_message.Message):
     """What counts of one reading from now on."""
 
@@ -811,7 +969,9 @@ class CorrectReadingRequest(_message.Message):
     kwh: _builtins.float
     """This, in kWh: `>= -1000` and `<= 1000000`."""
     author: _builtins.str
-    """Who corrects, for people. 1 to 100 characters, none of them a control character. Required."""
+    """Who corrects, for people; who calls is kept beside it. 1 to 100 characters, none of them a control character.
+    Required.
+    """
     note: _builtins.str
     """Why, for people. 1 to 1,000 characters, none of them a control character. Required."""
     @_builtins.property
@@ -893,6 +1053,7 @@ class Correction(_message.Message):
     AUTHOR_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     CORRECTED_AT_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """A meter."""
     vehicle_id: _builtins.str
@@ -906,9 +1067,13 @@ class Correction(_message.Message):
     voided: _builtins.bool
     """The reading is void."""
     author: _builtins.str
-    """Who corrected it."""
+    """Who corrected it, as the request says."""
     note: _builtins.str
     """Why."""
+    identity: _builtins.str
+    """Who made the call, as the certificate or token says that came with it; `anonymous` where the service asks for none.
+    Absent: it was corrected before the service kept who did.
+    """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The reading's timestamp."""
@@ -930,13 +1095,19 @@ class Correction(_message.Message):
         author: _builtins.str = ...,
         note: _builtins.str = ...,
         corrected_at: _timestamp_pb2.Timestamp | None = ...,
+        identity: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["corrected_at", b"corrected_at", "device", b"device", "meter_id", b"meter_id", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_identity", b"_identity", "corrected_at", b"corrected_at", "device", b"device", "identity", b"identity", "meter_id", b"meter_id", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "corrected_at", b"corrected_at", "device", b"device", "kwh", b"kwh", "kwh_before", b"kwh_before", "meter_id", b"meter_id", "note", b"note", "sent_kwh", b"sent_kwh", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id", "voided", b"voided"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_identity", b"_identity", "author", b"author", "corrected_at", b"corrected_at", "device", b"device", "identity", b"identity", "kwh", b"kwh", "kwh_before", b"kwh_before", "meter_id", b"meter_id", "note", b"note", "sent_kwh", b"sent_kwh", "timestamp", b"timestamp", "vehicle_id", b"vehicle_id", "voided", b"voided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__identity: _TypeAlias = _typing.Literal["identity"]  # noqa: Y015
+    _WhichOneofArgType__identity: _TypeAlias = _typing.Literal["_identity", b"_identity"]  # noqa: Y015
     _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["meter_id", "vehicle_id"]  # noqa: Y015
     _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__identity) -> _WhichOneofReturnType__identity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_device) -> _WhichOneofReturnType_device | None: ...
 
 Global___Correction: _TypeAlias = Correction  # noqa: Y015

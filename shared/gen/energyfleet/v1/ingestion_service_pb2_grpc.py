@@ -29,6 +29,11 @@ class IngestionServiceStub:
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+    has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+    device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+    keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
@@ -80,6 +85,11 @@ class IngestionServiceStub:
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.SerializeToString,
                 response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsResponse.FromString,
                 _registered_method=True)
+        self.ListMappingChanges = channel.unary_unary(
+                '/energyfleet.v1.IngestionService/ListMappingChanges',
+                request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingChangesRequest.SerializeToString,
+                response_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingChangesResponse.FromString,
+                _registered_method=True)
         self.CorrectReading = channel.unary_unary(
                 '/energyfleet.v1.IngestionService/CorrectReading',
                 request_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingRequest.SerializeToString,
@@ -96,6 +106,11 @@ class IngestionServiceServicer:
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+    has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+    device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+    keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
@@ -176,6 +191,7 @@ class IngestionServiceServicer:
         From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
         that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
         changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+        Where nothing changes, nothing is kept of the call, and its `note` neither.
         For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
         either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -198,7 +214,7 @@ class IngestionServiceServicer:
         Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
         which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
         and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-        mapped then is fine: nothing changes.
+        mapped then is fine: nothing changes, and nothing is kept of the call.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
         FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
         message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
@@ -208,7 +224,18 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMappings(self, request, context):
-        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+        each, when and why, is told with it.
+        Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMappingChanges(self, request, context):
+        """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+        change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+        changes is not listed.
         Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -268,6 +295,11 @@ def add_IngestionServiceServicer_to_server(servicer, server):
                     request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.FromString,
                     response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsResponse.SerializeToString,
             ),
+            'ListMappingChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMappingChanges,
+                    request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingChangesRequest.FromString,
+                    response_serializer=energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingChangesResponse.SerializeToString,
+            ),
             'CorrectReading': grpc.unary_unary_rpc_method_handler(
                     servicer.CorrectReading,
                     request_deserializer=energyfleet_dot_v1_dot_ingestion__service__pb2.CorrectReadingRequest.FromString,
@@ -290,6 +322,11 @@ class IngestionService:
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+    has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+    device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+    keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
@@ -457,6 +494,33 @@ class IngestionService:
             '/energyfleet.v1.IngestionService/ListMappings',
             energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsRequest.SerializeToString,
             energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMappingChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/energyfleet.v1.IngestionService/ListMappingChanges',
+            energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingChangesRequest.SerializeToString,
+            energyfleet_dot_v1_dot_ingestion__service__pb2.ListMappingChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

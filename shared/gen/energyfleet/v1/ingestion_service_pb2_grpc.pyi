@@ -30,6 +30,11 @@ class IngestionServiceStub:
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+      has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+      device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+      keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
@@ -102,6 +107,7 @@ class IngestionServiceStub:
     From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
     that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
     changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+    Where nothing changes, nothing is kept of the call, and its `note` neither.
     For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
     either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -120,13 +126,20 @@ class IngestionServiceStub:
     Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
     which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
     and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-    mapped then is fine: nothing changes.
+    mapped then is fine: nothing changes, and nothing is kept of the call.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
     FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
     message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]
-    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+    each, when and why, is told with it.
+    Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
+    ListMappingChanges: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingChangesRequest, _ingestion_service_pb2.ListMappingChangesResponse]
+    """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+    change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+    changes is not listed.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
     CorrectReading: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]
@@ -147,6 +160,11 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+      has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+      device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+      keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
@@ -216,6 +234,7 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
     that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
     changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+    Where nothing changes, nothing is kept of the call, and its `note` neither.
     For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
     either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -234,13 +253,20 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
     which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
     and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-    mapped then is fine: nothing changes.
+    mapped then is fine: nothing changes, and nothing is kept of the call.
     Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
     FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
     message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
     """
     ListMappings: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingsRequest, _ingestion_service_pb2.ListMappingsResponse]  # type: ignore[assignment]
-    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+    """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+    each, when and why, is told with it.
+    Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+    """
+    ListMappingChanges: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.ListMappingChangesRequest, _ingestion_service_pb2.ListMappingChangesResponse]  # type: ignore[assignment]
+    """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+    change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+    changes is not listed.
     Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
     """
     CorrectReading: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.CorrectReadingRequest, _ingestion_service_pb2.CorrectReadingResponse]  # type: ignore[assignment]
@@ -260,6 +286,11 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes telemetry in. What it answers with is committed to disk.
 
     Every rpc may also end with
+    - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
+      has expired or is revoked. It succeeds with a new one alone;
+    - PERMISSION_DENIED: who calls is known and may not do that; the message says what it needs. Where a reading is of a
+      device that the caller's certificate does not name, the message names both, and nothing of the request is stored:
+      keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
     - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
@@ -351,6 +382,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         From an instant on (`effective_until` absent): an open mapping of either of the two that began earlier is closed at
         that instant. An open mapping of the same two that begins later begins at that instant from now on. The same again
         changes nothing, also where the mapping was closed since; it goes on with another one that begins at its end.
+        Where nothing changes, nothing is kept of the call, and its `note` neither.
         For a span: what a mapping of the same two covers already changes nothing; otherwise nothing may be registered of
         either of the two within the span. To correct what is registered, unmap the span first.
 
@@ -375,7 +407,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         Mappings are shortened to what lies outside; one that reaches beyond both ends of a span becomes two, and one of
         which nothing lies outside, as when it is unmapped from its own start on, is removed. What is taken away is told,
         and registering it again undoes the call, where it was several meters with MAPPING_MODE_JOIN. A vehicle that is not
-        mapped then is fine: nothing changes.
+        mapped then is fine: nothing changes, and nothing is kept of the call.
         Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, NOT_FOUND for a vehicle that is unknown, and
         FAILED_PRECONDITION when without `effective_until` a mapping would be lost that begins after `effective_from`: the
         message names up to 3 of them, and nothing changes. Unmap from its start on, or for a span, if it is meant.
@@ -387,7 +419,20 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.ListMappingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.ListMappingsResponse, _abc.Awaitable[_ingestion_service_pb2.ListMappingsResponse]]:
-        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter.
+        """Lists mappings, past and present, ordered by vehicle, then by start, then by meter. Who registered and who ended
+        each, when and why, is told with it.
+        Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMappingChanges(
+        self,
+        request: _ingestion_service_pb2.ListMappingChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_service_pb2.ListMappingChangesResponse, _abc.Awaitable[_ingestion_service_pb2.ListMappingChangesResponse]]:
+        """Lists what MapVehicle and UnmapVehicle have changed, the newest change first, also of mappings that are no more. A
+        change is committed together with what it tells of, and is kept for good. What was changed before the service kept
+        changes is not listed.
         Status codes: OK (an unknown device has an empty list), INVALID_ARGUMENT, UNAVAILABLE, INTERNAL.
         """
 
