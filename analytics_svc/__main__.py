@@ -25,8 +25,9 @@ APPLICATION_NAME = "energyfleet analytics"
 HEALTH_TIMEOUT_S = 3.0
 """Seconds after which a database that does not answer counts as unavailable."""
 
-CALLS_PER_CONNECTION = 100
-"""At a time: what HTTP/2 recommends at least, and many more than there are database connections."""
+CALLS_PER_CONNECTION = 1_000
+"""At a time: a program that asks for all of a fleet at once, and again when its deadlines have passed. What answers
+hold is bounded in bytes."""
 
 CONNECTIONS = 1_000
 """That there must be room for: more people and programs than look at one fleet."""
