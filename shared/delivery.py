@@ -39,8 +39,9 @@ reads has taken its answer by then."""
 
 RETRY_AFTER_S = 1.0
 
-WORTH_TRIMMING_BYTES = 16 * 1024 * 1024
-"""When so much was let go of, memory is given back: glibc would keep it."""
+WORTH_TRIMMING_BYTES = 4 * 1024 * 1024
+"""When answers of so many bytes were let go of or refused, memory is given back: glibc would keep it, and several times
+as much that was needed to make them."""
 
 TRIM_AFTER_S = 5.0
 """gRPC frees in the background, and what comes meanwhile is given back in one go."""
@@ -99,12 +100,14 @@ class Deliveries:
         now = asyncio.get_running_loop().time()
         held = self._of_peer[call.peer]
         if held and held + size > WAITING_MAX_BYTES_PER_PEER:
+            self._trim_for(size)
             raise LimitExceeded(
                 f"answers of {held} bytes wait on this connection to be read; read them first", RETRY_AFTER_S
             )
         while self._bytes and self._bytes + size > WAITING_MAX_BYTES:
             longest = next(iter(self._waiting))
             if now - longest.waits_since < MAKES_WAY_AFTER_S:
+                self._trim_for(size)
                 raise LimitExceeded(f"answers of {self._bytes} bytes wait to be read", RETRY_AFTER_S)
             longest.end()
         self._bytes += size
@@ -119,10 +122,14 @@ class Deliveries:
         if self._of_peer[call.peer] <= 0:
             del self._of_peer[call.peer]
         if not taken:
-            self._freed += size
-            if self._freed >= WORTH_TRIMMING_BYTES and not self._trimming:
-                self._trimming = True
-                asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim)
+            self._trim_for(size)
+
+    def _trim_for(self, size: int) -> None:
+        """Gives memory back soon where so many bytes are worth it, with those before them."""
+        self._freed += size
+        if self._freed >= WORTH_TRIMMING_BYTES and not self._trimming:
+            self._trimming = True
+            asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim)
 
     def _trim(self) -> None:
         self._freed, self._trimming = 0, False
