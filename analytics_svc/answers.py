@@ -20,7 +20,7 @@ from analytics_svc.reader import QueryResult
 from analytics_svc.totals import Bucket, Evidence, Feeding, FleetTotals
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.db.session_registers_sql import SESSION
-from shared.timestamps import proto_from_us
+from shared.timestamps import proto_from_us, set_us
 
 _READINGS: Mapping[DeviceKind, Callable[..., Any]] = {METER: MeterReading, VEHICLE: VehicleReading}
 
@@ -33,7 +33,7 @@ def performance_answer(
 ) -> wire.GetVehiclePerformanceResponse:
     found, evidence = answer.value
     totals = found.at(0)
-    [performance] = judgement.of([0], [totals], found.comparison)
+    performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
     vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
     return wire.GetVehiclePerformanceResponse(
@@ -153,7 +153,10 @@ def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, s
 
 
 def window_message(window: Window) -> wire.TimeWindow:
-    return wire.TimeWindow(start=proto_from_us(window.start_us), end=proto_from_us(window.end_us))
+    message = wire.TimeWindow()
+    set_us(message.start, window.start_us)
+    set_us(message.end, window.end_us)
+    return message
 
 
 def feeding_message(feeding: Feeding) -> wire.FeedingInterval:

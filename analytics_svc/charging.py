@@ -6,7 +6,7 @@ part of them. A span that begins later than the window has empty hours at first.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ SILENT_H = 1.5
 _LEVEL_US = 5 * US_PER_MINUTE
 
 
-@dataclass(frozen=True, slots=True)
-class SideHours:
+class SideHours(NamedTuple):
     """What one side reported: the vehicle, or the meters that fed it together."""
 
     kwh: Numbers
@@ -50,8 +49,7 @@ class SideHours:
     hour before the span."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
+class Spans(NamedTuple):
     """Spans of vehicles within one window."""
 
     window_start_us: int
@@ -64,8 +62,7 @@ class Spans:
     meters: SideHours
 
 
-@dataclass(frozen=True, slots=True)
-class Hours:
+class Hours(NamedTuple):
     """What is known of each hour of some spans."""
 
     draws: Flags
@@ -78,6 +75,8 @@ class Hours:
     """The meters drew more than standby, and the vehicle says that it took nothing."""
     stands_for_h: Numbers
     """For how many hours what the meters drew stands."""
+    after_silence: Flags
+    """Whether those are more than `SILENT_H`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +114,28 @@ def hours_of(spans: Spans, standby_kw: float) -> Hours:
     """Tells charging from standby by the mean power over the time that readings stand for."""
     vehicle, meters = spans.vehicle, spans.meters
     before_us = before(meters.last_us)
-    known = before_us != NO_READING
-    stands_for_h = np.where(known, np.minimum((meters.last_us - before_us) / US_PER_HOUR, OUTAGE_H), 1.0)
+    stands_for_h = np.minimum((meters.last_us - before_us) / US_PER_HOUR, OUTAGE_H)
+    stands_for_h[before_us == NO_READING] = 1.0
     draws = meters.kwh > standby_kw * stands_for_h
     takes = vehicle.kwh > standby_kw * STANDBY_TAKEN_H
-    after_silence = (stands_for_h > SILENT_H) & (meters.kwh > standby_kw)
-    if after_silence.any():
+    after_silence = stands_for_h > SILENT_H
+    if np.count_nonzero(after_silence):
         beside = takes.copy()
         beside[:-1] |= takes[1:]
         beside[1:] |= takes[:-1]
-        draws |= after_silence & beside
+        draws |= after_silence & beside & (meters.kwh > standby_kw)
     charging = draws | takes
     charging[0] = False
-    quiet = ~takes & (vehicle.readings > 0)
-    nothing_taken = draws & quiet
-    if nothing_taken.any():
+    nothing_taken = draws & ~takes
+    if np.count_nonzero(nothing_taken):
+        quiet = ~takes & (vehicle.readings > 0)
+        nothing_taken &= quiet
         quiet |= (spans.ends_us <= spans.starts_us) & quiet[0]  # in the empty hours before a span as in the one before
         begins_us = np.concatenate([spans.ends_us[:1] - US_PER_HOUR, spans.ends_us[:-1]])
         of_the_hour = before_us >= begins_us - _LEVEL_US
         of_the_hour[1:] |= quiet[:-1]
         nothing_taken &= of_the_hour
-    return Hours(draws, takes, charging, nothing_taken, stands_for_h)
+    return Hours(draws, takes, charging, nothing_taken, stands_for_h, after_silence)
 
 
 def runs_of(hours: Hours) -> Runs:

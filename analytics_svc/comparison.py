@@ -10,10 +10,11 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from analytics_svc.charging import SILENT_H, Flags, Numbers, Places, Spans, Times, hours_of, runs_of
+from analytics_svc.charging import Flags, Numbers, Places, Spans, Times, hours_of, runs_of
 from analytics_svc.doubts import doubt
 from analytics_svc.edges import adjust_beginnings, adjust_ends, cut
 from analytics_svc.stretches import Aside, CompareLimits, Stretches, Sums
@@ -76,8 +77,7 @@ class Comparison:
         return replace(sums, hours_apart=np.where(most == least, most, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class ComparedStretches:
+class ComparedStretches(NamedTuple):
     """What was compared, by span and time; `[stretches]`."""
 
     span: Places
@@ -100,26 +100,25 @@ def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedSt
 
 def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     span = stretches.span
-    if not stretches.both.all():
+    if np.count_nonzero(stretches.both) < len(span):
         alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
         beyond = _mostly_unknown(stretches, alone_dc)
         stretches.set_aside(Aside.BEYOND, beyond)
         stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
         stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
-    if stretches.unclaimed_ac.any():
+    if np.count_nonzero(stretches.unclaimed_ac):
         stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
-    brief = stretches.both & stretches.at_end() & (stretches.first == stretches.last)
-    if brief.any():
+    brief = stretches.both & (stretches.first == stretches.last)
+    if np.count_nonzero(brief):
+        brief &= stretches.at_end()
         high = stretches.dc > stretches.limits.implausible_above * stretches.ac
         stretches.set_aside(Aside.UNDER_WAY, brief & (high | (stretches.estimated_end & stretches.out_of_range())))
-    compared = stretches.both & (stretches.ac > 0)
-    count = len(stretches.spans.starts_us)
-
-    its = span[compared]
-
+    both = stretches.both & (stretches.ac > 0)
+    compared = slice(None) if np.count_nonzero(both) == len(span) else both.nonzero()[0]
+    count, its = len(stretches.spans.starts_us), span[compared]
     first, last = stretches.cut_first, stretches.cut_last
     taken, drawn_sums = stretches.charging, stretches.ac_sums
-    if stretches.hours.nothing_taken.any():
+    if np.count_nonzero(stretches.hours.nothing_taken):
         taken = taken & ~stretches.hours.nothing_taken
         drawn_sums = Sums(stretches.meters.kwh, taken)
     drawn = drawn_sums.within(span, first, last)
@@ -127,7 +126,7 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     mean_kw = squared.within(span, first, last) / np.where(drawn > 0, drawn, np.inf)
     returned_dc, returned_ac = (
         Sums(side.kwh_returned, stretches.charging).within(span, first, last)
-        if side.kwh_returned.any()
+        if np.count_nonzero(side.kwh_returned)
         else np.zeros(len(span))
         for side in (stretches.vehicle, stretches.meters)
     )
@@ -142,35 +141,35 @@ def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
         "ac_more": stretches.ac_more,
         "ac_squared_kw": stretches.ac * mean_kw,
     }
-    of_stretches = np.array(list(columns.values()))[:, compared]
+    of_stretches = np.array([*columns.values()])[:, compared]
     if count == 1:
-        sums = of_stretches.sum(axis=1, keepdims=True)
+        sums = np.add.reduce(of_stretches, axis=1, keepdims=True)
     else:
-        sums = np.stack([np.bincount(its, weights=each, minlength=count) for each in of_stretches])
+        sums = np.array([np.bincount(its, weights=each, minlength=count) for each in of_stretches], np.float64)
     aside = np.zeros((2, len(Aside), count))
     for reason, energies in stretches.aside.items():
         for side, values in enumerate(energies):
             aside[side, reason] = np.bincount(span, weights=values, minlength=count)
     comparison = Comparison(
-        **dict(zip(columns, sums.astype(np.float64), strict=True)),
-        idle=np.where(stretches.charging[1:], 0.0, stretches.meters.kwh[1:]).sum(axis=0),
+        **dict(zip(columns, sums, strict=True)),
+        idle=np.add.reduce(np.where(stretches.charging[1:], 0.0, stretches.meters.kwh[1:])),
         hours_apart=_hours_apart(stretches, aside),
         step_kwh=np.zeros(count),
         dc_aside=aside[0],
         ac_aside=aside[1],
     )
-    first, last = first[compared], last[compared]
-    ends_us = stretches.spans.ends_us
-    begins_us, until_us = ends_us[first - 1, its], ends_us[last, its]
-    return comparison, ComparedStretches(its, begins_us, until_us, stretches.dc[compared], stretches.ac[compared])
+    first, last, ends_us = first[compared], last[compared], stretches.spans.ends_us
+    return comparison, ComparedStretches(
+        its, ends_us[first - 1, its], ends_us[last, its], stretches.dc[compared], stretches.ac[compared]
+    )
 
 
 def _charged_h(stretches: Stretches) -> Numbers:
     """For how many hours of charging what the meters drew in each hour stands: of a first reading after silence for no
     more than the other hours' energy explains."""
     hours_h = np.maximum(stretches.hours.stands_for_h, 1.0)
-    after_silence = hours_h > SILENT_H
-    if after_silence.any():
+    after_silence = stretches.hours.after_silence
+    if np.count_nonzero(after_silence):
         kwh = stretches.meters.kwh
         full = np.where(after_silence, 0.0, kwh).max(axis=0)
         needed = np.where(full > 0, kwh / np.maximum(full, 1e-9), 1.0)
@@ -181,7 +180,7 @@ def _charged_h(stretches: Stretches) -> Numbers:
 def _mostly_unknown(stretches: Stretches, which: Flags) -> Flags:
     """Those of some stretches of the vehicle alone whose energy may for the most part be of the time before the span,
     or be what a register's first reading hides: a side's first reading after silence."""
-    if not which.any():
+    if not np.count_nonzero(which):
         return which
     vehicle, meters = stretches.vehicle, stretches.meters
     fresh_ac, reports_idle = stretches.fresh(meters), stretches.reports_idle(vehicle)

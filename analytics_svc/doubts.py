@@ -25,7 +25,7 @@ UNKNOWN_STANDBY_KW = 0.02
 
 def doubt(stretches: Stretches) -> None:
     """Widens the bounds of stretches whose ratio is out of range."""
-    suspects = np.flatnonzero(stretches.both & stretches.out_of_range())
+    suspects = (stretches.both & stretches.out_of_range()).nonzero()[0]
     if len(suspects):
         _doubt_before_first_report(stretches, suspects)
         _doubt_clocks(stretches, suspects)

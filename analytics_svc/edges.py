@@ -31,7 +31,7 @@ def adjust_ends(stretches: Stretches) -> None:
         stretches, stretches.vehicle, stretches.hours.takes, stretches.dc_sums, stretches.meters
     )
     by_meters[stretches.nothing_taken] = 0.0
-    if not (by_meters.any() or by_vehicle.any()):
+    if not (np.count_nonzero(by_meters) or np.count_nonzero(by_vehicle)):
         return
     # More of the vehicle would come on top of a ratio that is healthy already.
     healthy = (by_meters > 0) & stretches.both & ~stretches.out_of_range()
@@ -70,6 +70,9 @@ def _ahead(
     energy, due = np.zeros(len(stretches.span)), np.zeros(len(stretches.span), np.bool_)
     span, first, last = stretches.span, stretches.first, stretches.last
     other_us = other.last_us[last, span]
+    ahead = side.last_us[last, span] > other_us
+    if not np.count_nonzero(ahead):
+        return energy, due
     in_hour = np.where(charges[last, span], last, np.maximum(last - 1, first))
     reported_us = side.last_us[in_hour, span]
     open_ = (other.last_us[-1, span] == other_us) & (reported_us > other_us) & charges[in_hour, span]
@@ -115,7 +118,7 @@ def adjust_beginnings(stretches: Stretches) -> None:
     dc_off, dc_doubt, dc_back = _from_before(stretches, stretches.vehicle, stretches.meters, stretches.hours.draws)
     ac_off, ac_doubt, ac_back = _from_before(stretches, stretches.meters, stretches.vehicle, stretches.hours.takes)
     _leave_out_first_readings(stretches)
-    if not (dc_off.any() or ac_off.any()):
+    if not (np.count_nonzero(dc_off) or np.count_nonzero(ac_off)):
         return
     much = (dc_off > ESTIMATED_SHARE * stretches.dc) | (ac_off > ESTIMATED_SHARE * stretches.ac)
     for at in (much & stretches.both).nonzero()[0].tolist():
@@ -203,7 +206,7 @@ def _leave_out_first_readings(stretches: Stretches) -> None:
     """Marks stretches that begin with more than charging explains: a first reading after silence that stands for
     more time than the span has."""
     suspects = stretches.both & stretches.out_of_range()
-    if not suspects.any():
+    if not np.count_nonzero(suspects):
         return
     fresh_dc, fresh_ac = stretches.fresh(stretches.vehicle), stretches.fresh(stretches.meters)
     fresh_ac &= stretches.may_owe_energy()
@@ -223,7 +226,7 @@ def _leave_out_first_readings(stretches: Stretches) -> None:
 
 def cut(stretches: Stretches) -> None:
     """Cuts open stretches where both sides are level."""
-    at = np.flatnonzero((stretches.open_end | stretches.open_beginning) & stretches.both)
+    at = ((stretches.open_end | stretches.open_beginning) & stretches.both).nonzero()[0]
     if not len(at):
         return
     span = stretches.span[at]

@@ -57,6 +57,11 @@ class _Vehicles:
         return cls(keys, ids, by_id(ids))
 
 
+def devices_version(keys: Keys) -> str:
+    """Tells all devices of a kind, by ascending key, from those of other times: keys grow, and some are forgotten."""
+    return f"{len(keys)}:{keys[-1] if len(keys) else 0}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Mapped:
     """What FLEET_MAPPED tells."""
@@ -105,9 +110,10 @@ class FleetQueries:
 
     async def _mapped(self, window: Window) -> QueryResult["_Mapped"]:
         known = self._vehicles
-        answer = await self._reader.ask(FLEET_MAPPED, window_ends(window) | {"known_vehicles": len(known.keys)})
+        asked = {"known_vehicles": devices_version(known.keys)}
+        answer = await self._reader.ask(FLEET_MAPPED, window_ends(window) | asked)
         [row] = answer.value
-        if row.vehicles != len(known.keys):
+        if row.vehicles != devices_version(known.keys):
             known = self._vehicles = _Vehicles.of(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
         through = unpack_keys(row.through_vehicle_keys), unpack_keys(row.through_meter_keys)
         return answer.replace(_Mapped(known, *through, row.moved, row.kept, row.hour_before_kept))
@@ -260,7 +266,7 @@ async def _fleet_totals(
     own, comparisons = delivered.side, []
     for start in range(0, len(known.ids) or 1, SLICE_VEHICLES):
         its = slice(start, start + SLICE_VEHICLES)
-        sides = [SideHours(*(getattr(side, each.name)[:, its] for each in fields(side))) for side in (own, consumed)]
+        sides = [SideHours(*(getattr(side, name)[:, its] for name in SideHours._fields)) for side in (own, consumed)]
         count = sides[0].kwh.shape[1]
         spans = Spans(
             window.start_us, np.full(count, window.start_us), np.broadcast_to(ends_us, (hours, count)), *sides

@@ -55,7 +55,7 @@ WITH within AS (
       AND (effective_until IS NULL OR effective_until > :window_start)
 ),
 counted AS (
-    SELECT count(*) AS vehicles FROM vehicles
+    SELECT count(*) || ':' || coalesce(max(vehicle_key), 0) AS vehicles FROM vehicles
 )
 SELECT (SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' FROM retention) <= :window_start AS kept,
        vehicles,

@@ -16,6 +16,7 @@ from analytics_svc.fleet_queries import (
     HOURS_COMPARED_MAX,
     FleetQueries,
     at_a_time,
+    devices_version,
     of_cached_hours,
     span_parameters,
     window_ends,
@@ -84,12 +85,12 @@ class MeterQueries:
     async def _mapped(self, window: Window) -> QueryResult[tuple[Any, Meters, _Vehicles]]:
         """The row of METERS_MAPPED, all meters and all vehicles."""
         meters, vehicles = self._meters, self._vehicles
-        asked = {"known_meters": len(meters.keys), "known_vehicles": len(vehicles.keys)}
+        asked = {"known_meters": devices_version(meters.keys), "known_vehicles": devices_version(vehicles.keys)}
         answer = await self._reader.ask(METERS_MAPPED, window_ends(window) | asked)
         [row] = answer.value
-        if row.meters != len(meters.keys):
+        if row.meters != devices_version(meters.keys):
             self._meters = meters = Meters.of(row.meter_keys, row.meter_ids)
-        if row.vehicles != len(vehicles.keys):
+        if row.vehicles != devices_version(vehicles.keys):
             self._vehicles = vehicles = _Vehicles(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
         return answer.replace((row, meters, vehicles))
 

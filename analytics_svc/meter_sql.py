@@ -30,7 +30,8 @@ fed AS (
     FROM within WHERE vehicle_key NOT IN (SELECT vehicle_key FROM moved)
 ),
 counted AS (
-    SELECT (SELECT count(*) FROM vehicles) AS vehicles, (SELECT count(*) FROM meters) AS meters
+    SELECT (SELECT count(*) || ':' || coalesce(max(vehicle_key), 0) FROM vehicles) AS vehicles,
+           (SELECT count(*) || ':' || coalesce(max(meter_key), 0) FROM meters) AS meters
 ),
 floor AS (
     SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention

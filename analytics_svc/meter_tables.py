@@ -60,7 +60,7 @@ class OwnSums(NamedTuple):
         """Of parts of devices, each by the place of its device."""
         sums = cls.nothing(devices)
         for total, name in zip(sums, cls._fields, strict=True):
-            np.add.at(total, places, np.array([getattr(part, name).sum() for part in parts], total.dtype))
+            np.add.at(total, places, np.array([getattr(part.sums, name) for part in parts], total.dtype))
         return sums
 
     def at(self, places: Places) -> "OwnSums":
@@ -178,7 +178,7 @@ def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: 
     ids, of_vehicles, gaps = _Ids(), [], []
     for row in rows:
         if row.vehicle_key is None:
-            gaps.append((place_of[row.meter_key], DeviceHours.of(row.hours).within()))
+            gaps.append((place_of[row.meter_key], DeviceHours.unpacked(row.hours)))
             continue
         of_vehicles.append(row)
         ids.vehicles[row.vehicle_key] = row.vehicle_id
@@ -193,13 +193,13 @@ def table_of_spans(window: Window, meters: Meters, rows: Sequence[Any], limits: 
         for span in its.spans:
             ours = [(key, hours) for key, hours in zip(span.meter_keys, span.meters, strict=True) if key in place_of]
             for key, hours in ours:
-                pairs.append((len(spans), place_of[key], hours.within()))
+                pairs.append((len(spans), place_of[key], hours))
                 vehicles[key].add(ids.vehicles[vehicle_key])
                 beside[key].update(ids.meters[other] for other in span.meter_keys if other != key)
             spans.append(span)
     comparison, _ = compare(spans_table(window, spans), limits)
     fed = Feedings(
-        OwnSums.of_parts([each.vehicle.within() for each in spans], np.arange(len(spans)), len(spans)),
+        OwnSums.of_parts([each.vehicle for each in spans], np.arange(len(spans)), len(spans)),
         comparison,
         np.array([span for span, _, _ in pairs], np.intp),
         np.array([place for _, place, _ in pairs], np.intp),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,31 @@ class Performance(NamedTuple):
     hours_apart: float | None
     """By how much later the vehicle's hours are than the meters', where they match when shifted."""
 
+    @classmethod
+    def of(
+        cls,
+        totals: Totals,
+        aside: dict[Aside, tuple[float, float]],
+        reason_number: int,
+        coverage: float,
+        hours_apart: float,
+        dc: float,
+        ac: float,
+        *others: float,
+    ) -> Self:
+        """From the numbers of a Judgement."""
+        reason = _REASONS[reason_number]
+        return cls(
+            efficiency_ratio(totals.kwh_delivered_dc, totals.kwh_consumed_ac, totals.kwh_returned_ac),
+            kwh_lost(totals.kwh_delivered_dc, totals.kwh_consumed_ac),
+            None if isnan(coverage) else coverage,
+            reason.verdict,
+            reason,
+            None if isnan(dc) else Compared(dc, ac, dc / ac, *others),
+            aside,
+            hours_apart or None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -157,47 +182,43 @@ class Judgement:
         return self.dc / self.ac
 
     def at(self, position: int, found: FleetTotals) -> Performance:
-        [performance] = self.of([position], found.of([position]), found.comparison)
-        return performance
+        return self.of_totals(position, found.at(position), found.comparison)
+
+    def of_totals(self, position: int, totals: Totals, comparison: Comparison) -> Performance:
+        """Of the vehicle at a position, which has these totals."""
+        columns = self._columns(comparison)
+        aside = _aside_of(slice(position, position + 1), comparison)
+        return Performance.of(totals, aside.get(0, {}), *(column.item(position) for column in columns))
 
     def of(self, positions: Sequence[int], totals: Sequence[Totals], comparison: Comparison) -> list[Performance]:
         """Of the vehicles at some positions, which have these totals."""
-        columns = (
+        at = np.array(positions, np.intp)
+        aside = _aside_of(at, comparison)
+        told = [aside.get(row, {}) for row in range(len(at))]
+        columns = self._columns(comparison)
+        return list(map(Performance.of, totals, told, *(column[at].tolist() for column in columns)))
+
+    def _columns(self, comparison: Comparison) -> Sequence[NDArray[Any]]:
+        """What `Performance.of` takes."""
+        return (
             self.reasons,
             self.coverage,
+            comparison.hours_apart,
             self.dc,
             self.ac,
             self.at_least,
             self.at_most,
             self.mean_power_kw,
             self.low_efficiency_below,
-            comparison.hours_apart,
         )
-        at = np.array(positions, np.intp)
-        rows = zip(totals, *(column[at].tolist() for column in columns), strict=True)
-        aside = _aside_of(at, comparison)
-        performances = []
-        for row, (its, reason_number, coverage, dc, ac, *others, hours_apart) in enumerate(rows):
-            reason = _REASONS[reason_number]
-            performances.append(
-                Performance(
-                    efficiency_ratio(its.kwh_delivered_dc, its.kwh_consumed_ac, its.kwh_returned_ac),
-                    kwh_lost(its.kwh_delivered_dc, its.kwh_consumed_ac),
-                    None if isnan(coverage) else coverage,
-                    reason.verdict,
-                    reason,
-                    None if isnan(dc) else Compared(dc, ac, dc / ac, *others),
-                    aside.get(row, {}),
-                    hours_apart or None,
-                )
-            )
-        return performances
 
 
-def _aside_of(at: Places, comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:
+def _aside_of(at: Places | slice, comparison: Comparison) -> dict[int, dict[Aside, tuple[float, float]]]:
     """What is set aside of vehicles, by their place among the positions; nothing of most."""
     dc, ac = comparison.dc_aside[:, at], comparison.ac_aside[:, at]
     found: dict[int, dict[Aside, tuple[float, float]]] = {}
+    if not (np.count_nonzero(dc) or np.count_nonzero(ac)):
+        return found
     for why, row in zip(*(each.tolist() for each in ((dc != 0) | (ac != 0)).nonzero()), strict=True):
         found.setdefault(row, {})[Aside(why)] = dc.item(why, row), ac.item(why, row)
     return found
@@ -223,37 +244,38 @@ def judge(found: FleetTotals, thresholds: Thresholds) -> Judgement:
     its = found.comparison
     dc, ac = _compared_energies(found, thresholds)
     needed_kwh = max(thresholds.evidence_min_kwh * (1 - RELATIVE_TOLERANCE), 1e-9)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dc, ac = np.where(ac > 0, dc, np.nan), np.where(ac > 0, ac, np.nan)
-        ratio = at_least = at_most = dc / ac
-        power_kw = its.ac_squared_kw / its.ac
-        limit = thresholds.low_efficiency_at(power_kw)
-        low = ratio < limit * (1 - RELATIVE_TOLERANCE)
-        high = ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE)
-        accused, coarse = low | high, its.step_kwh > 0
-        reasons = np.full(len(found), VerdictReason.HEALTHY.number, np.int8)
-        if (accused | coarse).any():
-            at_least, at_most = _bounds(its, dc, ac, accused)
-            reasons[coarse & ((at_least < limit) | (at_most > thresholds.implausible_above))] = (
-                VerdictReason.TOO_COARSE.number
-            )
-            reasons[accused] = VerdictReason.TOO_COARSE.number
-            surely_low = low & (at_most < limit * (1 - RELATIVE_TOLERANCE))
-            reasons[surely_low] = VerdictReason.BELOW_LIMIT.number
-            no_charger = ratio < thresholds.plausible_min * (1 - RELATIVE_TOLERANCE)
-            reasons[surely_low & no_charger] = VerdictReason.BELOW_PLAUSIBLE.number
-            surely_high = high & (at_least > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE))
-            reasons[surely_high] = VerdictReason.ABOVE_LIMIT.number
-        everything = its.dc + its.ac + its.dc_aside.sum(axis=0) + its.ac_aside.sum(axis=0)
-        coverage = np.where(everything > 0, (its.dc + its.ac) / everything, np.nan)
-        too_little = coverage < thresholds.evidence_min_coverage * (1 - RELATIVE_TOLERANCE)
+    nothing = ac <= 0
+    dc, ac = np.where(nothing, np.nan, dc), np.where(nothing, np.nan, ac)
+    ratio = at_least = at_most = dc / ac
+    power_kw = its.ac_squared_kw / np.where(its.ac > 0, its.ac, np.nan)
+    limit = thresholds.low_efficiency_at(power_kw)
+    low = ratio < limit * (1 - RELATIVE_TOLERANCE)
+    high = ratio > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE)
+    accused, coarse = low | high, its.step_kwh > 0
+    reasons = np.full(len(found), VerdictReason.HEALTHY.number, np.int8)
+    if np.count_nonzero(accused | coarse):
+        at_least, at_most = _bounds(its, dc, ac, accused)
+        reasons[coarse & ((at_least < limit) | (at_most > thresholds.implausible_above))] = (
+            VerdictReason.TOO_COARSE.number
+        )
+        reasons[accused] = VerdictReason.TOO_COARSE.number
+        surely_low = low & (at_most < limit * (1 - RELATIVE_TOLERANCE))
+        reasons[surely_low] = VerdictReason.BELOW_LIMIT.number
+        no_charger = ratio < thresholds.plausible_min * (1 - RELATIVE_TOLERANCE)
+        reasons[surely_low & no_charger] = VerdictReason.BELOW_PLAUSIBLE.number
+        surely_high = high & (at_least > thresholds.implausible_above * (1 + RELATIVE_TOLERANCE))
+        reasons[surely_high] = VerdictReason.ABOVE_LIMIT.number
+    charged = its.dc + its.ac
+    everything = charged + np.add.reduce(its.dc_aside) + np.add.reduce(its.ac_aside)
+    coverage = charged / np.where(everything > 0, everything, np.nan)
+    too_little = coverage < thresholds.evidence_min_coverage * (1 - RELATIVE_TOLERANCE)
     reasons[too_little] = VerdictReason.TOO_LITTLE_COVERAGE.number
-    enough = its.ac >= needed_kwh
-    if not enough.all():
-        reasons[~enough] = VerdictReason.TOO_LITTLE_ENERGY.number
+    little = its.ac < needed_kwh
+    if np.count_nonzero(little):
+        reasons[little] = VerdictReason.TOO_LITTLE_ENERGY.number
         for aside, reason in reversed(_BY_ASIDE.items()):
             much = np.maximum(its.dc_aside[aside], its.ac_aside[aside]) >= needed_kwh
-            reasons[~enough & much] = reason.number
+            reasons[little & much] = reason.number
     from_nowhere = its.dc_aside[Aside.NOTHING_DRAWN]
     reasons[(from_nowhere >= needed_kwh) & (from_nowhere > its.dc)] = VerdictReason.ENERGY_FROM_NOWHERE.number
     for which, reason in (
@@ -271,7 +293,8 @@ def _bounds(its: Comparison, dc: Numbers, ac: Numbers, accused: Flags) -> tuple[
     surely_drawn = ac - its.step_kwh - np.where(accused, its.ac_less, 0.0)
     surely_delivered = dc + np.where(accused, its.dc_more, 0.0)
     at_least = (dc - np.where(accused, its.dc_less, 0.0)) / (ac + np.where(accused, its.ac_more, 0.0) + its.step_kwh)
-    return at_least, np.where(surely_drawn > 0, surely_delivered / surely_drawn, np.inf)
+    some = surely_drawn > 0
+    return at_least, np.where(some, surely_delivered / np.where(some, surely_drawn, 1.0), np.inf)
 
 
 def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thresholds) -> Places:
@@ -281,13 +304,13 @@ def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thre
     """
     its = found.comparison
     judged = (judgement.ac > 0) & _whole(its.ac, REGISTER_STEPS_KWH[-1])
-    if not judged.any():
-        return np.empty(0, np.intp)
+    if not np.count_nonzero(judged):
+        return judged.nonzero()[0]
     which = np.zeros(len(found), np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         for step_kwh in REGISTER_STEPS_KWH:
             whole = judged & _whole(its.ac, step_kwh)
-            if not whole.any():
+            if not np.count_nonzero(whole):
                 continue
             at_least, at_most = judgement.dc / (judgement.ac + step_kwh), judgement.dc / (judgement.ac - step_kwh)
             for limit in (judgement.low_efficiency_below, thresholds.implausible_above):
@@ -298,7 +321,7 @@ def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thre
 def _whole(kwh: Numbers, step_kwh: float) -> Flags:
     """Whether energies are whole steps, of which the smallest ones make up the others."""
     steps = kwh / step_kwh
-    whole: Flags = np.abs(steps - np.round(steps)) * step_kwh < 1e-7
+    whole: Flags = np.abs(steps - np.rint(steps)) * step_kwh < 1e-7
     return whole
 
 
@@ -306,6 +329,8 @@ def _compared_energies(found: FleetTotals, thresholds: Thresholds) -> tuple[Numb
     """Energy delivered and drawn as the verdict compares them: net, or of charging alone where more flowed back, on
     either side, than a counter that steps back a little explains."""
     its = found.comparison
+    if not (np.count_nonzero(its.returned_dc) or np.count_nonzero(its.returned_ac)):
+        return its.dc, its.ac
     share = thresholds.returned_max_share * (1 + RELATIVE_TOLERANCE)
     much = (its.returned_dc > share * its.dc) | (its.returned_ac > share * its.ac)
     return np.where(much, its.dc, its.dc - its.returned_dc), np.where(much, its.ac, its.ac - its.returned_ac)

@@ -6,7 +6,6 @@ the same days. What all questions have in common, such as `as_of`, is in `analyt
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -44,8 +43,9 @@ class Queries:
         [vehicle] = vehicles_of(answer.value).values()
         totals, stretches = totals_of(window, [question.vehicle_id], [vehicle], limits)
         meter_ids = {each.meter_key: each.meter_id for each in answer.value if each.meter_key is not None}
-        evidence = replace(
-            evidence_of(vehicle, stretches),
+        evidence = evidence_of(
+            vehicle,
+            stretches,
             first_vehicle_us=_us_or_none(row.first_vehicle_ts),
             first_meter_us=_us_or_none(row.first_meter_ts),
             feedings=feedings_of(vehicle.mappings, meter_ids)[-MAPPINGS_MAX:],

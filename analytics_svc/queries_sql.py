@@ -83,9 +83,8 @@ evidence AS MATERIALIZED (
                    SELECT field, sum(count) AS count FROM (
                        SELECT * FROM vehicle_refusals WHERE device_id = :vehicle_id
                        UNION ALL
-                       SELECT meter_refusals.*
-                       FROM (SELECT DISTINCT meter_key FROM mapped) AS fed
-                            JOIN meters USING (meter_key) JOIN meter_refusals ON device_id = meter_id
+                       SELECT * FROM meter_refusals
+                       WHERE device_id = ANY (ARRAY(SELECT meter_id FROM mapped JOIN meters USING (meter_key)))
                    ) AS refused
                    WHERE last_at > :window_start AND last_at <= :window_end AND field IN ({_OPTIONAL_FIELDS})
                    GROUP BY field

@@ -76,7 +76,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self._meters = MeterQueries(queries.reader, queries.fleet)
         self._sessions = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
         self._session_pause_us = session_pause_us
-        self._thresholds = thresholds
+        self._thresholds, self._limits = thresholds, thresholds.comparing
         self._clock = clock
         self._page_cache = PageCache(time.monotonic)
         self._stale_after_us = stale_after_us
@@ -86,7 +86,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         self, request: wire.GetVehiclePerformanceRequest, context: Context
     ) -> wire.GetVehiclePerformanceResponse:
         question = parse_get_vehicle_performance(request, self._clock())
-        answer = await self._queries.performance(question, self._thresholds.comparing)
+        answer = await self._queries.performance(question, self._limits)
         judgement = await self._queries.fleet.judged(question.window, answer.value[0], self._thresholds)
         return performance_answer(question, answer, judgement, self._thresholds)
 
@@ -99,7 +99,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
 
     async def _judged(self, page: FleetPage) -> FleetResult:
         fleet, window = self._queries.fleet, page.window
-        found = await fleet.totals(window, page.question.vehicle_ids, self._thresholds.comparing)
+        found = await fleet.totals(window, page.question.vehicle_ids, self._limits)
         judgement = await fleet.judged(window, found.value, self._thresholds)
         result = await fleet_result(page.question, window, found, judgement)
         return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
@@ -112,7 +112,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return meter_page_answer(result, result.page(*its), token, self._thresholds)
 
     async def _judged_meters(self, page: MeterPage) -> MeterResult:
-        found = await self._meters.totals(page.window, page.question.meter_ids, self._thresholds.comparing)
+        found = await self._meters.totals(page.window, page.question.meter_ids, self._limits)
         judgement = await self._meters.judged(page.window, found.value, self._thresholds)
         return meter_result(page.question, page.window, found, judgement)
 
@@ -152,7 +152,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         """A session, judged as GetVehiclePerformance does."""
         if session.hours is None:
             return meter_session(session)
-        found, evidence = session.totals(self._thresholds.comparing)
+        found, evidence = session.totals(self._limits)
         judgement = await self._queries.fleet.judged(session.window, found, self._thresholds)
         await asyncio.sleep(0)
         return vehicle_session(session, found, evidence, judgement, self._thresholds)

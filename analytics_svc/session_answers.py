@@ -49,7 +49,7 @@ def vehicle_session(
     feedings, details = session.feedings, session.details
     assert details is not None
     totals = found.at(0)
-    [performance] = judgement.of([0], [totals], found.comparison)
+    performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in feedings})
     vehicle = JudgedVehicle(session.vehicle_id, totals, performance, meter_ids)
     message = _session(session)

@@ -1,7 +1,7 @@
 """Charging sessions with what vehicle and meters reported in them, and how each is judged. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from analytics_svc.questions import Window
@@ -67,20 +67,19 @@ class ChargingSession:
         lasted_us = self.span.charged_until_us - self.span.begin_us
         if self.hours is None or lasted_us <= 0:
             return None
-        own = [span.vehicle.within() for span in self.hours.spans]
-        if not any(each.readings.any() for each in own):
+        own = [span.vehicle.sums for span in self.hours.spans]
+        if not any(each.readings for each in own):
             return None
-        kwh: float = sum((each.kwh + each.kwh_returned).sum().item() for each in own)
-        return kwh / (lasted_us / US_PER_HOUR)
+        return sum(each.kwh + each.kwh_returned for each in own) / (lasted_us / US_PER_HOUR)
 
     def totals(self, limits: CompareLimits) -> tuple[FleetTotals, Evidence]:
         """Those of a vehicle's session, as a question about the vehicle in its window has them."""
         assert self.hours is not None
         assert self.details is not None
         totals, stretches = totals_of(self.window, [self.vehicle_id], [self.hours], limits)
-        evidence = evidence_of(self.hours, stretches)
-        return totals, replace(
-            evidence,
+        return totals, evidence_of(
+            self.hours,
+            stretches,
             vehicle_quality=self.details.vehicle_quality,
             meter_quality=self.details.meter_quality,
             similar_vehicle_ids=self.details.similar_ids,

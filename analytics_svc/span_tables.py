@@ -3,12 +3,11 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from analytics_svc.charging import NO_READING, Counts, Numbers, Places, SideHours, Spans, Times
+from analytics_svc.charging import NO_READING, Numbers, Places, SideHours, Spans, Times
 from analytics_svc.comparison import ComparedStretches, compare
 from analytics_svc.questions import Window
 from analytics_svc.stretches import CompareLimits
@@ -18,7 +17,7 @@ from shared.timestamps import EPOCH_2000_US, US_PER_HOUR, us_from_datetime
 STRETCHES_MAX = 100
 """Compared stretches that are told one by one: three a day for a month."""
 
-_WORDS = 7
+DEVICE_WORDS = 7
 """Of 8 bytes each, for an hour of a device."""
 
 
@@ -27,47 +26,58 @@ def hours_in(window: Window) -> int:
     return (window.end_us - 1) // US_PER_HOUR - window.start_us // US_PER_HOUR + 1
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceHours:
+class DeviceSums(NamedTuple):
+    """What a device reported in a span."""
+
+    readings: int
+    battery_temp_readings: int
+    kwh: float
+    """Less what flowed back."""
+    kwh_returned: float
+    battery_temp_sum: float
+
+
+class DeviceHours(NamedTuple):
     """What a device reported in hours of a span."""
 
-    numbers: Places
-    """Of the hours; 0 is the hour before the span."""
-    last_us: Times
-    counts: Counts
-    """`[hours, 2]`: readings, and those of them with a battery temperature."""
-    sums: Numbers
-    """`[hours, 3]`: energy, less what flowed back; what flowed back; battery temperatures."""
+    words: Times
+    """`[hours, words]`: the number of the hour, 0 of the one before the span; when it last reported; its readings, and
+    those of them with a battery temperature; then doubles, as they lie in memory: energy, less what flowed back; what
+    flowed back; the sum of the temperatures."""
+    sums: DeviceSums
+    """Without the hour before the span."""
 
     @classmethod
-    def of(cls, packed: bytes, hours_earlier: int = 0) -> "DeviceHours":
+    def of(cls, words: Times) -> Self:
+        its = words[:, 0] > 0
+        within = words if np.count_nonzero(its) == len(its) else words[its]
+        counts, sums = np.add.reduce(within[:, 2:4]), np.add.reduce(within[:, 4:].view(np.float64))
+        return cls(words, DeviceSums(*counts.tolist(), *sums.tolist()))
+
+    @classmethod
+    def unpacked(cls, packed: bytes, hours_earlier: int = 0) -> Self:
         """From `hours` of `reported`; numbered for a window that begins some hours later than the one asked about."""
-        words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, _WORDS)
-        numbers = np.maximum(words[:, 0] - hours_earlier, 0) if hours_earlier else words[:, 0]
-        return cls(numbers, words[:, 1] + EPOCH_2000_US, words[:, 2:4], words[:, 4:].view(np.float64))
+        words = np.frombuffer(packed, ">i8").astype(np.int64).reshape(-1, DEVICE_WORDS)
+        words[:, 1] += EPOCH_2000_US
+        if hours_earlier:
+            words[:, 0] = np.maximum(words[:, 0] - hours_earlier, 0)
+        return cls.of(words)
+
+    @property
+    def numbers(self) -> Places:
+        return self.words[:, 0]
 
     @property
     def kwh(self) -> Numbers:
-        return self.sums[:, 0]
+        return self.words[:, 4].view(np.float64)
 
     @property
-    def kwh_returned(self) -> Numbers:
-        return self.sums[:, 1]
-
-    @property
-    def readings(self) -> Counts:
-        return self.counts[:, 0]
-
-    def within(self) -> "DeviceHours":
-        """Without the hour before the span."""
-        its = self.numbers > 0
-        return (
-            self if its.all() else DeviceHours(self.numbers[its], self.last_us[its], self.counts[its], self.sums[its])
-        )
+    def last_us(self) -> int | None:
+        """The last reading in the span."""
+        return max(self.words[:, 1].tolist()) if self.sums.readings else None
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleSpan:
+class VehicleSpan(NamedTuple):
     """A span, with what the vehicle and each of the meters that fed it reported."""
 
     since_us: int
@@ -86,8 +96,7 @@ class MappedPart(NamedTuple):
     until_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class VehicleHours:
+class VehicleHours(NamedTuple):
     """All spans of a vehicle within a window, and what its meters reported while they fed it, by mapping."""
 
     spans: Sequence[VehicleSpan]
@@ -101,7 +110,7 @@ def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier
     for row in rows:
         place = row.vehicle_key, us_from_datetime(row.since)
         _, vehicle, meters, meter_keys = spans.setdefault(place, (us_from_datetime(row.until), [], [], []))
-        hours = DeviceHours.of(row.hours, hours_earlier)
+        hours = DeviceHours.unpacked(row.hours, hours_earlier)
         if row.meter_key is None:
             vehicle.append(hours)
             continue
@@ -110,9 +119,10 @@ def vehicles_of(rows: Sequence[Any], window: Window | None = None, hours_earlier
         since_us, until_us = us_from_datetime(row.mapped_since), us_from_datetime(row.mapped_until)
         if window is not None:
             since_us, until_us = max(since_us, window.start_us), min(until_us, window.end_us)
-        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours.within())
+        mappings[row.vehicle_key][MappedPart(row.meter_key, since_us, until_us)].append(hours)
     found: dict[int, list[VehicleSpan]] = defaultdict(list)
-    for (key, since_us), (until_us, [own], meters, meter_keys) in sorted(spans.items(), key=lambda item: item[0]):
+    for key, since_us in sorted(spans):
+        until_us, [own], meters, meter_keys = spans[key, since_us]
         found[key].append(VehicleSpan(since_us, until_us, own, meters, meter_keys))
     return {key: VehicleHours(its, mappings[key]) for key, its in found.items()}
 
@@ -139,8 +149,8 @@ def hours_of_part(window: Window, part: Window, rows: Sequence[Any]) -> VehicleH
 
 def energy_of(rows: Sequence[Any]) -> float | None:
     """What some devices reported together, in kWh; None where no reading came."""
-    hours = [DeviceHours.of(row.hours).within() for row in rows]
-    return sum(each.kwh.sum().item() for each in hours) if any(each.readings.any() for each in hours) else None
+    sums = [DeviceHours.unpacked(row.hours).sums for row in rows]
+    return sum(each.kwh for each in sums) if any(each.readings for each in sums) else None
 
 
 def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
@@ -148,40 +158,30 @@ def spans_table(window: Window, spans: Sequence[VehicleSpan]) -> Spans:
     hours = hours_in(window)
     starts_us = np.array([each.since_us for each in spans], np.int64)
     until_us = np.array([each.until_us for each in spans], np.int64)
-    grid_us = window.start_us // US_PER_HOUR * US_PER_HOUR + np.arange(hours + 1, dtype=np.int64) * US_PER_HOUR
+    first_us = window.start_us // US_PER_HOUR * US_PER_HOUR
+    grid_us = np.arange(first_us, first_us + (hours + 1) * US_PER_HOUR, US_PER_HOUR)
     ends_us = np.minimum(np.maximum(grid_us[:, None], starts_us), until_us)
     ends_us[0] = starts_us
-    shape = hours + 1, len(spans)
-    return Spans(
-        window.start_us,
-        starts_us,
-        ends_us,
-        _side(shape, [[each.vehicle] for each in spans]),
-        _side(shape, [each.meters for each in spans]),
-    )
-
-
-def _side(shape: tuple[int, int], devices_of: Sequence[Sequence[DeviceHours]]) -> SideHours:
-    kwh, returned, readings = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
-    last_us = np.full(shape, NO_READING)
-    for span, [device, *_] in enumerate(devices_of):
-        at = device.numbers
-        kwh[at, span] = device.kwh
-        returned[at, span] = device.kwh_returned
-        readings[at, span] = device.readings
-        last_us[at, span] = device.last_us
-    last_us = np.maximum.accumulate(last_us, axis=0)
-    for span, [_, *others] in enumerate(devices_of):
-        for device in others:
+    sides = np.zeros((2, len(spans), hours + 1, DEVICE_WORDS), np.int64)
+    sides[..., 1] = NO_READING
+    for number, span in enumerate(spans):
+        for side, device in zip(sides, (span.vehicle, span.meters[0]), strict=True):
+            side[number, device.numbers] = device.words
+    columns = sides.transpose(3, 0, 2, 1).copy()
+    last_us, readings = columns[1:3]
+    kwh, returned = columns[4:6].view(np.float64)
+    np.maximum.accumulate(last_us, axis=1, out=last_us)
+    for number, span in enumerate(spans):
+        for device in span.meters[1:]:
             at = device.numbers
-            kwh[at, span] += device.kwh
-            returned[at, span] += device.kwh_returned
-            readings[at, span] += device.readings
-            its_last_us = np.full(shape[0], NO_READING)
-            its_last_us[at] = device.last_us
-            last_us[:, span] = np.minimum(last_us[:, span], np.maximum.accumulate(its_last_us))
+            kwh[1, at, number] += device.kwh
+            returned[1, at, number] += device.words[:, 5].view(np.float64)
+            readings[1, at, number] += device.words[:, 2]
+            its_last_us = np.full(hours + 1, NO_READING)
+            its_last_us[at] = device.words[:, 1]
+            last_us[1, :, number] = np.minimum(last_us[1, :, number], np.maximum.accumulate(its_last_us))
     kwh += returned
-    return SideHours(kwh, returned, readings, last_us)
+    return Spans(window.start_us, starts_us, ends_us, *map(SideHours, kwh, returned, readings, last_us))
 
 
 def totals_of(
@@ -191,22 +191,9 @@ def totals_of(
     mapped = [(at, span) for at, vehicle in enumerate(vehicles) for span in vehicle.spans if span.meters]
     vehicle_of = np.array([at for at, _ in mapped], np.intp)
     comparison, stretches = compare(spans_table(window, [span for _, span in mapped]), limits)
-    counts, sums = np.zeros((len(vehicles), 4), np.int64), np.zeros((len(vehicles), 7))
-    for at, vehicle in enumerate(vehicles):
-        counts[at, 0] = len(vehicle.mappings)
-        for span in vehicle.spans:
-            own = span.vehicle.within()
-            own_sums = own.sums.sum(axis=0)
-            counts[at, 1:3] += own.counts.sum(axis=0)
-            sums[at, :3] += own_sums
-            if not span.meters:
-                sums[at, 3] += own_sums[0]
-        for devices in vehicle.mappings.values():
-            for each in devices:
-                counts[at, 3] += each.readings.sum()
-                sums[at, 4:] += each.sums.sum(axis=0)
-    mappings, vehicle_readings, battery_temp_readings, meter_readings = counts.T
-    kwh_dc, returned_dc, battery_temp_sum, unmapped, kwh_ac, returned_ac, _ = sums.T
+    counts, sums = zip(*map(_sums_of, vehicles), strict=True) if vehicles else ((), ())
+    mappings, vehicle_readings, battery_temp_readings, meter_readings = np.array(counts, np.int64).reshape(-1, 4).T
+    kwh_dc, returned_dc, battery_temp_sum, unmapped, kwh_ac, returned_ac = np.array(sums).reshape(-1, 6).T
     totals = FleetTotals(
         vehicle_ids=vehicle_ids,
         by_id=by_id(vehicle_ids),
@@ -222,18 +209,37 @@ def totals_of(
         kwh_delivered_dc_unmapped=unmapped,
         comparison=comparison.by_vehicle(vehicle_of, len(vehicles)),
     )
-    return totals, ComparedStretches(
-        vehicle_of[stretches.span], *(getattr(stretches, each.name) for each in fields(stretches)[1:])
-    )
+    return totals, stretches._replace(span=vehicle_of[stretches.span])
 
 
-def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches) -> Evidence:
-    """What a vehicle's hours say beside its totals."""
-    of_vehicle = [span.vehicle.within() for span in vehicle.spans]
-    of_meters = [hours for devices in vehicle.mappings.values() for hours in devices]
-    vehicle_hours, meter_hours = (
-        {number for each in side for number in each.numbers.tolist()} for side in (of_vehicle, of_meters)
-    )
+def _sums_of(vehicle: VehicleHours) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Of a vehicle the mappings, its readings, those with a temperature, and the readings of the meters; what it took
+    and returned, its temperatures, what it took while no meter was mapped, and what the meters drew and returned."""
+    vehicle_readings = measured = meter_readings = 0
+    kwh_dc = returned_dc = temperatures = unmapped = kwh_ac = returned_ac = 0.0
+    for span in vehicle.spans:
+        its = span.vehicle.sums
+        vehicle_readings += its.readings
+        measured += its.battery_temp_readings
+        kwh_dc += its.kwh
+        returned_dc += its.kwh_returned
+        temperatures += its.battery_temp_sum
+        if not span.meters:
+            unmapped += its.kwh
+    for devices in vehicle.mappings.values():
+        for device in devices:
+            meter_readings += device.sums.readings
+            kwh_ac += device.sums.kwh
+            returned_ac += device.sums.kwh_returned
+    counts = len(vehicle.mappings), vehicle_readings, measured, meter_readings
+    return counts, (kwh_dc, returned_dc, temperatures, unmapped, kwh_ac, returned_ac)
+
+
+def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches, **others: Any) -> Evidence:
+    """What a vehicle's hours say beside its totals; with the others of its fields."""
+    of_vehicle = [span.vehicle for span in vehicle.spans]
+    of_meters = [each for devices in vehicle.mappings.values() for each in devices]
+    vehicle_hours, meter_hours = _numbers(of_vehicle), _numbers(of_meters)
     compared_us = list(zip(stretches.begins_us.tolist(), stretches.ends_us.tolist(), strict=True))
     return Evidence(
         last_vehicle_us=_last_us(of_vehicle),
@@ -241,6 +247,7 @@ def evidence_of(vehicle: VehicleHours, stretches: ComparedStretches) -> Evidence
         hours_either=len(vehicle_hours | meter_hours),
         hours_both=len(vehicle_hours & meter_hours),
         compared_us=compared_us[-STRETCHES_MAX:],
+        **others,
     )
 
 
@@ -248,13 +255,18 @@ def feedings_of(mappings: Mapping[MappedPart, Sequence[DeviceHours]], meter_ids:
     """What each meter drew while it fed, by start and then by meter."""
     feedings = []
     for (meter_key, since_us, until_us), parts in mappings.items():
-        readings = sum(each.readings.sum().item() for each in parts)
-        sums = [sum(getattr(each, name).sum().item() for each in parts) for name in ("kwh", "kwh_returned")]
-        kwh, returned = sums if readings else (None, None)
+        readings = sum(each.sums.readings for each in parts)
+        kwh = sum(each.sums.kwh for each in parts) if readings else None
+        returned = sum(each.sums.kwh_returned for each in parts) if readings else None
         feedings.append(Feeding(meter_ids[meter_key], since_us, until_us, kwh, readings, returned))
     return sorted(feedings, key=lambda each: (each.since_us, each.meter_id))
 
 
+def _numbers(side: Sequence[DeviceHours]) -> set[int]:
+    """Of the hours in which a side reported."""
+    return set[int]().union(*(each.numbers.tolist() for each in side)) - {0}
+
+
 def _last_us(side: Sequence[DeviceHours]) -> int | None:
     """The last reading of a side."""
-    return max((each.last_us.max().item() for each in side if len(each.last_us)), default=None)
+    return max((last_us for each in side if (last_us := each.last_us) is not None), default=None)

@@ -82,14 +82,16 @@ class Stretches:
         preconditioning: `unclaimed`."""
         span, first, last = runs.span, runs.first, runs.last
         dc, ac = self.dc_sums.within(span, first, last), self.ac_sums.within(span, first, last)
-        draws = _any_within(self.hours.draws, span, first, last)
-        ac[~draws] = 0.0  # no more than standby
+        draws = ac > 0
+        if np.count_nonzero(self.charging & ~self.hours.draws):
+            draws = _any_within(self.hours.draws, span, first, last)
+            ac[~draws] = 0.0  # no more than standby
         takes = dc > 0
         nothing = self.hours.nothing_taken[first, span]
         same = span[1:] == span[:-1]
-        joined, unclaimed = np.zeros(len(runs), np.bool_), np.zeros(len(runs), np.bool_)
+        joined, unclaimed = np.zeros((2, len(runs)), np.bool_)
         claimed = ac
-        if same.any():
+        if np.count_nonzero(same):
             # A late report comes at once: a vehicle that reports for hours what no meter drew has another clock.
             at_once = draws | (self.vehicle.kwh[first, span] >= dc / 2)
             both, limit = takes & draws, self.limits.implausible_above
@@ -106,24 +108,26 @@ class Stretches:
             claimed = np.where(unclaimed, 0.0, ac)
             claimed[:-1] += np.where(unclaimed[:-1] & adjoining, np.minimum(ac[:-1], late), 0.0)
 
-        begins = (~joined).nonzero()[0]
-        ends = np.append(begins[1:], len(runs))[: len(begins)] - 1
-        self.span, self.first, self.last = span[begins], first[begins], last[ends]
-        self.dc = _added(dc, begins)
-        self.ac = _added(claimed, begins)
-        self.nothing_taken = nothing[begins] & (begins == ends)
+        self.span, self.first, self.last = span, first, last
+        self.dc, self.ac, self.nothing_taken = dc, claimed, nothing
+        if np.count_nonzero(joined):
+            begins = (~joined).nonzero()[0]
+            ends = np.append(begins[1:], len(runs)) - 1
+            self.span, self.first, self.last = span[begins], first[begins], last[ends]
+            self.dc, self.ac = np.add.reduceat(dc, begins), np.add.reduceat(claimed, begins)
+            self.nothing_taken = nothing[begins] & (begins == ends)
         self.dc[self.nothing_taken] = 0.0  # less than charging, or what rounding leaves of nothing
-        count = len(begins)
+        count = len(self.span)
         self.ac_less, self.ac_more, self.dc_less, self.dc_more, self.unclaimed_ac = np.zeros((5, count))
         self.open_end, self.silent_end, self.estimated_end, self.open_beginning = np.zeros((4, count), np.bool_)
         self.off_dc, self.off_ac = np.zeros((2, count))
         self.first_known = self.first.copy()
-        if unclaimed.any():
-            unclaimed_ac = _added(ac - claimed, begins)
+        if np.count_nonzero(unclaimed):  # of the next run, to which it is joined
+            unclaimed_ac = np.add.reduceat(ac - claimed, begins)
             needed = (unclaimed_ac > 0) & ((self.ac <= 0) | (self.dc > self.limits.implausible_above * self.ac))
             self.ac += np.where(needed, unclaimed_ac, 0.0)
             self.unclaimed_ac = np.where(needed, 0.0, unclaimed_ac)
-            doubted = np.minimum(_added(np.where(unclaimed, claimed, 0.0), begins), UNCERTAIN_KWH)
+            doubted = np.minimum(np.add.reduceat(np.where(unclaimed, claimed, 0.0), begins), UNCERTAIN_KWH)
             spare = np.clip(self.ac - self.dc / self.limits.implausible_above, 0.0, PRECONDITIONING_KWH)
             self.ac_less += np.where(needed, np.minimum(unclaimed_ac, spare), 0.0) + doubted
         self.both = (self.dc > 0) & (self.ac > 0)
@@ -221,8 +225,3 @@ def _any_within(flags: Flags, span: Places, first: Places, last: Places) -> Flag
     """Whether any is set from one hour to another."""
     upto = accumulated(flags.astype(np.int16))
     return upto[last, span] > upto[first - 1, span]
-
-
-def _added(values: Numbers, begins: Places) -> Numbers:
-    """Sums of neighbours, from each of some beginnings up to the next."""
-    return np.add.reduceat(values, begins) if len(begins) else np.zeros(0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analytics_svc.charging import Counts, Numbers
 from analytics_svc.comparison import Comparison
@@ -32,6 +33,35 @@ class Totals(NamedTuple):
     """Of what was delivered, what came while no meter was mapped."""
     kwh_consumed_ac_idle: float | None
     """Of what was drawn, what was drawn at standby."""
+
+    @classmethod
+    def of(
+        cls,
+        mappings: int,
+        kwh_dc: float,
+        kwh_ac: float,
+        battery_temp_sum: float,
+        battery_temp_readings: int,
+        vehicle_readings: int,
+        meter_readings: int,
+        returned_dc: float,
+        returned_ac: float,
+        unmapped: float,
+        idle: float,
+    ) -> Self:
+        """From the numbers of a fleet."""
+        return cls(
+            mappings,
+            kwh_dc if vehicle_readings else None,
+            kwh_ac if meter_readings else None,
+            battery_temp_sum / battery_temp_readings if battery_temp_readings else None,
+            vehicle_readings,
+            meter_readings,
+            returned_dc if vehicle_readings else None,
+            returned_ac if meter_readings else None,
+            unmapped if vehicle_readings else None,
+            idle if meter_readings else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +88,17 @@ class FleetTotals:
         return len(self.vehicle_ids)
 
     def at(self, position: int) -> Totals:
-        [totals] = self.of([position])
-        return totals
+        return Totals.of(*(column.item(position) for column in self._columns))
 
     def of(self, positions: Sequence[int]) -> list[Totals]:
         """Of the vehicles at some positions."""
-        columns = (
+        at = np.array(positions, np.intp)
+        return list(map(Totals.of, *(column[at].tolist() for column in self._columns)))
+
+    @property
+    def _columns(self) -> Sequence[NDArray[Any]]:
+        """What `Totals.of` takes."""
+        return (
             self.mappings,
             self.kwh_delivered_dc,
             self.kwh_consumed_ac,
@@ -76,24 +111,6 @@ class FleetTotals:
             self.kwh_delivered_dc_unmapped,
             self.comparison.idle,
         )
-        at = np.array(positions, np.intp)
-        return [
-            Totals(
-                mappings=mappings,
-                kwh_delivered_dc=dc if delivered else None,
-                kwh_consumed_ac=ac if drawn else None,
-                average_battery_temp=temps / measured if measured else None,
-                vehicle_readings=delivered,
-                meter_readings=drawn,
-                kwh_returned_dc=returned_dc if delivered else None,
-                kwh_returned_ac=returned_ac if drawn else None,
-                kwh_delivered_dc_unmapped=unmapped if delivered else None,
-                kwh_consumed_ac_idle=idle if drawn else None,
-            )
-            for mappings, dc, ac, temps, measured, delivered, drawn, returned_dc, returned_ac, unmapped, idle in zip(
-                *(column[at].tolist() for column in columns), strict=True
-            )
-        ]
 
 
 def by_id(vehicle_ids: Sequence[str]) -> Sequence[int]:

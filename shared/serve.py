@@ -143,12 +143,9 @@ class Service:
         """
         # Before the port is opened: on a shared one its clients would wait for us while others could serve them.
         await self._set_health(await self._database_answers())
-        try:
-            address = self._listen(self._address, asks_for_certificate=self._settings.tls_client_ca_file is not None)
-            if self._settings.backend_address is not None:
-                self.backend_address = self._listen(self._settings.backend_address, asks_for_certificate=False)
-        except RuntimeError as error:
-            raise ListenError(f"cannot listen on an address: it is in use, or not of this machine ({error})") from error
+        address = self._listen(self._address, asks_for_certificate=self._settings.tls_client_ca_file is not None)
+        if self._settings.backend_address is not None:
+            self.backend_address = self._listen(self._settings.backend_address, asks_for_certificate=False)
         await self.server.start()
         self._started = True
         self._watch.start()
@@ -156,13 +153,15 @@ class Service:
         return address
 
     def _listen(self, address: str, *, asks_for_certificate: bool) -> str:
-        """Returns HOST:PORT with the port that it got. Raises RuntimeError."""
-        if self._tls is None:
-            port = self.server.add_insecure_port(address)
-        else:
-            port = self.server.add_secure_port(
-                address, self._tls.credentials(asks_for_certificate=asks_for_certificate)
-            )
+        """Returns HOST:PORT with the port that it got. Raises ListenError."""
+        try:
+            if self._tls is None:
+                port = self.server.add_insecure_port(address)
+            else:
+                credentials = self._tls.credentials(asks_for_certificate=asks_for_certificate)
+                port = self.server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ListenError(f"cannot listen on {address}: it is in use, or not of this machine") from error
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def until_signal(self, address: str) -> None:

@@ -51,8 +51,15 @@ def us_from_proto(timestamp: Timestamp) -> int:
 
 def proto_from_us(us: int) -> Timestamp:
     """The wire form of a time in microseconds."""
-    seconds, rest = divmod(us, US_PER_SECOND)
-    return Timestamp(seconds=seconds, nanos=rest * 1_000)
+    timestamp = Timestamp()
+    set_us(timestamp, us)
+    return timestamp
+
+
+def set_us(timestamp: Timestamp, us: int) -> None:
+    """Sets the wire form of a time in microseconds."""
+    timestamp.seconds, rest = divmod(us, US_PER_SECOND)
+    timestamp.nanos = rest * 1_000
 
 
 def iso_from_us(us: int) -> str:

@@ -17,7 +17,7 @@ _HOURS = " UNION ".join(
 
 
 async def checks_of_stored(connection: AsyncConnection[Any]) -> list[Check]:
-    """What `verify` looks at, ever, but for the hours of which nothing is stored: nine in ten of a test's day."""
+    """What `verify` looks at, ever, but for the hours of which nothing is stored, most of a day."""
     cursor = await connection.execute(_HOURS)
     hours = {None} | {us_from_datetime(hour) for (hour,) in await cursor.fetchall()}
     return [check for check in await checks(connection, *EVER_US) if check.hour_us in hours]

@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analytics_svc.questions import Window
-from analytics_svc.span_tables import DeviceHours, MappedPart, VehicleHours, VehicleSpan
+from analytics_svc.span_tables import DEVICE_WORDS, DeviceHours, MappedPart, VehicleHours, VehicleSpan
 from benchmarks.verdicts.devices import Device, Habit, Readings, a_device
 from benchmarks.verdicts.year import HEALTHY_RATIOS, WORN_RATIOS, Mapping, Year
 from shared.timestamps import US_PER_DAY, US_PER_HOUR
@@ -90,7 +91,7 @@ class Reported:
             for meter, mapped_since_us, mapped_until_us in self.mappings:
                 if mapped_since_us <= since_us and mapped_until_us >= until_us:
                     fed.append(_hours(meters[meter], since_us, until_us, window))
-                    mapped[MappedPart(meter, mapped_since_us, mapped_until_us)].append(fed[-1].within())
+                    mapped[MappedPart(meter, mapped_since_us, mapped_until_us)].append(fed[-1])
             spans.append(VehicleSpan(since_us, until_us, own, fed))
         return VehicleHours(spans, mapped)
 
@@ -112,9 +113,15 @@ def _hours(readings: Readings, since_us: int, until_us: int, window: Window) -> 
     ts_us, kwh = readings.ts_us[its], readings.kwh[its]
     hours = (ts_us - 1) // US_PER_HOUR - window.start_us // US_PER_HOUR + 1
     numbers, first = np.unique(np.where(ts_us > since_us, hours, 0), return_index=True)
-    ends = np.append(first[1:], len(ts_us))
-    none = np.zeros(len(numbers))
-    if not len(first):
-        return DeviceHours(numbers, ts_us, np.zeros((0, 2), np.int64), np.zeros((0, 3)))
-    counts = np.stack([ends - first, np.zeros(len(first), np.int64)], axis=1)
-    return DeviceHours(numbers, ts_us[ends - 1], counts, np.stack([np.add.reduceat(kwh, first), none, none], axis=1))
+    ends = np.append(first[1:], len(ts_us))[: len(first)]
+    return device_hours(numbers, ts_us[ends - 1], ends - first, np.add.reduceat(kwh, first) if len(first) else kwh)
+
+
+def device_hours(
+    numbers: NDArray[np.int64], last_us: NDArray[np.int64], readings: NDArray[np.int64], kwh: NDArray[np.float64]
+) -> DeviceHours:
+    """Hours of a device at which nothing flowed back, and that measures no temperature."""
+    words = np.zeros((len(numbers), DEVICE_WORDS), np.int64)
+    words[:, :3] = np.stack([numbers, last_us, readings], axis=1)
+    words[:, 4] = kwh.view(np.int64)
+    return DeviceHours.of(words)

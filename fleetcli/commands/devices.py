@@ -1,11 +1,13 @@
 """`energyfleet devices`: which devices are silent, have a clock that is off, are refused or doubted."""
 
+import asyncio
 import csv
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
+import psycopg
 import typer
 from rich.text import Text
 
@@ -13,10 +15,14 @@ from fleetcli.client.channel import PLAINTEXT
 from fleetcli.client.credentials import Credentials
 from fleetcli.client.messages import devices_request
 from fleetcli.client.services import AnalyticsClient, Clock, Device, DeviceList, freshness_of, state_of
+from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import age_text, fitting_table, out, print_json, say
 from fleetcli.commands.fleet import ROWS_SHOWN
 from fleetcli.commands.identity_options import takes_credentials
 from fleetcli.commands.options import ANALYTICS_DEFAULT, Analytics, AsJson, ask, require_one_format
+from fleetcli.commands.stack import Database, connected, database
+from shared.config import Settings, read_settings
+from shared.db.retention import forget_devices
 
 _NUMBERS = ("late", "future", "conflicting", "rejected", "left out", "doubted")
 
@@ -66,6 +72,14 @@ def devices(
     ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the devices as CSV.")] = False,
+    forget: Annotated[
+        bool,
+        typer.Option(
+            "--forget",
+            help="Remove the ids that have neither a reading nor a mapping from the database that"
+            " ENERGYFLEET_DATABASE_URL names, with the rights of maintenance; list them.",
+        ),
+    ] = False,
     credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Which devices somebody should look at: silent, with a wrong clock, refused or doubted.
@@ -73,6 +87,9 @@ def devices(
     With several of these options: devices to which any of them applies.
     """
     require_one_format(as_json, as_csv)
+    if forget:
+        _forget()
+        return
     chosen = [
         (stale, ("STALE", "NO_READING"), DeviceOrderName.FRESHNESS),
         (clock, ("CLOCK_OFF",), DeviceOrderName.CLOCK),
@@ -86,6 +103,22 @@ def devices(
     most = rows if as_json or as_csv else rows or ROWS_SHOWN
     answer = ask(AnalyticsClient, analytics, credentials, lambda client: client.devices(question, most))
     (print_json if as_json else _print_csv if as_csv else _show)(answer)
+
+
+def _forget() -> None:
+    with database(read_settings(Settings)) as used:
+        forgotten = asyncio.run(_forgotten(used))
+    for kind, device_id in forgotten:
+        say(f"forgot {kind} {device_id}")
+    say(f"{len(forgotten):,} ids had neither a reading nor a mapping.")
+
+
+async def _forgotten(used: Database) -> list[tuple[str, str]]:
+    async with connected(used, "energyfleet devices", statement_timeout="60s") as connection:
+        try:
+            return await forget_devices(connection)
+        except psycopg.errors.LockNotAvailable:
+            raise CommandError("the devices are in use by a long question or transaction; try again") from None
 
 
 def _print_csv(answer: DeviceList) -> None:

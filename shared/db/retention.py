@@ -71,6 +71,13 @@ async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days
     return done
 
 
+async def forget_devices(connection: AsyncConnection[Any]) -> list[tuple[str, str]]:
+    """Removes the devices that have neither a reading nor a mapping; their kinds and ids. Raises the driver's errors,
+    LockNotAvailable where somebody uses the devices for more than two seconds."""
+    found = await connection.execute("SELECT kind, device_id FROM forget_devices() ORDER BY kind, device_id")
+    return [(kind, device_id) for kind, device_id in await found.fetchall()]
+
+
 async def create_ahead(connection: AsyncConnection[Any], now_us: int) -> list[str]:
     """Creates the partitions from yesterday to a week ahead where they are missing; the names of those it created."""
     floor_day = await _one(connection, _FLOOR)

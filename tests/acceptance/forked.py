@@ -1,6 +1,6 @@
 """Commands as processes that are forked from one which has imported what they stand on.
 
-Nine tenths of what a command takes are its imports. What is ours is imported in each process: it looks at the
+Two thirds of what a command takes are those imports. What is ours is imported in each process: it looks at the
 environment and at the terminal then.
 """
 

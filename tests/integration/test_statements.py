@@ -96,7 +96,7 @@ def statements(owner: Any) -> list[str]:
 def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psycopg.Connection[Any]) -> None:
     for statement in target.open_session:
         ingestion.execute(statement)
-    assert len(statements(target)) == 17
+    assert len(statements(target)) == 18
     for statement in statements(target):
         plan(ingestion, statement.replace(")r", ")s"))  # the writer fills in what is configured
 

@@ -379,9 +379,9 @@ def test_twice_the_energy_is_compared_alike(told: tuple[tuple[int, int], Sequenc
     """With twice the standby, and so that doubling has no rounding."""
     table = spans_table(*told)
     vehicle, meters = (
-        replace(side, kwh=2 * side.kwh, kwh_returned=2 * side.kwh_returned) for side in (table.vehicle, table.meters)
+        side._replace(kwh=2 * side.kwh, kwh_returned=2 * side.kwh_returned) for side in (table.vehicle, table.meters)
     )
-    twice = replace(table, vehicle=vehicle, meters=meters)
+    twice = table._replace(vehicle=vehicle, meters=meters)
     found, _ = compare(table, LIMITS)
     double, _ = compare(twice, replace(LIMITS, standby_kw=2 * LIMITS.standby_kw))
     for name in ("dc", "ac", "idle", "dc_aside", "ac_aside"):

@@ -104,7 +104,7 @@ def test_spans_share_the_window_and_what_was_reported_in_it(found: list[Answer])
         )
         readings = {int(ts): kwh for ts, kwh in zip(its.vehicle.ts_us, its.vehicle.kwh, strict=True)}
         within = [kwh for ts_us, kwh in readings.items() if answer.window.start_us < ts_us]
-        spans = [span.vehicle.within() for span in hours.spans]
-        assert sum(each.readings.sum() for each in spans) == len(within)
-        assert sum(each.kwh.sum() for each in spans) == pytest.approx(sum(within))
+        spans = [span.vehicle.sums for span in hours.spans]
+        assert sum(each.readings for each in spans) == len(within)
+        assert sum(each.kwh for each in spans) == pytest.approx(sum(within))
         assert last_day(answer.window.end_us) == answer.window

@@ -23,6 +23,32 @@ _STATEMENTS = (
     END
     $$
     """,
+    # Nobody who has found a device's key may be about to store its first reading: that takes the locks, in the order in
+    # which writers take theirs. They wait for us no longer than the time limit.
+    """
+    CREATE FUNCTION forget_devices() RETURNS TABLE (kind text, device_id text)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s' AS $$
+    BEGIN
+        LOCK TABLE vehicles, meters, vehicle_meter_map, vehicle_current_status, meter_current_status
+            IN ACCESS EXCLUSIVE MODE;
+        RETURN QUERY DELETE FROM vehicles
+            WHERE NOT EXISTS (SELECT FROM vehicle_current_status AS it WHERE it.vehicle_key = vehicles.vehicle_key)
+                AND NOT EXISTS (SELECT FROM vehicle_closed_hours WHERE device_key = vehicles.vehicle_key)
+                AND NOT EXISTS (SELECT FROM vehicle_meter_map AS it WHERE it.vehicle_key = vehicles.vehicle_key)
+            RETURNING 'vehicle', vehicle_id;
+        RETURN QUERY DELETE FROM meters
+            WHERE NOT EXISTS (SELECT FROM meter_current_status AS it WHERE it.meter_key = meters.meter_key)
+                AND NOT EXISTS (SELECT FROM meter_closed_hours WHERE device_key = meters.meter_key)
+                AND NOT EXISTS (SELECT FROM vehicle_meter_map AS it WHERE it.meter_key = meters.meter_key)
+            RETURNING 'meter', meter_id;
+    END
+    $$
+    """,
+    """
+    COMMENT ON FUNCTION forget_devices IS
+        'Removes the devices that have no reading and no mapping, and tells which these are.'
+    """,
+    "REVOKE ALL ON FUNCTION forget_devices FROM PUBLIC",
     # A function, because the role may be made later: then there is no migration any more that could grant.
     """
     CREATE FUNCTION grant_to_maintenance() RETURNS boolean LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -46,7 +72,8 @@ _STATEMENTS = (
         ) ON vehicle_current_status TO energyfleet_maintenance;
         GRANT INSERT, UPDATE, DELETE ON meter_closed_hours, vehicle_closed_hours TO energyfleet_maintenance;
         GRANT INSERT, UPDATE (mark), DELETE ON meter_hour_changes, vehicle_hour_changes TO energyfleet_maintenance;
-        GRANT EXECUTE ON FUNCTION ensure_history_partition, move_retention_floor, drop_oldest_history_partition
+        GRANT EXECUTE ON FUNCTION ensure_history_partition, move_retention_floor, drop_oldest_history_partition,
+            forget_devices
             TO energyfleet_maintenance;
         RETURN true;
     END
