@@ -25,6 +25,13 @@ APPLICATION_NAME = "energyfleet analytics"
 HEALTH_TIMEOUT_S = 3.0
 """Seconds after which a database that does not answer counts as unavailable."""
 
+CALLS_PER_CONNECTION = 1_000
+"""At a time: a program that asks for all of a fleet at once, and again when its deadlines have passed. What answers
+hold is bounded in bytes."""
+
+CONNECTIONS = 1_000
+"""That there must be room for: more people and programs than look at one fleet."""
+
 
 @asynccontextmanager
 async def serving(
@@ -42,7 +49,16 @@ async def serving(
     # A connection of its own: that all others are busy does not mean that the database is unavailable.
     health = Queries(url, f"{APPLICATION_NAME} health", pool_size=1, timeout_s=HEALTH_TIMEOUT_S)
     watch = ReplicaWatch(health.replica_lag_us, settings.replica_lag_max_s, metrics.set_replica_lag)
-    service = Service(NAME, settings, settings.analytics_address, watch.fit_to_serve, LIST_LIMITS, registry=registry)
+    service = Service(
+        NAME,
+        settings,
+        settings.analytics_address,
+        watch.fit_to_serve,
+        LIST_LIMITS,
+        registry=registry,
+        calls_per_connection=CALLS_PER_CONNECTION,
+        connections=CONNECTIONS,
+    )
     servicer = AnalyticsServicer(
         queries,
         thresholds(settings),

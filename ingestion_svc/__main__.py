@@ -41,6 +41,10 @@ APPLICATION_NAME = "energyfleet ingestion"
 HEALTH_TIMEOUT_S = 3.0
 """A database that takes longer for a connection and `SELECT 1` is away, for whoever waits for readings to be stored."""
 
+CALLS_BESIDE_STREAMS = 100
+"""Of a connection whose streams are as many as a peer may have: so that the next one is told so, and does not wait in
+its client."""
+
 MAPPING_CONNECTIONS = 2
 """Mappings are rare and one at a time; the second is for listing meanwhile."""
 
@@ -93,6 +97,8 @@ async def serving(
         settings.ingestion_address,
         partial(answers, url, APPLICATION_NAME, HEALTH_TIMEOUT_S),
         LIST_LIMITS,
+        calls_per_connection=settings.streams_per_peer_max + CALLS_BESIDE_STREAMS,
+        connections=settings.streams_max,
         registry=registry,
         shared_port=shared_port,
     )

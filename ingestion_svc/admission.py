@@ -6,14 +6,17 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from ingestion_svc.memory import trim_memory
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import Message
 from shared.config import IngestionSettings
-from shared.errors import LimitExceeded, ServiceStopping
+from shared.errors import LimitExceeded, ServiceStopping, SilentStream
+from shared.memory import trim_memory
 
 STREAMS_RETRY_AFTER_S = 5.0
 """Streams end all the time; a herd that comes back every five seconds is no load."""
+
+FIRST_REQUEST_WITHIN_S = 30.0
+"""A device opens a stream because it has something to send; a bad radio takes some seconds for that."""
 
 CALLS_RETRY_AFTER_S = 1.0
 """A commit takes a fraction of it, and an outage's grace is longer."""
@@ -34,6 +37,34 @@ BURST_S = 60.0
 """Seconds of its rate that a device may send at once: firmware buffers a minute without asking."""
 
 
+class Place:
+    """A stream's place, until `end` is called because of its age, or because no first request came in time.
+
+    `begun` is for the stream to set when its first request has come.
+    """
+
+    __slots__ = ("_age_s", "_end", "_timer", "begun", "was_silent")
+
+    def __init__(self, end: Callable[[], None], age_s: float) -> None:
+        self.begun = self.was_silent = False
+        self._end = end
+        self._age_s = age_s
+        # One timer after the other: a stream that lives pays for the second one once.
+        first_s = min(FIRST_REQUEST_WITHIN_S, age_s)
+        self._timer = asyncio.get_running_loop().call_later(first_s, self._look_at_beginning)
+
+    def leave(self) -> None:
+        self._timer.cancel()
+
+    def _look_at_beginning(self) -> None:
+        left_s = self._age_s - FIRST_REQUEST_WITHIN_S
+        if left_s <= 0 or not self.begun:
+            self.was_silent = left_s > 0
+            self._end()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._end)
+
+
 class Admission:
     """Lets streams and unary calls in, up to the process's limits, and nobody any more once it drains.
 
@@ -44,30 +75,43 @@ class Admission:
         self._settings = settings
         self._metrics = metrics
         self._draining = False
-        self._streams: dict[object, Callable[[], None]] = {}
+        self._streams: dict[Place, Callable[[], None]] = {}
         """What ends each open stream."""
+        self._streams_of: Counter[str] = Counter()
+        """Open streams by peer."""
         self._peak_streams = 0  # since memory was last trimmed
         self._calls = self._call_bytes = 0
 
     @contextmanager
-    def stream(self, rpc: str, end: Callable[[], None]) -> Iterator[None]:
-        """Holds a place for a stream. `end` is called when it shall end: at its age, or when the service drains."""
+    def stream(self, rpc: str, end: Callable[[], None], peer: str) -> Iterator[Place]:
+        """Holds a place for a stream. `end` is called when it shall end: at its age, when the service drains, or when
+        no first request came in time; then this raises SilentStream once it has ended.
+
+        `peer` is whose stream it is: each may have so many.
+        """
         if self._draining:
             raise ServiceStopping
-        most = self._settings.streams_max
+        most, most_of_peer = self._settings.streams_max, self._settings.streams_per_peer_max
         if len(self._streams) >= most:
             raise LimitExceeded(f"{most} streams are open and no more are taken", STREAMS_RETRY_AFTER_S)
-        place = object()
+        if self._streams_of[peer] >= most_of_peer:
+            raise LimitExceeded(f"{most_of_peer} streams of {peer} are open, as many as may be", STREAMS_RETRY_AFTER_S)
+        place = Place(end, _stream_age_s(self._settings.stream_max_age_s))
         self._streams[place] = end
+        self._streams_of[peer] += 1
         self._peak_streams = max(self._peak_streams, len(self._streams))
-        age = asyncio.get_running_loop().call_later(_stream_age_s(self._settings.stream_max_age_s), end)
         try:
             with self._metrics.open_stream(rpc):
-                yield
+                yield place
         finally:
-            age.cancel()
+            place.leave()
             del self._streams[place]
+            self._streams_of[peer] -= 1
+            if not self._streams_of[peer]:
+                del self._streams_of[peer]
             self._trim_memory()
+        if place.was_silent:
+            raise SilentStream(FIRST_REQUEST_WITHIN_S)
 
     @contextmanager
     def call(self, message_bytes: int) -> Iterator[None]:

@@ -9,7 +9,7 @@ from energyfleet.v1 import ingestion_service_pb2 as wire
 from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ingestion_svc.admission import Admission
+from ingestion_svc.admission import Admission, Place
 from ingestion_svc.correction_requests import parse_correct_reading, parse_list_corrections
 from ingestion_svc.corrections import correct_reading, list_corrections
 from ingestion_svc.decode import WireMessage
@@ -35,14 +35,11 @@ from ingestion_svc.replies import (
     summary_message,
 )
 from shared import caller
-from shared.errors import SlowConsumer
+from shared.identity import ANYBODY
 from shared.interceptor import Context, ListLimits
 from shared.list_limits import list_limits
 from shared.power_limits import PowerLimits
 from shared.requests import page_token
-
-ANSWER_MAX_WAIT_S = 30.0
-"""What a client gets to take an answer: longer than a radio's bad minute, shorter than anybody's patience."""
 
 LIST_LIMITS: ListLimits = {
     "StreamTelemetry": list_limits(wire.StreamTelemetryRequest, readings=MESSAGE_MAX_READINGS),
@@ -74,16 +71,16 @@ class IngestionServicer(IngestionServiceServicer):
         self, request_iterator: AsyncIterator[wire.StreamTelemetryRequest], context: Context
     ) -> wire.StreamTelemetryResponse:
         end = asyncio.Event()
-        with self._admission.stream("StreamTelemetry", end.set):
-            receipt = await self._intake.take_stream(_messages(request_iterator), end)
+        with self._admission.stream("StreamTelemetry", end.set, _peer(context)) as place:
+            receipt = await self._intake.take_stream(_messages(request_iterator, place), end)
         return wire.StreamTelemetryResponse(summary=summary_message(receipt))
 
-    async def ExchangeTelemetry(  # type: ignore[override]  # writes its answers itself, within a deadline
+    async def ExchangeTelemetry(  # type: ignore[override]  # writes its answers itself
         self, request_iterator: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context
     ) -> None:
         exchange = Exchange(self._intake, self._unacknowledged_max_readings)
-        with self._admission.stream("ExchangeTelemetry", exchange.end):
-            await exchange.run(self._requests(request_iterator, context), partial(_acknowledge, context))
+        with self._admission.stream("ExchangeTelemetry", exchange.end, _peer(context)) as place:
+            await exchange.run(self._requests(request_iterator, context, place), partial(_acknowledge, context))
 
     async def IngestTelemetry(
         self, request: wire.IngestTelemetryRequest, context: Context
@@ -138,33 +135,34 @@ class IngestionServicer(IngestionServiceServicer):
         )
 
     async def _requests(
-        self, requests: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context
+        self, requests: AsyncIterator[wire.ExchangeTelemetryRequest], context: Context, place: Place
     ) -> AsyncGenerator[Request, Any]:
-        first = True
         async for request in requests:
+            first, place.begun = not place.begun, True
             if request.HasField("opening"):
                 opening = parse_opening(request.opening, first=first)
                 require_own_opening(opening)
-                await _write(context, opened_message(*await newest_timestamps(self._engine, opening)))
-            first = False
+                await context.write(opened_message(*await newest_timestamps(self._engine, opening)))
             require_own(request.readings)
             yield Request(request.sequence, WireMessage(request.readings))
 
 
-async def _messages(requests: AsyncIterator[wire.StreamTelemetryRequest]) -> AsyncGenerator[WireMessage, Any]:
+def _peer(context: Context) -> str:
+    """Whose stream it is: a device's, by its name, whatever connections it has. Who is nobody, or sends for many
+    devices, may have many connections: then it is the connection's."""
+    identity = caller.identity()
+    return identity.name if identity is not ANYBODY and identity.grants.names_devices else context.peer()
+
+
+async def _messages(
+    requests: AsyncIterator[wire.StreamTelemetryRequest], place: Place
+) -> AsyncGenerator[WireMessage, Any]:
     async for request in requests:
+        place.begun = True
         require_own(request.readings)
         yield WireMessage(request.readings)
 
 
 async def _acknowledge(context: Context, answer: Answer) -> None:
     summary = summary_message(answer)
-    await _write(context, wire.ExchangeTelemetryResponse(committed_sequence=answer.committed_sequence, summary=summary))
-
-
-async def _write(context: Context, message: wire.ExchangeTelemetryResponse) -> None:
-    try:
-        async with asyncio.timeout(ANSWER_MAX_WAIT_S):
-            await context.write(message)
-    except TimeoutError:
-        raise SlowConsumer(ANSWER_MAX_WAIT_S) from None
+    await context.write(wire.ExchangeTelemetryResponse(committed_sequence=answer.committed_sequence, summary=summary))

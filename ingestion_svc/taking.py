@@ -32,6 +32,7 @@ class Taker(Generic[Sent]):
         self._stopped = True
         if self._reading:
             self._task.add_done_callback(retrieve)
+            del self._task  # where the read is cancelled after all, its traceback leads to us and to gRPC's call
             return
         self._task.cancel()
         await asyncio.wait((self._task,))

@@ -197,6 +197,11 @@ class IngestionSettings(ServingSettings):
     streams_max: PositiveInt = Field(
         12_000, description="open streams at most, of each worker, some 40 KiB each: a fleet of 10,000 and reconnects"
     )
+    streams_per_peer_max: PositiveInt = Field(
+        1_000,
+        description="open streams of one peer at most, of each worker: a twelfth of all; a device has one, and a"
+        " gateway sends the readings of thousands of devices on a few",
+    )
     unary_calls_max: PositiveInt = Field(
         4_000,
         description="unary calls that wait for their commit at most, of each worker, some 30 KiB each: a fleet of"

@@ -10,6 +10,8 @@
     ├── MappingContradiction   a registered mapping says otherwise
     ├── PageTokenExpired       the result that a page token belongs to is not kept any more
     ├── SlowConsumer           the client does not read its answers
+    ├── SilentStream           the client sends nothing on its stream
+    ├── HeadersTooLarge        the headers of the call are too many or too long
     ├── DeadlinePassed         the caller waited no longer
     ├── DatabaseUnavailable    may succeed later
     ├── LimitExceeded          may succeed later
@@ -94,6 +96,22 @@ class SlowConsumer(FleetError):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"an answer was not taken within {timeout_s:g} s")
+
+
+class SilentStream(FleetError):
+    """The client has opened a stream and sends nothing on it."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"no request came within {timeout_s:g} s of the stream's beginning; open a stream again when there is one"
+        )
+
+
+class HeadersTooLarge(FleetError):
+    """The headers of the call are too many or too long."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the headers of the call are too large; at most {max_bytes:,} bytes")
 
 
 class DeadlinePassed(FleetError):

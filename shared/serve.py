@@ -21,7 +21,8 @@ from shared.authentication import Authentication
 from shared.background import BackgroundLoop
 from shared.config import MESSAGE_MAX_BYTES, ServingSettings
 from shared.errors import FleetError, StartRefused
-from shared.interceptor import Interceptor, ListLimits
+from shared.files import FILES_RESERVED, raise_file_limit
+from shared.interceptor import HEADERS_MAX_BYTES, Interceptor, ListLimits
 from shared.logs import quietly
 from shared.timestamps import Clock, system_clock
 from shared.tls import ServerTls, TlsFiles
@@ -34,9 +35,31 @@ KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 CLIENT_PING_MIN_INTERVAL_MS = 10_000
 
+CONNECTION_IDLE_MS = 120_000
+"""A connection without a call is closed then: whoever reports every minute keeps his, and does not shake hands anew."""
+
+HANDSHAKE_TIMEOUT_MS = 30_000
+"""For TLS and HTTP/2's first words: several times what a bad radio needs. gRPC would wait for two minutes."""
+
+SETTINGS_TIMEOUT_MS = 20_000
+"""For a client to acknowledge the server's limits, which hold from then on; as long as for a ping."""
+
+PENDING_CALLS = 12_000
+PENDING_CALLS_MAX = 16_000
+"""Calls that have come and that nobody has looked at yet, some 14 KiB each: beyond the first number gRPC answers more
+and more of them with CANCELLED, beyond the second all. A fleet that comes back at once must fit in. gRPC's own numbers
+are 1,000 and 3,000: what a single peer that opens and resets streams could fill, with CANCELLED for everybody."""
+
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
-    ("grpc.max_metadata_size", 16 * 1024),
+    # Until the client has acknowledged them, only the interceptor knows these two.
+    ("grpc.max_metadata_size", HEADERS_MAX_BYTES),
+    ("grpc.absolute_max_metadata_size", HEADERS_MAX_BYTES),
+    ("grpc.http2.settings_timeout", SETTINGS_TIMEOUT_MS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+    ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
+    ("grpc.server.max_pending_requests", PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MIN_INTERVAL_MS),
@@ -70,16 +93,29 @@ class Service:
         limits: ListLimits,
         *,
         registry: CollectorRegistry,
+        calls_per_connection: int,
+        connections: int,
         clock: Clock = system_clock,
         shared_port: bool = False,
     ) -> None:
-        """Raises StartRefused where a file of certificates, keys or serials cannot be used."""
+        """Raises StartRefused where a file of certificates, keys or serials cannot be used.
+
+        `calls_per_connection`: at a time, streams among them; a call that was reset counts until it is cleared away.
+        `connections`: how many there must be room for. More than the limit of open files leaves room for are closed at
+        once. gRPC counts them for a listener; it has no limit for an address.
+        """
         self.name = name
         self.backend_address: str | None = None
         self.draining = asyncio.Event()
         self.on_drain: list[Callable[[], None]] = []
         """Called when the service drains, once health has said so."""
-        options = (*OPTIONS, ("grpc.so_reuseport", int(shared_port)))
+        files_needed = connections + FILES_RESERVED
+        options = (
+            *OPTIONS,
+            ("grpc.max_concurrent_streams", calls_per_connection),
+            ("grpc.max_allowed_incoming_connections", max(1, raise_file_limit(files_needed) - FILES_RESERVED)),
+            ("grpc.so_reuseport", int(shared_port)),
+        )
         self._metrics = AccessMetrics(registry)
         try:
             self._tls = server_tls(settings, clock)

@@ -24,6 +24,8 @@ _CODES: dict[type[errors.FleetError], grpc.StatusCode] = {
     errors.MappingContradiction: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PageTokenExpired: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SlowConsumer: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.SilentStream: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.HeadersTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DatabaseUnavailable: grpc.StatusCode.UNAVAILABLE,

@@ -9,7 +9,8 @@ Five rules, in the order of their importance; firmware in C follows the same one
 
 1. A request is kept until a `committed_sequence` reaches its `sequence`, and no longer.
 2. A stream that ends, however it ends, is followed by a new one that begins with the oldest request still kept.
-3. Before that it waits as the service says, or else longer each time; not at all after OK.
+3. Before that it waits as the service says, or else longer each time; not at all after OK. And it waits for something
+   to send.
 4. Where the service refuses whom the certificate or token names, everything is kept and tried again, slowly: nothing of
    a refused message is stored, and a renewed certificate, or a service that learns better, lets it through. The files
    of the credentials are read again before each stream, and while such a refusal lasts.
@@ -76,7 +77,8 @@ def backoff_s(failures: int, retry_after_s: float | None, first_s: float = BACKO
 
 
 class Uplink:
-    """A device's stream to the service, opened again whenever it ends. An async context manager, which flushes."""
+    """A device's stream to the service, opened when there is something to send, and again whenever it ends. An async
+    context manager, which flushes."""
 
     def __init__(
         self,
@@ -195,7 +197,7 @@ class Uplink:
         """One stream after the other until closed. Raises what a retry cannot change."""
         loop = asyncio.get_running_loop()
         failures, failing_since = 0, 0.0
-        while not (self._closing and not self._kept):
+        while await self._has_more_to_send():
             failure: ClientError | None = None
             try:
                 await self._connection.renew()
@@ -232,6 +234,13 @@ class Uplink:
     def _tell(self, failure: ClientError, wait_s: float) -> None:
         if self._on_wait is not None:
             self._on_wait(failure, wait_s)
+
+    async def _has_more_to_send(self) -> bool:
+        """Waits for something to send: the service ends a stream on which nothing comes. False: we are closing."""
+        while not (self._kept or self._closing or (self._opening is not None and self._opened is None)):
+            self._to_write.clear()
+            await self._to_write.wait()
+        return bool(self._kept) or not self._closing
 
     async def _exchange(self) -> None:
         """One stream until it ends.

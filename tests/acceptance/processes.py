@@ -46,7 +46,7 @@ async def service_process(
     } | variables
     with open(log, "wb") if log else nullcontext() as stderr:  # noqa: PTH123  # the latter is no file
         process = subprocess.Popen(
-            [*child._command_prefix(), sys.executable, "-m", module], env=os.environ | variables, stderr=stderr
+            [*child._command_prefix(), sys.executable, "-m", *module.split()], env=os.environ | variables, stderr=stderr
         )
     try:
         await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)

@@ -223,7 +223,7 @@ async def test_a_device_that_sends_too_fast_is_told_the_limit_and_others_are_not
 async def test_a_client_that_never_reads_its_answers_loses_its_stream(
     ingestion: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingestion_svc.servicer.ANSWER_MAX_WAIT_S", 0.5)
+    monkeypatch.setattr("shared.delivery.ANSWER_MAX_WAIT_S", 0.5)
     options = (("grpc.http2.bdp_probe", 0),)  # the window stays as small as a device's
     async with grpc.aio.insecure_channel(ingestion.address, options) as channel:
         call = IngestionServiceStub(channel).ExchangeTelemetry(None)

@@ -261,6 +261,26 @@ async def test_a_wait_that_the_service_asks_for_is_obeyed(error: FleetError, wai
     assert took_s >= wait_s
 
 
+async def test_a_stream_is_opened_for_something_to_send_and_again_after_the_service_has_cancelled_it() -> None:
+    waited: list[ClientError] = []
+
+    async def cancels(stream: Stream) -> None:
+        await stream.take(1)
+        await stream.context.abort(grpc.StatusCode.CANCELLED)
+
+    async with (
+        scripted(cancels, acknowledge_all) as (service, channel),
+        Uplink(channel, "", backoff_first_s=FAST_S, on_wait=lambda why, _: waited.append(why)) as uplink,
+    ):
+        for _ in range(10):  # turns of the loop, in the first of which it would open one
+            await asyncio.sleep(0)
+        assert uplink.streams == 0
+        await uplink.send(a_request(1))
+        await uplink.flush()
+    assert service.sequences == [[1], [1]]
+    assert [cast(ServiceError, each).code for each in waited] == ["CANCELLED"]
+
+
 async def test_what_can_never_succeed_is_told_and_not_tried_again() -> None:
     async def refuses(stream: Stream) -> None:
         await stream.take(1)

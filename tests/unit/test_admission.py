@@ -12,10 +12,11 @@ from ingestion_svc.admission import BURST_S, STREAM_AGE_JITTER, STREAMS_WORTH_ME
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import Decoded, MeterRow, TimeBounds
 from shared.config import IngestionSettings
-from shared.errors import LimitExceeded, ServiceStopping
+from shared.errors import LimitExceeded, ServiceStopping, SilentStream
 from shared.exporter import new_registry
 
 RPC = "ExchangeTelemetry"
+PEER = "ipv4:192.0.2.1:40000"
 
 
 def nothing() -> None:
@@ -49,9 +50,38 @@ def admitting(**limits: int) -> Admission:
 async def test_a_place_is_free_again_when_its_stream_ends() -> None:
     admission = admitting(streams_max=1)
     for _ in range(3):
-        with admission.stream(RPC, nothing), pytest.raises(LimitExceeded, match="1 streams"):  # noqa: SIM117
-            with admission.stream(RPC, nothing):
+        with admission.stream(RPC, nothing, PEER), pytest.raises(LimitExceeded, match="1 streams"):  # noqa: SIM117
+            with admission.stream(RPC, nothing, PEER):
                 pass
+
+
+async def test_a_peer_has_so_many_streams_and_others_have_theirs() -> None:
+    admission = admitting(streams_per_peer_max=2)
+    with admission.stream(RPC, nothing, PEER), admission.stream(RPC, nothing, PEER):
+        with pytest.raises(LimitExceeded, match=f"2 streams of {PEER}"), admission.stream(RPC, nothing, PEER):
+            pass
+        with admission.stream(RPC, nothing, "another"):
+            pass
+    with admission.stream(RPC, nothing, PEER):
+        pass
+
+    assert not admission._streams_of
+
+
+@pytest.mark.parametrize("age_s", [0.03, 60.0])
+async def test_a_stream_on_which_nothing_comes_is_ended_and_one_that_lives_is_not(
+    monkeypatch: pytest.MonkeyPatch, age_s: float
+) -> None:
+    monkeypatch.setattr(admission_module, "FIRST_REQUEST_WITHIN_S", 0.01)
+    admission = Admission(IngestionSettings(stream_max_age_s=age_s), IngestionMetrics(new_registry()))
+    silent, live = asyncio.Event(), asyncio.Event()
+    with admission.stream(RPC, live.set, PEER) as place:
+        place.begun = True
+        with pytest.raises(SilentStream), admission.stream(RPC, silent.set, PEER):
+            await asyncio.wait_for(silent.wait(), 10)
+        assert not live.is_set()
+        if age_s < 1:
+            await asyncio.wait_for(live.wait(), 10)
 
 
 async def test_memory_is_trimmed_each_time_that_half_of_many_streams_have_ended(
@@ -62,8 +92,8 @@ async def test_memory_is_trimmed_each_time_that_half_of_many_streams_have_ended(
     monkeypatch.setattr(admission_module, "MEMORY_BACK_AFTER_S", 0.0)
     for many in (STREAMS_WORTH_MEMORY - 1, 4_000):
         places = [ExitStack() for _ in range(many)]
-        for place in places:
-            place.enter_context(admission.stream(RPC, nothing))
+        for number, place in enumerate(places):
+            place.enter_context(admission.stream(RPC, nothing, f"peer {number}"))
         for place in places:
             place.close()
             for _ in range(2):
@@ -81,10 +111,10 @@ def test_streams_of_one_start_do_not_end_together() -> None:
 
 async def test_draining_ends_the_open_streams_and_lets_nobody_in() -> None:
     admission, ended = admitting(), list[str]()
-    with admission.stream(RPC, lambda: ended.append("a")), admission.stream(RPC, lambda: ended.append("b")):
+    with admission.stream(RPC, lambda: ended.append("a"), PEER), admission.stream(RPC, lambda: ended.append("b"), PEER):
         admission.drain()
         assert ended == ["a", "b"]
-        for late in (admission.stream(RPC, nothing), admission.call(1)):
+        for late in (admission.stream(RPC, nothing, PEER), admission.call(1)):
             with pytest.raises(ServiceStopping), late:
                 pass
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from shared.config import IngestionSettings
 from shared.db.roles import LOGINS
+from shared.files import FILES_RESERVED
 from tests.unit.test_deploy_files import FOR_SERVICES
 
 yaml: Any = pytest.importorskip("yaml", reason="PyYAML is not among the locked packages")
@@ -87,3 +89,8 @@ def test_the_database_is_reached_by_our_containers_only(compose: dict[str, Any])
     assert "ports" not in compose["services"]["postgres"]
     assert compose["services"]["postgres"]["networks"] == ["database"]
     assert compose["networks"]["database"] == {"internal": True}
+
+
+def test_services_may_have_more_files_open_than_the_streams_that_they_take(compose: dict[str, Any]) -> None:
+    for name in SERVING:
+        assert compose["services"][name]["ulimits"]["nofile"] > IngestionSettings().streams_max + FILES_RESERVED

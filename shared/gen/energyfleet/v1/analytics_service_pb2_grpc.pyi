@@ -37,7 +37,10 @@ class AnalyticsServiceStub:
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked, or its headers over 16 KiB; with `google.rpc.RetryInfo`: too
+      many answers wait on the connection to be read, or in all;
+    - CANCELLED, where the caller has not cancelled: there are more calls at once than the service can look at, or the answer
+      was not taken within 30 seconds; wait, then ask again;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -136,7 +139,10 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked, or its headers over 16 KiB; with `google.rpc.RetryInfo`: too
+      many answers wait on the connection to be read, or in all;
+    - CANCELLED, where the caller has not cancelled: there are more calls at once than the service can look at, or the answer
+      was not taken within 30 seconds; wait, then ask again;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """
@@ -231,7 +237,10 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     - DEADLINE_EXCEEDED: the caller's deadline passed; the query was cancelled;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation;
-    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked;
+    - RESOURCE_EXHAUSTED: the request is over 1.2 MB, unpacked, or its headers over 16 KiB; with `google.rpc.RetryInfo`: too
+      many answers wait on the connection to be read, or in all;
+    - CANCELLED, where the caller has not cancelled: there are more calls at once than the service can look at, or the answer
+      was not taken within 30 seconds; wait, then ask again;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; ask again after that time;
     - INTERNAL: a defect of the service; its log has the cause.
     """

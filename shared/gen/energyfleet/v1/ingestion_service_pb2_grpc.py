@@ -36,10 +36,13 @@ class IngestionServiceStub:
     keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
+    smaller ones. With it: too many answers wait on the connection to be read, or in all;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
     then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
     with each failure;
+    - CANCELLED, where the client has not cancelled: the service has more calls at once than it can look at, or the answer
+    was not taken in time; wait as for a lost connection, then send again what was not answered;
     - INTERNAL: a defect of the service; its log has the cause.
 
     Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
@@ -110,10 +113,13 @@ class IngestionServiceServicer:
     keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
+    smaller ones. With it: too many answers wait on the connection to be read, or in all;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
     then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
     with each failure;
+    - CANCELLED, where the client has not cancelled: the service has more calls at once than it can look at, or the answer
+    was not taken in time; wait as for a lost connection, then send again what was not answered;
     - INTERNAL: a defect of the service; its log has the cause.
 
     Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
@@ -129,10 +135,11 @@ class IngestionServiceServicer:
         status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
         A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-        in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-        there are too many streams or a device sends faster than it may, the message says which; without it when a message
-        is too large.
+        in a message, 20,000 of a stream that are not yet committed (then the server stops reading from it), and 30 seconds
+        to the first message.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first message came in time, and
+        RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are too many streams, in all or of this peer, or a device
+        sends faster than it may, the message says which; without it when a message is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,10 +163,11 @@ class IngestionServiceServicer:
         what is later has to be sent again.
 
         Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
-        (then the server stops reading from it), 30 seconds to take an answer.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-        there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-        not taken in time or a message is too large.
+        (then the server stops reading from it), 30 seconds to send the first request, and 30 to take an answer.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first request came in time (open
+        a stream again when there is something to send), and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are
+        too many streams, in all or of this peer, or a device sends faster than it may, the message says which; without it
+        when answers are not taken in time or a message is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,10 +329,13 @@ class IngestionService:
     keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
     lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
+    smaller ones. With it: too many answers wait on the connection to be read, or in all;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
     then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
     with each failure;
+    - CANCELLED, where the client has not cancelled: the service has more calls at once than it can look at, or the answer
+    was not taken in time; wait as for a lost connection, then send again what was not answered;
     - INTERNAL: a defect of the service; its log has the cause.
 
     Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream

@@ -37,10 +37,13 @@ class IngestionServiceStub:
       keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
+      smaller ones. With it: too many answers wait on the connection to be read, or in all;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
       with each failure;
+    - CANCELLED, where the client has not cancelled: the service has more calls at once than it can look at, or the answer
+      was not taken in time; wait as for a lost connection, then send again what was not answered;
     - INTERNAL: a defect of the service; its log has the cause.
 
     Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
@@ -60,10 +63,11 @@ class IngestionServiceStub:
     status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
     A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-    in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-    there are too many streams or a device sends faster than it may, the message says which; without it when a message
-    is too large.
+    in a message, 20,000 of a stream that are not yet committed (then the server stops reading from it), and 30 seconds
+    to the first message.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first message came in time, and
+    RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are too many streams, in all or of this peer, or a device
+    sends faster than it may, the message says which; without it when a message is too large.
     """
     ExchangeTelemetry: _grpc.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]
     """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
@@ -83,10 +87,11 @@ class IngestionServiceStub:
       what is later has to be sent again.
 
     Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
-    (then the server stops reading from it), 30 seconds to take an answer.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-    there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-    not taken in time or a message is too large.
+    (then the server stops reading from it), 30 seconds to send the first request, and 30 to take an answer.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first request came in time (open
+    a stream again when there is something to send), and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are
+    too many streams, in all or of this peer, or a device sends faster than it may, the message says which; without it
+    when answers are not taken in time or a message is too large.
     """
     IngestTelemetry: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]
     """Takes 0 to 10,000 readings in one call and answers when they are committed. After any status but OK some of them may
@@ -162,10 +167,13 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
       keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
+      smaller ones. With it: too many answers wait on the connection to be read, or in all;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
       with each failure;
+    - CANCELLED, where the client has not cancelled: the service has more calls at once than it can look at, or the answer
+      was not taken in time; wait as for a lost connection, then send again what was not answered;
     - INTERNAL: a defect of the service; its log has the cause.
 
     Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
@@ -182,10 +190,11 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
     A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-    in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-    there are too many streams or a device sends faster than it may, the message says which; without it when a message
-    is too large.
+    in a message, 20,000 of a stream that are not yet committed (then the server stops reading from it), and 30 seconds
+    to the first message.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first message came in time, and
+    RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are too many streams, in all or of this peer, or a device
+    sends faster than it may, the message says which; without it when a message is too large.
     """
     ExchangeTelemetry: _aio.StreamStreamMultiCallable[_ingestion_service_pb2.ExchangeTelemetryRequest, _ingestion_service_pb2.ExchangeTelemetryResponse]  # type: ignore[assignment]
     """Takes readings for as long as a device is connected, and acknowledges while they come. Every request has a
@@ -205,10 +214,11 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
       what is later has to be sent again.
 
     Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
-    (then the server stops reading from it), 30 seconds to take an answer.
-    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-    there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-    not taken in time or a message is too large.
+    (then the server stops reading from it), 30 seconds to send the first request, and 30 to take an answer.
+    Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first request came in time (open
+    a stream again when there is something to send), and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are
+    too many streams, in all or of this peer, or a device sends faster than it may, the message says which; without it
+    when answers are not taken in time or a message is too large.
     """
     IngestTelemetry: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.IngestTelemetryRequest, _ingestion_service_pb2.IngestTelemetryResponse]  # type: ignore[assignment]
     """Takes 0 to 10,000 readings in one call and answers when they are committed. After any status but OK some of them may
@@ -283,10 +293,13 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
       keep the readings, and send them again with a certificate that names the device;
     - INVALID_ARGUMENT: the bytes are not the request's protobuf message, or `google.rpc.BadRequest` in the details
       lists every violation; sending the same again cannot succeed;
-    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked; send smaller ones;
+    - RESOURCE_EXHAUSTED without `google.rpc.RetryInfo`: a message over 1.2 MB, unpacked, or headers over 16 KiB; send
+      smaller ones. With it: too many answers wait on the connection to be read, or in all;
     - UNAVAILABLE with `google.rpc.RetryInfo`: the database is away or the service is stopping; wait as long as it says,
       then send again what was not answered (sending twice is safe). Without it: the connection was lost; wait 1 s, longer
       with each failure;
+    - CANCELLED, where the client has not cancelled: the service has more calls at once than it can look at, or the answer
+      was not taken in time; wait as for a lost connection, then send again what was not answered;
     - INTERNAL: a defect of the service; its log has the cause.
 
     Where the service limits how fast a device may send, it admits a message as a whole or not at all: the call or stream
@@ -307,10 +320,11 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         status some readings may be committed and some not: send all of the stream again, which counts nothing twice.
 
         A reading that cannot be stored is listed in the answer and costs its neighbours nothing. Limits: 10,000 readings
-        in a message, and 20,000 of a stream that are not yet committed (then the server stops reading from it).
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-        there are too many streams or a device sends faster than it may, the message says which; without it when a message
-        is too large.
+        in a message, 20,000 of a stream that are not yet committed (then the server stops reading from it), and 30 seconds
+        to the first message.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first message came in time, and
+        RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are too many streams, in all or of this peer, or a device
+        sends faster than it may, the message says which; without it when a message is too large.
         """
 
     @_abc_1.abstractmethod
@@ -336,10 +350,11 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
           what is later has to be sent again.
 
         Limits: 10,000 readings in a request, 20,000 readings and 1,000 requests of a stream that are not yet acknowledged
-        (then the server stops reading from it), 30 seconds to take an answer.
-        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when
-        there are too many streams or a device sends faster than it may, the message says which; without it when answers are
-        not taken in time or a message is too large.
+        (then the server stops reading from it), 30 seconds to send the first request, and 30 to take an answer.
+        Status codes: OK, INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED when no first request came in time (open
+        a stream again when there is something to send), and RESOURCE_EXHAUSTED: with `google.rpc.RetryInfo` when there are
+        too many streams, in all or of this peer, or a device sends faster than it may, the message says which; without it
+        when answers are not taken in time or a message is too large.
         """
 
     @_abc_1.abstractmethod
