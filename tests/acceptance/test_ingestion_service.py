@@ -15,13 +15,15 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import ingestion_svc.__main__
 from ingestion_svc.readings import MESSAGE_MAX_READINGS
-from shared.config import MESSAGE_MAX_BYTES
+from shared.config import MESSAGE_MAX_BYTES, IngestionSettings
+from shared.db.embedded import EmbeddedServer
 from shared.requests import page_token
 from shared.status import STATUS_DETAILS_KEY
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us
 from tests.acceptance.conftest import Running
-from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
+from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, clock
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
@@ -289,3 +291,18 @@ async def test_reflection_lists_the_service(ingestion: Running) -> None:
     call.cancel()
 
     assert NAME in {service.name for service in answer.list_services_response.service}
+
+
+@pytest.mark.one_server
+async def test_reflection_can_be_switched_off(postgres: EmbeddedServer) -> None:
+    settings = IngestionSettings(
+        database_url=postgres.url("template"), ingestion_address="127.0.0.1:0", reflection=False, shutdown_grace_s=1
+    )
+    async with (
+        ingestion_svc.__main__.serving(settings, clock) as (_, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        )
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
