@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -159,14 +160,21 @@ def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     shutil.rmtree(data_dir)
 
 
-@pytest.fixture
-def database(postgres: EmbeddedServer) -> Iterator[str]:
-    """The name of a migrated, empty database of this test's own."""
+@contextmanager
+def new_database(postgres: EmbeddedServer) -> Iterator[str]:
+    """The name of a migrated, empty database, which is dropped at the end."""
     name = f"test_{next(_database_numbers)}"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(sql.SQL(_COPY).format(sql.Identifier(name)))
         yield name
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database(postgres: EmbeddedServer) -> Iterator[str]:
+    """The name of a migrated, empty database of this test's own."""
+    with new_database(postgres) as name:
+        yield name
 
 
 @pytest.fixture

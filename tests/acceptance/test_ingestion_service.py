@@ -294,9 +294,9 @@ async def test_reflection_lists_the_service(ingestion: Running) -> None:
 
 
 @pytest.mark.one_server
-async def test_reflection_can_be_switched_off(postgres: EmbeddedServer) -> None:
+async def test_reflection_can_be_switched_off(postgres: EmbeddedServer, database: str) -> None:
     settings = IngestionSettings(
-        database_url=postgres.url("template"), ingestion_address="127.0.0.1:0", reflection=False, shutdown_grace_s=1
+        database_url=postgres.url(database), ingestion_address="127.0.0.1:0", reflection=False, shutdown_grace_s=1
     )
     async with (
         ingestion_svc.__main__.serving(settings, clock) as (_, address),

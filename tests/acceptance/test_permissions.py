@@ -21,6 +21,7 @@ from shared.identity import Role, device_urn, prefix_urn, role_urn
 from shared.permissions import NEEDS
 from tests.authority import HOUR, Authority, Issued, TlsFolder, TokenKey, channel
 from tests.builders import clock
+from tests.conftest import new_database
 
 pytestmark = pytest.mark.one_server
 
@@ -109,23 +110,24 @@ class Addresses:
 async def addresses(postgres: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Addresses]:
     files = TlsFolder(tmp_path_factory.mktemp("tls"), AUTHORITY, KEYS)
     files.replace("denied", f"{REVOKED.serial} an operator who left\n".encode())
-    settings: dict[str, Any] = {"database_url": postgres.url("template"), "shutdown_grace_s": 1, **files.settings}
-    async with (
-        ingestion_svc.__main__.serving(IngestionSettings(ingestion_address="127.0.0.1:0", **settings), clock) as (
-            ingestion,
-            ours,
-        ),
-        analytics_svc.__main__.serving(AnalyticsSettings(analytics_address="127.0.0.1:0", **settings), clock) as (
-            analytics,
-            theirs,
-        ),
-    ):
-        assert ingestion.backend_address
-        assert analytics.backend_address
-        yield Addresses(
-            {"IngestionService": ours, "AnalyticsService": theirs},
-            {"IngestionService": ingestion.backend_address, "AnalyticsService": analytics.backend_address},
-        )
+    with new_database(postgres) as database:
+        settings: dict[str, Any] = {"database_url": postgres.url(database), "shutdown_grace_s": 1, **files.settings}
+        async with (
+            ingestion_svc.__main__.serving(IngestionSettings(ingestion_address="127.0.0.1:0", **settings), clock) as (
+                ingestion,
+                ours,
+            ),
+            analytics_svc.__main__.serving(AnalyticsSettings(analytics_address="127.0.0.1:0", **settings), clock) as (
+                analytics,
+                theirs,
+            ),
+        ):
+            assert ingestion.backend_address
+            assert analytics.backend_address
+            yield Addresses(
+                {"IngestionService": ours, "AnalyticsService": theirs},
+                {"IngestionService": ingestion.backend_address, "AnalyticsService": analytics.backend_address},
+            )
 
 
 async def code_of(called: grpc.aio.Channel, path: str, rpc: MethodDescriptor, metadata: Any) -> str:

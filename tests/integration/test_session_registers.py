@@ -127,7 +127,7 @@ async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_ord
             await writer.close()
     whys = [why for device_id, places in model.items() for _, why in counted(device_id, places).values()]
     event(f"a session's: {min(whys.count('session'), 9)}, appends: {min(sum(each.appends for each in writers), 3)}")
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(postgres.url(database)) as connection:
         check(connection, model, suffix, METER)
 
 

@@ -78,13 +78,15 @@ def at(minute: int, device: str = "m", kwh: float = 1.0) -> MeterRow:
 
 @contextmanager
 def stored(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that sees more than a writer may."""
     with psycopg.connect(url) as connection:
+        connection.execute("SET ROLE NONE")
         yield connection
 
 
 def meter_readings(url: str) -> tuple[int, int]:
     """Readings in history and in the rollups."""
-    with psycopg.connect(url) as connection:
+    with stored(url) as connection:
         row = connection.execute(
             "SELECT (SELECT count(*) FROM meter_telemetry_history), (SELECT sum(readings) FROM meter_energy_hourly)"
         ).fetchone()

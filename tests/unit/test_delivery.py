@@ -160,6 +160,7 @@ async def test_what_waits_longest_makes_way_where_it_has_waited_for_some_time(
     async with serving("unary_unary", answer) as (address, deliveries):
         async with raw_connection(address, NO_WINDOW) as first, raw_connection(address, NO_WINDOW) as second:
             await ask(address)
+            await until(lambda: not deliveries.waiting_bytes)  # or what is awaited next is true too early
             longest = first.streams[await unread(first)]
             await until(lambda: deliveries.waiting_bytes >= SIZE)
             later = second.streams[await unread(second)]
