@@ -288,6 +288,13 @@ class Lane(Generic[AnyRow]):
                 await self._registrations.admit(len(new), self._writer.registered)
                 unregistered -= new
             except LimitExceeded as error:
+                quietly(
+                    _log.warning,
+                    "new_devices_refused",
+                    key=self._registrations.kind,
+                    devices=len(new),
+                    reason=str(error),
+                )
                 self._refuse([submission], partial(LimitExceeded, str(error), error.retry_after_s))
         return [submission for submission in batch if not submission.complete]
 

@@ -22,7 +22,7 @@ class Registrations:
     """What may still be registered of one kind of device, `meter` or `vehicle`. Starts with an hour's number."""
 
     def __init__(self, kind: str, per_hour: int, most: int, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._kind = kind
+        self.kind = kind
         self._per_hour = per_hour
         self._most = most
         self._now_s = now_s
@@ -44,7 +44,7 @@ class Registrations:
             self._counted_at_s = now_s
         if self._registered + new > self._most:
             raise LimitExceeded(
-                f"{self._registered:,} {self._kind}s are registered, and no more than {self._most:,} are;"
+                f"{self._registered:,} {self.kind}s are registered, and no more than {self._most:,} are;"
                 " a certificate that names its device counts as none",
                 FULL_RETRY_AFTER_S,
             )
@@ -52,7 +52,7 @@ class Registrations:
         left = min(float(self._per_hour), self._left + (now_s - self._left_at_s) * per_s)
         if new > left and left < self._per_hour:  # what is more than an hour's number passes when nothing was taken
             raise LimitExceeded(
-                f"{self._per_hour:,} new {self._kind}s an hour are registered and no more", (new - left) / per_s
+                f"{self._per_hour:,} new {self.kind}s an hour are registered and no more", (new - left) / per_s
             )
         self._left, self._left_at_s = left - new, now_s
         self._registered += new
