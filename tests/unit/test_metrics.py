@@ -16,6 +16,7 @@ from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import REJECTIONS_MAX, Decoded, Rejection, RejectionReason, Written
 from ingestion_svc.receipt import Receipt
 from ingestion_svc.supervisor import Workers
+from shared.access_metrics import AccessMetrics
 from shared.config import IngestionSettings, ServingSettings
 from shared.errors import DatabaseUnavailable, UnknownDevice
 from shared.exporter import MetricsAddressTaken, exporting, new_registry, watching_event_loop
@@ -73,6 +74,10 @@ async def test_the_table_says_what_is_told(tmp_path: Path) -> None:
     servicer = Servicer()
     AnalyticsMetrics(analytics).observe(servicer)
     await servicer.GetStatus("known", None)
+    for registry in (ingestion, analytics):
+        access = AccessMetrics(registry)
+        access.refused("MapVehicle", "PERMISSION_DENIED")
+        access.set_expiry({"server": 1.0})
     Workers(IngestionSettings(), "127.0.0.1:1", tmp_path, supervisor)
 
     documented = set()
