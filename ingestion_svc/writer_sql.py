@@ -37,9 +37,9 @@ _OPEN_SESSION = (
 
 _FIND_DEVICES = "SELECT {device}_id, {device}_key FROM {device}s WHERE {device}_id = ANY(%(ids)s)"
 
-# Sorted, so that two writers that meet the same new devices never deadlock.
 _COUNT_DEVICES = "SELECT count(*) FROM {device}s"
 
+# Sorted, so that two writers that meet the same new devices never deadlock.
 _ADD_DEVICES = """
     INSERT INTO {device}s ({device}_id) SELECT id FROM unnest(%(ids)s::text[]) AS id ORDER BY id
     ON CONFLICT DO NOTHING
