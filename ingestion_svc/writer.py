@@ -13,7 +13,8 @@ slow path.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -128,17 +129,10 @@ class Writer(Generic[AnyRow]):
 
     async def _asked(self, question: Callable[[psycopg.AsyncCursor[Any]], Awaitable[Found]]) -> Found:
         """What the database answers outside of a transaction that writes. Raises DatabaseUnavailable."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                connection = await self._connected()
-                async with connection.transaction(), connection.cursor(binary=True) as cursor:
-                    return await question(cursor)
-        except (psycopg.Error, OSError, UnsafeServer) as error:
-            await self.close()
-            raise _unavailable(error) from error
-        except BaseException:
-            await self.close()
-            raise
+        async with self._within_time():
+            connection = await self._connected()
+            async with connection.transaction(), connection.cursor(binary=True) as cursor:
+                return await question(cursor)
 
     async def connect(self) -> None:
         """Sees to it that there is a connection; raises DatabaseUnavailable where none can be had."""
@@ -154,14 +148,26 @@ class Writer(Generic[AnyRow]):
             self._connection = None
 
     async def _attempt(self, rows: Sequence[AnyRow]) -> Written:
+        async with self._within_time():
+            try:
+                return await self._transact(rows)
+            except psycopg.Error as error:
+                if self._is_rows_fault(error):
+                    raise _RowsRefused from error
+                raise
+
+    @asynccontextmanager
+    async def _within_time(self) -> AsyncIterator[None]:
+        """Bounds what is done over the connection. What fails closes that, unless it is the rows' fault, and leaves as
+        DatabaseUnavailable where it is the database's."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._transact(rows)
+                yield
         except (psycopg.Error, OSError, UnsafeServer) as error:  # TimeoutError is an OSError
-            if isinstance(error, psycopg.Error) and self._is_rows_fault(error):
-                raise _RowsRefused from error
             await self.close()
             raise _unavailable(error) from error
+        except _RowsRefused:
+            raise
         except BaseException:
             await self.close()
             raise
