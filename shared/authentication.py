@@ -16,13 +16,12 @@ from typing import Any
 import structlog
 
 from shared.certificates import identity_of
-from shared.deny_list import read_deny_list
+from shared.deny_list import DenyList
 from shared.errors import PermissionDenied, Unauthenticated
 from shared.identity import ANYBODY, CnTemplate, Identity
 from shared.permissions import NEEDS
 from shared.timestamps import Clock
 from shared.tokens import Tokens
-from shared.watched_files import WatchedFiles
 
 _log = structlog.get_logger()
 
@@ -52,9 +51,7 @@ class Authentication:
         self._client_certificates = client_certificates
         self._templates = templates
         self._tokens = tokens
-        self._denied: WatchedFiles[frozenset[str]] | None = None
-        if deny_file is not None:
-            self._denied = WatchedFiles("deny_list", [deny_file], lambda: read_deny_list(deny_file))
+        self._denied = DenyList(deny_file)
         self._remembered: OrderedDict[bytes, Identity] = OrderedDict()
         """By the certificate's digest; least recently used first."""
         self._open: dict[asyncio.Task[Any], Identity] = {}
@@ -107,7 +104,7 @@ class Authentication:
         """Reads files that have changed, and ends the streams of whoever may not have them any more."""
         if self._tokens is not None:
             self._tokens.refresh()
-        denied_others = self._denied is not None and self._denied.refresh()
+        denied_others = self._denied.refresh()
         if not denied_others and self._clock() < self._ends_next_us:
             return
         self._ends_next_us = min(map(_ends_us, self._open.values()), default=NEVER_US)
@@ -134,8 +131,8 @@ class Authentication:
         return identity
 
     def _require_current(self, identity: Identity) -> None:
-        if self._denied is not None and identity.serial in self._denied.value:
-            raise Unauthenticated(f"the certificate {identity.serial} of {identity.name} is revoked")
+        if refusal := self._denied.refusal(identity.serial, identity.name):
+            raise Unauthenticated(refusal)
         if identity.expires_at_us is not None and identity.expires_at_us <= self._clock():
             what = "certificate" if identity.serial else "token"
             raise Unauthenticated(f"the {what} of {identity.name} has expired")

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.watched_files import WatchedFiles
+
 _SERIAL = re.compile("[1-9a-f][0-9a-f]{0,63}")
 
 DENY_LIST_MAX_BYTES = 64 * 1024 * 1024
@@ -17,6 +19,23 @@ DENY_LIST_MAX_BYTES = 64 * 1024 * 1024
 def serial_text(serial_number: int) -> str:
     """A serial as it stands in the list."""
     return f"{serial_number:x}"
+
+
+class DenyList:
+    """A list that is read again when it changes; none without a path. Raises as `read_deny_list` does."""
+
+    def __init__(self, path: Path | None, name: str = "deny_list") -> None:
+        self._serials = None if path is None else WatchedFiles(name, [path], lambda: read_deny_list(path))
+
+    def refresh(self) -> bool:
+        """Reads the list again where it has changed. Whether it has."""
+        return self._serials is not None and self._serials.refresh()
+
+    def refusal(self, serial: str, name: str) -> str | None:
+        """Why somebody's certificate does not count any more; None where it does."""
+        if self._serials is None or serial not in self._serials.value:
+            return None
+        return f"the certificate {serial} of {name} is revoked"
 
 
 def read_deny_list(path: Path) -> frozenset[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared.certificates import identity_of
 from shared.config import ServingSettings
-from shared.deny_list import read_deny_list
+from shared.deny_list import DenyList
 from shared.permissions import READ
 from shared.watched_files import WatchedFiles
 
@@ -30,9 +30,7 @@ class MetricsTls:
         self._client_ca = client_ca
         files = [each for each in (certificate, key, client_ca) if each is not None]
         self._context = WatchedFiles("metrics_certificates", files, self._read)
-        self._denied: WatchedFiles[frozenset[str]] | None = None
-        if deny_file is not None:
-            self._denied = WatchedFiles("metrics_deny_list", [deny_file], lambda: read_deny_list(deny_file))
+        self._denied = DenyList(deny_file, "metrics_deny_list")
 
     @classmethod
     def of(cls, settings: ServingSettings) -> "MetricsTls | None":
@@ -44,8 +42,7 @@ class MetricsTls:
     async def refresh(self) -> None:
         """Reads files that have changed; connections from now on are made with them."""
         self._context.refresh()
-        if self._denied is not None:
-            self._denied.refresh()
+        self._denied.refresh()
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -62,8 +59,8 @@ class MetricsTls:
             identity = identity_of(ssl.DER_cert_to_PEM_cert(shown).encode())
         except ValueError as error:
             raise NotAllowed("", f"the certificate names nobody: {error}") from None
-        if self._denied is not None and identity.serial in self._denied.value:
-            raise NotAllowed(identity.name, f"the certificate {identity.serial} of {identity.name} is revoked")
+        if refusal := self._denied.refusal(identity.serial, identity.name):
+            raise NotAllowed(identity.name, refusal)
         if not READ.met_by(identity.grants):
             raise NotAllowed(identity.name, f"metrics need {READ.said}, which {identity.name} has not")
 
