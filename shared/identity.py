@@ -18,11 +18,12 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from shared.db.device_kind import KINDS
 from shared.device_ids import DEVICE_ID_ACCEPTED, is_device_id
 
 URN_PREFIX = "urn:energyfleet:"
 
-DEVICE_KINDS = ("meter", "vehicle")
+DEVICE_KINDS = tuple(kind.name for kind in KINDS)
 
 CN = "{cn}"
 """Where a template has the subject's common name."""
