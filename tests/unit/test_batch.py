@@ -13,7 +13,7 @@ from ingestion_svc.fairness import LIVE_MESSAGE_MAX_READINGS, PRESENT_MAX_AGE_US
 from ingestion_svc.readings import Decoded, MeterRow, VehicleRow, Written
 from ingestion_svc.receipt import Priority, Receipt, Sender
 from shared.config import IngestionSettings
-from shared.errors import DatabaseUnavailable
+from shared.errors import DatabaseUnavailable, LimitExceeded
 
 
 class _KnowsAllDevices:
@@ -56,6 +56,35 @@ class FakeWriter(_KnowsAllDevices):
 
     async def close(self) -> None:
         pass
+
+
+class ForgetfulWriter(FakeWriter):
+    """Remembers no device. Two are registered already. Fails once, when it is to register others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = True
+        self.stored: set[str] = {"a", "b"}
+
+    def unremembered(self, rows: Sequence[Any], /) -> set[str]:
+        return {row[0] for row in rows}
+
+    async def unregistered(self, ids: set[str], /) -> set[str]:
+        if self.away:
+            raise self.write_error
+        return ids - self.stored
+
+    async def registered(self) -> int:
+        return len(self.stored)
+
+    async def write(self, rows: Sequence[MeterRow], /) -> Written:
+        ids = {row[0] for row in rows}
+        if self.fails and ids - self.stored:
+            self.fails = False
+            raise self.write_error
+        written = await super().write(rows)
+        self.stored |= ids
+        return written
 
 
 class NoWriter(_KnowsAllDevices):
@@ -367,3 +396,34 @@ async def test_backlog_goes_in_small_batches_only_beside_live_devices_with_small
 async def _written(writer: FakeWriter, batches: int) -> None:
     while len(writer.batches) < batches:
         await asyncio.sleep(0)
+
+
+async def test_new_devices_beyond_the_limit_fail_alone_and_an_outage_takes_nothing_off_it() -> None:
+    writer = ForgetfulWriter()
+    messages = {
+        "known": (some(2, "ab{}"), Sender()),  # ab0 and ab1: new, and all that is left
+        "too many": (some(1, "c{}"), Sender()),
+        "again": (some(1, "ab{}"), Sender()),
+        "named": (some(2, "n{}"), Sender(names_its_devices=True)),
+    }
+    async with batching(writer, batch_max_age_s=0, outage_grace_s=5, new_devices_per_hour=2, devices_max=9) as batcher:
+        writer.gate.clear()
+        first = Receipt()
+        await batcher.submit(Decoded(meters=[MeterRow("a", 0, 1.0, None)], meter_indexes=[0]), first)
+        await until()  # the writer has that one
+        writer.away = True
+        receipts = {name: Receipt(sender=sender) for name, (_, sender) in messages.items()}
+        for name, (decoded, _) in messages.items():
+            await batcher.submit(decoded, receipts[name])
+        writer.gate.set()
+        await until()
+        writer.away = False
+        await first.completed()
+        with pytest.raises(LimitExceeded, match="2 new meters an hour"):
+            await receipts.pop("too many").completed()
+        for receipt in receipts.values():
+            await receipt.completed()
+
+    assert {name: receipt.stored for name, receipt in receipts.items()} == {"known": 2, "again": 1, "named": 2}
+    assert writer.stored == {"a", "b", "ab0", "ab1", "n0", "n1"}
+    assert not writer.fails
