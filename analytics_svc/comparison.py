@@ -101,11 +101,13 @@ def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedSt
 def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:
     span = stretches.span
     if np.count_nonzero(stretches.both) < len(span):
-        alone_dc, alone_ac = (stretches.dc > 0) & (stretches.ac <= 0), (stretches.ac > 0) & (stretches.dc <= 0)
+        alone_dc, alone_ac = ~stretches.both & (stretches.dc > 0), ~stretches.both & (stretches.ac > 0)
         beyond = _mostly_unknown(stretches, alone_dc)
         stretches.set_aside(Aside.BEYOND, beyond)
         stretches.set_aside(Aside.NOTHING_DRAWN, alone_dc & ~beyond)
         stretches.set_aside(Aside.NOTHING_TAKEN, alone_ac)
+    emptied = stretches.both & ((stretches.dc <= 0) | (stretches.ac <= 0))  # all of one side is estimated
+    stretches.set_aside(Aside.BEYOND, emptied)
     if np.count_nonzero(stretches.unclaimed_ac):
         stretches.add_aside(Aside.NOTHING_TAKEN, np.arange(len(span)), np.zeros(len(span)), stretches.unclaimed_ac)
     brief = stretches.both & (stretches.first == stretches.last)

@@ -259,6 +259,17 @@ def test_spans_of_a_vehicle_add_up_and_agree_on_the_hours_they_lie_apart() -> No
     assert found.hours_apart.tolist() == [5, 0, 0, 0]
 
 
+def test_where_all_that_a_side_reports_may_be_from_before_nothing_is_compared_whatever_is_beside_it() -> None:
+    """A vehicle's first report, an hour after its meter's, and beside it a meter whose vehicle is silent."""
+    window_us = 0, 2 * US_PER_HOUR
+    first_report = FedSpan(US_PER_HOUR - 1, window_us[1], every(30, 0.25, 1, 2), [every(30, 1.2, 0, 2) | at(0.5, 1.1)])
+    alone = FedSpan(*window_us, {}, [every(30, 1.2, 0, 2)])
+    for beside in ([], [alone]):
+        found, _ = compare(spans_table(window_us, [first_report, *beside]), LIMITS)
+        assert asides(found) == {Aside.BEYOND: (0.5, pytest.approx(3.6))}
+        assert (found.dc[0], found.ac[0]) == (0, 0)
+
+
 def test_no_spans_and_spans_without_charging_are_nothing() -> None:
     for count in (0, 3):
         window_us = 0, 5 * US_PER_HOUR
