@@ -266,7 +266,7 @@ def test_where_all_that_a_side_reports_may_be_from_before_nothing_is_compared_wh
     alone = FedSpan(*window_us, {}, [every(30, 1.2, 0, 2)])
     for beside in ([], [alone]):
         found, _ = compare(spans_table(window_us, [first_report, *beside]), LIMITS)
-        assert asides(found) == {Aside.BEYOND: (0.5, pytest.approx(3.6))}
+        assert asides(found) == {Aside.BEYOND: pytest.approx((0.5, 3.6))}
         assert (found.dc[0], found.ac[0]) == (0, 0)
 
 
