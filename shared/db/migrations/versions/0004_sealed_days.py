@@ -406,7 +406,8 @@ _SEAL = (
 _RIGHTS = (
     """
     REVOKE ALL ON FUNCTION try_to_maintain, move_sealed_before, begin_sealing, drop_sealed_history_partition,
-        drop_oldest_sealed_month, seal_meter_days, seal_vehicle_days, unseal_meter_days, unseal_vehicle_days, guard_history_partition
+        drop_oldest_sealed_month, seal_meter_days, seal_vehicle_days, unseal_meter_days, unseal_vehicle_days,
+        guard_history_partition
         FROM PUBLIC
     """,
     """
