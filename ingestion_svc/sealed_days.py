@@ -33,7 +33,7 @@ class SealedDays:
     async def open(
         self, keys: Sequence[int], first_days: Sequence[date], last_days: Sequence[date], *, to_insert: bool = False
     ) -> None:
-        """Opens the sealed days of each key from a first to a last one; `to_insert`: into no others that may be sealed."""
+        """Opens the sealed days of each key from a first to a last one; `to_insert`: into no others than these."""
         if not len(keys):
             return
         days = {"first_days": list(first_days), "last_days": list(last_days)}
