@@ -24,6 +24,7 @@ from ingestion_svc.mappings_sql import MAPPING_OPTIONS
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import TimeBounds
 from ingestion_svc.servicer import LIST_LIMITS, IngestionServicer
+from ingestion_svc.storage_metrics import StorageMetrics
 from ingestion_svc.supervisor import WorkersFailed, supervise
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
@@ -73,7 +74,7 @@ async def serving(
     maintenance = Maintenance(
         background, settings.retention_days, settings.rollup_retention_days, clock, metrics.set_partitions_ahead
     )
-    sealing = Sealing(background, settings.seal_after_days, clock, pass_fail_point)
+    sealing = Sealing(background, settings.seal_after_days, clock, pass_fail_point, StorageMetrics(registry))
     # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
     # either has to wait for that.
     unwaited = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s", synchronous_commit="off")

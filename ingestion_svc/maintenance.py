@@ -7,13 +7,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psycopg
 import structlog
 from psycopg import AsyncConnection
 
 from ingestion_svc.failpoints import FailPoints
+from ingestion_svc.storage_metrics import StorageMetrics
 from shared.background import BackgroundLoop
 from shared.db.retention import days_ahead, maintain
 from shared.db.sealing import seal
+from shared.db.storage import measure
 from shared.timestamps import US_PER_DAY, Clock
 
 _log = structlog.get_logger()
@@ -28,25 +31,47 @@ ROUND_TIMEOUT_S = 60.0
 """The first round after a long pause drops some hundred partitions; they take milliseconds each."""
 
 
+MEASURE_TIMEOUT_S = 60.0
+"""It takes half a second, and a disk that is busy takes longer; nothing depends on it."""
+
+
 class Sealing(BackgroundLoop):
     """Seals closed days, a chunk after the other, the first ones at once. A round takes as long as there is something
-    to seal; one that is broken off goes on with the next one, here or in another worker."""
+    to seal; one that is broken off goes on with the next one, here or in another worker. Then, also where sealing
+    failed, it tells what is stored."""
 
     def __init__(
-        self, parameters: Mapping[str, Any], seal_after_days: int, clock: Clock, pass_fail_point: FailPoints
+        self,
+        parameters: Mapping[str, Any],
+        seal_after_days: int,
+        clock: Clock,
+        pass_fail_point: FailPoints,
+        metrics: StorageMetrics,
     ) -> None:
         self._parameters = dict(parameters)
         self._seal_after_days = seal_after_days
         self._clock = clock
         self._pass_fail_point = pass_fail_point
+        self._metrics = metrics
         super().__init__("sealing", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
 
     async def round(self) -> None:
         """One round. Fails with the driver's errors."""
         async with await AsyncConnection.connect(**self._parameters, autocommit=True) as connection:
-            done = await seal(connection, self._clock(), self._seal_after_days, self._pass_fail_point)
+            try:
+                done = await seal(connection, self._clock(), self._seal_after_days, self._pass_fail_point)
+            except psycopg.Error:
+                await self._measure(connection)
+                raise
+            if done.finished:
+                self._metrics.sealing_finished(self._clock())
+            await self._measure(connection)
         if done.days or done.dropped or done.in_use:
             _log.info("days_sealed", days=done.days, readings=done.readings, dropped=done.dropped, in_use=done.in_use)
+
+    async def _measure(self, connection: AsyncConnection[Any]) -> None:
+        async with asyncio.timeout(MEASURE_TIMEOUT_S):
+            self._metrics.measured(await measure(connection), self._clock(), self._seal_after_days)
 
 
 class Maintenance(BackgroundLoop):

@@ -76,6 +76,8 @@ class Sealed:
     """The partitions that were empty then."""
     in_use: list[str] = field(default_factory=list)
     """Those that others used for too long; the next round goes on with them."""
+    finished: bool = False
+    """Whether it went through all days, and nothing was left."""
 
 
 async def seal(
@@ -103,6 +105,7 @@ async def seal(
                 await _seal_day(connection, kind, day, done, pass_fail_point, chunk_readings)
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 done.in_use.append(f"{kind.history}_{day:%Y%m%d}")
+    done.finished = not done.in_use
     return done
 
 

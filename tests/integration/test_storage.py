@@ -7,10 +7,13 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
+from ingestion_svc.maintenance import Sealing
+from ingestion_svc.storage_metrics import StorageMetrics
 from shared.db.device_kind import KINDS, METER, VEHICLE
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
 from shared.db.storage import Storage, measure, measure_rollups
+from shared.exporter import new_registry
 from shared.timestamps import datetime_from_us, system_clock
 from tests.sealed import seal_all
 
@@ -146,3 +149,36 @@ async def test_days_that_are_archived_are_told_where_there_is_an_archive(
         ("meter", day.replace(day=1)): 1,
         ("vehicle", day.replace(day=1)): 0,
     }
+
+
+async def test_the_service_s_sealing_tells_what_is_stored_and_what_waits(
+    owner: psycopg.Connection[object], postgres: EmbeddedServer, database: str
+) -> None:
+    for ago in (1, 3, 4):
+        store(owner, ago)
+    registry = new_registry()
+    parameters = connection_parameters(postgres.url(database, role="energyfleet_ingestion"), "test")
+
+    def fail(place: str) -> None:
+        if place == "chunk_sealed":
+            raise psycopg.errors.DiskFull
+
+    def told(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"energyfleet_ingestion_{name}", labels)
+
+    metrics = StorageMetrics(registry)
+    failing = Sealing(parameters, 2, lambda: NOW_US, fail, metrics)
+    with pytest.raises(psycopg.errors.DiskFull):
+        await failing.round()
+    assert [told("unsealed_days", kind=kind.name) for kind in KINDS] == [1, 2]
+    assert told("sealing_finished_timestamp_seconds") is None
+
+    await Sealing(parameters, 2, lambda: NOW_US, lambda place: None, metrics).round()
+    assert told("sealing_finished_timestamp_seconds") == NOW_US / 1e6
+    for kind in KINDS:
+        assert told("unsealed_days", kind=kind.name) == 0
+        for state, days in (("open", 1), ("sealed", 2)):
+            labels = {"kind": kind.name, "state": state}
+            assert told("history_days", **labels) == days
+            assert told("history_readings", **labels) == days * DEVICES * A_DAY
+            assert (told("history_bytes", **labels) or 0) > 8_192

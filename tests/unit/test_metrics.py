@@ -15,16 +15,19 @@ from ingestion_svc.batch import Batcher
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import REJECTIONS_MAX, Decoded, Rejection, RejectionReason, Written
 from ingestion_svc.receipt import Receipt
+from ingestion_svc.storage_metrics import StorageMetrics
 from ingestion_svc.supervisor import Workers
 from shared.access_metrics import AccessMetrics
 from shared.config import IngestionSettings, ServingSettings
+from shared.db.device_kind import KINDS
+from shared.db.storage import Storage
 from shared.errors import DatabaseUnavailable, UnknownDevice
 from shared.exporter import MetricsAddressTaken, exporting, new_registry, watching_event_loop
 from tests.unit.test_batch import FakeWriter, NoWriter, some
 
 TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(energyfleet_\w+)` \| (\w+) \| ([^|]*)\| (\w+) \|", re.MULTILINE)
-UNIT = re.compile(r"_(seconds|days|readings|streams|workers)$")
+UNIT = re.compile(r"_(seconds|days|bytes|readings|streams|workers)$")
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -71,6 +74,9 @@ async def test_the_table_says_what_is_told(tmp_path: Path) -> None:
     its = IngestionMetrics(ingestion)
     its.write_failed(DatabaseUnavailable("08006"))
     its.set_partitions_ahead(7)
+    of_storage = StorageMetrics(ingestion)
+    of_storage.measured(Storage(open_days={kind.name: {} for kind in KINDS}), 0, 2)
+    of_storage.sealing_finished(0)
     servicer = Servicer()
     AnalyticsMetrics(analytics).observe(servicer)
     await servicer.GetStatus("known", None)
