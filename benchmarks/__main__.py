@@ -11,7 +11,22 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks import ack, fairness, growth, performance, plans, reads, soak, stall, storm, stream, streams, unary
+from benchmarks import (
+    ack,
+    backlog,
+    fairness,
+    growth,
+    performance,
+    plans,
+    reads,
+    soak,
+    stall,
+    storage,
+    storm,
+    stream,
+    streams,
+    unary,
+)
 from benchmarks.client import BenchmarkError
 from benchmarks.exact import check
 from benchmarks.figures import Figure, machine_facts, show, write_json
@@ -31,6 +46,7 @@ class Benchmark(StrEnum):
     UNARY = "unary"
     PERFORMANCE = "performance"
     GROWTH = "growth"
+    STORAGE = "storage"
     STREAMS = "streams"
     STORM = "storm"
     STALL = "stall"
@@ -40,8 +56,8 @@ class Benchmark(StrEnum):
     VERDICTS = "verdicts"
 
 
-SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE, Benchmark.GROWTH)
-"""Under five minutes together: what `make bench` prints. The others are asked for by name."""
+SHORT = (Benchmark.STREAM, Benchmark.ACK, Benchmark.UNARY, Benchmark.PERFORMANCE, Benchmark.GROWTH, Benchmark.STORAGE)
+"""Under eight minutes together: what `make bench` prints. The others are asked for by name."""
 
 WORKERS = (1, 2)
 
@@ -99,6 +115,17 @@ def main(
         list[int] | None,
         typer.Option(min=1, max=390, help="growth: days of history to ask against; repeat it. Default: 1 and 7."),
     ] = None,
+    sealed_vehicles: Annotated[
+        int,
+        typer.Option(
+            min=10,
+            max=100_000,
+            help="storage: vehicles, and as many meters, whose days are sealed; 10000: 28,800,000 readings a day.",
+        ),
+    ] = storage.VEHICLES,
+    backlog_vehicles: Annotated[
+        int, typer.Option(min=10, max=100_000, help="storage: vehicles, and as many meters, that come back with a day.")
+    ] = backlog.VEHICLES,
     plans_directory: Annotated[
         Path | None,
         typer.Option(
@@ -113,7 +140,7 @@ def main(
         typer.Option(
             min=0,
             help="exact: repeats the run that named it; without it another one each time."
-            f" verdicts: another fleet, {verdicts.SEED} by default.",
+            f" verdicts, storage: another fleet, {verdicts.SEED} by default.",
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, too.")] = None,
@@ -163,6 +190,14 @@ def main(
             if Benchmark.GROWTH in chosen:
                 figures += growth.measure(
                     harness, vehicles=vehicles, days=days or growth.DAYS, plans_directory=plans_directory, tell=tell
+                )
+            if Benchmark.STORAGE in chosen:
+                figures += storage.measure(
+                    harness,
+                    vehicles=sealed_vehicles,
+                    backlog_vehicles=backlog_vehicles,
+                    seed=storage.SEED if seed is None else seed,
+                    tell=tell,
                 )
             if Benchmark.STREAMS in chosen:
                 figures += streams.measure(

@@ -76,6 +76,11 @@ def stream(target: Target, span: Span, per_message: int, streams: int) -> Effort
     return asyncio.run(_stream(target, messages(span, per_message), span.count, streams))
 
 
+def stream_messages(target: Target, requests: Sequence[bytes], count: int, streams: int) -> Effort:
+    """The same of messages with so many readings in all, serialized already."""
+    return asyncio.run(_stream(target, requests, count, streams))
+
+
 async def _stream(target: Target, requests: Sequence[bytes], count: int, streams: int) -> Effort:
     async with AsyncExitStack() as stack:
         # A connection each: it is connections that are dealt out to the service's workers.

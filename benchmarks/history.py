@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 
@@ -49,6 +50,22 @@ SELECT vehicle_key, ts, 0.9 * %(minutes)s * (0.115 + vehicle_key %% 97 * 1e-4), 
        18.0 + vehicle_key %% 150 * 0.1
 FROM generate_series(%(start)s + %(interval)s, %(end)s, %(interval)s) AS ts, vehicles
 """
+# The same with noise: in steps of so many to the unit, at times that are off by up to so many milliseconds.
+_NOISY_METERS = """
+INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac, voltage)
+SELECT meter_key, ts + floor(random() * (%(jitter_ms)s + 1)) * interval '1 millisecond',
+       round(%(minutes)s * (0.110 + 0.010 * random()) * %(energy_steps)s) / %(energy_steps)s,
+       round((228.0 + 4.0 * random()) * %(value_steps)s) / %(value_steps)s
+FROM generate_series(%(start)s + %(interval)s / 2, %(end)s, %(interval)s) AS ts, meters
+"""
+_NOISY_VEHICLES = """
+INSERT INTO vehicle_telemetry_history (vehicle_key, ts, kwh_delivered_dc, soc, battery_temp)
+SELECT vehicle_key, ts + floor(random() * (%(jitter_ms)s + 1)) * interval '1 millisecond',
+       round(%(minutes)s * (0.100 + 0.010 * random()) * %(energy_steps)s) / %(energy_steps)s,
+       round((20.0 + extract(hour FROM ts)::float8 + random()) * %(value_steps)s) / %(value_steps)s,
+       round((24.0 + 2.0 * random()) * %(value_steps)s) / %(value_steps)s
+FROM generate_series(%(start)s + %(interval)s / 2, %(end)s, %(interval)s) AS ts, vehicles
+"""
 # Hour by hour through all devices, as they are filled; the newest one is still open, and in their status.
 _HOURS = """
 INSERT INTO {device}_closed_hours (device_key, hour_start, last_ts, {totals})
@@ -66,6 +83,23 @@ FROM {device}_telemetry_history WHERE ts > %(open_hour)s
 WINDOW device AS (PARTITION BY {device}_key) ORDER BY {device}_key, ts DESC
 """
 _SETTLED = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
+
+
+@dataclass(frozen=True)
+class Values:
+    """How finely readings are told."""
+
+    energy_steps: float = 1e3
+    """Of a kWh: Wh."""
+    value_steps: float = 10
+    """Of a volt, a percent and a degree."""
+    jitter_ms: int = 0
+    """By so much a timestamp is late at most."""
+
+
+WATT_HOURS = Values()
+FULL_PRECISION = Values(energy_steps=1e15, value_steps=1e13)
+"""All bits of a double are noise."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +144,8 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
     A day's rows lie together, as they would had they come in time.
     """
     open_hour = datetime_from_us(stored.end_us - US_PER_HOUR)
-    parameters = {"pairs": stored.pairs, "end": datetime_from_us(stored.end_us), "open_hour": open_hour}
     if not stored.days:
-        _run(url, _DEVICES, parameters)
+        add_devices(url, stored.pairs, stored.end_us)
     spans = [
         {
             "start": datetime_from_us(stored.end_us - (day + 1) * US_PER_DAY),
@@ -137,9 +170,49 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
         ]:
             done.result()
     if not stored.days:
-        _run(url, [kind.render(_STATUS) for kind in KINDS], parameters)
-    _run(url, _SETTLED)
+        _run(url, [kind.render(_STATUS) for kind in KINDS], {"open_hour": open_hour})
+    settle(url)
     return replace(stored, days=max(days, stored.days))
+
+
+def add_devices(url: str, pairs: int, end_us: int) -> None:
+    """Meters and vehicles of an empty, migrated database, with their mappings."""
+    _run(url, _DEVICES, {"pairs": pairs, "end": datetime_from_us(end_us)})
+
+
+def settle(url: str) -> None:
+    """What PostgreSQL would do by itself in the hours after a load."""
+    _run(url, _SETTLED)
+
+
+def store_days(url: str, days: Sequence[date], interval_us: int, values: Values, seed: int) -> None:
+    """Adds whole UTC days of readings with noise, of all devices there are, with their rollups; both kinds at a time.
+
+    Values are random around those of a charge of 7 kW: charging all day is the most that a device has to tell.
+    """
+
+    def load(number: int) -> None:
+        kind, readings = ((METER, _NOISY_METERS), (VEHICLE, _NOISY_VEHICLES))[number]
+        for at, day in enumerate(days):
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            end = start + timedelta(days=1)
+            span = {
+                "start": start,
+                "end": end,
+                "open_hour": end,
+                "interval": timedelta(microseconds=interval_us),
+                "minutes": interval_us / INTERVAL_US,
+                "seed": (seed * 64 + at * 2 + number) % 10_007 / 10_007,
+                **asdict(values),
+            }
+            _run(url, ("SELECT setseed(%(seed)s)", readings, kind.render(_HOURS)), span)
+
+    for day in days:
+        noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+        _run(url, (_PARTITIONS,), {"start": noon, "end": noon})
+    with ThreadPoolExecutor(2) as both:
+        for done in [both.submit(load, number) for number in range(2)]:
+            done.result()
 
 
 def _run(url: str, statements: Sequence[str], parameters: dict[str, object] | None = None) -> None:
