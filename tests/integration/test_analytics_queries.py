@@ -329,7 +329,7 @@ async def test_a_few_ids_of_very_many_that_differ_only_in_case_are_read_from_an_
     ends = {"window_start": datetime_from_us(MIDNIGHT_US - 1), "window_end": datetime_from_us(MIDNIGHT_US)}
     for plan in (
         await plan_of(queries, queries_sql.STATUSES[VEHICLE], {"ids": ["x" * 12], "refusals_max": 1}),
-        await plan_of(queries, queries_sql.PERFORMANCE, {"vehicle_id": "x" * 12, **days, **ends}, days),
+        await plan_of(queries, queries_sql.PERFORMANCE.open, {"vehicle_id": "x" * 12, **days, **ends}, days),
     ):
         limits = [each for each in _nodes(plan) if each["Node Type"] == "Limit" and each.get("Subplan Name")]
         assert [[(node["Node Type"], node.get("Index Name")) for node in each["Plans"]] for each in limits] == [
@@ -406,7 +406,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
         "last_day": date(2026, 2, 9),
     }
     hour_by_hour = () if named else (fleet_sql.VEHICLE_HOURS, fleet_sql.METER_HOURS)
-    for statement in (fleet_sql.FLEET_SPANS, *hour_by_hour):
+    for statement in (fleet_sql.FLEET_SPANS.open, *hour_by_hour):
         scans = list(_scans(await plan_of(queries, statement, parameters), "closed_hours"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
@@ -459,7 +459,7 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
         "window_end": datetime_from_us(noon_us),
         **days,
     }
-    for statement in (queries_sql.PERFORMANCE, queries_sql.PERFORMANCE_SERIES):
+    for statement in (queries_sql.PERFORMANCE.open, queries_sql.PERFORMANCE_SERIES.open):
         plan = await plan_of(queries, statement, parameters, days if once else None)
         assert set(_scans(plan, "telemetry_history")) == {
             ("meter_telemetry_history_20260208", "Index Only Scan"),

@@ -450,6 +450,8 @@ class GetVehiclePerformanceResponse(_message.Message):
     KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
     KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
@@ -505,6 +507,10 @@ class GetVehiclePerformanceResponse(_message.Message):
     """Of `kwh_delivered_dc`, what was charged while no meter was mapped, in kWh: it is never compared. Absent with
     `kwh_delivered_dc`.
     """
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -524,6 +530,14 @@ class GetVehiclePerformanceResponse(_message.Message):
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
         """What else there is to say of the numbers, each kind at most once, by number."""
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC; and of single readings, as in `QualityCounts`, only
+        later ones are told. Absent: the window has its readings throughout.
+        """
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -556,11 +570,13 @@ class GetVehiclePerformanceResponse(_message.Message):
         kwh_consumed_ac_idle: _builtins.float | None = ...,
         kwh_delivered_dc_unmapped: _builtins.float | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "readings_since", b"readings_since", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -750,7 +766,7 @@ class PerformanceEvidence(_message.Message):
     """How many mappings reach into the window. 0: VERDICT_NO_METER."""
     @_builtins.property
     def first_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
-        """Timestamp of the vehicle's first reading within the window. Absent: it sent none."""
+        """Timestamp of the vehicle's first reading within the window. Absent: it sent none, or `readings_since` is present."""
 
     @_builtins.property
     def last_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
@@ -758,7 +774,9 @@ class PerformanceEvidence(_message.Message):
 
     @_builtins.property
     def first_meter_reading(self) -> _timestamp_pb2.Timestamp:
-        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none."""
+        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none, or
+        `readings_since` is present.
+        """
 
     @_builtins.property
     def last_meter_reading(self) -> _timestamp_pb2.Timestamp:
@@ -1062,11 +1080,17 @@ class ListVehiclePerformanceResponse(_message.Message):
     UNKNOWN_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many vehicles there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at, as `alignment` widened it; the same on every page."""
@@ -1088,6 +1112,13 @@ class ListVehiclePerformanceResponse(_message.Message):
         """The limits that the verdicts were found with."""
 
     @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
+        """
+
+    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
@@ -1104,11 +1135,13 @@ class ListVehiclePerformanceResponse(_message.Message):
         unknown_vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1510,11 +1543,17 @@ class ListMeterPerformanceResponse(_message.Message):
     UNKNOWN_METER_IDS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many meters there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at, as `alignment` widened it; the same on every page."""
@@ -1536,6 +1575,13 @@ class ListMeterPerformanceResponse(_message.Message):
         """The limits that the verdicts were found with."""
 
     @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
+        """
+
+    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
@@ -1552,11 +1598,13 @@ class ListMeterPerformanceResponse(_message.Message):
         unknown_meter_ids: _abc.Iterable[_builtins.str] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1869,6 +1917,8 @@ class GetPerformanceSeriesResponse(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
@@ -1876,6 +1926,10 @@ class GetPerformanceSeriesResponse(_message.Message):
     """How long the buckets are; never SERIES_GRANULARITY_UNSPECIFIED."""
     time_zone: _builtins.str
     """The time zone in which they begin; never empty."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -1887,6 +1941,13 @@ class GetPerformanceSeriesResponse(_message.Message):
     @_builtins.property
     def thresholds(self) -> Global___PerformanceThresholds:
         """The limits that verdicts are found with; a bucket is too short for one of its own."""
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC; and so does every bucket. Absent: the window has its readings throughout.
+        """
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -1904,11 +1965,13 @@ class GetPerformanceSeriesResponse(_message.Message):
         time_zone: _builtins.str = ...,
         buckets: _abc.Iterable[Global___PerformanceBucket] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "readings_since", b"readings_since", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2077,6 +2140,8 @@ class ListChargingSessionsResponse(_message.Message):
     SESSION_PAUSE_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many sessions there are on all pages together; the same on every page."""
@@ -2090,6 +2155,10 @@ class ListChargingSessionsResponse(_message.Message):
     """
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at; the same on every page."""
@@ -2105,6 +2174,13 @@ class ListChargingSessionsResponse(_message.Message):
     @_builtins.property
     def thresholds(self) -> Global___PerformanceThresholds:
         """The limits that the verdicts were found with."""
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on sessions are told, where the window starts before that: readings are kept from then on. What lies before
+        counts as energy in no session. A session that was under way then begins then. Absent: sessions of the whole window
+        are told. The same on every page.
+        """
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -2124,11 +2200,13 @@ class ListChargingSessionsResponse(_message.Message):
         session_pause: _duration_pb2.Duration | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "readings_since", b"readings_since", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["kwh_consumed_ac_outside"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside"]  # noqa: Y015
