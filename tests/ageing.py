@@ -52,11 +52,9 @@ class Ageing:
                 while self.owner.execute(f"SELECT drop_oldest_{drop}(%s)", (table,)).fetchone() != (None,):
                     pass
 
-    async def renew(self) -> None:
-        """As if no day were old, although what was sealed stays so: the next example has devices of its own."""
+    def renew(self) -> None:
+        """Takes the retention floor back: the next example has devices of its own."""
         self.owner.execute("UPDATE retention SET floor_day = %s", (date.min,))
-        await self.seal()
-        self.owner.execute("UPDATE retention SET sealed_before = %s", (date.min,))
 
 
 @asynccontextmanager

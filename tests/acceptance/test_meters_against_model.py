@@ -47,9 +47,8 @@ async def test_meters_are_what_the_model_says_and_agree_with_the_vehicles(
     happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
 ) -> None:
     model, prefix = Model(), f"f{next(_examples)}-"
-    await ageing.renew()
-    await let_happen(happened, ingest, model, prefix)
-    await let_age(happened.aged, happened.anchor_us, ageing, model)
+    await let_happen(happened, ingest, model, prefix, ageing)
+    let_age(happened.aged, happened.anchor_us, ageing, model)
     for start, end in happened.windows:
         start_us, end_us = (
             (happened.anchor_us + start) // US_PER_HOUR * US_PER_HOUR,

@@ -134,8 +134,11 @@ def readings_of(charge: Charge) -> dict[int, float]:
     return dict.fromkeys(times, kwh)
 
 
-async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:
-    """Through the real service, and into the model."""
+async def let_happen(
+    happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str, ageing: Ageing
+) -> None:
+    """Through the real service, and into the model; days are sealed meanwhile."""
+    ageing.renew()
     for vehicle, meter, at, join in happened.maps:
         vehicle_id, meter_id = f"{prefix}v{vehicle}", f"{prefix}m{meter}"
         request = ingestion_wire.MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id)
@@ -156,9 +159,11 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
         else a_vehicle_reading(f"{prefix}v{number}", ANCHOR_US + at, kwh, soc=at // US_PER_MINUTE % 100)
         for (side, number, at), kwh in sent.items()
     ]
-    for start in range(0, len(telemetry), 5_000):
-        some = telemetry[start : start + 5_000]
+    half = min(-(-len(telemetry) // 2), 5_000)
+    for start in range(0, len(telemetry), half):
+        some = telemetry[start : start + half]
         await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=some))
+        await ageing.seal(happened.aged.sealing_steps)
     model.send(telemetry)
 
 
@@ -169,9 +174,8 @@ async def test_sessions_are_what_the_model_says_and_add_up_with_what_lies_outsid
     happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
 ) -> None:
     model, prefix = Model(), f"s{next(_examples)}-"
-    await ageing.renew()
-    await let_happen(happened, ingest, model, prefix)
-    await let_age(happened.aged, ANCHOR_US, ageing, model)
+    await let_happen(happened, ingest, model, prefix, ageing)
+    let_age(happened.aged, ANCHOR_US, ageing, model)
     for start, end in happened.windows:
         start_us, end_us = ANCHOR_US + start, ANCHOR_US + end
         for number in VEHICLES:
