@@ -23,7 +23,8 @@ from benchmarks.harness import Harness
 from benchmarks.history import Stored
 from benchmarks.readings import INTERVAL_US, vehicle_id
 from benchmarks.reads import SEED
-from shared.db.sealing import SEAL_AFTER_DAYS_MIN, Sealed, seal
+from shared.config import SEAL_AFTER_DAYS
+from shared.db.sealing import Sealed, seal
 from shared.timestamps import US_PER_DAY, proto_from_us, system_clock
 
 PAIRS = 5
@@ -128,6 +129,6 @@ def _seal(harness: Harness, database: str) -> Sealed:
     async def sealing() -> Sealed:
         url = harness.server.url(database, role="energyfleet_ingestion")
         async with await AsyncConnection.connect(url, autocommit=True) as connection:
-            return await seal(connection, system_clock(), SEAL_AFTER_DAYS_MIN, chunk_readings=200_000)
+            return await seal(connection, system_clock(), SEAL_AFTER_DAYS, chunk_readings=200_000)
 
     return asyncio.run(sealing())
