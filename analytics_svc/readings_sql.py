@@ -23,7 +23,7 @@ class Readings(NamedTuple):
     until_first: str
     """And of none after the first sealed day of the device `{key}` that has a reading after `{since}`."""
     since_latest: str
-    """And of none before the last two sealed days of the device `{key}` that have a reading up to `{since}`."""
+    """And of none before the sealed days of the device `{key}` that have its last two readings up to `{since}`."""
     newest: str
     """And of none before the last sealed days of the device `{key}` that have 100 readings after `{since}` and up to
     `{until}`."""
@@ -59,16 +59,23 @@ _ALL = Readings(
     AND day <= coalesce((
         SELECT min(day) FROM {device}_sealed_days
         WHERE device_key = {key} AND last_ts > {since} AND day >= (SELECT floor_day FROM retention)
-          AND day >= CAST({since} AT TIME ZONE 'UTC' AS date) AND day <= CAST(:last_day AS date)
+          AND day >= CAST({since} AT TIME ZONE 'UTC' AS date)
+          AND day >= CAST(:first_day AS date) AND day <= CAST(:last_day AS date)
     ), 'infinity')
 """,
     """
-    AND day >= coalesce((
+    AND day >= greatest((
         SELECT day FROM {device}_sealed_days
         WHERE device_key = {key} AND first_ts <= {since} AND day >= (SELECT floor_day FROM retention)
           AND day >= CAST(:first_day AS date) AND day <= CAST({since} AT TIME ZONE 'UTC' AS date)
         ORDER BY day DESC
         LIMIT 1 OFFSET 1
+    ), (
+        SELECT day FROM {device}_sealed_days
+        WHERE device_key = {key} AND readings > 1 AND first_ts + gaps_us[2] * interval '1 microsecond' <= {since}
+          AND day >= CAST(:first_day AS date) AND day <= CAST({since} AT TIME ZONE 'UTC' AS date)
+        ORDER BY day DESC
+        LIMIT 1
     ), '-infinity')
 """,
     """
