@@ -49,6 +49,9 @@ _SEAL = "SELECT last_key, devices, readings FROM seal_{device}_days(%(day)s, %(a
 
 _DROP = "SELECT drop_sealed_history_partition(%(parent)s, %(day)s)"
 
+PAUSES_S = (0.1, 0.5, 1.0, 1.0)
+"""After each time that others used a day for too long; then it is left to the next round."""
+
 # Of some devices of one kind, for each its sealed days from a first to a last one.
 _UNSEAL = """
     SELECT device_key, day FROM unseal_{device}_days(
@@ -99,9 +102,14 @@ async def seal(
     for kind in KINDS:
         rows = await (await connection.execute(_OPEN_DAYS, {"parent": kind.history})).fetchall()
         for (day,) in rows:
-            try:
-                await _seal_day(connection, kind, day, done, pass_fail_point, chunk_readings)
-            except (errors.LockNotAvailable, errors.DeadlockDetected):
+            for pause_s in PAUSES_S:
+                try:
+                    await _seal_day(connection, kind, day, done, pass_fail_point, chunk_readings)
+                except (errors.LockNotAvailable, errors.DeadlockDetected):
+                    await asyncio.sleep(pause_s)
+                else:
+                    break
+            else:
                 done.in_use.append(f"{kind.history}_{day:%Y%m%d}")
     return done
 
