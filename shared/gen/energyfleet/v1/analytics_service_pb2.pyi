@@ -450,9 +450,9 @@ class GetVehiclePerformanceResponse(_message.Message):
     KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
     KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
     READINGS_SINCE_FIELD_NUMBER: _builtins.int
-    AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -532,18 +532,18 @@ class GetVehiclePerformanceResponse(_message.Message):
         """What else there is to say of the numbers, each kind at most once, by number."""
 
     @_builtins.property
-    def readings_since(self) -> _timestamp_pb2.Timestamp:
-        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
-        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
-        hour in UTC; and of single readings, as in `QualityCounts`, only
-        later ones are told. Absent: the window has its readings throughout.
-        """
-
-    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
         second or so earlier, or as far as it lags behind. Always present.
+        """
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC, and what `QualityCounts` count is told of later readings only. Absent: the window has its readings
+        throughout.
         """
 
     def __init__(
@@ -570,9 +570,9 @@ class GetVehiclePerformanceResponse(_message.Message):
         kwh_consumed_ac_idle: _builtins.float | None = ...,
         kwh_delivered_dc_unmapped: _builtins.float | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
         window_aligned: _builtins.bool = ...,
         readings_since: _timestamp_pb2.Timestamp | None = ...,
-        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1080,9 +1080,9 @@ class ListVehiclePerformanceResponse(_message.Message):
     UNKNOWN_VEHICLE_IDS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
     READINGS_SINCE_FIELD_NUMBER: _builtins.int
-    AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many vehicles there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
@@ -1112,17 +1112,17 @@ class ListVehiclePerformanceResponse(_message.Message):
         """The limits that the verdicts were found with."""
 
     @_builtins.property
-    def readings_since(self) -> _timestamp_pb2.Timestamp:
-        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
-        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
-        hour in UTC. Absent: the window has its readings throughout; the same on every page.
-        """
-
-    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
         """
 
     def __init__(
@@ -1135,9 +1135,9 @@ class ListVehiclePerformanceResponse(_message.Message):
         unknown_vehicle_ids: _abc.Iterable[_builtins.str] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
         window_aligned: _builtins.bool = ...,
         readings_since: _timestamp_pb2.Timestamp | None = ...,
-        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1543,9 +1543,9 @@ class ListMeterPerformanceResponse(_message.Message):
     UNKNOWN_METER_IDS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
     READINGS_SINCE_FIELD_NUMBER: _builtins.int
-    AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many meters there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
@@ -1575,17 +1575,17 @@ class ListMeterPerformanceResponse(_message.Message):
         """The limits that the verdicts were found with."""
 
     @_builtins.property
-    def readings_since(self) -> _timestamp_pb2.Timestamp:
-        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
-        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
-        hour in UTC. Absent: the window has its readings throughout; the same on every page.
-        """
-
-    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
         """
 
     def __init__(
@@ -1598,9 +1598,9 @@ class ListMeterPerformanceResponse(_message.Message):
         unknown_meter_ids: _abc.Iterable[_builtins.str] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
         window_aligned: _builtins.bool = ...,
         readings_since: _timestamp_pb2.Timestamp | None = ...,
-        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1917,9 +1917,9 @@ class GetPerformanceSeriesResponse(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
     READINGS_SINCE_FIELD_NUMBER: _builtins.int
-    AS_OF_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     granularity: Global___SeriesGranularity.ValueType
@@ -1943,17 +1943,17 @@ class GetPerformanceSeriesResponse(_message.Message):
         """The limits that verdicts are found with; a bucket is too short for one of its own."""
 
     @_builtins.property
-    def readings_since(self) -> _timestamp_pb2.Timestamp:
-        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
-        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
-        hour in UTC; and so does every bucket. Absent: the window has its readings throughout.
-        """
-
-    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
         second or so earlier, or as far as it lags behind. Always present.
+        """
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC, and buckets begin at the nearest one. Absent: the window has its readings throughout.
         """
 
     def __init__(
@@ -1965,9 +1965,9 @@ class GetPerformanceSeriesResponse(_message.Message):
         time_zone: _builtins.str = ...,
         buckets: _abc.Iterable[Global___PerformanceBucket] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
         window_aligned: _builtins.bool = ...,
         readings_since: _timestamp_pb2.Timestamp | None = ...,
-        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -2140,9 +2140,9 @@ class ListChargingSessionsResponse(_message.Message):
     SESSION_PAUSE_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
     READINGS_SINCE_FIELD_NUMBER: _builtins.int
-    AS_OF_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many sessions there are on all pages together; the same on every page."""
     kwh_delivered_dc_outside: _builtins.float
@@ -2176,17 +2176,17 @@ class ListChargingSessionsResponse(_message.Message):
         """The limits that the verdicts were found with."""
 
     @_builtins.property
-    def readings_since(self) -> _timestamp_pb2.Timestamp:
-        """From when on sessions are told, where the window starts before that: readings are kept from then on. What lies before
-        counts as energy in no session. A session that was under way then begins then. Absent: sessions of the whole window
-        are told. The same on every page.
-        """
-
-    @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the answer is complete: all that was committed before, by the primary database's clock, is in it; of what
         was committed later, some may be. From a primary the instant at which the question arrived there; from a replica a
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
+        """
+
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on sessions are told, where the window starts before that: readings are kept from then on. What lies before
+        counts as energy in no session. A session that was under way then begins then. Absent: sessions of the whole window
+        are told. The same on every page.
         """
 
     def __init__(
@@ -2200,9 +2200,9 @@ class ListChargingSessionsResponse(_message.Message):
         session_pause: _duration_pb2.Duration | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
         window_aligned: _builtins.bool = ...,
         readings_since: _timestamp_pb2.Timestamp | None = ...,
-        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "readings_since", b"readings_since", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
