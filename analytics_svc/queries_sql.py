@@ -7,6 +7,7 @@ day; it sees the days apart from the window, see `queries`. What is asked about 
 
 from sqlalchemy import text
 
+from analytics_svc.baseline_sql import BASELINE_MAPPINGS, BASELINE_VERSION
 from analytics_svc.spans_sql import OF_THE_DAYS, SPANS
 from shared.db.device_kind import KINDS, VEHICLE
 
@@ -90,7 +91,9 @@ evidence AS MATERIALIZED (
                    GROUP BY field
                ) AS added
            ) AS values_left_out,
-           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))}
+           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))},
+           {BASELINE_VERSION.strip()} AS baseline_version,
+           ({BASELINE_MAPPINGS.format(vehicle_key="asked.vehicle_key").strip()}) AS baseline_mappings
     FROM asked
 )
 SELECT reported.*, (SELECT meter_id FROM meters WHERE meter_key = reported.meter_key) AS meter_id, evidence.*

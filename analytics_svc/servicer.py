@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -10,6 +10,8 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
+from analytics_svc.baseline import baselines
+from analytics_svc.baseline_charges import Sums
 from analytics_svc.device_answers import device_page_answer
 from analytics_svc.device_list import DeviceResult, device_result
 from analytics_svc.device_queries import all_devices
@@ -36,6 +38,7 @@ from analytics_svc.parse import (
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
 from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage
+from analytics_svc.reader import QueryResult
 from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
 from analytics_svc.session_queries import SessionQueries
 from analytics_svc.session_result import ChargingSession, SessionResult
@@ -101,8 +104,18 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         fleet, window = self._queries.fleet, page.window
         found = await fleet.totals(window, page.question.vehicle_ids, self._limits)
         judgement = await fleet.judged(window, found.value, self._thresholds)
-        result = await fleet_result(page.question, window, found, judgement)
+        normal = await self._normal(page, found.value.vehicle_ids)
+        its = baselines(normal.value, found.value, judgement, self._thresholds)
+        found = QueryResult(found.value, min(found.as_of_us, normal.as_of_us))
+        result = await fleet_result(page.question, window, found, judgement, its)
         return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
+
+    async def _normal(self, page: FleetPage, vehicle_ids: Sequence[str]) -> QueryResult[Sums]:
+        """What the vehicles that were found charged on the 28 days before."""
+        if page.question.vehicle_ids:
+            return await self._queries.baselines.of_vehicles(page.window, vehicle_ids, self._limits)
+        keys = await self._queries.fleet.keys_of(vehicle_ids)
+        return await self._queries.baselines.of_fleet(page.window, keys, self._limits)
 
     async def ListMeterPerformance(
         self, request: wire.ListMeterPerformanceRequest, context: Context
