@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from analytics_svc.baseline import baselines
-from analytics_svc.baseline_result import NO_BASELINE
+from analytics_svc.baseline_result import NO_BASELINE, Baseline
 from analytics_svc.explanation import Finding, explain, findings_of
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import DOUBTED, ClockEvidence, Found, Freshness, Refusal, freshness
@@ -37,9 +37,7 @@ def performance_answer(
     totals = found.at(0)
     performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
-    normal = NO_BASELINE
-    if evidence.baseline_sums is not None:
-        normal = baselines(evidence.baseline_sums, found, judgement, thresholds).at(0)
+    normal = baseline_of(found, evidence, judgement, thresholds)
     vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids, normal)
     return wire.GetVehiclePerformanceResponse(
         **performance_fields(vehicle, thresholds, evidence),
@@ -60,6 +58,13 @@ def performance_answer(
         thresholds=thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
     )
+
+
+def baseline_of(found: FleetTotals, evidence: Evidence, judgement: Judgement, thresholds: Thresholds) -> Baseline:
+    """What is normal for the only vehicle that was found."""
+    if evidence.baseline_sums is None:
+        return NO_BASELINE
+    return baselines(evidence.baseline_sums, found, judgement, thresholds).at(0)
 
 
 def page_answer(

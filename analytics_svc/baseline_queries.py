@@ -5,10 +5,10 @@ vehicle, too. Where they have not been read, a vehicle is asked about by itself,
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextvars import Context
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,6 +120,31 @@ class BaselineQueries:
         columns = [found.get(vehicle_id, nothing) for vehicle_id in vehicle_ids]
         return QueryResult(np.concatenate([np.zeros((4, 0)), *columns], axis=1), as_of_us)
 
+    async def of_windows(
+        self, windows: Mapping[str, Sequence[Window]], limits: CompareLimits
+    ) -> QueryResult[dict[tuple[str, int], Sums]]:
+        """Of some vehicles before some windows of theirs, by id and start of the window; nothing of those unknown."""
+        found: dict[tuple[str, int], Sums] = {}
+        as_of_us, ids = TIMESTAMP_MAX_US, list(windows)
+        for start in range(0, len(ids), VEHICLES_ASKED_MAX):
+            asked = ids[start : start + VEHICLES_ASKED_MAX]
+            periods = {
+                vehicle_id: {window.start_us: baseline_window(window) for window in windows[vehicle_id]}
+                for vehicle_id in asked
+            }
+            every = [period for its in periods.values() for period in its.values()]
+            whole = Window(min(each.start_us for each in every), max(each.end_us for each in every))
+            answer = await self._ask_hours(whole, asked, limits)
+            as_of_us = min(as_of_us, answer.as_of_us)
+            for vehicle_id, rows in answer.value.items():
+                of_period: dict[Window, Sums] = {}
+                for start_us, period in periods[vehicle_id].items():
+                    if period not in of_period:
+                        of_period[period] = sums_of(hours_of_vehicle(period, rows[0].mappings, rows), limits)
+                    found[vehicle_id, start_us] = of_period[period]
+                await asyncio.sleep(0)
+        return QueryResult(found, as_of_us)
+
     async def of_fleet(self, window: Window, keys: Keys, limits: CompareLimits) -> QueryResult[Sums]:
         """Of vehicles, by their keys, in their order."""
         fleet = await self._fleet(baseline_window(window), limits)
@@ -132,7 +157,9 @@ class BaselineQueries:
             await asyncio.gather(self._background, return_exceptions=True)
 
     def _kept(self, period: Window, its: VehicleVersion) -> Sums | None:
-        """What is kept of a vehicle, if it still holds."""
+        """What is kept of a vehicle, if it still holds; nothing of one that no meter fed."""
+        if not its.mappings:
+            return np.zeros((4, 1))
         fleet = self._cache.fleet(period.end_us)
         if fleet is not None and fleet.version == its.version:
             mapped = fleet.mapped.of(its.vehicle_key).within(period)
@@ -144,18 +171,27 @@ class BaselineQueries:
         self, period: Window, vehicle_ids: Sequence[str], limits: CompareLimits
     ) -> QueryResult[dict[str, Sums]]:
         """Of some vehicles, asked about by themselves."""
+        answer = await self._ask_hours(period, vehicle_ids, limits)
+        found = {}
+        for vehicle_id, rows in answer.value.items():
+            sums = sums_of(hours_of_vehicle(period, rows[0].mappings, rows), limits)
+            self._cache.keep_vehicle(vehicle_id, period.end_us, rows[0].version, rows[0].mappings, sums)
+            found[vehicle_id] = sums
+        return answer.replace(found)
+
+    async def _ask_hours(
+        self, period: Window, vehicle_ids: Sequence[str], limits: CompareLimits
+    ) -> QueryResult[dict[str, list[Any]]]:
+        """The rows of BASELINE_HOURS of each of some vehicles."""
         asked = {
             "vehicle_ids": list(vehicle_ids),
             "vehicle_least_kwh": limits.standby_kw * STANDBY_TAKEN_H,
             "meter_least_kwh": limits.standby_kw,
         }
         answer = await self._reader.ask(BASELINE_HOURS, asked | period_parameters(period), {})
-        found = {}
-        for vehicle_id, its in groupby(sorted(answer.value, key=_vehicle_id), _vehicle_id):
-            rows = list(its)
-            sums = sums_of(hours_of_vehicle(period, rows[0].mappings, rows), limits)
-            self._cache.keep_vehicle(vehicle_id, period.end_us, rows[0].version, rows[0].mappings, sums)
-            found[vehicle_id] = sums
+        found: dict[str, list[Any]] = defaultdict(list)
+        for row in answer.value:
+            found[row.vehicle_id].append(row)
         return answer.replace(found)
 
     def _miss(self, period: Window, limits: CompareLimits) -> None:
@@ -248,8 +284,3 @@ class BaselineQueries:
 
 def period_parameters(period: Window) -> dict[str, object]:
     return {"baseline_since": datetime_from_us(period.start_us), "baseline_until": datetime_from_us(period.end_us)}
-
-
-def _vehicle_id(row: Any) -> str:
-    vehicle_id: str = row.vehicle_id
-    return vehicle_id

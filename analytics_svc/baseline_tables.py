@@ -109,7 +109,7 @@ class DayTable:
 
 
 def hours_of_vehicle(period: Window, mappings: bytes, rows: Sequence[Any]) -> BaselineHours:
-    """From the rows of BASELINE_HOURS about a vehicle."""
+    """From the rows of BASELINE_HOURS about a vehicle, which may tell of more than a period."""
     hours = (period.end_us - period.start_us) // US_PER_HOUR
     flowed, known = np.zeros((4, hours, 1)), np.zeros((hours, 1), np.bool_)
     mapped = Mapped.of_vehicle(mappings).within(period)
@@ -122,7 +122,9 @@ def hours_of_vehicle(period: Window, mappings: bytes, rows: Sequence[Any]) -> Ba
     for row in rows:
         words = np.frombuffer(row.hours, ">i8").astype(np.int64).reshape(-1, 3)
         at = (words[:, 0] + EPOCH_2000_US - period.start_us) // US_PER_HOUR
-        kwh, returned = words[:, 1:].T.copy().view(np.float64)
+        within = (at >= 0) & (at < hours)
+        at = at[within]
+        kwh, returned = words[within, 1:].T.copy().view(np.float64)
         if row.meter_key is None:
             flowed[0, at, 0], flowed[2, at, 0] = kwh, returned
             continue

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -37,7 +38,7 @@ from analytics_svc.parse import (
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage
+from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage, Window
 from analytics_svc.reader import QueryResult
 from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
 from analytics_svc.session_queries import SessionQueries
@@ -158,8 +159,20 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def _found_sessions(self, page: SessionPage) -> SessionResult:
         vehicle_id, meter_id = page.question.vehicle_id, page.question.meter_id
         if vehicle_id:
-            return (await self._sessions.of_vehicle(page.window, vehicle_id)).value
-        return (await self._sessions.of_meter(page.window, meter_id)).value
+            return await self._beside_baselines((await self._sessions.of_vehicle(page.window, vehicle_id)).value)
+        return await self._beside_baselines((await self._sessions.of_meter(page.window, meter_id)).value)
+
+    async def _beside_baselines(self, result: SessionResult) -> SessionResult:
+        """The sessions, with what their vehicles charged on the 28 days before each."""
+        windows: dict[str, list[Window]] = defaultdict(list)
+        for session in result.sessions:
+            if session.vehicle_id:
+                windows[session.vehicle_id].append(session.window)
+        found = (await self._queries.baselines.of_windows(windows, self._limits)).value
+        sessions = [
+            replace(each, baseline_sums=found.get((each.vehicle_id, each.window.start_us))) for each in result.sessions
+        ]
+        return replace(result, sessions=sessions)
 
     async def _session(self, session: ChargingSession) -> wire.ChargingSession:
         """A session, judged as GetVehiclePerformance does."""

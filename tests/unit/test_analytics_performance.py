@@ -97,7 +97,7 @@ class Judged:
 
 
 def judged(
-    thresholds: Any = THRESHOLDS, *, evidence: Any = None, baseline: Baseline = NO_BASELINE, **differing: Any
+    thresholds: Any = THRESHOLDS, *, evidence: Any = None, baseline: Any = NO_BASELINE, **differing: Any
 ) -> Judged:
     found = a_vehicle(**differing)
     totals, performance = found.at(0), judge(found, thresholds).at(0, found)
