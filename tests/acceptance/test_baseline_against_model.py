@@ -206,6 +206,13 @@ async def check(happened: Happened, ask: AnalyticsServiceAsyncStub, model: Model
         start_us = TODAY_US - back * US_PER_DAY + quarter * STEP_US
         window = window_of(start_us, start_us + quarters * STEP_US)
         expected = {vehicle_id: baseline_ratio(model, vehicle_id, start_us) for vehicle_id in known}
+        # Before the lists, which may find out what they should have, too.
+        singles = {
+            vehicle_id: await ask.GetVehiclePerformance(
+                wire.GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window)
+            )
+            for vehicle_id in known
+        }
         everybody, named = [
             await ask.ListVehiclePerformance(
                 wire.ListVehiclePerformanceRequest(
@@ -223,9 +230,7 @@ async def check(happened: Happened, ask: AnalyticsServiceAsyncStub, model: Model
             rows = {row.vehicle_id: row for row in answer.vehicles if row.vehicle_id.startswith(prefix)}
             assert set(rows) == set(known)
             for vehicle_id, row in rows.items():
-                one = await ask.GetVehiclePerformance(
-                    wire.GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window)
-                )
+                one = singles[vehicle_id]
                 event(f"{one.HasField('baseline_ratio')}, {one.HasField('ratio_change')}")
                 check_one(one, expected[vehicle_id])
                 check_one(row, expected[vehicle_id])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics_svc.baseline import baselines
@@ -87,20 +87,22 @@ def test_a_charge_through_a_whole_day_is_left_out(length: int, counts: bool) -> 
     assert found == (pytest.approx([6.3 * length, 7.0 * length]) if counts else [0.0, 0.0])
 
 
-energies = st.sampled_from([0.0, 0.0, 0.0, 0.03, 0.25, 4.0, 7.0, 7.0])
+QUIET, BOTH, TAKEN, DRAWN, BACK = (
+    (0.0, 0.0, 0.0, True),
+    (6.0, 7.0, 0.0, True),
+    (7.0, 0.0, 0.0, True),
+    (0.0, 7.0, 0.0, True),
+    (6.0, 7.0, 1.0, True),
+)
+hours_told = st.sampled_from(
+    [QUIET] * 4 + [BOTH] * 6 + [TAKEN, DRAWN, BACK, (0.0, 0.0, 0.0, False), (6.0, 7.0, 0.0, False)]
+)
 
 
+@settings(max_examples=300)
 @given(
     st.integers(1, 3).flatmap(
-        lambda vehicles: st.lists(
-            st.lists(
-                st.tuples(energies, energies, st.sampled_from([0.0, 0.0, 1.0]), st.sampled_from([True] * 9 + [False])),
-                min_size=vehicles,
-                max_size=vehicles,
-            ),
-            min_size=72,
-            max_size=72,
-        )
+        lambda vehicles: st.lists(st.lists(hours_told, min_size=vehicles, max_size=vehicles), min_size=72, max_size=72)
     )
 )
 def test_days_together_have_what_all_of_their_hours_have(told: list[list[tuple[float, float, float, bool]]]) -> None:
