@@ -110,7 +110,7 @@ class Faulty(Enum):
     """What can be wrong with a charger, or out of the ordinary; the values are for people."""
 
     WORN = "worn"
-    WEARING = "that wear slowly"
+    WEARING = "wearing slowly"
     SILENT = "with a silent meter"
     MOVED = "moved to another meter"
     V2G = "that give back to the grid"
