@@ -19,7 +19,7 @@ from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
 from ingestion_svc.intake import Intake
-from ingestion_svc.maintenance import Maintenance
+from ingestion_svc.maintenance import Maintenance, Sealing
 from ingestion_svc.mappings_sql import MAPPING_OPTIONS
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import TimeBounds
@@ -70,7 +70,10 @@ async def serving(
     pass_fail_point = fail_points_from(os.environ)
     limits = settings.power_limits
     background = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s")
-    maintenance = Maintenance(background, settings.retention_days, clock, metrics.set_partitions_ahead)
+    maintenance = Maintenance(
+        background, settings.retention_days, settings.rollup_retention_days, clock, metrics.set_partitions_ahead
+    )
+    sealing = Sealing(background, settings.seal_after_days, clock, pass_fail_point)
     # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
     # either has to wait for that.
     unwaited = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s", synchronous_commit="off")
@@ -125,14 +128,14 @@ async def serving(
         try:
             with refusing_start("ENERGYFLEET_DATABASE_URL"):
                 await batcher.start()
-                for loop in (maintenance, evidence, heartbeat):
+                for loop in (maintenance, sealing, evidence, heartbeat):
                     loop.start()
                 address = await service.start()
             yield service, address
         finally:
             await service.drain()
             await batcher.close()
-            for loop in (maintenance, evidence, heartbeat):
+            for loop in (maintenance, sealing, evidence, heartbeat):
                 await loop.close()
             await engine.dispose()
 

@@ -41,6 +41,10 @@ class DeviceKind:
         return f"{self.name}_telemetry_history"
 
     @property
+    def sealed(self) -> str:
+        return f"{self.name}_sealed_days"
+
+    @property
     def measurements(self) -> Names:
         """All that a reading may have, beside device and timestamp."""
         return Names((self.energy, *self.optional, REGISTER))

@@ -30,7 +30,7 @@ _MISSING_SCHEMA = """
 """
 _INSTALLED = "SELECT version_num FROM alembic_version"
 _ON_REPLICA = "SELECT pg_is_in_recovery()"
-_GRANT = "SELECT grant_to_maintenance()"
+_GRANTS = ("SELECT grant_to_maintenance()", "SELECT grant_sealing_to_maintenance()")
 """Whenever somebody migrates: the role may have been made since the last time."""
 
 
@@ -110,7 +110,8 @@ def _migrate(url: str, options: Mapping[str, str]) -> str:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
-        connection.exec_driver_sql(_GRANT)
+        for grant in _GRANTS:
+            connection.exec_driver_sql(grant)
         connection.commit()
         create_partitions_ahead(connection)
         connection.commit()

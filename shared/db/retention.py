@@ -1,8 +1,9 @@
-"""Partitions and retention: creates the coming days, moves the floor, drops the days before it.
+"""Partitions and retention: creates the coming days, moves the floor, drops the days before it, and old rollups.
 
 The stored floor only moves forward, to so many days before the earlier of two clocks, ours and the database's. It is
 committed before anything is dropped. From then on the database refuses the days before it, so that a late batch can
-not bring back a day whose duplicates are forgotten. Current status and hourly rollups stay.
+not bring back a day whose duplicates are forgotten. Sealed days go by the month. Current status stays, and hourly
+rollups stay much longer than the readings that they are sums of.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +21,23 @@ _MOVE_FLOOR = "SELECT move_retention_floor(%(now)s, %(retention_days)s)"
 
 _DROP_OLDEST = "SELECT drop_oldest_history_partition(%(parent)s)"
 
+_DROP_OLDEST_SEALED = "SELECT drop_oldest_sealed_month(%(parent)s)"
+
 _FLOOR = "SELECT floor_day FROM retention"
+
+# Rollups of hours before both the retention floor and so many days before the earlier of two clocks; some at a time.
+_FORGET_ROLLUPS = """
+    DELETE FROM {device}_closed_hours WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {device}_closed_hours
+        WHERE hour_start < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
+            AND hour_start < least(%(now)s, now()) - %(days)s * interval '1 day'
+        ORDER BY hour_start
+        LIMIT %(most)s
+    ))
+"""
+
+ROLLUPS_AT_ONCE = 20_000
+"""Rollups that are deleted in one transaction: some 50 ms."""
 
 # Which days have partitions in every history table.
 _COVERED = """
@@ -33,7 +50,7 @@ _COVERED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Maintained:
     """What one round did: the partitions' names, in the order in which it did it."""
 
@@ -42,7 +59,8 @@ class Maintained:
     created: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     in_use: list[str] = field(default_factory=list)
-    """The history tables from which nothing could be dropped in time; the next round tries again."""
+    """The tables from which nothing could be dropped in time; the next round tries again."""
+    rollups_deleted: int = 0
 
     @property
     def floor_us(self) -> int:
@@ -50,8 +68,11 @@ class Maintained:
         return us_from_day(self.floor_day)
 
 
-async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days: int) -> Maintained:
-    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it.
+async def maintain(
+    connection: AsyncConnection[Any], now_us: int, retention_days: int, rollup_retention_days: int
+) -> Maintained:
+    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it, and deletes
+    the rollups that are older than readings and so many days.
 
     The connection commits by itself (autocommit): the floor before the first drop, and every drop for itself, so that
     the locks are short. Safe from several processes at once. Raises the driver's errors.
@@ -62,12 +83,19 @@ async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days
     for kind in KINDS:
         await connection.execute(kind.render(FORGET_HOURS))
     done = Maintained(floor_day, created)
-    for parent in HISTORY_TABLES:
-        try:
-            while name := await _one(connection, _DROP_OLDEST, parent=parent):
-                done.dropped.append(name)
-        except errors.LockNotAvailable:
-            done.in_use.append(parent)
+    for statement, parents in (_DROP_OLDEST, HISTORY_TABLES), (_DROP_OLDEST_SEALED, [kind.sealed for kind in KINDS]):
+        for parent in parents:
+            try:
+                while name := await _one(connection, statement, parent=parent):
+                    done.dropped.append(name)
+            except errors.LockNotAvailable:
+                done.in_use.append(parent)
+    asked = {"now": datetime_from_us(now_us), "days": rollup_retention_days, "most": ROLLUPS_AT_ONCE}
+    for kind in KINDS:
+        deleted = ROLLUPS_AT_ONCE
+        while deleted == ROLLUPS_AT_ONCE:
+            deleted = (await connection.execute(kind.render(_FORGET_ROLLUPS), asked)).rowcount
+            done.rollups_deleted += deleted
     return done
 
 

@@ -35,7 +35,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy.dialects.postgresql import ARRAY, ExcludeConstraint
 
 from shared.db.device_kind import KINDS, DeviceKind
 
@@ -91,6 +91,23 @@ def _add_tables(kind: DeviceKind) -> None:
             postgresql_where=text("counting IS NOT NULL"),
         ),
         postgresql_partition_by="RANGE (ts)",
+    )
+    # The readings of closed days, a row for each device and day: a day of a device is here or in history, never both.
+    # The sums are those of the readings that the day has by their timestamps. `gaps_us` are the microseconds from the
+    # start of the day to the first reading and from each to the next; of a measurement that no reading has there is no
+    # array. The views `meter_readings` and `vehicle_readings` have open and sealed readings one by one.
+    Table(
+        kind.sealed,
+        metadata,
+        _key("device_key"),
+        Column("day", Date, nullable=False),
+        *(_timestamptz(f"{end}_ts") for end in ("first", "last")),
+        *_totals(kind, nullable=False),
+        Column("gaps_us", ARRAY(BigInteger), nullable=False),
+        *(Column(name, ARRAY(Double), nullable=name != kind.energy) for name in (*kind.measurements, "sent_kwh")),
+        Column("counting", ARRAY(Text)),
+        PrimaryKeyConstraint("device_key", "day"),
+        postgresql_partition_by="RANGE (day)",
     )
     # A device's newest reading, with the energy that was sent where another one counts, and the one that the energies
     # before it have risen from, or less, see `ingestion_svc.rises`; null where it is not above 0. And what was reported
@@ -166,12 +183,14 @@ def _add_tables(kind: DeviceKind) -> None:
 for _kind in KINDS:
     _add_tables(_kind)
 
-# One row. Readings of the UTC days before the floor are dropped and refused.
+# One row. Readings of the UTC days before the floor are dropped and refused, those of days before `sealed_before` may
+# be sealed.
 retention = Table(
     "retention",
     metadata,
     Column("one_row", Boolean, primary_key=True, server_default=text("true")),
     Column("floor_day", Date, nullable=False),
+    Column("sealed_before", Date, nullable=False, server_default=text("'0001-01-01'")),
     CheckConstraint("one_row", name="retention_one_row"),
 )
 

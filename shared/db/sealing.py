@@ -1,0 +1,148 @@
+"""Seals closed days: a device's readings of a day become one row of arrays, 20 to 40 times smaller, to the last bit.
+
+A device's day is open (rows of history) or sealed (a row of `meter_sealed_days` or `vehicle_sealed_days`), never both.
+What is committed holds at any time, so that sealing may be ended between any two steps, and goes on later:
+
+1. `move_sealed_before`: says of which days readings may be sealed. Two clocks have to agree.
+2. `begin_sealing`: from then on the day's partition takes no reading of whoever has not looked for a sealed day.
+3. `seal_meter_days`, `seal_vehicle_days`: a chunk of devices at a time moves. Whoever writes to a day that may be
+   sealed waits meanwhile, and what is written live never does.
+4. `drop_sealed_history_partition`: the partition goes with the room that it takes, where it is empty.
+
+A late reading opens its device's day again (`unseal_meter_days`, `unseal_vehicle_days`), in its own transaction.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, errors
+
+from shared.db.device_kind import KINDS, DeviceKind
+from shared.timestamps import datetime_from_us
+
+CHUNK_READINGS = 20_000
+"""Readings that are sealed in one transaction, and at least one device: some 60 ms for which late readings wait."""
+
+_MAINTAIN = "SELECT try_to_maintain()"
+
+_SEALED_BEFORE = "SELECT move_sealed_before(%(now)s, %(seal_after_days)s)"
+
+# Days of history that may be sealed, the oldest first: those that have a partition, and are kept.
+_OPEN_DAYS = """
+    SELECT day FROM (
+        SELECT to_date(right(child.relname, 8), 'YYYYMMDD') AS day
+        FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+        WHERE inhparent = %(parent)s::regclass
+    ) AS open CROSS JOIN retention
+    WHERE day >= floor_day AND day < sealed_before
+    ORDER BY day
+"""
+
+_BEGIN = "SELECT begin_sealing(%(parent)s, %(day)s)"
+
+_SEAL = "SELECT last_key, devices, readings FROM seal_{device}_days(%(day)s, %(after_key)s, %(readings)s)"
+
+_DROP = "SELECT drop_sealed_history_partition(%(parent)s, %(day)s)"
+
+# Of some devices of one kind, for each its sealed days from a first to a last one.
+_UNSEAL = """
+    SELECT device_key, day FROM unseal_{device}_days(
+        %(keys)s::integer[], %(first_days)s::date[], %(last_days)s::date[], %(unsealed_until)s::date
+    )
+"""
+UNSEAL = {kind.name: kind.render(_UNSEAL) for kind in KINDS}
+
+SEALED_BEFORE = "SELECT sealed_before FROM retention"
+
+NO_PARTITION = "EF002"
+"""SQLSTATE where sealed days cannot be opened before there are partitions; its detail is the days."""
+
+PassFailPoint = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Sealed:
+    """What one round did."""
+
+    days: int = 0
+    """Of devices: a device and a day each."""
+    readings: int = 0
+    dropped: list[str] = field(default_factory=list)
+    """The partitions that were empty then."""
+    in_use: list[str] = field(default_factory=list)
+    """Those that others used for too long; the next round goes on with them."""
+
+
+async def seal(
+    connection: AsyncConnection[Any],
+    now_us: int,
+    seal_after_days: int,
+    pass_fail_point: PassFailPoint = lambda place: None,
+    chunk_readings: int = CHUNK_READINGS,
+) -> Sealed:
+    """Seals all days that are so many whole days old; 0: none.
+
+    The connection commits by itself (autocommit), each step alone. Pauses after each chunk for as long as it took, so
+    that whoever waits has his turn. One session does so at a time: where another one does, it returns at once. Raises
+    the driver's errors.
+    """
+    assert connection.autocommit
+    done = Sealed()
+    if not seal_after_days or not await _value(connection, _MAINTAIN):
+        return done
+    await _value(connection, _SEALED_BEFORE, now=datetime_from_us(now_us), seal_after_days=seal_after_days)
+    for kind in KINDS:
+        rows = await (await connection.execute(_OPEN_DAYS, {"parent": kind.history})).fetchall()
+        for (day,) in rows:
+            try:
+                await _seal_day(connection, kind, day, done, pass_fail_point, chunk_readings)
+            except (errors.LockNotAvailable, errors.DeadlockDetected):
+                done.in_use.append(f"{kind.history}_{day:%Y%m%d}")
+    return done
+
+
+async def _seal_day(
+    connection: AsyncConnection[Any],
+    kind: DeviceKind,
+    day: date,
+    done: Sealed,
+    pass_fail_point: PassFailPoint,
+    chunk_readings: int,
+) -> None:
+    place = {"parent": kind.history, "day": day}
+    await _value(connection, _BEGIN, **place)
+    pass_fail_point("sealing_begun")
+    after_key: int | None = -1
+    while after_key is not None:
+        begun_s = time.monotonic()
+        found = await connection.execute(
+            kind.render(_SEAL), {"day": day, "after_key": after_key, "readings": chunk_readings}
+        )
+        [(after_key, devices, readings)] = await found.fetchall()
+        done.days += devices
+        done.readings += readings
+        pass_fail_point("chunk_sealed")
+        await asyncio.sleep(time.monotonic() - begun_s)
+    if await _value(connection, _DROP, **place):
+        done.dropped.append(f"{kind.history}_{day:%Y%m%d}")
+        pass_fail_point("sealed_day_dropped")
+
+
+async def _value(connection: AsyncConnection[Any], query: str, **parameters: Any) -> Any:
+    row = await (await connection.execute(query, parameters)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def missing_days(error: BaseException | None) -> set[int]:
+    """The days, numbered from 1970-01-01, for want of whose partitions sealed days could not be opened; none where
+    the error is another one."""
+    if not isinstance(error, psycopg.Error) or error.sqlstate != NO_PARTITION:
+        return set()
+    days = (error.diag.message_detail or "").split(",")
+    return {(date.fromisoformat(day) - date(1970, 1, 1)).days for day in days}
