@@ -193,7 +193,7 @@ async def test_many_named_vehicles_have_what_each_of_them_has(
         charge(rows, *a_pair(rows, name), day=number + 1, dc=6.0 + number / 8)
     asked = [*reversed(names), "unknown"]
     few = await BaselineQueries(reader).of_vehicles(WINDOW, asked, LIMITS)
-    monkeypatch.setattr(baseline_queries, "MISSED_MAX", 3)
+    monkeypatch.setattr(baseline_queries, "NAMED_MAX", 3)
     many = await BaselineQueries(reader).of_vehicles(WINDOW, asked, LIMITS)
     assert few.value.tolist() == many.value.tolist()
     assert few.value[0].tolist() == [13.0, 12.75, 12.5, 12.25, 12.0, 0.0]
