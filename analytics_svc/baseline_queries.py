@@ -153,6 +153,10 @@ class BaselineQueries:
         fleet = await self._fleet(baseline_window(window), limits)
         return fleet.replace(fleet.value.of(keys))
 
+    def read_ahead(self, now_us: int, limits: CompareLimits) -> None:
+        """Reads the days that a question about the last 24 hours needs, in the background: none need wait."""
+        self._read_in_background(baseline_window(Window(now_us - US_PER_DAY, now_us)), limits)
+
     async def close(self) -> None:
         """Ends what goes on in the background."""
         if self._background is not None:
@@ -200,11 +204,14 @@ class BaselineQueries:
     def _miss(self, period: Window, limits: CompareLimits) -> None:
         """Counts a vehicle that is asked about by itself; after many the days of all are read, in the background."""
         self._missed[period.end_us] += 1
-        if self._missed[period.end_us] < MISSED_MAX or not (self._background is None or self._background.done()):
-            return
-        self._missed.clear()
-        # In a context of its own: the caller's deadline is not that of the others.
-        self._background = asyncio.create_task(self._read_all(period, limits), context=Context())
+        if self._missed[period.end_us] >= MISSED_MAX:
+            self._read_in_background(period, limits)
+
+    def _read_in_background(self, period: Window, limits: CompareLimits) -> None:
+        if self._background is None or self._background.done():
+            self._missed.clear()
+            # In a context of its own: the caller's deadline is not that of the others.
+            self._background = asyncio.create_task(self._read_all(period, limits), context=Context())
 
     async def _read_all(self, period: Window, limits: CompareLimits) -> None:
         try:

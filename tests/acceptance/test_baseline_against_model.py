@@ -101,7 +101,7 @@ habits = st.builds(
 maps = st.tuples(
     numbers,
     numbers,
-    st.sampled_from([40] * 30 + [*range(30)]),
+    st.sampled_from([40] * 30 + [*range(1, 30)]),
     st.integers(0, 24 * 4),
     st.booleans(),
     st.integers(0, 1),

@@ -185,6 +185,21 @@ async def test_after_many_vehicles_all_days_are_read_and_answer_for_each_of_them
         assert [await drawn(name) for name in names] == [14.0] * 9
 
 
+async def test_what_was_read_ahead_is_not_read_when_it_is_asked_for(rows: Rows, reader: CountingReader) -> None:
+    vehicle, meter = a_pair(rows, "one")
+    charge(rows, vehicle, meter, day=3)
+    baselines = BaselineQueries(reader)
+    baselines.read_ahead(WINDOW.start_us + US_PER_DAY, LIMITS)
+    baselines.read_ahead(WINDOW.start_us + US_PER_DAY, LIMITS)
+    assert baselines._background is not None
+    await asyncio.wait_for(baselines._background, 30)
+    assert reader.days_read == 28
+    assert (await energies(baselines, [vehicle]), reader.days_read) == ([14.0], 0)
+    baselines.read_ahead(WINDOW.start_us + 9 * US_PER_DAY, LIMITS)
+    await baselines.close()
+    assert baselines._background.cancelled()
+
+
 async def test_many_named_vehicles_have_what_each_of_them_has(
     rows: Rows, reader: CountingReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
