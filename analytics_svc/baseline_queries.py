@@ -42,7 +42,7 @@ from analytics_svc.stretches import CompareLimits
 from analytics_svc.totals import SLICE_VEHICLES
 from shared.errors import DatabaseUnavailable
 from shared.logs import quietly
-from shared.timestamps import TIMESTAMP_MAX_US, US_PER_DAY, US_PER_SECOND, datetime_from_us, us_from_datetime
+from shared.timestamps import US_PER_DAY, US_PER_SECOND, datetime_from_us, us_from_datetime
 
 _log = structlog.get_logger()
 
@@ -83,12 +83,14 @@ class BaselineQueries:
         self._background: asyncio.Task[None] | None = None
         self._mapped: tuple[str, Mapped] = "", Mapped.unpacked(b"")
 
-    async def of_vehicle(self, window: Window, its: VehicleVersion, limits: CompareLimits) -> QueryResult[Sums]:
+    async def of_vehicle(
+        self, window: Window, version: QueryResult[VehicleVersion], limits: CompareLimits
+    ) -> QueryResult[Sums]:
         """Of one vehicle."""
-        period = baseline_window(window)
+        period, its = baseline_window(window), version.value
         sums = self._kept(period, its)
         if sums is not None:
-            return QueryResult(sums, TIMESTAMP_MAX_US)
+            return version.replace(sums)
         self._miss(period, limits)
         answer = await self._own(period, [its.vehicle_id], limits)
         return answer.replace(answer.value[its.vehicle_id])
@@ -100,7 +102,7 @@ class BaselineQueries:
         answer = await self._reader.ask(
             BASELINE_VERSION_OF, {"vehicle_ids": list(vehicle_ids), **period_parameters(period)}
         )
-        as_of_us = answer.as_of_us
+        others: list[QueryResult[Any]] = []
         versions = [VehicleVersion(*row) for row in answer.value]
         missing = []
         for its in versions:
@@ -111,24 +113,24 @@ class BaselineQueries:
                 found[its.vehicle_id] = sums
         if len(missing) > NAMED_MAX:
             fleet = await self._fleet(period, limits)
-            as_of_us = min(as_of_us, fleet.as_of_us)
+            others.append(fleet)
             keys = np.array([its.vehicle_key for its in versions], np.int32)
             found = dict(zip([its.vehicle_id for its in versions], fleet.value.of(keys).T[:, :, None], strict=True))
             missing = []
         for start in range(0, len(missing), VEHICLES_ASKED_MAX):
             own = await self._own(period, missing[start : start + VEHICLES_ASKED_MAX], limits)
             found |= own.value
-            as_of_us = min(as_of_us, own.as_of_us)
+            others.append(own)
         nothing = np.zeros((4, 1))
         columns = [found.get(vehicle_id, nothing) for vehicle_id in vehicle_ids]
-        return QueryResult(np.concatenate([np.zeros((4, 0)), *columns], axis=1), as_of_us)
+        return answer.replace(np.concatenate([np.zeros((4, 0)), *columns], axis=1)).beside(*others)
 
     async def of_windows(
         self, windows: Mapping[str, Sequence[Window]], limits: CompareLimits
-    ) -> QueryResult[dict[tuple[str, int], Sums]]:
+    ) -> dict[tuple[str, int], Sums]:
         """Of some vehicles before some windows of theirs, by id and start of the window; nothing of those unknown."""
         found: dict[tuple[str, int], Sums] = {}
-        as_of_us, ids = TIMESTAMP_MAX_US, list(windows)
+        ids = list(windows)
         for start in range(0, len(ids), VEHICLES_ASKED_MAX):
             asked = ids[start : start + VEHICLES_ASKED_MAX]
             periods = {
@@ -138,7 +140,6 @@ class BaselineQueries:
             every = [period for its in periods.values() for period in its.values()]
             whole = Window(min(each.start_us for each in every), max(each.end_us for each in every))
             answer = await self._ask_hours(whole, asked, limits)
-            as_of_us = min(as_of_us, answer.as_of_us)
             for vehicle_id, rows in answer.value.items():
                 of_period: dict[Window, Sums] = {}
                 for start_us, period in periods[vehicle_id].items():
@@ -146,7 +147,7 @@ class BaselineQueries:
                         of_period[period] = sums_of(hours_of_vehicle(period, rows[0].mappings, rows), limits)
                     found[vehicle_id, start_us] = of_period[period]
                 await asyncio.sleep(0)
-        return QueryResult(found, as_of_us)
+        return found
 
     async def of_fleet(self, window: Window, keys: Keys, limits: CompareLimits) -> QueryResult[Sums]:
         """Of vehicles, by their keys, in their order."""

@@ -2,12 +2,13 @@
 
 import asyncio
 
+from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import note, say
 from fleetcli.commands.stack import Database, connected, database
 from shared.config import IngestionSettings, read_settings
 from shared.db.retention import Maintained
 from shared.db.retention import maintain as maintain_partitions
-from shared.db.sealing import Sealed, seal
+from shared.db.sealing import WHEN_FULL, Sealed, seal
 from shared.timestamps import system_clock
 
 
@@ -31,6 +32,8 @@ def maintain() -> None:
     if sealed.days:
         say(f"{sealed.readings:,} readings sealed, of {sealed.days:,} days of devices")
     floor = "no day was dropped yet" if done.floor_day.year == 1 else f"readings are kept from {done.floor_day} on"
+    if sealed.disk_full:
+        raise CommandError(f"Sealing stopped: {WHEN_FULL}. Then run `energyfleet maintain` again.")
     dropped = len(done.dropped) + len(sealed.dropped)
     say(f"{len(done.created)} partitions created, {dropped} dropped; {floor}.")
 

@@ -11,7 +11,7 @@ MARK_HOURS = """
     ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
 """
 
-# Rollups before the retention floor are not asked for any more, hence nor are their versions.
+# Rollups before the retention floor do not change any more: they have the version of hours without a mark.
 FORGET_HOURS = """
     DELETE FROM {device}_hour_changes
     WHERE hour_start < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
