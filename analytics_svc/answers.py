@@ -11,6 +11,8 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from analytics_svc.baseline import baselines
+from analytics_svc.baseline_result import NO_BASELINE, Baseline
 from analytics_svc.explanation import Finding, explain, findings_of
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import DOUBTED, ClockEvidence, Found, Freshness, Refusal, freshness
@@ -35,7 +37,8 @@ def performance_answer(
     totals = found.at(0)
     performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
-    vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
+    normal = baseline_of(found, evidence, judgement, thresholds)
+    vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids, normal)
     return wire.GetVehiclePerformanceResponse(
         **performance_fields(vehicle, thresholds, evidence),
         **window_fields(question.window),
@@ -55,6 +58,13 @@ def performance_answer(
         thresholds=thresholds_message(thresholds),
         as_of=proto_from_us(answer.as_of_us),
     )
+
+
+def baseline_of(found: FleetTotals, evidence: Evidence, judgement: Judgement, thresholds: Thresholds) -> Baseline:
+    """What is normal for the only vehicle that was found."""
+    if evidence.baseline_sums is None:
+        return NO_BASELINE
+    return baselines(evidence.baseline_sums, found, judgement, thresholds).at(0)
 
 
 def page_answer(
@@ -223,8 +233,8 @@ def _refusal_message(refusal: Refusal) -> wire.Refusal:
 def performance_fields(
     vehicle: JudgedVehicle, thresholds: Thresholds, evidence: Evidence | None = None
 ) -> dict[str, Any]:
-    vehicle_id, totals, performance, meter_ids = vehicle
-    explanation = explain(vehicle_id, meter_ids, totals, performance, thresholds)
+    vehicle_id, totals, performance, meter_ids, baseline = vehicle
+    explanation = explain(vehicle_id, meter_ids, totals, performance, thresholds, baseline)
     return {
         "vehicle_id": vehicle_id,
         "kwh_delivered_dc": totals.kwh_delivered_dc,
@@ -243,7 +253,9 @@ def performance_fields(
         "comparison": comparison_message(performance.compared, evidence),
         "kwh_consumed_ac_idle": totals.kwh_consumed_ac_idle,
         "kwh_delivered_dc_unmapped": totals.kwh_delivered_dc_unmapped,
-        "findings": map(finding_message, findings_of(totals, performance, evidence)),
+        "findings": map(finding_message, findings_of(totals, performance, evidence, baseline)),
+        "baseline_ratio": baseline.ratio,
+        "ratio_change": baseline.change,
     }
 
 
@@ -269,6 +281,8 @@ def finding_message(finding: Finding) -> wire.Finding:
         kwh=finding.kwh,
         readings=finding.readings,
         hours_apart=finding.hours_apart,
+        baseline_ratio=finding.baseline_ratio,
+        ratio_change=finding.ratio_change,
         since=timestamp_message(finding.since_us),
         text=finding.text,
     )

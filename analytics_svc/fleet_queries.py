@@ -129,6 +129,14 @@ class FleetQueries:
             found.comparison.step_kwh[position] = steps_kwh.get(vehicle_id, 0.0)
         return judge(found, thresholds)
 
+    async def keys_of(self, vehicle_ids: Sequence[str]) -> Keys:
+        """The keys of vehicles that were all found, in the order of their keys."""
+        known = self._vehicles
+        if list(vehicle_ids) == list(known.ids):
+            return known.keys
+        answer = await self._reader.ask(VEHICLE_KEYS, {"vehicle_ids": list(vehicle_ids)})
+        return np.array([row.vehicle_key for row in answer.value], np.int32)
+
     async def meters_of(self, window: Window, vehicle_ids: Sequence[str]) -> dict[str, list[str]]:
         """The ids of the meters that fed some vehicles within a window."""
         if not vehicle_ids:

@@ -103,6 +103,8 @@ def parse_list_meter_performance(request: wire.ListMeterPerformanceRequest, now_
     verdicts = _named("verdicts", request.verdicts, METER_VERDICTS, wire.Verdict, VERDICTS_MAX, checks)
     _check_ids("meter_ids", request.meter_ids, checks)
     order = _choice("order", request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    if order is Order.DROP:
+        checks.add("order", f"{order} is of vehicles: a meter has no ratio that is normal for it")
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
     question = MeterQuestion(asked, verdicts, frozenset(request.meter_ids), order)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from analytics_svc.baseline_charges import baseline_window
+from analytics_svc.baseline_queries import BaselineQueries, VehicleVersion, period_parameters
 from analytics_svc.fleet_queries import FleetQueries, window_ends
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found, Refusal
 from analytics_svc.queries_sql import (
@@ -38,16 +40,20 @@ class Queries:
     def __init__(self, url: str, application_name: str, *, pool_size: int, timeout_s: float) -> None:
         self.reader = Reader(url, application_name, pool_size=pool_size, timeout_s=timeout_s)
         self.fleet = FleetQueries(self.reader)
+        self.baselines = BaselineQueries(self.reader)
 
     async def performance(
         self, question: PerformanceQuestion, limits: CompareLimits
     ) -> QueryResult[tuple[FleetTotals, Evidence]]:
         """What the vehicle and its meters reported: totals of one vehicle. Raises UnknownDevice."""
         window = question.window
-        answer = await self._query_readings(PERFORMANCE, {"vehicle_id": question.vehicle_id}, window, US_PER_HOUR)
+        asked = {"vehicle_id": question.vehicle_id, **period_parameters(baseline_window(window))}
+        answer = await self._query_readings(PERFORMANCE, asked, window, US_PER_HOUR)
         if not answer.value:
             raise await self._unknown(question.vehicle_id)
         row = answer.value[0]
+        version = VehicleVersion(question.vehicle_id, row.vehicle_key, row.baseline_version, row.baseline_mappings)
+        baseline = await self.baselines.of_vehicle(window, answer.replace(version), limits)
         [vehicle] = vehicles_of(answer.value).values()
         totals, stretches = totals_of(window, [question.vehicle_id], [vehicle], limits)
         meter_ids = {each.meter_key: each.meter_id for each in answer.value if each.meter_key is not None}
@@ -60,9 +66,10 @@ class Queries:
             vehicle_quality=row.vehicle_quality or {},
             meter_quality=row.meter_quality or {},
             values_left_out=row.values_left_out or {},
+            baseline_sums=baseline.value,
             similar_vehicle_ids=row.similar_ids,
         )
-        return answer.replace((totals, evidence))
+        return answer.replace((totals, evidence)).beside(baseline)
 
     async def performance_series(self, question: SeriesQuestion) -> QueryResult[list[Bucket]]:
         """What the vehicle and its meters reported in each bucket. Raises UnknownDevice.
@@ -104,6 +111,7 @@ class Queries:
 
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
+        await self.baselines.close()
         await self.reader.close()
 
     async def _unknown(self, vehicle_id: str) -> UnknownDevice:

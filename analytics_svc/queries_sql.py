@@ -8,6 +8,7 @@ day; it sees the days apart from the window, see `queries`. Where days may be se
 
 from sqlalchemy import text
 
+from analytics_svc.baseline_sql import BASELINE_MAPPINGS, BASELINE_VERSION
 from analytics_svc.readings_sql import Readings, of_readings
 from analytics_svc.spans_sql import KEPT, mapped_within, span_ctes
 from shared.db.device_kind import KINDS, METER, VEHICLE
@@ -91,7 +92,9 @@ evidence AS MATERIALIZED (
                    GROUP BY field
                ) AS added
            ) AS values_left_out,
-           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))}
+           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))},
+           {BASELINE_VERSION.strip()} AS baseline_version,
+           ({BASELINE_MAPPINGS.format(vehicle_key="asked.vehicle_key").strip()}) AS baseline_mappings
     FROM asked
 )
 SELECT reported.*, (SELECT meter_id FROM meters WHERE meter_key = reported.meter_key) AS meter_id, evidence.*

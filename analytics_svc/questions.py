@@ -38,6 +38,8 @@ class Order(StrEnum):
 
     RATIO = "PERFORMANCE_ORDER_RATIO"
     KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
+    DROP = "PERFORMANCE_ORDER_DROP"
+    """Of vehicles alone."""
 
 
 class DeviceState(StrEnum):

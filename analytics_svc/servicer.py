@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
+from analytics_svc.baseline import baselines
+from analytics_svc.baseline_charges import Sums
 from analytics_svc.buckets import looked_at
 from analytics_svc.device_answers import device_page_answer
 from analytics_svc.device_list import DeviceResult, device_result
@@ -36,7 +39,8 @@ from analytics_svc.parse import (
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage
+from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage, Window
+from analytics_svc.reader import QueryResult
 from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
 from analytics_svc.session_queries import SessionQueries
 from analytics_svc.session_result import ChargingSession, SessionResult
@@ -107,8 +111,18 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             page.window, lambda window: fleet.totals(window, vehicle_ids, self._limits)
         )
         judgement = await fleet.judged(window, found.value, self._thresholds)
-        result = await fleet_result(page.question, window, found, judgement)
+        normal = await self._normal(page, window, found.value.vehicle_ids)
+        its = baselines(normal.value, found.value, judgement, self._thresholds)
+        found = found.beside(normal)
+        result = await fleet_result(page.question, window, found, judgement, its)
         return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
+
+    async def _normal(self, page: FleetPage, window: Window, vehicle_ids: Sequence[str]) -> QueryResult[Sums]:
+        """What the vehicles that were found charged on the 28 days before."""
+        if page.question.vehicle_ids:
+            return await self._queries.baselines.of_vehicles(window, vehicle_ids, self._limits)
+        keys = await self._queries.fleet.keys_of(vehicle_ids)
+        return await self._queries.baselines.of_fleet(window, keys, self._limits)
 
     async def ListMeterPerformance(
         self, request: wire.ListMeterPerformanceRequest, context: Context
@@ -164,7 +178,19 @@ class AnalyticsServicer(AnalyticsServiceServicer):
                 else sessions.of_meter(window, question.meter_id)
             ),
         )
-        return answer.value
+        return await self._beside_baselines(answer.value)
+
+    async def _beside_baselines(self, result: SessionResult) -> SessionResult:
+        """The sessions, with what their vehicles charged on the 28 days before each."""
+        windows: dict[str, list[Window]] = defaultdict(list)
+        for session in result.sessions:
+            if session.vehicle_id:
+                windows[session.vehicle_id].append(session.window)
+        found = await self._queries.baselines.of_windows(windows, self._limits)
+        sessions = [
+            replace(each, baseline_sums=found.get((each.vehicle_id, each.window.start_us))) for each in result.sessions
+        ]
+        return replace(result, sessions=sessions)
 
     async def _session(self, session: ChargingSession) -> wire.ChargingSession:
         """A session, judged as GetVehiclePerformance does."""

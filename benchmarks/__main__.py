@@ -32,6 +32,7 @@ from benchmarks.figures import Figure, machine_facts, show, write_json
 from benchmarks.harness import Harness
 from benchmarks.history import ROWS_MIN
 from benchmarks.verdicts import check as verdicts
+from benchmarks.verdicts import normal
 
 LOG_WIDTH = 132
 """Columns where the output is a file: the table's width, not the 80 of a terminal that is not there."""
@@ -208,6 +209,9 @@ def main(
                 )
             if Benchmark.VERDICTS in chosen:
                 figures += verdicts.measure(
+                    pairs=pairs, seed=verdicts.SEED if seed is None else seed, tell=tell, output=output
+                )
+                figures += normal.measure(
                     pairs=pairs, seed=verdicts.SEED if seed is None else seed, tell=tell, output=output
                 )
     except BenchmarkError as error:

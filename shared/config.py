@@ -324,6 +324,16 @@ class AnalyticsSettings(ServingSettings):
         description="share of the energy that flowed back above which a verdict compares charging with charging:"
         " a counter that steps back stays below, vehicle-to-grid does not",
     )
+    baseline_min_kwh: Annotated[float, Field(ge=0)] = Field(
+        20.0,
+        description="kWh drawn in the charges of the 28 days before below which nothing is normal for a vehicle: two or"
+        " three charges",
+    )
+    ratio_drop_min: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.03,
+        description="by how much less than normal for it a vehicle's ratio has to be to be told: more than meters,"
+        " clocks and standby move it by",
+    )
     session_pause_minutes: Annotated[float, Field(ge=1, le=1_440)] = Field(
         15.0,
         description="minutes, 1 to 1,440, that a pause may last within a charging session: a quarter-hour interval",

@@ -399,10 +399,12 @@ async def check_fleet(
         assert row.mapping_count == one.evidence.mapping_count
         for name in ("coverage", "verdict", "verdict_reason", "alert"):
             assert getattr(row, name) == getattr(one, name), name
+        for name in ("baseline_ratio", "ratio_change"):
+            assert close(present(row, name), present(one, name)), name
         del one.comparison.spans[:]
         assert row.comparison == one.comparison
         assert list(row.findings) == findings_of_list(one)
-    check_order(rows, by_loss=happened.by_loss)
+    check_order(rows, by="kwh_lost" if happened.by_loss else "efficiency_ratio")
     if happened.named:
         check_totals(first, expected)
         assert list(first.unknown_vehicle_ids) == sorted(
@@ -428,11 +430,13 @@ def widened(happened: Happened, start_us: int, end_us: int) -> tuple[int, int]:
     return start_us // US_PER_HOUR * US_PER_HOUR, -(-end_us // US_PER_HOUR) * US_PER_HOUR
 
 
-def check_order(rows: list[wire.VehiclePerformance], *, by_loss: bool) -> None:
+def check_order(rows: list[wire.VehiclePerformance], *, by: str) -> None:
+    """By kwh_lost the highest first, by others the lowest; those of which nothing is told last."""
+
     def place(row: wire.VehiclePerformance) -> tuple[bool, float, str]:
-        name = "kwh_lost" if by_loss else "efficiency_ratio"
-        number = getattr(row.comparison, name) if row.HasField("comparison") else None
-        return number is None, (number or 0.0) * (-1 if by_loss else 1), row.vehicle_id
+        of: Any = row if by == "ratio_change" else row.comparison
+        told = row.HasField("ratio_change" if by == "ratio_change" else "comparison")
+        return not told, (getattr(of, by) if told else 0.0) * (-1 if by == "kwh_lost" else 1), row.vehicle_id
 
     assert [row.vehicle_id for row in rows] == [row.vehicle_id for row in sorted(rows, key=place)]
 

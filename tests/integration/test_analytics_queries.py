@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
+from analytics_svc.baseline_charges import baseline_window
+from analytics_svc.baseline_queries import period_parameters
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
 from analytics_svc.hour_cache import HourCache
 from analytics_svc.prepared import Prepared
@@ -328,9 +330,12 @@ async def test_a_few_ids_of_very_many_that_differ_only_in_case_are_read_from_an_
     rows.connection.execute("VACUUM (ANALYZE) vehicles")
     days = {"first_day": date(2026, 2, 8), "last_day": date(2026, 2, 9)}
     ends = {"window_start": datetime_from_us(MIDNIGHT_US - 1), "window_end": datetime_from_us(MIDNIGHT_US)}
+    baseline = period_parameters(baseline_window(Window(MIDNIGHT_US - 1, MIDNIGHT_US)))
     for plan in (
         await plan_of(queries, queries_sql.STATUSES[VEHICLE], {"ids": ["x" * 12], "refusals_max": 1}),
-        await plan_of(queries, queries_sql.PERFORMANCE.open, {"vehicle_id": "x" * 12, **days, **ends}, days),
+        await plan_of(
+            queries, queries_sql.PERFORMANCE.open, {"vehicle_id": "x" * 12, **days, **ends, **baseline}, days
+        ),
     ):
         limits = [each for each in _nodes(plan) if each["Node Type"] == "Limit" and each.get("Subplan Name")]
         assert [[(node["Node Type"], node.get("Index Name")) for node in each["Plans"]] for each in limits] == [
@@ -463,6 +468,7 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
         "window_start": datetime_from_us(noon_us - US_PER_DAY),
         "window_end": datetime_from_us(noon_us),
         **days,
+        **period_parameters(baseline_window(Window(noon_us - US_PER_DAY, noon_us))),
     }
     for statement in (queries_sql.PERFORMANCE.open, queries_sql.PERFORMANCE_SERIES.open):
         plan = await plan_of(queries, statement, parameters, days if once else None)
@@ -502,6 +508,7 @@ async def test_of_sealed_days_only_those_are_unpacked_of_which_single_readings_a
             "window_start": datetime_from_us(start_us),
             "window_end": datetime_from_us(end_us),
             **days,
+            **period_parameters(baseline_window(Window(start_us, end_us))),
         }
         plan = await plan_of(queries, queries_sql.PERFORMANCE.all, parameters, days, "ANALYZE, FORMAT JSON")
         months = {table for table, _ in _scans(plan, "sealed_days")}

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import TextClause
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from analytics_svc import device_sql, fleet_sql, meter_sql, queries_sql, reader_sql, sessions_sql
+from analytics_svc import baseline_sql, device_sql, fleet_sql, meter_sql, queries_sql, reader_sql, sessions_sql
 from analytics_svc.readings_sql import OfReadings
 from ingestion_svc import mappings_sql, upkeep_sql
 from ingestion_svc.clock_evidence import EvidenceRow
@@ -124,7 +124,7 @@ def test_statements_of_maintenance_are_planned(kind: DeviceKind, ingestion: psyc
 
 @pytest.mark.parametrize(
     "module",
-    [upkeep_sql, mappings_sql, fleet_sql, meter_sql, device_sql, sessions_sql, queries_sql, reader_sql],
+    [upkeep_sql, mappings_sql, fleet_sql, meter_sql, device_sql, sessions_sql, queries_sql, reader_sql, baseline_sql],
     ids=lambda m: m.__name__,
 )
 def test_the_services_other_statements_are_planned(module: ModuleType, postgres: EmbeddedServer, database: str) -> None:
