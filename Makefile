@@ -53,7 +53,7 @@ lowest: setup $(LOWEST)/.checked ## run the wheel with the lowest versions that 
 $(LOWEST)/.installed: pyproject.toml $(STAMP)
 	rm -rf $(LOWEST)
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --extra plot --requirements pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --extra archive --extra plot --requirements pyproject.toml
 	@touch $@
 
 $(LOWEST)/.checked: $(LOWEST)/.installed $(WHEEL_SOURCES) tests/lowest.py
