@@ -6,7 +6,7 @@ not bring back a day whose duplicates are forgotten. Current status and hourly r
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from psycopg import AsyncConnection, errors
@@ -16,7 +16,12 @@ from shared.db.hour_changes import FORGET_HOURS
 from shared.db.partitions import ENSURE, HISTORY_TABLES, days_to_cover
 from shared.timestamps import datetime_from_us, us_from_datetime
 
-_MOVE_FLOOR = "SELECT move_retention_floor(%(now)s, %(retention_days)s)"
+_MOVE_FLOOR = """
+    SELECT floor_day, held_day FROM move_archived_retention_floor(%(now)s, %(retention_days)s, %(archive_url)s)
+"""
+
+RETENTION_DAYS_MIN = 30
+"""Kept whatever the setting says; the database holds it."""
 
 _DROP_OLDEST = "SELECT drop_oldest_history_partition(%(parent)s)"
 
@@ -41,6 +46,8 @@ class Maintained:
     """The first UTC day whose readings are kept."""
     created: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    held_day: date | None = None
+    """The first UTC day that would be dropped but for the archive, which has not got it as it is now."""
     in_use: list[str] = field(default_factory=list)
     """The history tables from which nothing could be dropped in time; the next round tries again."""
 
@@ -50,18 +57,22 @@ class Maintained:
         return us_from_day(self.floor_day)
 
 
-async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days: int) -> Maintained:
-    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it.
+async def maintain(
+    connection: AsyncConnection[Any], now_us: int, retention_days: int, archive_url: str | None = None
+) -> Maintained:
+    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it. With a URL
+    no day that is not archived there in its present version.
 
     The connection commits by itself (autocommit): the floor before the first drop, and every drop for itself, so that
     the locks are short. Safe from several processes at once. Raises the driver's errors.
     """
     assert connection.autocommit
     created = await create_ahead(connection, now_us)
-    floor_day = await _one(connection, _MOVE_FLOOR, now=datetime_from_us(now_us), retention_days=retention_days)
+    parameters = {"now": datetime_from_us(now_us), "retention_days": retention_days, "archive_url": archive_url}
+    [(floor_day, held_day)] = await (await connection.execute(_MOVE_FLOOR, parameters)).fetchall()
     for kind in KINDS:
         await connection.execute(kind.render(FORGET_HOURS))
-    done = Maintained(floor_day, created)
+    done = Maintained(floor_day, created, held_day=held_day)
     for parent in HISTORY_TABLES:
         try:
             while name := await _one(connection, _DROP_OLDEST, parent=parent):
@@ -69,6 +80,14 @@ async def maintain(connection: AsyncConnection[Any], now_us: int, retention_days
         except errors.LockNotAvailable:
             done.in_use.append(parent)
     return done
+
+
+def days_held(done: Maintained, now_us: int, retention_days: int) -> int:
+    """How many days more would be dropped but for the archive; 0 where it holds none."""
+    if done.held_day is None:
+        return 0
+    wanted = datetime_from_us(now_us).date() - timedelta(days=max(retention_days, RETENTION_DAYS_MIN))
+    return max((wanted - done.held_day).days, 0)
 
 
 async def forget_devices(connection: AsyncConnection[Any]) -> list[tuple[str, str]]:
