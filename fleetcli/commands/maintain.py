@@ -2,8 +2,10 @@
 
 import asyncio
 
+from fleetcli.commands.archive import ArchivedTable, archive_to, fail
 from fleetcli.commands.console import note, say
 from fleetcli.commands.stack import Database, connected, database
+from shared.archive.archive_errors import ArchiveError
 from shared.config import IngestionSettings, read_settings
 from shared.db.retention import Maintained
 from shared.db.retention import maintain as maintain_partitions
@@ -13,12 +15,14 @@ from shared.timestamps import system_clock
 def maintain() -> None:
     """Create the coming week's partitions and drop those that retention no longer keeps.
 
-    Needs no more than the rights of maintenance. Safe to repeat, and beside services that run. Readings of the
-    last 30 days are kept whatever ENERGYFLEET_RETENTION_DAYS says; current status and hourly sums are kept for good.
+    With ENERGYFLEET_ARCHIVE_URL closed days are archived first, and none is dropped that is not. Needs no more than the
+    rights of maintenance. Safe to repeat, and beside services that run. Readings of the last 30 days are kept whatever
+    ENERGYFLEET_RETENTION_DAYS says; current status and hourly sums are kept for good.
     """
     settings = read_settings(IngestionSettings)
     with database(settings) as used:
-        done = asyncio.run(_maintain(used, settings.retention_days))
+        failure = _archive(used, settings)
+        done = asyncio.run(_maintain(used, settings))
     for name in done.created:
         say(f"created {name}")
     for name in done.dropped:
@@ -26,9 +30,32 @@ def maintain() -> None:
     for name in done.in_use:
         note(f"{name} is in use; what is left of it to drop is dropped the next time")
     floor = "no day was dropped yet" if done.floor_day.year == 1 else f"readings are kept from {done.floor_day} on"
+    if done.held_day is not None:
+        note(
+            f"{done.held_day} and later days stay, for that day is not archived to {settings.archive} as it is now;"
+            " `energyfleet archive` archives it",
+            "yellow",
+        )
     say(f"{len(done.created)} partitions created, {len(done.dropped)} dropped; {floor}.")
+    if failure is not None:
+        fail(failure)
 
 
-async def _maintain(used: Database, retention_days: int) -> Maintained:
+def _archive(used: Database, settings: IngestionSettings) -> ArchiveError | None:
+    """Archives what waits where the settings say where; what went wrong. The rest of maintenance does not wait."""
+    if settings.archive is None:
+        return None
+    archived = ArchivedTable()
+    try:
+        asyncio.run(archive_to(used, settings, settings.archive, archived))
+    except ArchiveError as error:
+        return error
+    finally:
+        archived.show()
+    return None
+
+
+async def _maintain(used: Database, settings: IngestionSettings) -> Maintained:
     async with connected(used, "energyfleet maintain", statement_timeout="60s") as connection:
-        return await maintain_partitions(connection, system_clock(), retention_days)
+        url = None if settings.archive is None else str(settings.archive)
+        return await maintain_partitions(connection, system_clock(), settings.retention_days, url)
