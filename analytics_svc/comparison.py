@@ -4,7 +4,7 @@ Stretches of charging are compared as wholes, so that it does not matter where i
 of hours in which a side charged, or several where a side that was silent reports in a later one. Where a span cuts a
 charge, the energy that only one side has reported is estimated and taken off; where it is much, the stretch is cut
 where both sides are level, or set aside. What may be wrong in this is kept as bounds, and nobody is accused within
-them.
+them. Of a span with nothing but a `plain_charge` that is all found out sooner.
 `docs/verdicts.md` explains it with pictures.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from analytics_svc.charging import Flags, Numbers, Places, Spans, Times, hours_of, runs_of
 from analytics_svc.doubts import doubt
 from analytics_svc.edges import adjust_beginnings, adjust_ends, cut
+from analytics_svc.plain_charge import PlainCharge, plain_charge
 from analytics_svc.stretches import Aside, CompareLimits, Stretches, Sums
 
 APART_MAX_H = 14
@@ -89,6 +90,9 @@ class ComparedStretches(NamedTuple):
 
 def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedStretches]:
     """What can be compared of each span, and the stretches that this is."""
+    charge = plain_charge(spans, limits)
+    if charge is not None:
+        return _as_it_is(charge, spans)
     hours = hours_of(spans, limits.standby_kw)
     stretches = Stretches(spans, hours, runs_of(hours), limits)
     adjust_ends(stretches)
@@ -96,6 +100,14 @@ def compare(spans: Spans, limits: CompareLimits) -> tuple[Comparison, ComparedSt
     cut(stretches)
     doubt(stretches)
     return _summed(stretches)
+
+
+def _as_it_is(charge: PlainCharge, spans: Spans) -> tuple[Comparison, ComparedStretches]:
+    comparison = Comparison(*np.zeros((12, 1)), *np.zeros((2, len(Aside), 1)))
+    comparison.dc[0], comparison.ac[0] = charge.dc, charge.ac
+    comparison.ac_squared_kw[0], comparison.idle[0] = charge.ac_squared_kw, charge.idle
+    begins_us, ends_us = spans.ends_us[charge.first - 1], spans.ends_us[charge.last]
+    return comparison, ComparedStretches(np.zeros(1, np.intp), begins_us, ends_us, comparison.dc, comparison.ac)
 
 
 def _summed(stretches: Stretches) -> tuple[Comparison, ComparedStretches]:

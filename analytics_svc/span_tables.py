@@ -49,8 +49,8 @@ class DeviceHours(NamedTuple):
 
     @classmethod
     def of(cls, words: Times) -> Self:
-        its = words[:, 0] > 0
-        within = words if np.count_nonzero(its) == len(its) else words[its]
+        numbers = words[:, 0]
+        within = words if np.count_nonzero(numbers) == len(words) else words[numbers > 0]
         counts, sums = np.add.reduce(within[:, 2:4]), np.add.reduce(within[:, 4:].view(np.float64))
         return cls(words, DeviceSums(*counts.tolist(), *sums.tolist()))
 

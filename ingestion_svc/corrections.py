@@ -8,10 +8,12 @@ hour follow in the same transaction; the rollup is added up anew from history, b
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from sqlalchemy import Row
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ingestion_svc.corrections_sql import (
@@ -25,16 +27,22 @@ from ingestion_svc.corrections_sql import (
     LOCK_TABLES,
     RECORD,
 )
+from ingestion_svc.sealed_days import SealedDays
 from ingestion_svc.session_registers import Suspects, count_sessions
 from shared.db.device_kind import DeviceKind
 from shared.db.engine import shielded
+from shared.db.partitions import ENSURE
+from shared.db.sealing import missing_days
 from shared.db.verification_sql import HOURS, of_hours
 from shared.errors import UnknownReading
 from shared.power_limits import PowerLimits
-from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
 
 CORRECTED = "corrected"
 """What `counting` says of a reading that an operator corrected."""
+
+PARTITION_TRIES = 4
+"""Each may find partitions missing of sealed days that it opens: of the reading's day, and of those further away."""
 
 NEWEST = 2**63 - 1
 """The place before the newest correction."""
@@ -98,10 +106,31 @@ async def correct_reading(
 
     `identity` is whose order it is. Raises UnknownReading.
     """
+    for _ in range(PARTITION_TRIES):
+        try:
+            return await _correct(engine, order, limits, identity)
+        except DBAPIError as error:
+            days = missing_days(error.orig)
+            if not days:
+                raise
+        for day in sorted(days):
+            async with engine.begin() as connection:
+                place = {"parent": order.kind.history, "day": datetime_from_us(day * US_PER_DAY).date()}
+                await connection.exec_driver_sql(ENSURE, place)
+    return await _correct(engine, order, limits, identity)
+
+
+async def _correct(
+    engine: AsyncEngine, order: CorrectionOrder, limits: PowerLimits, identity: str
+) -> Correction | None:
     async with engine.begin() as connection:
         await connection.execute(LOCK_TABLES[order.kind])
         key = (await connection.execute(LOCK_DEVICE[order.kind], {"device_id": order.device_id})).scalar()
         place = {"device_key": key, "ts": datetime_from_us(order.ts_us)}
+        sealed = SealedDays(order.kind.name, partial(_executed, connection))
+        if key is not None:
+            day = datetime_from_us(order.ts_us).date()
+            await sealed.open([key], [day], [day])
         max_kw = limits.max_kw_of(order.kind.name, order.device_id)
         its_limits = {"max_kw": max_kw, "min_interval_s": limits.min_interval_s}
         found = (await connection.execute(FIND[order.kind], place | its_limits)).one_or_none()
@@ -114,7 +143,7 @@ async def correct_reading(
         stays = order.kwh == found.kwh if found.counting == CORRECTED else order.kwh is None
         if stays and order.voided == voided_before:
             return before
-        reading = _Reading(connection, order.kind, place, max_kw, limits.min_interval_s)
+        reading = _Reading(connection, order.kind, place, max_kw, limits.min_interval_s, sealed)
         uncorrected = found.kwh, found.counting
         if found.counting == CORRECTED:
             await reading.count(found.uncorrected_kwh, found.uncorrected_counting, found.sent_kwh)
@@ -150,13 +179,20 @@ class _Reading:
     """A stored reading in a transaction that has locked its device."""
 
     def __init__(
-        self, connection: AsyncConnection, kind: DeviceKind, place: dict[str, Any], max_kw: float, min_interval_s: float
+        self,
+        connection: AsyncConnection,
+        kind: DeviceKind,
+        place: dict[str, Any],
+        max_kw: float,
+        min_interval_s: float,
+        sealed: SealedDays,
     ) -> None:
         self._connection = connection
         self._kind = kind
         self._place = place
         self._max_kw = max_kw
         self._min_interval_s = min_interval_s
+        self._sealed = sealed
         self._anew: set[tuple[int, datetime]] = set()
 
     async def count(self, kwh: float, counting: str | None, sent_kwh: float | None) -> None:
@@ -172,7 +208,8 @@ class _Reading:
             np.array([ts_us], np.int64),
             np.array([self._max_kw]),
         )
-        sessions = await count_sessions(self._execute, self._kind.name, suspect, self._min_interval_s)
+        execute = partial(_executed, self._connection)
+        sessions = await count_sessions(execute, self._sealed, self._kind.name, suspect, self._min_interval_s)
         self._anew |= sessions.anew
 
     async def counted(self) -> tuple[float, str | None]:
@@ -184,10 +221,12 @@ class _Reading:
         """Adds the hours up anew in which something else counts now."""
         if not self._anew:
             return
+        await self._sealed.open_of_hours(self._anew)
         hours, anew = HOURS[self._kind], of_hours(self._anew)
         for statement in (hours.remove, hours.add, hours.mark_hours):
             assert statement is not None
             await self._connection.exec_driver_sql(statement, anew)
 
-    async def _execute(self, statement: str, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
-        return (await self._connection.exec_driver_sql(statement, parameters)).all()
+
+async def _executed(connection: AsyncConnection, statement: str, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
+    return (await connection.exec_driver_sql(statement, parameters)).all()

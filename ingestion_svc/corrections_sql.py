@@ -16,16 +16,23 @@ _LOCK_DEVICE = """
 """
 LOCK_DEVICE = {kind: text(kind.render(_LOCK_DEVICE)) for kind in KINDS}
 
-# What counts of the reading, and what would count without a correction.
+# What counts of the reading, whose day is open, and what would count without a correction.
 _FIND = f"""
     WITH reading AS (
         SELECT {{energy}} AS kwh, counting, register_kwh, before_ts, before_register_kwh, history.ts,
             {SENT} AS sent_kwh
         FROM {{device}}_telemetry_history AS history LEFT JOIN LATERAL (
-            SELECT ts AS before_ts, register_kwh AS before_register_kwh
-            FROM {{device}}_telemetry_history AS earlier
-            WHERE earlier.{{device}}_key = :device_key AND earlier.ts < :ts
-            ORDER BY ts DESC LIMIT 1
+            (
+                SELECT ts AS before_ts, register_kwh AS before_register_kwh
+                FROM {{device}}_telemetry_history AS earlier
+                WHERE earlier.{{device}}_key = :device_key AND earlier.ts < :ts
+                ORDER BY ts DESC LIMIT 1
+            ) UNION ALL (
+                SELECT last_ts, register_kwh[readings] FROM {{device}}_sealed_days
+                WHERE device_key = :device_key AND last_ts < :ts AND day >= (SELECT floor_day FROM retention)
+                ORDER BY day DESC LIMIT 1
+            )
+            ORDER BY before_ts DESC LIMIT 1
         ) AS before ON true
         WHERE history.{{device}}_key = :device_key AND history.ts = :ts
     ), judged AS (

@@ -5,7 +5,16 @@ readings lie no further away than `first` and `last`, which let the planner leav
 """
 
 from shared.db.device_kind import KINDS
-from shared.db.session_registers_sql import REACH_DAYS, RISE_FACTOR, RISE_READINGS, SENT, SESSION, sessions
+from shared.db.session_registers_sql import (
+    FIRST_SEALED,
+    LAST_SEALED,
+    REACH_DAYS,
+    RISE_FACTOR,
+    RISE_READINGS,
+    SENT,
+    SESSION,
+    sessions,
+)
 
 _SPANS = """
     spans AS (
@@ -18,18 +27,38 @@ _SPANS = """
 
 _OF_DEVICE = "history.{device}_key = spans.device_key AND history.ts BETWEEN %(first)s AND %(last)s"
 
+# Where the open readings before a span, or after it, are too few, those of sealed days; the span's own days are open.
+_FEW = f"""(
+            SELECT count(*) FROM (
+                SELECT FROM {{device}}_telemetry_history AS history
+                WHERE {_OF_DEVICE} AND history.ts {{of}} LIMIT {RISE_READINGS - 1}
+            ) AS open
+        ) < {RISE_READINGS - 1}"""  # noqa: S608 (all are constants)
+
 _AROUND = f"""
     (
         SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts < first_ts ORDER BY ts DESC LIMIT {RISE_READINGS - 1}
+    ) UNION ALL (
+        SELECT edge.ts, edge.kwh, edge.counting
+        FROM {{device}}_sealed_days AS sealed CROSS JOIN LATERAL ({LAST_SEALED}) AS edge
+        WHERE sealed.device_key = spans.device_key AND sealed.last_ts < first_ts
+            AND sealed.day BETWEEN (%(first)s AT TIME ZONE 'UTC')::date AND (first_ts AT TIME ZONE 'UTC')::date
+            AND {_FEW.replace("{of}", "< first_ts")}
     ) UNION ALL (
         SELECT ts, {SENT}, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts BETWEEN first_ts AND last_ts
     ) UNION ALL (
         SELECT ts, {SENT}, counting FROM {{device}}_telemetry_history AS history
         WHERE {_OF_DEVICE} AND history.ts > last_ts ORDER BY ts LIMIT {RISE_READINGS - 1}
+    ) UNION ALL (
+        SELECT edge.ts, edge.kwh, edge.counting
+        FROM {{device}}_sealed_days AS sealed CROSS JOIN LATERAL ({FIRST_SEALED}) AS edge
+        WHERE sealed.device_key = spans.device_key AND sealed.first_ts > last_ts
+            AND sealed.day BETWEEN (last_ts AT TIME ZONE 'UTC')::date AND (%(last)s AT TIME ZONE 'UTC')::date
+            AND {_FEW.replace("{of}", "> last_ts")}
     )"""  # noqa: S608 (all are constants)
-"""The readings of a span, and those before and after that may rise together with one of them."""
+"""The readings of a span, and those before and after that may rise together with one of them, and perhaps more."""
 
 # The devices of spans around which a session's register may be: enough energies in a row that do not fall, and rise by
 # enough, or what was found to be one before. Few have energies that differ by so much: only theirs are put in order.

@@ -78,9 +78,9 @@ class KnownDevices:
         """What the power of remembered devices' readings may be."""
         return self._max_kw[slots]
 
-    def appendable(self, rows: Columns) -> Appendable:
-        """The rows of those devices of whom each is newer than the one before and than all that is known, and counts as
-        it was sent or with the rise of its register.
+    def appendable(self, rows: Columns, sealed_before_us: int = 0) -> Appendable:
+        """The rows of those devices of whom each is newer than the one before and than all that is known, lies in a day
+        that is not sealed, and counts as it was sent or with the rise of its register.
 
         By the devices' keys (the order of the indexes, and the same for all writers), and of a device as they came.
         Nothing where appending so few would not pay, or has failed of late.
@@ -98,7 +98,7 @@ class KnownDevices:
         before_us[first] = self._high_water_us[known.slots[first]]
         before_register[first] = self._high_water_register[known.slots[first]]
         kwh = simply_counted(known, before_us, before_register, self._max_kw[known.slots], self._limits.min_interval_s)
-        goes_on = (before_us > 0) & (before_us < known.ts_us) & ~np.isnan(kwh)
+        goes_on = (before_us > 0) & (before_us < known.ts_us) & (known.ts_us >= sealed_before_us) & ~np.isnan(kwh)
         kept = np.repeat(np.logical_and.reduceat(goes_on, first), np.diff(first, append=len(positions)))
         if np.count_nonzero(kept) < APPEND_MIN_READINGS:
             return NOTHING

@@ -1,27 +1,25 @@
 """Finds devices that send their session's register as each interval's energy, and has none of it count."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ingestion_svc.copy_format import Floats, Keys, Positions, Times
 from ingestion_svc.count_sessions_sql import COUNT_SESSIONS, FIND_RISES
+from ingestion_svc.sealed_days import Execute, SealedDays
 from shared.db.session_registers_sql import REACH_DAYS
-from shared.timestamps import US_PER_DAY, datetime_from_us
-
-Execute = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
-"""Executes a statement with its parameters, and returns the rows."""
+from shared.timestamps import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, US_PER_DAY, datetime_from_us
 
 NEAR_US = (1 + REACH_DAYS) * US_PER_DAY
-"""How far from changed readings others may matter, before all are looked at: those within a day before are judged
+"""How far from changed readings others may matter, before more are looked at: those within a day before are judged
 anew."""
 
-FOLLOWING = (32, 1_000, 32_000, None)
-"""How many of the readings that follow changed ones are looked at: few, as long as one of them shows that the others
-stay what they are."""
+LOOKED_AT = ((NEAR_US, 32), (8 * NEAR_US, 1_000), (64 * NEAR_US, 32_000), (None, None))
+"""How far from changed readings others are looked at, and how many of those that follow: few, as long as one of them
+shows that the others stay what they are; then more, and in the end all. The days that are looked at are opened."""
 
 EVER = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime.max.replace(tzinfo=UTC)}
 """Bounds of readings that leave none out."""
@@ -57,30 +55,48 @@ class Sessions:
     """Keys and timestamps of the readings that were found to be a session's registers."""
 
 
-async def count_sessions(execute: Execute, device: str, suspects: Suspects, min_interval_s: float) -> Sessions:
+async def count_sessions(
+    execute: Execute, sealed: SealedDays, device: str, suspects: Suspects, min_interval_s: float
+) -> Sessions:
     """Makes count what should near the suspects, which are stored; their devices are locked."""
     sessions = Sessions()
     for spans in _spans(suspects):
-        bounds = {
-            "first": datetime_from_us(int(spans["firsts_us"].min()) - NEAR_US),
-            "last": datetime_from_us(int(spans["lasts_us"].max()) + NEAR_US),
-            "bounded": True,
-        }
         parameters = {name: values.tolist() for name, values in spans.items()}
-        found = [key for (key,) in await execute(FIND_RISES[device], parameters | bounds)]
+        found = [key for (key,) in await execute(FIND_RISES[device], parameters | _bounds(spans, NEAR_US))]
         if not found:
             continue
         rising = np.isin(spans["keys"], found)
-        parameters = {name: values[rising].tolist() for name, values in spans.items()}
-        parameters["min_interval_s"] = min_interval_s
-        for following in FOLLOWING:
-            changed = await execute(COUNT_SESSIONS[device], parameters | bounds | {"following": following})
+        its = {name: values[rising] for name, values in spans.items()}
+        parameters = {name: values.tolist() for name, values in its.items()} | {"min_interval_s": min_interval_s}
+        changed: Sequence[Sequence[Any]] = ()
+        for near_us, following in LOOKED_AT:
+            await sealed.open(parameters["keys"], _days(its["firsts_us"], near_us, -1), _days(its["lasts_us"], near_us))
+            asked = parameters | _bounds(its, near_us) | {"following": following}
+            changed = await execute(COUNT_SESSIONS[device], asked)
             if all(key is not None for key, *_ in changed):
                 break
-            bounds = EVER | {"bounded": False}
         sessions.anew |= {(key, hour) for key, _, hour, _ in changed}
         sessions.doubted |= {(key, ts) for key, ts, _, in_session in changed if in_session}
     return sessions
+
+
+def _bounds(spans: Mapping[str, Any], near_us: int | None) -> dict[str, Any]:
+    """Of readings no further than this from any of the spans; None: of all."""
+    if near_us is None:
+        return EVER | {"bounded": False}
+    return {
+        "first": datetime_from_us(max(int(spans["firsts_us"].min()) - near_us, TIMESTAMP_MIN_US)),
+        "last": datetime_from_us(min(int(spans["lasts_us"].max()) + near_us, TIMESTAMP_MAX_US)),
+        "bounded": True,
+    }
+
+
+def _days(times_us: Times, near_us: int | None, direction: int = 1) -> list[date]:
+    """The days so long after some times, or before them."""
+    if near_us is None:
+        return [EVER["last" if direction > 0 else "first"].date()] * len(times_us)
+    moved_us = np.clip(times_us + direction * near_us, TIMESTAMP_MIN_US, TIMESTAMP_MAX_US)
+    return [datetime_from_us(ts_us).date() for ts_us in moved_us.tolist()]
 
 
 def _spans(suspects: Suspects) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ that follows in the same transaction.
 The fast path, for devices whose rows are all newer than what this writer saw of them, and of which all simply counts:
 COPY straight into history, and status and rollups from what is known of the rows here. If a device's newest reading is
 another one after all, or history has one of the rows, the transaction fails, nothing of it stays, and all rows go the
-slow path.
+slow path. So do rows of days that may be sealed, which are opened first.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -29,10 +30,13 @@ from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
 from ingestion_svc.rises import Merged, Newest, merge
+from ingestion_svc.sealed_days import DAY_MAY_BE_SEALED, SEALED_BEFORE, SealedDays
 from ingestion_svc.session_registers import EVER, Suspects, count_sessions
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
+from shared.db.retention import us_from_day
+from shared.db.sealing import missing_days
 from shared.db.verification_sql import of_hours
 from shared.errors import DatabaseUnavailable, reason_of
 from shared.logs import quietly
@@ -52,6 +56,9 @@ NEIGHBOUR_MAX_US = US_PER_DAY
 _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
 
+
+_TRIES = 5
+"""Of a transaction that finds days sealed, or partitions dropped: once for each, and while others seal and drop."""
 
 _DEFAULT_LIMITS = PowerLimits()
 
@@ -86,6 +93,7 @@ class Writer(Generic[AnyRow]):
         self._insert = target.insert % self._min_interval
         self._devices = KnownDevices(target.device, limits)
         self._partition_days: set[int] = set()
+        self._sealed_before_us = 0
 
     async def write(self, rows: Sequence[AnyRow]) -> Written:
         """Commits rows, at least one, and tells what became of each.
@@ -175,16 +183,31 @@ class Writer(Generic[AnyRow]):
     def _is_rows_fault(self, error: psycopg.Error) -> bool:
         if error.sqlstate is None or not error.sqlstate.startswith(_ROWS_FAULT):
             return False
-        if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
-            self._partition_days.clear()  # the partition is gone: what we know of them is old
-            return False
-        return True
+        return not _has_no_partition(error)
 
     async def _transact(self, rows: Sequence[AnyRow]) -> Written:
         connection = await self._connected()
         columns = Columns.of(rows, self._slots(rows))
+        tries = _TRIES
+        while True:
+            tries -= 1
+            try:
+                return await self._try(connection, rows, columns)
+            except psycopg.Error as error:
+                if not tries:
+                    raise
+                if error.sqlstate == DAY_MAY_BE_SEALED:
+                    await self._ask_for_sealed_before(connection)
+                elif missing := missing_days(error):
+                    await create_partitions(connection, self._target.history_table, missing)
+                elif _has_no_partition(error):
+                    self._partition_days.clear()  # what we know of them is old
+                else:
+                    raise
+
+    async def _try(self, connection: AsyncConnection[Any], rows: Sequence[AnyRow], columns: Columns) -> Written:
         await self._ensure_partitions(connection, columns)
-        appendable = self._devices.appendable(columns)
+        appendable = self._devices.appendable(columns, self._sealed_before_us)
         if len(appendable.positions):
             try:
                 return await self._store(connection, rows, columns, appendable)
@@ -202,15 +225,17 @@ class Writer(Generic[AnyRow]):
         written, new_keys, newest = Written(), dict[str, int](), None
         anew = set[tuple[int, datetime]]()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
+            sealed = SealedDays(self._target.device, partial(_executed, cursor))
             suspects = self._suspects(columns, appendable)
             if len(appendable.positions):
                 await self._append(columns, appendable, cursor)
             if len(others):
-                written, new_keys, merged, newest = await self._merge(rows, columns, others, anew, cursor)
+                written, new_keys, merged, newest = await self._merge(rows, columns, others, anew, sealed, cursor)
                 suspects = suspects.and_others(merged)
             if len(suspects.keys):
-                await self._count_sessions(suspects, written, anew, cursor)
+                await self._count_sessions(suspects, written, anew, sealed, cursor)
             if anew:
+                await sealed.open_of_hours(anew)
                 await cursor.execute(self._target.remove_hours, of_hours(anew), prepare=False)
                 await cursor.execute(self._target.add_hours_anew, of_hours(anew), prepare=False)
             hours = sorted({*_hours(columns), *(hour for _, hour in anew)})
@@ -256,6 +281,7 @@ class Writer(Generic[AnyRow]):
         columns: Columns,
         positions: Positions,
         anew: set[tuple[int, datetime]],
+        sealed: SealedDays,
         cursor: psycopg.AsyncCursor[Any],
     ) -> tuple[Written, dict[str, int], Suspects, tuple[Positions, Newest]]:
         """What became of the rows at some positions, the keys of devices that were not known here, the suspects among
@@ -272,7 +298,9 @@ class Writer(Generic[AnyRow]):
         max_kw = np.array([self._limits.max_kw_of(target.device, rows[at][0]) for at in of_devices.tolist()])[device_of]
         async with cursor.copy(target.copy_to_staging) as copy:
             await copy.write(staged_readings(keys, columns, max_kw))
-        followed = await self._find_neighbours(columns, merged, cursor)
+        if (old := columns.ts_us < self._sealed_before_us).any():
+            await sealed.open_of_rows(keys[old], columns.ts_us[old])
+        followed = await self._find_neighbours(columns, merged, sealed, cursor)
         await cursor.execute(self._insert, prepare=True)
         [(inserted, missed, doubted)] = await cursor.fetchall()
         if len(merged.changed):
@@ -298,15 +326,16 @@ class Writer(Generic[AnyRow]):
         return Suspects(positions, self._devices.keys(slots), columns.ts_us[positions], self._devices.limits_kw(slots))
 
     async def _count_sessions(
-        self, suspects: Suspects, written: Written, anew: set[tuple[int, datetime]], cursor: psycopg.AsyncCursor[Any]
+        self,
+        suspects: Suspects,
+        written: Written,
+        anew: set[tuple[int, datetime]],
+        sealed: SealedDays,
+        cursor: psycopg.AsyncCursor[Any],
     ) -> None:
         """Has nothing count of what is a session's register; adds to what was `written` and to `anew`."""
-
-        async def execute(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-            await cursor.execute(statement, parameters, prepare=False)
-            return await cursor.fetchall()
-
-        sessions = await count_sessions(execute, self._target.device, suspects, self._limits.min_interval_s)
+        execute = partial(_executed, cursor)
+        sessions = await count_sessions(execute, sealed, self._target.device, suspects, self._limits.min_interval_s)
         anew |= sessions.anew
         if sessions.doubted:
             places = zip(suspects.keys.tolist(), map(datetime_from_us, suspects.ts_us.tolist()), strict=True)
@@ -328,7 +357,7 @@ class Writer(Generic[AnyRow]):
         return Newest.of(keys, await cursor.fetchall())
 
     async def _find_neighbours(
-        self, columns: Columns, merged: Merged, cursor: psycopg.AsyncCursor[Any]
+        self, columns: Columns, merged: Merged, sealed: SealedDays, cursor: psycopg.AsyncCursor[Any]
     ) -> dict[str, datetime] | None:
         """Finds between which stored readings late rows belong.
 
@@ -341,11 +370,10 @@ class Writer(Generic[AnyRow]):
             "first": datetime_from_us(int(columns.ts_us.min()) - NEIGHBOUR_MAX_US),
             "last": datetime_from_us(int(columns.ts_us.max()) + NEIGHBOUR_MAX_US),
         }
-        await cursor.execute(target.find_neighbours, near, prepare=False)
-        [(beyond, first, last)] = await cursor.fetchall()
+        [(beyond, first, last, keys, days)] = await _executed(cursor, target.find_neighbours, near)
         if beyond:
-            await cursor.execute(target.find_neighbours, EVER, prepare=False)
-            [(_, first, last)] = await cursor.fetchall()
+            [(_, first, last, keys, days)] = await _executed(cursor, target.find_neighbours, EVER)
+        await sealed.open(keys, days, days)
         return None if first is None else {"first": first, "last": last}
 
     async def _connected(self) -> AsyncConnection[Any]:
@@ -354,7 +382,13 @@ class Writer(Generic[AnyRow]):
             await require_safe_server(self._connection)
             for statement in self._target.open_session:
                 await self._connection.execute(statement)
+            await self._ask_for_sealed_before(self._connection)
         return self._connection
+
+    async def _ask_for_sealed_before(self, connection: AsyncConnection[Any]) -> None:
+        row = await (await connection.execute(SEALED_BEFORE)).fetchone()
+        assert row is not None
+        self._sealed_before_us = us_from_day(row[0])
 
     async def _ensure_partitions(self, connection: AsyncConnection[Any], rows: Columns) -> None:
         missing = set(np.unique(rows.ts_us // US_PER_DAY).tolist()) - self._partition_days
@@ -395,6 +429,17 @@ class Writer(Generic[AnyRow]):
             ordinal: (None if register is not None else kwh if sent_kwh is None else sent_kwh, *others, register)
             for ordinal, sent_kwh, kwh, *others, register in await cursor.fetchall()
         }
+
+
+async def _executed(
+    cursor: psycopg.AsyncCursor[Any], statement: str, parameters: dict[str, Any]
+) -> Sequence[tuple[Any, ...]]:
+    await cursor.execute(statement, parameters, prepare=False)
+    return await cursor.fetchall()
+
+
+def _has_no_partition(error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailable:

@@ -124,14 +124,15 @@ _LOCK_NEW_DEVICES = """
 """
 
 # For each staged row that is not newer than all that is stored of its device: whether it is stored, and if not, between
-# which stored readings it belongs. The bounds let the planner leave out other days. Returns whether readings may lie
-# beyond them, and between which timestamps the readings lie that now come after other ones.
+# which stored readings it belongs; its own day is open. The bounds let the planner leave out other days. Returns
+# whether readings may lie beyond them, between which timestamps the readings lie that now come after other ones, and
+# the devices and days of those that may be sealed.
 _FIND_NEIGHBOURS = """
     WITH found AS (
         UPDATE staged_readings AS staged
         SET (late, stored, before_ts, before_register_kwh, after_ts) = (
             SELECT true, stored.ts IS NOT NULL, before.ts, before.register_kwh, after.ts
-            FROM (VALUES (0)) AS one
+            FROM (SELECT (staged.ts AT TIME ZONE 'UTC')::date AS day, floor_day FROM retention) AS own
                 LEFT JOIN LATERAL (
                     SELECT ts FROM {device}_telemetry_history AS history
                     WHERE history.{device}_key = staged.device_key AND history.ts = staged.ts
@@ -139,23 +140,45 @@ _FIND_NEIGHBOURS = """
                     LIMIT 1
                 ) AS stored ON true
                 LEFT JOIN LATERAL (
-                    SELECT ts, register_kwh FROM {device}_telemetry_history AS history
-                    WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts < staged.ts
-                        AND history.ts BETWEEN %(first)s AND %(last)s
+                    (
+                        SELECT ts, register_kwh FROM {device}_telemetry_history AS history
+                        WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts < staged.ts
+                            AND history.ts BETWEEN %(first)s AND %(last)s
+                        ORDER BY ts DESC LIMIT 1
+                    ) UNION ALL (
+                        SELECT last_ts, register_kwh[readings] FROM {device}_sealed_days AS sealed
+                        WHERE stored.ts IS NULL AND sealed.device_key = staged.device_key
+                            AND sealed.day < own.day AND sealed.day >= own.floor_day
+                            AND sealed.day >= (%(first)s AT TIME ZONE 'UTC')::date
+                        ORDER BY sealed.day DESC LIMIT 1
+                    )
                     ORDER BY ts DESC LIMIT 1
                 ) AS before ON true
                 LEFT JOIN LATERAL (
-                    SELECT ts FROM {device}_telemetry_history AS history
-                    WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts > staged.ts
-                        AND history.ts BETWEEN %(first)s AND %(last)s
+                    (
+                        SELECT ts FROM {device}_telemetry_history AS history
+                        WHERE stored.ts IS NULL AND history.{device}_key = staged.device_key AND history.ts > staged.ts
+                            AND history.ts BETWEEN %(first)s AND %(last)s
+                        ORDER BY ts LIMIT 1
+                    ) UNION ALL (
+                        SELECT first_ts FROM {device}_sealed_days AS sealed
+                        WHERE stored.ts IS NULL AND sealed.device_key = staged.device_key AND sealed.day > own.day
+                            AND sealed.day <= (%(last)s AT TIME ZONE 'UTC')::date
+                        ORDER BY sealed.day LIMIT 1
+                    )
                     ORDER BY ts LIMIT 1
                 ) AS after ON true
         )
         WHERE ts <= (SELECT status.ts FROM {device}_current_status AS status WHERE {device}_key = device_key)
-        RETURNING stored, before_ts, after_ts
+        RETURNING device_key, stored, before_ts, after_ts
+    ), sealable AS (
+        SELECT DISTINCT device_key, (after_ts AT TIME ZONE 'UTC')::date AS day
+        FROM found WHERE after_ts < (SELECT sealed_before::timestamp AT TIME ZONE 'UTC' FROM retention)
     )
     SELECT coalesce(bool_or(NOT stored AND (before_ts IS NULL OR after_ts IS NULL)), false),
-        min(after_ts), max(after_ts)
+        min(after_ts), max(after_ts),
+        ARRAY(SELECT device_key FROM sealable ORDER BY device_key, day),
+        ARRAY(SELECT day FROM sealable ORDER BY device_key, day)
     FROM found
 """
 
@@ -322,7 +345,8 @@ class Target(Generic[AnyRow]):
 
     The slow path is `lock_status`, `find_newest`, `copy_to_staging`, `insert` and, where rows were not inserted,
     `find_stored`; where rows are late also `find_neighbours` before and `count_anew` after `insert`; and where
-    `newest` readings have risen from something else `change_rises`. The fast path is
+    `newest` readings have risen from something else `change_rises`. Rows of days that may be sealed take it too, see
+    `sealed_days`. The fast path is
     `copy_to_staged_hours`, `add_hours` and `copy_to_history`. Both end with `mark_hours`.
 
     The status of a device is locked before anything else of it is written, in the order of the keys: two transactions

@@ -6,11 +6,11 @@ from psycopg import AsyncConnection
 
 from shared.db.engine import connection_parameters
 from shared.db.verification import EVER_US, Check, Difference, checks, find, repair_rows
-from shared.timestamps import us_from_datetime
+from shared.timestamps import US_PER_HOUR, us_from_datetime
 
 _HOURS = " UNION ".join(
     f"SELECT hour_start FROM {side}_energy_hourly"
-    f" UNION SELECT date_bin('1 hour', ts - interval '1 us', 'epoch') FROM {side}_telemetry_history"
+    f" UNION SELECT date_bin('1 hour', ts - interval '1 us', 'epoch') FROM {side}_readings"
     for side in ("meter", "vehicle")
 )
 """Those `(h, h + 1 h]` of which anything is stored."""
@@ -19,8 +19,8 @@ _HOURS = " UNION ".join(
 async def checks_of_stored(connection: AsyncConnection[Any]) -> list[Check]:
     """What `verify` looks at, ever, but for the hours of which nothing is stored, most of a day."""
     cursor = await connection.execute(_HOURS)
-    hours = {None} | {us_from_datetime(hour) for (hour,) in await cursor.fetchall()}
-    return [check for check in await checks(connection, *EVER_US) if check.hour_us in hours]
+    hours = {None} | {us_from_datetime(hour) // US_PER_HOUR * US_PER_HOUR for (hour,) in await cursor.fetchall()}
+    return [check for check in await checks(connection, *EVER_US) if check.hours > 1 or check.hour_us in hours]
 
 
 async def differences(url: str, *, everywhere: bool = False) -> list[Difference]:

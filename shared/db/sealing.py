@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, errors
 
 from shared.db.device_kind import KINDS, DeviceKind
@@ -50,6 +51,9 @@ _BEGIN = "SELECT begin_sealing(%(parent)s, %(day)s)"
 _SEAL = "SELECT last_key, devices, readings FROM seal_{device}_days(%(day)s, %(after_key)s, %(readings)s)"
 
 _DROP = "SELECT drop_sealed_history_partition(%(parent)s, %(day)s)"
+
+NO_PARTITION = "EF002"
+"""SQLSTATE where sealed days cannot be opened before there are partitions; its detail is the days."""
 
 PassFailPoint = Callable[[str], None]
 
@@ -126,3 +130,12 @@ async def _value(connection: AsyncConnection[Any], query: str, **parameters: Any
     row = await (await connection.execute(query, parameters)).fetchone()
     assert row is not None
     return row[0]
+
+
+def missing_days(error: BaseException | None) -> set[int]:
+    """The days, numbered from 1970-01-01, for want of whose partitions sealed days could not be opened; none where
+    the error is another one."""
+    if not isinstance(error, psycopg.Error) or error.sqlstate != NO_PARTITION:
+        return set()
+    days = (error.diag.message_detail or "").split(",")
+    return {(date.fromisoformat(day) - date(1970, 1, 1)).days for day in days}

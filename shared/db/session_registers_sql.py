@@ -25,6 +25,32 @@ not."""
 SENT = "coalesce(sent_kwh, CASE WHEN register_kwh IS NULL THEN {energy} END)"
 """The interval's energy of a reading as it was sent; null where a register was."""
 
+_AT_ONCE = RISE_READINGS - 1
+
+
+def _sealed(which: str) -> str:
+    """Readings of a sealed day, the row `sealed`, as many as may rise together with one that is beside them."""
+    columns = ("gaps_us", "{energy}", "register_kwh", "sent_kwh", "counting")
+    return f"""unnest({", ".join(f"sealed.{name}[{which}]" for name in columns)})
+                WITH ORDINALITY AS packed (gap_us, {{energy}}, register_kwh, sent_kwh, counting, position)"""
+
+
+FIRST_SEALED = f"""
+            SELECT sealed.day::timestamp AT TIME ZONE 'UTC'
+                    + (sum(gap_us) OVER (ORDER BY position))::bigint * interval '1 microsecond' AS ts,
+                {SENT} AS kwh, counting
+            FROM {_sealed(f":{_AT_ONCE}")}
+"""  # noqa: S608 (all are constants)
+"""The first readings of a sealed day."""
+
+LAST_SEALED = f"""
+            SELECT sealed.last_ts - coalesce(sum(gap_us) OVER later, 0)::bigint * interval '1 microsecond' AS ts,
+                {SENT} AS kwh, counting
+            FROM {_sealed(f"sealed.readings - {_AT_ONCE - 1}:")}
+            WINDOW later AS (ORDER BY position DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+"""  # noqa: S608 (all are constants)
+"""The last ones."""
+
 SESSION = "session"
 """What `counting` says of readings that are a session's registers."""
 

@@ -1,8 +1,10 @@
 """What `verify` says to the database, of the rollups and the status of each kind of device.
 
-The statements' parameters are `keys` of devices, with the `limits_kw` of each, and, of an hour `(hour, next_hour]`, its
-two ends; to repair rollups `hours` too, the start of one for each key, between these ends. History is looked up device
-by device, since its key begins with the device; where a day is small the planner reads it whole instead.
+The statements' parameters are `keys` of devices, with the `limits_kw` of each, and, of a span of whole hours
+`(hour, next_hour]`, its two ends; to repair rollups `hours` too, the start of one for each key, between these ends.
+History is looked up device by device, since its key begins with the device; where a day is small the planner reads it
+whole instead. Where days may be sealed the same is asked of all readings, with bounds on the days to unpack; to repair
+them they are opened.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,15 +25,24 @@ class Derived:
     columns: Sequence[str]
     """The values of a row: what `find` returns twice, first as stored and then as history has it."""
     find: str
-    """The rows that differ: the device's key and id, then the columns twice; all null where there is no row."""
+    """The rows that differ: the device's key and id, the start of the hour, then the columns twice; all null where
+    there is no row."""
     lock: str
     """Waits until nobody writes to the table, and lets nobody write to it before the transaction ends."""
     remove: str
     """Deletes the rows of `keys`; of history, where nothing is deleted, it makes count what should."""
     add: str
-    """Inserts the rows of `keys` as history has them. Of these there must be none. Empty where `remove` repairs."""
+    """Inserts the rows of `keys` as history has them. Of these there must be none. Empty where `remove` repairs, which
+    is empty where it does to open the days."""
+    find_sealed: str = ""
+    """The same where days may be sealed; empty where `find` sees to it."""
     mark_hours: str | None = None
     """Tells readers of `hours` that their rollups changed; None where those do not follow from the table's rows."""
+
+    @property
+    def opens_days(self) -> bool:
+        """Whether to open the days repairs what is wrong."""
+        return not self.remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,12 @@ class Side:
     """The hours within `[start, end)` of which rows are stored."""
     some_reading: str
     """A row where history has readings within `[day, next_day)`."""
+    sealed: Derived
+    """The sealed days themselves, of the day that begins with `hour`."""
+    sealed_days: str
+    """The days of which devices have sealed readings."""
+    unseal: str
+    """Opens the days of `keys` from the two before the span to the one after it."""
 
 
 # The UTC days that a history table has a partition for.
@@ -66,27 +83,26 @@ _LOCK = "LOCK TABLE {device}_current_status, {device}_closed_hours IN EXCLUSIVE 
 # 1e-290 keeps the product from underflow, which is an error here.
 _FIND_HOURS = """
     WITH computed AS (
-        SELECT {device}_key, sum({energy}) AS kwh, sum(greatest(0, -{energy})) AS kwh_returned, count(*) AS readings,
+        SELECT {device}_key, date_bin('1 hour', history.ts - interval '1 microsecond', 'epoch') AS hour_start,
+            sum({energy}) AS kwh, sum(greatest(0, -{energy})) AS kwh_returned, count(*) AS readings,
             max(history.ts) AS last_ts, sum(abs({energy})) AS kwh_magnitudes
             {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings, coalesce(sum(abs(#)), 0) AS #_magnitudes}
-        FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
-            JOIN {device}_telemetry_history AS history USING ({device}_key)
-        WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s
-            AND %(hour)s = date_bin('1 hour', %(hour)s, 'epoch')
-        GROUP BY {device}_key
+        FROM unnest(%(keys)s::integer[]) AS device ({device}_key) JOIN {history} USING ({device}_key)
+        WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s {of_days:history}
+        GROUP BY 1, 2
     ), stored AS (
-        SELECT {device}_key, sum({energy}) AS kwh, sum({returned}) AS kwh_returned, sum(readings) AS readings,
-            max(last_ts) AS last_ts
+        SELECT {device}_key, hour_start, sum({energy}) AS kwh, sum({returned}) AS kwh_returned,
+            sum(readings) AS readings, max(last_ts) AS last_ts
             {averaged:, sum(#_sum) AS #_sum, sum(#_readings) AS #_readings}
         FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
             JOIN {device}_energy_hourly AS hourly USING ({device}_key)
-        WHERE hourly.hour_start = %(hour)s
-        GROUP BY {device}_key
+        WHERE hourly.hour_start >= %(hour)s AND hourly.hour_start < %(next_hour)s
+        GROUP BY 1, 2
     )
-    SELECT {device}_key, {device}_id,
+    SELECT {device}_key, {device}_id, hour_start,
         {totals:stored.#}, stored.last_ts::text,
         {totals:computed.#}, computed.last_ts::text
-    FROM stored FULL JOIN computed USING ({device}_key) LEFT JOIN {device}s USING ({device}_key)
+    FROM stored FULL JOIN computed USING ({device}_key, hour_start) LEFT JOIN {device}s USING ({device}_key)
     WHERE %(hour)s >= (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
         AND (
             (stored.last_ts, stored.readings {averaged:, stored.#_readings})
@@ -97,19 +113,19 @@ _FIND_HOURS = """
                 {averaged:, abs(stored.#_sum - computed.#_sum) - 1e-9 * greatest(computed.#_magnitudes, 1e-290)}
             ) > 0
         )
-    ORDER BY {device}_key
+    ORDER BY {device}_key, hour_start
 """
 
-# The readings of an hour beside the reading before each, and what counts of them by that; `sent_kwh` is the interval's
-# energy. What an operator has corrected stays, and so does what depends on readings that may have been dropped: what
-# counts of the first one, and for two days after them that something is a session's register.
+# The readings of some hours beside the reading before each, and what counts of them by that; `sent_kwh` is the
+# interval's energy. What an operator has corrected stays, and so does what depends on readings that may have been
+# dropped: what counts of the first one, and for two days after them that something is a session's register.
 _COUNTED = f"""
     WITH within AS (
         SELECT {{device}}_key, ts, max_kw, {{energy}} AS kwh, register_kwh, counting, {SENT} AS sent_kwh,
             lag(ts) OVER device AS previous_ts, lag(register_kwh) OVER device AS previous_register_kwh
         FROM unnest(%(keys)s::integer[], %(limits_kw)s::double precision[]) AS device ({{device}}_key, max_kw)
-            JOIN {{device}}_telemetry_history AS history USING ({{device}}_key)
-        WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s
+            JOIN {{history}} USING ({{device}}_key)
+        WHERE history.ts > %(hour)s AND history.ts <= %(next_hour)s {{of_days:history}}
         WINDOW device AS (PARTITION BY {{device}}_key ORDER BY ts)
     ), near AS MATERIALIZED (
         SELECT {{device}}_key AS device_key, ts, sent_kwh AS kwh, counting, false AS trusted FROM within
@@ -117,20 +133,21 @@ _COUNTED = f"""
         SELECT device.{{device}}_key, ts, kwh, counting, true
         FROM (SELECT DISTINCT {{device}}_key FROM within) AS device CROSS JOIN LATERAL (
             (
-                SELECT ts, {SENT} AS kwh, counting FROM {{device}}_telemetry_history AS history
+                SELECT ts, {SENT} AS kwh, counting FROM {{history}}
                 WHERE history.{{device}}_key = device.{{device}}_key
-                    AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '{REACH_DAYS} days'
+                    AND history.ts <= %(hour)s
+                    AND history.ts > %(hour)s - interval '{REACH_DAYS} days' {{before:history}}
                     AND history.ts >= coalesce((
-                        SELECT ts FROM {{device}}_telemetry_history AS history
-                        WHERE history.{{device}}_key = device.{{device}}_key
-                            AND history.ts <= %(hour)s AND history.ts > %(hour)s - interval '{REACH_DAYS} days'
+                        SELECT ts FROM {{history}}
+                        WHERE history.{{device}}_key = device.{{device}}_key AND history.ts <= %(hour)s
+                            AND history.ts > %(hour)s - interval '{REACH_DAYS} days' {{before:history}}
                             AND counting IS DISTINCT FROM 'corrected'
                         ORDER BY ts DESC OFFSET {RISE_READINGS - 2} LIMIT 1
                     ), '-infinity')
             ) UNION ALL (
-                SELECT ts, {SENT}, counting FROM {{device}}_telemetry_history AS history
+                SELECT ts, {SENT}, counting FROM {{history}}
                 WHERE history.{{device}}_key = device.{{device}}_key
-                    AND history.ts > %(next_hour)s AND history.ts <= %(next_hour)s + interval '1 day'
+                    AND history.ts > %(next_hour)s AND history.ts <= %(next_hour)s + interval '1 day' {{after:history}}
                 ORDER BY ts LIMIT {RISE_READINGS - 1}
             )
         ) AS readings
@@ -140,9 +157,23 @@ _COUNTED = f"""
             CASE WHEN previous_ts IS NULL THEN earlier_register_kwh ELSE previous_register_kwh END
                 AS before_register_kwh
         FROM within LEFT JOIN LATERAL (
-            SELECT ts AS before_ts, register_kwh AS earlier_register_kwh FROM {{device}}_telemetry_history AS history
-            WHERE previous_ts IS NULL AND history.{{device}}_key = within.{{device}}_key AND history.ts <= %(hour)s
-            ORDER BY ts DESC LIMIT 1
+            (
+                SELECT ts AS before_ts, register_kwh AS earlier_register_kwh
+                FROM {{device}}_telemetry_history AS history
+                WHERE previous_ts IS NULL AND history.{{device}}_key = within.{{device}}_key AND history.ts <= %(hour)s
+                ORDER BY ts DESC LIMIT 1
+            ) UNION ALL (
+                SELECT ts, register_kwh FROM (
+                    SELECT day FROM {{device}}_sealed_days AS sealed
+                    WHERE previous_ts IS NULL AND sealed.device_key = within.{{device}}_key AND first_ts <= %(hour)s
+                    ORDER BY day DESC LIMIT 1
+                ) AS last CROSS JOIN LATERAL (
+                    SELECT ts, register_kwh FROM {{device}}_readings AS readings
+                    WHERE readings.{{device}}_key = within.{{device}}_key AND readings.day = last.day AND ts <= %(hour)s
+                    ORDER BY ts DESC LIMIT 1
+                ) AS reading
+            )
+            ORDER BY before_ts DESC LIMIT 1
         ) AS earlier ON true
     ), judged AS (
         SELECT {{device}}_key, reading.ts, reading.before_ts, reading.kwh, register_kwh, reading.counting, sent_kwh,
@@ -157,24 +188,25 @@ _COUNTED = f"""
         WHERE reading.counting IS DISTINCT FROM 'corrected'
     ), counted AS (
         SELECT {{device}}_key, ts, before_ts, kwh, counting, sent_kwh, right_counting,
-            counted_kwh(right_counting, sent_kwh, register_kwh, before_register_kwh) AS right_kwh
+            counted_kwh(right_counting, sent_kwh, register_kwh, before_register_kwh) AS right_kwh,
+            date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
         FROM judged
     ), wrong AS (
-        SELECT {{device}}_key, ts, kwh, sent_kwh, right_counting, right_kwh
+        SELECT {{device}}_key, ts, kwh, sent_kwh, right_counting, right_kwh, hour_start
         FROM counted CROSS JOIN (SELECT floor_day::timestamp AT TIME ZONE 'UTC' AS floor_ts FROM retention) AS retention
         WHERE (kwh, counting) IS DISTINCT FROM (right_kwh, right_counting)
-            AND %(hour)s >= floor_ts
+            AND hour_start >= floor_ts
             AND (before_ts IS NOT NULL OR floor_ts = '0001-01-01 UTC')
-            AND (counting IS DISTINCT FROM '{SESSION}' OR %(hour)s >= floor_ts + interval '{REACH_DAYS} days')
+            AND (counting IS DISTINCT FROM '{SESSION}' OR hour_start >= floor_ts + interval '{REACH_DAYS} days')
     )
 """  # noqa: S608 (all are constants)
 
 _FIND_COUNTING = (
     _COUNTED  # noqa: S608 (both are constants)
     + """
-    SELECT {device}_key, {device}_id, sum(kwh), count(*), sum(right_kwh), count(*)
+    SELECT {device}_key, {device}_id, hour_start, sum(kwh), count(*), sum(right_kwh), count(*)
     FROM wrong LEFT JOIN {device}s USING ({device}_key)
-    GROUP BY {device}_key, {device}_id ORDER BY {device}_key
+    GROUP BY {device}_key, {device}_id, hour_start ORDER BY {device}_key, hour_start
 """
 )
 
@@ -224,10 +256,24 @@ _ADD_HOURS = """
     WHERE readings > 0 AND (device_key, hour_start) NOT IN (SELECT device_key, hour_start FROM open)
 """
 
+# The newest reading of a device, the row `device`.
+_NEWEST = """
+    (
+        SELECT ts, {measurements}, sent_kwh FROM {device}_telemetry_history AS history
+        WHERE history.{device}_key = device.{device}_key
+        ORDER BY ts DESC LIMIT 1
+    ) UNION ALL (
+        SELECT last_ts, {measurements:#[readings]}, sent_kwh[readings] FROM {device}_sealed_days AS sealed
+        WHERE sealed.device_key = device.{device}_key AND sealed.day >= (SELECT floor_day FROM retention)
+        ORDER BY day DESC LIMIT 1
+    )
+    ORDER BY ts DESC LIMIT 1
+"""
+
 # The hour of a status must be that of its reading, whose timestamp is then the hour's last one. Where history has
 # nothing of a device, a status from before the retention floor stands: its reading was dropped.
 _FIND_STATUS = """
-    SELECT {device}_key, {device}_id,
+    SELECT {device}_key, {device}_id, CAST(NULL AS timestamptz),
         status.ts::text, {measurements:status.#}, status.sent_kwh, status.hour_start::text,
         newest.ts::text, {measurements:newest.#}, newest.sent_kwh, newest.hour_start::text
     FROM unnest(%(keys)s::integer[]) AS device ({device}_key)
@@ -236,9 +282,7 @@ _FIND_STATUS = """
         LEFT JOIN LATERAL (
             SELECT ts, {measurements}, sent_kwh,
                 date_bin('1 hour', ts - interval '1 microsecond', 'epoch') AS hour_start
-            FROM {device}_telemetry_history AS history
-            WHERE history.{device}_key = device.{device}_key
-            ORDER BY ts DESC LIMIT 1
+            FROM ({newest}) AS either
         ) AS newest ON true
     WHERE (status.ts, {measurements:status.#}, status.sent_kwh, status.hour_start)
         IS DISTINCT FROM (newest.ts, {measurements:newest.#}, newest.sent_kwh, newest.hour_start)
@@ -263,15 +307,11 @@ _REMOVE_STATUS = """
 # A rise may have begun with any energy.
 _ADD_STATUS = f"""
     WITH newest AS (
-        SELECT device_key, ts, {{measurements:newest.#}}, sent_kwh,
+        SELECT device.{{device}}_key AS device_key, ts, {{measurements:newest.#}}, sent_kwh,
             CASE WHEN {SENT} > 0 THEN 0 END
                 AS rising_from_kwh,
             date_bin('1 hour', newest.ts - interval '1 microsecond', 'epoch') AS hour_start
-        FROM unnest(%(keys)s::integer[]) AS device_key CROSS JOIN LATERAL (
-            SELECT ts, {{measurements}}, sent_kwh FROM {{device}}_telemetry_history AS history
-            WHERE history.{{device}}_key = device_key
-            ORDER BY ts DESC LIMIT 1
-        ) AS newest
+        FROM unnest(%(keys)s::integer[]) AS device ({{device}}_key) CROSS JOIN LATERAL ({{newest}}) AS newest
     ), opened AS (
         DELETE FROM {{device}}_closed_hours AS closed USING newest
         WHERE closed.device_key = newest.device_key AND closed.hour_start = newest.hour_start
@@ -299,12 +339,83 @@ _STORED_HOURS = """
 _SOME_READING = "SELECT ts FROM {device}_telemetry_history WHERE ts >= %(day)s AND ts < %(next_day)s LIMIT 1"
 
 
+# Of the sealed days of devices: whether the readings that each has are in their order and in their day, are as many and
+# have the sums that it says, and are the only ones of that day.
+_FIND_SEALED = """
+    WITH computed AS (
+        SELECT {device}_key AS device_key, count(*) AS readings, min(ts) AS first_ts, max(ts) AS last_ts,
+            count(DISTINCT ts) AS instants, sum({energy}) AS kwh, sum(greatest(0, -{energy})) AS kwh_returned,
+            sum(abs({energy})) AS kwh_magnitudes
+            {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings, coalesce(sum(abs(#)), 0) AS #_magnitudes}
+        FROM {device}_readings WHERE {device}_key = ANY(%(keys)s) AND day = (%(hour)s AT TIME ZONE 'UTC')::date
+        GROUP BY {device}_key
+    )
+    SELECT device_key, {device}_id, %(hour)s::timestamptz,
+        {totals:stored.#}, stored.first_ts::text, stored.last_ts::text,
+        {totals:computed.#}, computed.first_ts::text, computed.last_ts::text
+    FROM {device}_sealed_days AS stored JOIN computed USING (device_key)
+        LEFT JOIN {device}s ON {device}_key = device_key
+    WHERE device_key = ANY(%(keys)s) AND day = (%(hour)s AT TIME ZONE 'UTC')::date
+        AND day >= (SELECT floor_day FROM retention)
+        AND (
+            (stored.readings, stored.first_ts, stored.last_ts {averaged:, stored.#_readings})
+                IS DISTINCT FROM
+                (computed.readings, computed.first_ts, computed.last_ts {averaged:, computed.#_readings})
+            OR computed.instants < computed.readings
+            OR computed.first_ts < %(hour)s OR computed.last_ts >= %(hour)s::timestamptz + interval '1 day'
+            OR 0 > ANY(gaps_us)
+            OR greatest(
+                abs(stored.kwh - computed.kwh) - 1e-9 * greatest(computed.kwh_magnitudes, 1e-290),
+                abs(stored.kwh_returned - computed.kwh_returned) - 1e-9 * greatest(computed.kwh_returned, 1e-290)
+                {averaged:, abs(stored.#_sum - computed.#_sum) - 1e-9 * greatest(computed.#_magnitudes, 1e-290)}
+            ) > 0
+        )
+    ORDER BY device_key
+"""
+
+_SEALED_DAYS = """
+    SELECT DISTINCT day FROM {device}_sealed_days
+    WHERE day BETWEEN (%(start)s AT TIME ZONE 'UTC')::date AND (%(end)s AT TIME ZONE 'UTC')::date
+"""
+
+_UNSEAL = f"""
+    SELECT device_key, day FROM unseal_{{device}}_days(
+        %(keys)s::integer[],
+        array_fill((%(hour)s AT TIME ZONE 'UTC')::date - {REACH_DAYS}, ARRAY[cardinality(%(keys)s::integer[])]),
+        array_fill((%(next_hour)s AT TIME ZONE 'UTC')::date + 1, ARRAY[cardinality(%(keys)s::integer[])]),
+        (%(next_hour)s AT TIME ZONE 'UTC')::date + 1
+    )
+"""  # noqa: S608 (a constant)
+
+# Where days may be sealed, from when on the days are that a piece of the readings may lie in.
+_DAYS = {
+    "of_days": "(%(hour)s AT TIME ZONE 'UTC')::date AND (%(next_hour)s AT TIME ZONE 'UTC')::date",
+    "before": f"(%(hour)s AT TIME ZONE 'UTC')::date - {REACH_DAYS} AND (%(hour)s AT TIME ZONE 'UTC')::date",
+    "after": "(%(next_hour)s AT TIME ZONE 'UTC')::date AND (%(next_hour)s AT TIME ZONE 'UTC')::date + 1",
+}
+
+
+def _of_open(statement: str) -> str:
+    statement = statement.replace("{history}", "{device}_telemetry_history AS history")
+    for name in _DAYS:
+        statement = statement.replace(f"{{{name}:history}}", "")
+    return statement.replace("{newest}", _NEWEST)
+
+
+def _of_all(statement: str) -> str:
+    statement = statement.replace("{history}", "{device}_readings AS history")
+    for name, days in _DAYS.items():
+        statement = statement.replace(f"{{{name}:history}}", f"AND history.day BETWEEN {days}")
+    return statement
+
+
 def _side(kind: DeviceKind) -> Side:
     _, _, *other_totals = kind.totals
     hours = Derived(
         table=kind.render("{device}_energy_hourly"),
         columns=(kind.energy, kind.returned, *other_totals, "last_ts"),
-        find=kind.render(_FIND_HOURS),
+        find=kind.render(_of_open(_FIND_HOURS)),
+        find_sealed=kind.render(_of_all(_FIND_HOURS)),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_HOURS),
         add=kind.render(_ADD_HOURS),
@@ -313,19 +424,28 @@ def _side(kind: DeviceKind) -> Side:
     counting = Derived(
         table=kind.history,
         columns=(kind.energy, "readings"),
-        find=kind.render(_FIND_COUNTING),
+        find=kind.render(_of_open(_FIND_COUNTING)),
+        find_sealed=kind.render(_of_all(_FIND_COUNTING)),
         lock=kind.render(_LOCK),
-        remove=kind.render(_CHANGE_COUNTING),
+        remove=kind.render(_of_open(_CHANGE_COUNTING)),
         add="",
     )
     status = Derived(
         table=kind.render("{device}_current_status"),
         columns=("ts", *kind.measurements, "sent_kwh", "hour_start"),
-        find=kind.render(_FIND_STATUS),
+        find=kind.render(_of_open(_FIND_STATUS)),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_STATUS),
-        add=kind.render(_ADD_STATUS),
+        add=kind.render(_of_open(_ADD_STATUS)),
         mark_hours=kind.render(MARK_HOURS),
+    )
+    sealed = Derived(
+        table=kind.sealed,
+        columns=(*kind.totals, "first_ts", "last_ts"),
+        find=kind.render(_FIND_SEALED),
+        lock=kind.render(_LOCK),
+        remove="",
+        add="",
     )
     return Side(
         device=kind.name,
@@ -336,6 +456,9 @@ def _side(kind: DeviceKind) -> Side:
         devices=kind.render(_DEVICES),
         stored_hours=kind.render(_STORED_HOURS),
         some_reading=kind.render(_SOME_READING),
+        sealed=sealed,
+        sealed_days=kind.render(_SEALED_DAYS),
+        unseal=kind.render(_UNSEAL),
     )
 
 

@@ -86,8 +86,8 @@ async def test_what_is_sealed_and_opened_again_is_what_was_stored_to_the_last_bi
         await ours.execute("SELECT ensure_history_partition(%s, %s)", (kind.history, DAY))
         keys = sorted({key for key, _ in rows})
         found = await ours.execute(
-            f"SELECT device_key, day FROM unseal_{kind.name}_days(%s::integer[], %s::date[], %s) ORDER BY 1",
-            (keys, [DAY] * len(keys), DAY),
+            f"SELECT device_key, day FROM unseal_{kind.name}_days(%s::integer[], %s::date[], %s::date[], %s) ORDER BY 1",
+            (keys, [DAY] * len(keys), [DAY] * len(keys), DAY),
         )
         assert await found.fetchall() == [(key, DAY) for key in keys]
         assert await (await ours.execute(history)).fetchone() == (len(rows),)

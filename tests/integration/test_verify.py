@@ -24,6 +24,7 @@ from tests.acceptance.processes import until
 from tests.builders import NOW_US
 from tests.damage import FLOOR_DAY, MIDNIGHT_US, NOBODY, SIDES, Reading, Truth, damage, damages, readings
 from tests.model import hour_start_us
+from tests.sealed import seal_all
 from tests.verified import checks_of_stored, differences, repaired
 
 
@@ -58,7 +59,7 @@ async def write(url: str, sent: list[Reading]) -> None:
 def begin_anew(owner: psycopg.Connection[Any]) -> None:
     """Nothing but four devices of each side, of which the last never reports."""
     for side in SIDES:
-        for table in ("telemetry_history", "current_status", "closed_hours"):
+        for table in ("telemetry_history", "sealed_days", "current_status", "closed_hours"):
             owner.execute(f"DELETE FROM {side}_{table}")
         owner.execute(
             f"INSERT INTO {side}s ({side}_id) SELECT '{side[0]}' || n FROM generate_series(0, 3) AS n"
@@ -73,31 +74,37 @@ def begin_anew(owner: psycopg.Connection[Any]) -> None:
     sent=st.lists(readings, min_size=3, max_size=25),
     damaged=st.lists(damages, min_size=1, max_size=6),
     dropped=st.booleans(),
+    sealed=st.booleans(),
 )
 @example(
     sent=[],
     damaged=[(what, side, NOBODY, 1) for what in ("surplus hour", "surplus status") for side in SIDES],
     dropped=False,
+    sealed=False,
 )
 @example(
     sent=[Reading("meter", 0, ts_us, 1.0, None, None) for ts_us in (MIDNIGHT_US - 1, MIDNIGHT_US, MIDNIGHT_US + 1)],
     damaged=[("move", "meter", 0, US_PER_HOUR // 2)] * 2,
     dropped=False,
+    sealed=False,
 )
 @example(
     sent=[Reading("meter", 0, MIDNIGHT_US + 1, 5.0, None, None)],
     damaged=[("surplus hour", "meter", 1, 0)],
     dropped=False,
+    sealed=False,
 )
 @example(
     sent=[Reading(side, 0, MIDNIGHT_US + 1, 5.0, None, None) for side in SIDES],
     damaged=[("status", side, 0, 13.0) for side in SIDES],
     dropped=False,
+    sealed=False,
 )
 async def test_exactly_what_was_damaged_is_found_and_mended(
     sent: list[Reading],
     damaged: list[tuple[str, str, int, Any]],
     dropped: bool,
+    sealed: bool,
     owner: psycopg.Connection[Any],
     ingestion_url: str,
     maintenance_url: str,
@@ -106,10 +113,13 @@ async def test_exactly_what_was_damaged_is_found_and_mended(
     half = len(sent) // 2
     for some in (sent[:half], sent[half:]):
         await write(ingestion_url, some)
+        if sealed:
+            await seal_all(ingestion_url)
     if dropped:
         owner.execute("UPDATE retention SET floor_day = %s", (FLOOR_DAY,))
         for side in SIDES:
             owner.execute(f"DELETE FROM {side}_telemetry_history WHERE ts < %s", (FLOOR_DAY,))
+            owner.execute(f"DELETE FROM {side}_sealed_days WHERE day < %s", (FLOOR_DAY,))
     truth = Truth(sent, MIDNIGHT_US if dropped else None)
     assert await differences(maintenance_url) == []
 

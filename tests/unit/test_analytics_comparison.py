@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from enum import StrEnum
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from analytics_svc.charging import Hours, SideHours, Spans, hours_of
 from analytics_svc.comparison import ComparedStretches, Comparison, compare
+from analytics_svc.plain_charge import PlainCharge, plain_charge
 from analytics_svc.stretches import Aside, CompareLimits
 from shared.timestamps import US_PER_HOUR, US_PER_MINUTE
 from tests.charging_model import Energies, FedSpan, spans_table
@@ -382,6 +385,98 @@ def test_spans_do_not_change_each_other(told: tuple[tuple[int, int], Sequence[Fe
         mine = stretches.span == number
         for name in ("begins_us", "ends_us", "dc", "ac"):
             assert np.array_equal(getattr(stretches, name)[mine], getattr(own, name)), name
+
+
+class Disturbance(StrEnum):
+    """What is otherwise with an hour of a side than is usual."""
+
+    EARLY = "its reading comes before the hour's end"
+    SILENT = "no reading comes"
+    RETURNED = "energy flows back"
+    STANDBY = "power is about that of standby"
+    MORE = "power is a little more"
+
+
+disturbances = st.tuples(
+    st.sampled_from(Disturbance), st.sampled_from([[0], [1], [0, 1]]), st.integers(0, 9), st.floats(0.01, 0.4)
+)
+
+
+@st.composite
+def charges_hour_by_hour(draw: st.DrawFn) -> tuple[tuple[int, int], FedSpan]:
+    """A window and a span of all of it, with a charge that both sides report on the hour but for some disturbances."""
+    first, charging = draw(st.integers(0, 6)), draw(st.integers(1, 8))
+    hours = first + charging + draw(st.sampled_from([0, 2, 30]))
+    power_kw, idle_kw, ratio = draw(st.floats(0.4, 22)), draw(st.floats(0, 0.19)), draw(st.floats(0.86, 1.01))
+    kw = [power_kw if first <= hour < first + charging else idle_kw for hour in range(hours)]
+    sides = [{hour: (hour + 1.0, power * share) for hour, power in enumerate(kw)} for share in (ratio, 1.0)]
+    for what, of_sides, hour, size in draw(st.lists(disturbances, max_size=2)):
+        for side in of_sides:
+            time_h, kwh = sides[side].pop(min(hour, hours - 1), (hour + 1.0, 0.0))
+            match what:
+                case Disturbance.EARLY:
+                    sides[side][hour] = time_h - size, kwh
+                case Disturbance.RETURNED:
+                    sides[side] |= {hour: (time_h, kwh), hours + hour: (time_h - 0.5, -size)}
+                case Disturbance.STANDBY:
+                    sides[side][hour] = time_h, size
+                case Disturbance.MORE:
+                    sides[side][hour] = time_h, kwh * (1 + size)
+    vehicle, meters = ({round(time_h * US_PER_HOUR): kwh for time_h, kwh in side.values()} for side in sides)
+    window_us = (
+        draw(st.integers(0, min(6, 2 * hours - 1))) * US_PER_HOUR // 2,
+        (hours + draw(st.integers(0, 1))) * US_PER_HOUR,
+    )
+    return window_us, FedSpan(*window_us, vehicle, [meters])
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(charges_hour_by_hour())
+def test_a_plain_charge_is_to_the_last_bit_what_is_found_of_any(told: tuple[tuple[int, int], FedSpan]) -> None:
+    window_us, span = told
+    table = spans_table(window_us, [span])
+    event(f"plain: {plain_charge(table, LIMITS) is not None}")
+    found, stretches = compare(table, LIMITS)
+    with patch("analytics_svc.comparison.plain_charge", return_value=None):
+        expected, of_any = compare(table, LIMITS)
+    for each in fields(Comparison):
+        its, others = getattr(found, each.name), getattr(expected, each.name)
+        assert (its.dtype, its.tolist()) == (others.dtype, others.tolist()), each.name
+    for name, its, others in zip(ComparedStretches._fields, stretches, of_any, strict=True):
+        assert (its.dtype, its.tolist()) == (others.dtype, others.tolist()), name
+
+
+def a_plain_charge(vehicle: Energies, meter: Energies) -> PlainCharge | None:
+    window_us = 0, 24 * US_PER_HOUR
+    return plain_charge(spans_table(window_us, [FedSpan(*window_us, vehicle, [meter])]), LIMITS)
+
+
+VEHICLE, METER = (every(15, idle, 0, 24) | every(15, kwh, 6, 10) for idle, kwh in ((0.0, 1.5), (0.02, 1.75)))
+"""A night's charge, between hours in which both sides report."""
+
+
+def test_a_night_s_charge_is_a_plain_one() -> None:
+    charge = a_plain_charge(VEHICLE, METER)
+    assert charge is not None
+    assert charge[:4] == (7, 10, 24.0, 28.0)
+    assert charge.ac_squared_kw == pytest.approx(28.0 * 7)
+    assert charge.idle == pytest.approx(1.6)
+
+
+@pytest.mark.parametrize(
+    ("vehicle", "meter"),
+    [
+        ({}, {}),
+        (VEHICLE | at(7.1, -0.25), METER),
+        (VEHICLE, METER | at(7.1, -0.25)),
+        (VEHICLE | every(15, 1.5, 12, 13), METER | every(15, 1.75, 12, 13)),
+        (VEHICLE, every(15, 1.75, 6, 9.75)),
+        (every(15, 1.5, 6, 9.75), METER),
+    ],
+    ids=["none", "returned by the car", "returned to the grid", "two", "car ahead", "meter ahead"],
+)
+def test_whatever_else_is_reported_makes_it_no_plain_charge(vehicle: Energies, meter: Energies) -> None:
+    assert a_plain_charge(vehicle, meter) is None
 
 
 @settings(max_examples=200, deadline=None)

@@ -184,8 +184,9 @@ _SEALING = (
     COMMENT ON FUNCTION try_to_maintain IS
         'Makes the session the one that seals and archives, until it ends; false where another one is.'
     """,
-    # With the trigger there, whoever inserts into the day has looked for sealed readings; whoever did not look has
-    # committed, and what he wrote is seen. Both hold from the end of this transaction on.
+    # With the trigger there, whoever inserts into the day has looked for sealed readings. Whoever did not look has
+    # committed, and what he wrote is seen: he has written to the partition, or read in it what he was about to change,
+    # and no lock is shared with ours. Both hold from the end of this transaction on.
     """
     CREATE FUNCTION begin_sealing(parent text, day date) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '500ms' AS $$
@@ -215,6 +216,7 @@ _SEALING = (
         IF EXISTS (
             SELECT FROM pg_class WHERE relname = partition AND relnamespace = current_schema()::regnamespace
         ) THEN
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', partition);
             PERFORM guard_history_partition(partition, day);
         END IF;
     END
@@ -361,24 +363,35 @@ _SEAL = (
         ' null where none is left. SQLSTATE 55P03 where the days are written to for longer than half a second.'
     """,
     """
-    CREATE FUNCTION unseal_{device}_days(keys integer[], days date[], unsealed_until date)
-    RETURNS TABLE (device_key integer, day date)
+    CREATE FUNCTION unseal_{device}_days(
+        keys integer[], first_days date[], last_days date[], unsealed_until date
+    ) RETURNS TABLE (device_key integer, day date)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     #variable_conflict use_column
     DECLARE
+        first_day CONSTANT date := (SELECT min(first) FROM unnest(first_days) AS first);
+        last_day CONSTANT date := (SELECT max(last) FROM unnest(last_days) AS last);
         missing text;
     BEGIN
         PERFORM pg_advisory_xact_lock_shared(sealing_lock('{device}'));
-        PERFORM set_config('energyfleet.unsealed_until', to_char(unsealed_until, 'YYYY-MM-DD'), true);
+        PERFORM set_config(
+            'energyfleet.unsealed_until',
+            greatest(current_setting('energyfleet.unsealed_until', true), to_char(unsealed_until, 'YYYY-MM-DD')), true
+        );
         SELECT string_agg(DISTINCT sealed.day::text, ',') INTO missing
-        FROM unnest(keys, days) AS asked (device_key, day) JOIN {device}_sealed_days AS sealed USING (device_key, day)
-        WHERE to_regclass('{device}_telemetry_history_' || to_char(sealed.day, 'YYYYMMDD')) IS NULL;
+        FROM unnest(keys, first_days, last_days) AS asked (device_key, first, last)
+            JOIN {device}_sealed_days AS sealed
+                ON sealed.device_key = asked.device_key AND sealed.day BETWEEN asked.first AND asked.last
+        WHERE sealed.day BETWEEN first_day AND last_day
+            AND to_regclass('{device}_telemetry_history_' || to_char(sealed.day, 'YYYYMMDD')) IS NULL;
         IF missing IS NOT NULL THEN
             RAISE EXCEPTION 'no partition for the days %', missing USING ERRCODE = 'EF002', DETAIL = missing;
         END IF;
         RETURN QUERY WITH unsealed AS (
-            DELETE FROM {device}_sealed_days AS sealed USING unnest(keys, days) AS asked (device_key, day)
-            WHERE sealed.device_key = asked.device_key AND sealed.day = asked.day
+            DELETE FROM {device}_sealed_days AS sealed
+            USING unnest(keys, first_days, last_days) AS asked (device_key, first, last)
+            WHERE sealed.device_key = asked.device_key AND sealed.day BETWEEN asked.first AND asked.last
+                AND sealed.day BETWEEN first_day AND last_day
             RETURNING sealed.*
         ), opened AS (
             INSERT INTO {device}_telemetry_history ({device}_key, ts, {measurements}, sent_kwh, counting)
@@ -397,9 +410,9 @@ _SEAL = (
     """,
     """
     COMMENT ON FUNCTION unseal_{device}_days IS
-        'Opens sealed days of {device}s again, each a key and a UTC day, and tells which were sealed. From then on the'
-        ' transaction may insert into days up to `unsealed_until`, of which it has asked for all that it changes.'
-        ' SQLSTATE EF002 where a day has no partition; the days are its detail.'
+        'Opens sealed days of {device}s again, for each key those from a first to a last UTC day, and tells which were'
+        ' sealed. From then on the transaction may insert into days up to `unsealed_until`, of which it has asked for'
+        ' all that it changes. SQLSTATE EF002 where a day has no partition; the days are its detail.'
     """,
 )
 
