@@ -42,10 +42,15 @@ def a_row(kind: DeviceKind, kwh: float = 0.25) -> Row:
 
 
 async def store(
-    connection: AsyncConnection[Any], kind: DeviceKind, day: date, rows: Mapping[tuple[str, int], Row]
+    connection: AsyncConnection[Any],
+    kind: DeviceKind,
+    day: date,
+    rows: Mapping[tuple[str, int], Row],
+    may_be_new: bool = True,
 ) -> None:
     """Stores readings of a day, by device and microseconds from its beginning, in a transaction with their marks."""
-    await connection.execute("SELECT ensure_history_partition(%s, %s)", (kind.history, day))
+    if may_be_new:
+        await connection.execute("SELECT ensure_history_partition(%s, %s)", (kind.history, day))
     name = kind.name
     columns = (*kind.measurements, "sent_kwh", "counting")
     hours = {(us_of(day) + at - 1) // US_PER_HOUR * US_PER_HOUR for _, at in rows}
@@ -111,15 +116,20 @@ async def bad_network(port: int, bytes_through: int | None) -> AsyncIterator[int
         assert task is not None
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        with suppress(OSError, asyncio.CancelledError):
+        writers = [writer]
+        try:
             if bytes_through is None:
                 await asyncio.Event().wait()
             up, to_server = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(to_server)
             asked = asyncio.create_task(pass_on(reader, to_server, None))
+            tasks.add(asked)
+            asked.add_done_callback(tasks.discard)
             await pass_on(up, writer, bytes_through)
             asked.cancel()
-            to_server.close()
-        writer.close()
+        finally:
+            for each in writers:
+                each.transport.abort()
 
     async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, left: int | None) -> None:
         with suppress(OSError):

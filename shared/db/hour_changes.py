@@ -11,9 +11,12 @@ MARK_HOURS = """
     ON CONFLICT (hour_start, writer) DO UPDATE SET mark = excluded.mark
 """
 
-# Rollups before the retention floor are not asked for any more, hence nor are their versions. The last hour before it
-# stays: what is stamped midnight belongs to it, and to the first day that is kept, whose version it is part of.
+# Rollups before the retention floor are not asked for any more, hence nor are their versions. But those of the floor's
+# month stay, for that of a day of readings is made of them, and sealed days go by the month; and the hour before it:
+# what is stamped midnight belongs to it, and to the first day of the month.
 FORGET_HOURS = """
     DELETE FROM {device}_hour_changes
-    WHERE hour_start < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' - interval '1 hour' FROM retention)
+    WHERE hour_start < (
+        SELECT date_trunc('month', floor_day::timestamp) AT TIME ZONE 'UTC' - interval '1 hour' FROM retention
+    )
 """

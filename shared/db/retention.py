@@ -2,7 +2,7 @@
 
 The stored floor only moves forward, to so many days before the earlier of two clocks, ours and the database's. It is
 committed before anything is dropped. From then on the database refuses the days before it, so that a late batch can
-not bring back a day whose duplicates are forgotten. Current status and hourly rollups stay.
+not bring back a day whose duplicates are forgotten. Sealed days go by the month. Current status and hourly rollups stay.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _MOVE_FLOOR = """
 RETENTION_DAYS_MIN = 30
 """Kept whatever the setting says; the database holds it."""
 
-_DROP_OLDEST = "SELECT drop_oldest_history_partition(%(parent)s)"
+_DROP_OLDEST = "SELECT dropped, held_day FROM drop_oldest_archived(%(parent)s, %(archive_url)s)"
 
 _FLOOR = "SELECT floor_day FROM retention"
 
@@ -38,7 +38,7 @@ _COVERED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Maintained:
     """What one round did: the partitions' names, in the order in which it did it."""
 
@@ -69,17 +69,31 @@ async def maintain(
     assert connection.autocommit
     created = await create_ahead(connection, now_us)
     parameters = {"now": datetime_from_us(now_us), "retention_days": retention_days, "archive_url": archive_url}
-    [(floor_day, held_day)] = await (await connection.execute(_MOVE_FLOOR, parameters)).fetchall()
-    for kind in KINDS:
-        await connection.execute(kind.render(FORGET_HOURS))
+    try:
+        [(floor_day, held_day)] = await (await connection.execute(_MOVE_FLOOR, parameters)).fetchall()
+    except errors.LockNotAvailable:  # the next round moves it
+        floor_day, held_day = await _one(connection, _FLOOR), None
     done = Maintained(floor_day, created, held_day=held_day)
-    for parent in HISTORY_TABLES:
+    for parent in (*HISTORY_TABLES, *(kind.sealed for kind in KINDS)):
         try:
-            while name := await _one(connection, _DROP_OLDEST, parent=parent):
-                done.dropped.append(name)
+            await _drop(connection, parent, archive_url, done)
         except errors.LockNotAvailable:
             done.in_use.append(parent)
+    if not done.in_use and done.held_day is None:  # what is left has its version still
+        for kind in KINDS:
+            await connection.execute(kind.render(FORGET_HOURS))
     return done
+
+
+async def _drop(connection: AsyncConnection[Any], parent: str, archive_url: str | None, done: Maintained) -> None:
+    while True:
+        parameters = {"parent": parent, "archive_url": archive_url}
+        [(dropped, held_day)] = await (await connection.execute(_DROP_OLDEST, parameters)).fetchall()
+        if held_day is not None:
+            done.held_day = min(held_day, done.held_day or held_day)
+        if dropped is None:
+            return
+        done.dropped.append(dropped)
 
 
 def days_held(done: Maintained, now_us: int, retention_days: int) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +312,36 @@ async def test_retention_waits_for_the_archive_and_drops_nothing_that_is_not_the
     assert (done.held_day, done.floor_day) == (None, days_ago(RETENTION_DAYS))
     assert len(in_database(database_url, METER, days[1])) == 0
     assert (await checked(ours, place)).problems == []
+
+
+async def test_a_reading_that_comes_between_the_floor_and_the_drop_holds_its_day(
+    ours: AsyncConnection[Any], place: DayStore
+) -> None:
+    day = days_ago(45)
+    await store(ours, METER, day, {("m", 7): a_row(METER)})
+    await archived(ours, place)
+    await ours.execute("SELECT move_archived_retention_floor(now(), %s, %s)", (RETENTION_DAYS, str(place.url)))
+    await store(ours, METER, day, {("m", 8): a_row(METER)}, may_be_new=False)  # from whoever knew the partition
+    done = await maintained(ours, place)
+    assert (done.held_day, done.dropped) == (day, [])
+    await archived(ours, place)
+    done = await maintained(ours, place)
+    assert (done.held_day, done.dropped) == (None, [f"meter_telemetry_history_{day:%Y%m%d}"])
+
+
+async def test_a_month_of_sealed_days_goes_when_all_of_them_are_archived_as_they_are(
+    ours: AsyncConnection[Any], place: DayStore, root: Path
+) -> None:
+    first = days_ago(80).replace(day=1)
+    days = [first, first + timedelta(days=3)]
+    for day in days:
+        await store(ours, METER, day, {("m", 0): a_row(METER), ("n", 7): a_row(METER)})
+    await seal(ours, system_clock(), 2)
+    assert (await maintained(ours, place)).held_day == days[0]
+    await archived(ours, place)
+    assert (await maintained(ours, place)).dropped == [f"meter_sealed_days_{first:%Y%m}"]
+    assert [len(in_archive(root, METER, day)) for day in days] == [2, 2]
+    assert await waiting(ours, place) == []
 
 
 async def test_sealed_days_wait_too_and_without_an_archive_nothing_does(

@@ -104,7 +104,7 @@ _RETENTION = (
     CREATE FUNCTION move_archived_retention_floor(
         service_now timestamptz, retention_days integer, archive_url text, OUT floor_day date, OUT held_day date
     )
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '500ms' AS $$
     DECLARE
         wanted date := (least(service_now, now()) AT TIME ZONE 'UTC')::date - greatest(retention_days, 30);
         candidate date;
@@ -139,6 +139,60 @@ _RETENTION = (
     COMMENT ON FUNCTION move_archived_retention_floor IS
         'Moves the floor forward as move_retention_floor does, but with a URL never past a day of readings that is not'
         ' archived there in its present version; returns where it is then, and the day that holds it, if one does.'
+        ' SQLSTATE 55P03 where old days are written to for longer than half a second.'
+    """,
+    # Whoever knew the partition could still write to it when the floor had passed; under this lock nobody can.
+    """
+    CREATE FUNCTION drop_oldest_archived(parent text, archive_url text, OUT dropped text, OUT held_day date)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '500ms' AS $$
+    DECLARE
+        device CONSTANT text := split_part(parent, '_', 1);
+        sealed CONSTANT boolean := parent = device || '_sealed_days';
+        oldest text;
+        first_day date;
+        last_day date;
+        awaits boolean;
+    BEGIN
+        IF parent NOT IN (
+            'meter_telemetry_history', 'vehicle_telemetry_history', 'meter_sealed_days', 'vehicle_sealed_days'
+        ) THEN
+            RAISE EXCEPTION '% has no readings', parent USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        IF archive_url IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock(hashtextextended('energyfleet.retention.' || current_schema(), 0));
+            SELECT child.relname INTO oldest
+            FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+            WHERE inhparent = parent::regclass
+            ORDER BY child.relname
+            LIMIT 1;
+            first_day := to_date(split_part(oldest, '_', -1), CASE WHEN sealed THEN 'YYYYMM' ELSE 'YYYYMMDD' END);
+            last_day := CASE WHEN sealed THEN (first_day + interval '1 month')::date - 1 ELSE first_day END;
+            IF oldest IS NULL OR last_day >= (SELECT floor_day FROM retention) THEN
+                RETURN;
+            END IF;
+            EXECUTE format('LOCK TABLE ONLY %I, %I IN ACCESS EXCLUSIVE MODE', parent, oldest);
+            FOR held_day IN SELECT generate_series(first_day, last_day, interval '1 day')::date LOOP
+                EXECUTE format('SELECT %I($1, $2)', device || '_day_awaits_archive')
+                    INTO awaits USING held_day, archive_url;
+                IF awaits THEN
+                    RETURN;
+                END IF;
+            END LOOP;
+            held_day := NULL;
+        END IF;
+        IF sealed THEN
+            dropped := drop_oldest_sealed_month(parent);
+        ELSE
+            dropped := drop_oldest_history_partition(parent);
+        END IF;
+    END
+    $$
+    """,
+    """
+    COMMENT ON FUNCTION drop_oldest_archived IS
+        'Drops the oldest partition of history, or month of sealed days, that lies wholly before the retention floor;'
+        ' its name, or null where there is none. With a URL none that has a day which is not archived there in its'
+        ' present version: that day is told. SQLSTATE 55P03 where it is in use for longer than half a second.'
     """,
 )
 
@@ -146,13 +200,13 @@ _RIGHTS = (
     "GRANT SELECT ON archived_days TO energyfleet_ingestion, energyfleet_analytics",
     "GRANT INSERT, UPDATE ON archived_days TO energyfleet_ingestion",
     """
-    REVOKE ALL ON FUNCTION move_archived_retention_floor, meter_days, vehicle_days, meter_day_version,
-        vehicle_day_version, meter_day_awaits_archive, vehicle_day_awaits_archive
+    REVOKE ALL ON FUNCTION move_archived_retention_floor, drop_oldest_archived, meter_days, vehicle_days,
+        meter_day_version, vehicle_day_version, meter_day_awaits_archive, vehicle_day_awaits_archive
         FROM PUBLIC
     """,
     """
-    GRANT EXECUTE ON FUNCTION move_archived_retention_floor, meter_days, vehicle_days, meter_day_version,
-        vehicle_day_version, meter_day_awaits_archive, vehicle_day_awaits_archive
+    GRANT EXECUTE ON FUNCTION move_archived_retention_floor, drop_oldest_archived, meter_days, vehicle_days,
+        meter_day_version, vehicle_day_version, meter_day_awaits_archive, vehicle_day_awaits_archive
         TO energyfleet_ingestion
     """,
     """
@@ -162,8 +216,8 @@ _RIGHTS = (
             RETURN false;
         END IF;
         GRANT SELECT, INSERT, UPDATE ON archived_days TO energyfleet_maintenance;
-        GRANT EXECUTE ON FUNCTION move_archived_retention_floor, meter_days, vehicle_days, meter_day_version,
-            vehicle_day_version, meter_day_awaits_archive, vehicle_day_awaits_archive
+        GRANT EXECUTE ON FUNCTION move_archived_retention_floor, drop_oldest_archived, meter_days, vehicle_days,
+        meter_day_version, vehicle_day_version, meter_day_awaits_archive, vehicle_day_awaits_archive
             TO energyfleet_maintenance;
         RETURN true;
     END
