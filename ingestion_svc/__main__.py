@@ -22,7 +22,7 @@ from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.failpoints import fail_points_from
 from ingestion_svc.heartbeat import Heartbeat
 from ingestion_svc.intake import Intake
-from ingestion_svc.maintenance import Maintenance
+from ingestion_svc.maintenance import Maintenance, Sealing
 from ingestion_svc.mappings_sql import MAPPING_OPTIONS
 from ingestion_svc.reading_metrics import IngestionMetrics
 from ingestion_svc.readings import TimeBounds
@@ -80,17 +80,19 @@ async def serving(
     maintenance = Maintenance(
         background,
         settings.retention_days,
+        settings.rollup_retention_days,
         clock,
         metrics.set_partitions_ahead,
         None if settings.archive is None else str(settings.archive),
         metrics.set_retention_held,
     )
+    sealing = Sealing(background, settings.seal_after_days, clock, pass_fail_point)
     # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
     # either has to wait for that.
     unwaited = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s", synchronous_commit="off")
     evidence = DeviceEvidence(unwaited)
     heartbeat = Heartbeat(unwaited)
-    loops: list[BackgroundLoop] = [maintenance, evidence, heartbeat]
+    loops: list[BackgroundLoop] = [maintenance, sealing, evidence, heartbeat]
     if settings.archive is not None:
         try:
             require_extra()

@@ -1,4 +1,4 @@
-"""Keeps partitions a week ahead and drops what retention no longer keeps, while the service runs.
+"""Keeps partitions a week ahead, drops what retention no longer keeps and seals closed days, while the service runs.
 
 Every worker may do so: the database lets one at a time. What `energyfleet maintain` does for cron is the same.
 """
@@ -11,8 +11,10 @@ from typing import Any
 import structlog
 from psycopg import AsyncConnection
 
+from ingestion_svc.failpoints import FailPoints
 from shared.background import BackgroundLoop
 from shared.db.retention import Maintained, days_ahead, days_held, maintain
+from shared.db.sealing import seal
 from shared.timestamps import US_PER_DAY, Clock
 
 _log = structlog.get_logger()
@@ -27,6 +29,27 @@ ROUND_TIMEOUT_S = 60.0
 """The first round after a long pause drops some hundred partitions; they take milliseconds each."""
 
 
+class Sealing(BackgroundLoop):
+    """Seals closed days, a chunk after the other, the first ones at once. A round takes as long as there is something
+    to seal; one that is broken off goes on with the next one, here or in another worker."""
+
+    def __init__(
+        self, parameters: Mapping[str, Any], seal_after_days: int, clock: Clock, pass_fail_point: FailPoints
+    ) -> None:
+        self._parameters = dict(parameters)
+        self._seal_after_days = seal_after_days
+        self._clock = clock
+        self._pass_fail_point = pass_fail_point
+        super().__init__("sealing", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
+
+    async def round(self) -> None:
+        """One round. Fails with the driver's errors."""
+        async with await AsyncConnection.connect(**self._parameters, autocommit=True) as connection:
+            done = await seal(connection, self._clock(), self._seal_after_days, self._pass_fail_point)
+        if done.days or done.dropped or done.in_use:
+            _log.info("days_sealed", days=done.days, readings=done.readings, dropped=done.dropped, in_use=done.in_use)
+
+
 class Maintenance(BackgroundLoop):
     """Runs rounds in the background, the first one at once. One that is broken off at the end loses nothing."""
 
@@ -34,6 +57,7 @@ class Maintenance(BackgroundLoop):
         self,
         parameters: Mapping[str, Any],
         retention_days: int,
+        rollup_retention_days: int,
         clock: Clock,
         on_partitions_ahead: Callable[[int], None] = lambda days: None,
         archive_url: str | None = None,
@@ -43,6 +67,7 @@ class Maintenance(BackgroundLoop):
         """The earliest timestamp that the database takes, in microseconds; None until it was asked."""
         self._parameters = dict(parameters)
         self._retention_days = retention_days
+        self._rollup_retention_days = rollup_retention_days
         self._clock = clock
         self._on_partitions_ahead = on_partitions_ahead
         self._covered_day: int | None = None
@@ -59,7 +84,9 @@ class Maintenance(BackgroundLoop):
                 asyncio.timeout(ROUND_TIMEOUT_S),
                 await AsyncConnection.connect(**self._parameters, autocommit=True) as connection,
             ):
-                done = await maintain(connection, now_us, self._retention_days, self._archive_url)
+                done = await maintain(
+                    connection, now_us, self._retention_days, self._rollup_retention_days, self._archive_url
+                )
                 self.floor_us = done.floor_us
                 self._covered_day = now_us // US_PER_DAY + await days_ahead(connection, now_us)
         finally:

@@ -11,20 +11,11 @@ from typing import Any
 import numpy as np
 
 from ingestion_svc.copy_format import Keys, Times
-from shared.db.device_kind import KINDS
+from shared.db.sealing import UNSEAL
 from shared.timestamps import US_PER_DAY, datetime_from_us
 
 DAY_MAY_BE_SEALED = "EF001"
 """SQLSTATE of an insert into a day that may be sealed, in a transaction that has not asked for it to be opened."""
-
-_UNSEAL = """
-    SELECT device_key, day FROM unseal_{device}_days(
-        %(keys)s::integer[], %(first_days)s::date[], %(last_days)s::date[], %(unsealed_until)s::date
-    )
-"""
-UNSEAL = {kind.name: kind.render(_UNSEAL) for kind in KINDS}
-
-SEALED_BEFORE = "SELECT sealed_before FROM retention"
 
 Execute = Callable[[str, dict[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Executes a statement with its parameters, and returns the rows."""
@@ -39,19 +30,22 @@ class SealedDays:
         self.locked = False
         """Whether nobody seals: otherwise nothing may be changed of a day that may be sealed."""
 
-    async def open(self, keys: Sequence[int], first_days: Sequence[date], last_days: Sequence[date]) -> None:
-        """Opens the sealed days of each key from a first to a last one."""
+    async def open(
+        self, keys: Sequence[int], first_days: Sequence[date], last_days: Sequence[date], *, to_insert: bool = False
+    ) -> None:
+        """Opens the sealed days of each key from a first to a last one; `to_insert`: into no others than these."""
         if not len(keys):
             return
-        days = {"first_days": list(first_days), "last_days": list(last_days), "unsealed_until": max(last_days)}
-        await self._execute(self._unseal, {"keys": list(keys)} | days)
+        days = {"first_days": list(first_days), "last_days": list(last_days)}
+        until = max(last_days) if to_insert else None
+        await self._execute(self._unseal, {"keys": list(keys), "unsealed_until": until} | days)
         self.locked = True
 
     async def open_of_rows(self, keys: Keys, ts_us: Times) -> None:
-        """Opens the days of some rows."""
+        """Opens the days of some rows that will be inserted: all that lie so far back."""
         pairs = np.unique(np.stack((keys.astype(np.int64), ts_us // US_PER_DAY)), axis=1)
         days = [datetime_from_us(day * US_PER_DAY).date() for day in pairs[1].tolist()]
-        await self.open(pairs[0].tolist(), days, days)
+        await self.open(pairs[0].tolist(), days, days, to_insert=True)
 
     async def open_of_hours(self, hours: Collection[tuple[int, datetime]]) -> None:
         """Opens the days of hours, each after its device's key, where some of them may be sealed: two days for the

@@ -70,7 +70,8 @@ async def count_sessions(
         parameters = {name: values.tolist() for name, values in its.items()} | {"min_interval_s": min_interval_s}
         changed: Sequence[Sequence[Any]] = ()
         for near_us, following in LOOKED_AT:
-            await sealed.open(parameters["keys"], _days(its["firsts_us"], near_us, -1), _days(its["lasts_us"], near_us))
+            days = _days(its["firsts_us"], near_us, -1), _days(its["lasts_us"], near_us)
+            await sealed.open(parameters["keys"], *days, to_insert=True)
             asked = parameters | _bounds(its, near_us) | {"following": following}
             changed = await execute(COUNT_SESSIONS[device], asked)
             if all(key is not None for key, *_ in changed):

@@ -30,13 +30,13 @@ from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
 from ingestion_svc.readings import AnyRow, Values, Written
 from ingestion_svc.rises import Merged, Newest, merge
-from ingestion_svc.sealed_days import DAY_MAY_BE_SEALED, SEALED_BEFORE, SealedDays
+from ingestion_svc.sealed_days import DAY_MAY_BE_SEALED, SealedDays
 from ingestion_svc.session_registers import EVER, Suspects, count_sessions
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
 from shared.db.retention import us_from_day
-from shared.db.sealing import missing_days
+from shared.db.sealing import SEALED_BEFORE, missing_days
 from shared.db.verification_sql import of_hours
 from shared.errors import DatabaseUnavailable, reason_of
 from shared.logs import quietly

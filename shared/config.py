@@ -30,6 +30,12 @@ from shared.power_limits import LIMIT_MAX_KW, POWER_MAX_KW, POWER_MIN_INTERVAL_S
 RETENTION_DAYS = 400
 """Days that a reading may lie back: thirteen months, so that a year can be compared with the one before."""
 
+ROLLUP_RETENTION_DAYS = 3_653
+"""Days that hourly sums are kept: ten years, as long as a charger lasts; 60 bytes an hour of a device."""
+
+SEAL_AFTER_DAYS = 2
+"""Whole days that a day stays open: a device that was offline for a day finds its days open."""
+
 LIMITS_BY_POWER_MAX = 20
 """Limits of healthy chargers by power: more than there are kinds of charger."""
 
@@ -180,7 +186,12 @@ class IngestionSettings(ServingSettings):
         RETENTION_DAYS, description="days that a reading may lie back; at least 30 are kept"
     )
     seal_after_days: Annotated[int, Field(ge=0, le=3_650)] = Field(
-        2, description="whole days after which a day is sealed, at least 2; 0: never"
+        SEAL_AFTER_DAYS,
+        description="whole days after which a day's readings are sealed, which makes them 20 times smaller; 2 or more,"
+        " or 0: never",
+    )
+    rollup_retention_days: PositiveInt = Field(
+        ROLLUP_RETENTION_DAYS, description="days that hourly sums are kept, no fewer than readings"
     )
     archive_url: str | None = Field(
         None,
@@ -262,6 +273,13 @@ class IngestionSettings(ServingSettings):
     write_timeout_s: PositiveFloat = Field(
         90.0, description="seconds that a transaction may take; longer than a careful migration holds a lock"
     )
+
+    @field_validator("seal_after_days")
+    @classmethod
+    def _whole_days(cls, days: int) -> int:
+        if days == 1:
+            raise ValueError("at least 2, or 0: never")
+        return days
 
     @model_validator(mode="after")
     def _archivable(self) -> Self:

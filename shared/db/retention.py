@@ -1,8 +1,9 @@
-"""Partitions and retention: creates the coming days, moves the floor, drops the days before it.
+"""Partitions and retention: creates the coming days, moves the floor, drops the days before it, and old rollups.
 
 The stored floor only moves forward, to so many days before the earlier of two clocks, ours and the database's. It is
 committed before anything is dropped. From then on the database refuses the days before it, so that a late batch can
-not bring back a day whose duplicates are forgotten. Sealed days go by the month. Current status and hourly rollups stay.
+not bring back a day whose duplicates are forgotten. Sealed days go by the month. Current status stays, and hourly
+rollups stay much longer than the readings that they are sums of.
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +28,20 @@ _DROP_OLDEST = "SELECT dropped, held_day FROM drop_oldest_archived(%(parent)s, %
 
 _FLOOR = "SELECT floor_day FROM retention"
 
+# Rollups of hours before both the retention floor and so many days before the earlier of two clocks; some at a time.
+_FORGET_ROLLUPS = """
+    DELETE FROM {device}_closed_hours WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {device}_closed_hours
+        WHERE hour_start < (SELECT floor_day::timestamp AT TIME ZONE 'UTC' FROM retention)
+            AND hour_start < least(%(now)s, now()) - %(days)s * interval '1 day'
+        ORDER BY hour_start
+        LIMIT %(most)s
+    ))
+"""
+
+ROLLUPS_AT_ONCE = 20_000
+"""Rollups that are deleted in one transaction: some 50 ms."""
+
 # Which days have partitions in every history table.
 _COVERED = """
     SELECT day
@@ -49,7 +64,8 @@ class Maintained:
     held_day: date | None = None
     """The first UTC day that would be dropped but for the archive, which has not got it as it is now."""
     in_use: list[str] = field(default_factory=list)
-    """The history tables from which nothing could be dropped in time; the next round tries again."""
+    """The tables from which nothing could be dropped in time; the next round tries again."""
+    rollups_deleted: int = 0
 
     @property
     def floor_us(self) -> int:
@@ -58,10 +74,15 @@ class Maintained:
 
 
 async def maintain(
-    connection: AsyncConnection[Any], now_us: int, retention_days: int, archive_url: str | None = None
+    connection: AsyncConnection[Any],
+    now_us: int,
+    retention_days: int,
+    rollup_retention_days: int,
+    archive_url: str | None = None,
 ) -> Maintained:
-    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it. With a URL
-    no day that is not archived there in its present version.
+    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it, with a URL
+    no day that is not archived there in its present version, and deletes the rollups that are older than readings and
+    so many days.
 
     The connection commits by itself (autocommit): the floor before the first drop, and every drop for itself, so that
     the locks are short. Safe from several processes at once. Raises the driver's errors.
@@ -82,6 +103,12 @@ async def maintain(
     if not done.in_use and done.held_day is None:  # what is left has its version still
         for kind in KINDS:
             await connection.execute(kind.render(FORGET_HOURS))
+    asked = {"now": datetime_from_us(now_us), "days": rollup_retention_days, "most": ROLLUPS_AT_ONCE}
+    for kind in KINDS:
+        deleted = ROLLUPS_AT_ONCE
+        while deleted == ROLLUPS_AT_ONCE:
+            deleted = (await connection.execute(kind.render(_FORGET_ROLLUPS), asked)).rowcount
+            done.rollups_deleted += deleted
     return done
 
 

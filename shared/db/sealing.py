@@ -25,9 +25,6 @@ from psycopg import AsyncConnection, errors
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.timestamps import datetime_from_us
 
-SEAL_AFTER_DAYS_MIN = 2
-"""Whole days: a device that was offline for a day, and the day after, finds its days open."""
-
 CHUNK_READINGS = 20_000
 """Readings that are sealed in one transaction, and at least one device: some 60 ms for which late readings wait."""
 
@@ -51,6 +48,16 @@ _BEGIN = "SELECT begin_sealing(%(parent)s, %(day)s)"
 _SEAL = "SELECT last_key, devices, readings FROM seal_{device}_days(%(day)s, %(after_key)s, %(readings)s)"
 
 _DROP = "SELECT drop_sealed_history_partition(%(parent)s, %(day)s)"
+
+# Of some devices of one kind, for each its sealed days from a first to a last one.
+_UNSEAL = """
+    SELECT device_key, day FROM unseal_{device}_days(
+        %(keys)s::integer[], %(first_days)s::date[], %(last_days)s::date[], %(unsealed_until)s::date
+    )
+"""
+UNSEAL = {kind.name: kind.render(_UNSEAL) for kind in KINDS}
+
+SEALED_BEFORE = "SELECT sealed_before FROM retention"
 
 NO_PARTITION = "EF002"
 """SQLSTATE where sealed days cannot be opened before there are partitions; its detail is the days."""

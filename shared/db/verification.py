@@ -18,7 +18,7 @@ from psycopg import AsyncConnection, Error, errors
 from shared.db.device_kind import KINDS
 from shared.db.partitions import create_partitions
 from shared.db.retention import retention_floor_us, us_from_day
-from shared.db.sealing import missing_days
+from shared.db.sealing import SEALED_BEFORE, missing_days
 from shared.db.session_registers_sql import REACH_DAYS
 from shared.db.verification_sql import DAYS, SIDES, Derived, Side
 from shared.power_limits import PowerLimits
@@ -209,7 +209,7 @@ async def _sealable_days(
 
 async def _open_from_us(connection: AsyncConnection[Any]) -> int:
     """From when on the readings of hours, and those that lie near them, are in history alone."""
-    [(day,)] = await _rows(connection, "SELECT sealed_before FROM retention", {})
+    [(day,)] = await _rows(connection, SEALED_BEFORE, {})
     return us_from_day(day) + (REACH_DAYS + 1) * US_PER_DAY
 
 

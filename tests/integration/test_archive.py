@@ -19,6 +19,7 @@ from shared.archive.archive_errors import ArchiverBusy, NotWhatWasWritten
 from shared.archive.archive_url import archive_url
 from shared.archive.archiving import Archived, archive
 from shared.archive.day_store import DayStore
+from shared.config import ROLLUP_RETENTION_DAYS
 from shared.db.archive_days import may_maintain, recorded, waiting_days
 from shared.db.device_kind import KINDS, METER, VEHICLE, DeviceKind
 from shared.db.embedded import EmbeddedServer
@@ -63,7 +64,7 @@ async def checked(connection: AsyncConnection[Any], place: DayStore) -> Checked:
 
 
 async def maintained(connection: AsyncConnection[Any], place: DayStore) -> Maintained:
-    return await maintain(connection, system_clock(), RETENTION_DAYS, str(place.url))
+    return await maintain(connection, system_clock(), RETENTION_DAYS, ROLLUP_RETENTION_DAYS, str(place.url))
 
 
 def some_rows(kind: DeviceKind, seed: int, devices: int = 9, readings: int = 40) -> dict[tuple[str, int], Row]:
@@ -350,7 +351,7 @@ async def test_sealed_days_wait_too_and_without_an_archive_nothing_does(
     await store(ours, VEHICLE, days_ago(45), {("v", 7): a_row(VEHICLE)})
     await seal(ours, system_clock(), 2)
     assert (await maintained(ours, place)).held_day == days_ago(45)
-    done = await maintain(ours, system_clock(), RETENTION_DAYS)
+    done = await maintain(ours, system_clock(), RETENTION_DAYS, ROLLUP_RETENTION_DAYS)
     assert (done.held_day, done.floor_day) == (None, days_ago(RETENTION_DAYS))
 
 
@@ -372,7 +373,7 @@ async def test_a_day_that_was_dropped_in_part_does_not_take_the_place_of_the_who
     await store(ours, METER, days_ago(45), {("b", 7): a_row(METER), ("c", 7): a_row(METER)})
     await archived(ours, place)
     await store(ours, METER, days_ago(45), {("b", 8): a_row(METER)})
-    await maintain(ours, system_clock(), RETENTION_DAYS)  # by somebody who knows of no archive
+    await maintain(ours, system_clock(), RETENTION_DAYS, ROLLUP_RETENTION_DAYS)  # by somebody who knows of no archive
     assert len(in_database(database_url, METER, days_ago(45))) == 1
     done = await archived(ours, place)
     assert (len(done.days), [each.day for each in done.left]) == (0, [days_ago(45)])
@@ -387,6 +388,7 @@ async def test_the_service_tells_once_which_day_the_archive_holds_and_how_many_m
     maintenance = Maintenance(
         connection_parameters(ingestion_url, "test"),
         RETENTION_DAYS,
+        ROLLUP_RETENTION_DAYS,
         system_clock,
         archive_url=str(place.url),
         on_retention_held=held.append,

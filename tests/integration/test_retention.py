@@ -22,6 +22,7 @@ from shared.errors import DatabaseUnavailable
 from shared.timestamps import US_PER_DAY, system_clock
 
 RETENTION_DAYS = 40
+ROLLUP_RETENTION_DAYS = 400
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ async def writing(url: str) -> AsyncIterator[Writer[MeterRow]]:
 
 async def maintained(url: str, now_us: int | None = None, retention_days: int = RETENTION_DAYS) -> Maintained:
     async with await AsyncConnection.connect(**connection_parameters(url, "test"), autocommit=True) as connection:
-        return await maintain(connection, now_us or system_clock(), retention_days)
+        return await maintain(connection, now_us or system_clock(), retention_days, ROLLUP_RETENTION_DAYS)
 
 
 def days_ago(days: int) -> int:
@@ -197,7 +198,7 @@ async def test_the_service_s_maintenance_tells_the_days_ahead_and_the_floor_and_
     now_us = days_ago(0)
     told: list[int] = []
     parameters = connection_parameters(ingestion_url, "test")
-    maintenance = Maintenance(parameters, RETENTION_DAYS, lambda: now_us, told.append)
+    maintenance = Maintenance(parameters, RETENTION_DAYS, ROLLUP_RETENTION_DAYS, lambda: now_us, told.append)
     await maintenance.round()
     assert told == [DAYS_AHEAD]
     assert maintenance.floor_us == days_ago(40) - US_PER_DAY // 2

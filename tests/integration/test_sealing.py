@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from shared.db.device_kind import KINDS, METER, DeviceKind
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
-from shared.db.sealing import Sealed, seal
+from shared.db.sealing import UNSEAL, Sealed, seal
 from shared.timestamps import US_PER_DAY, datetime_from_us, system_clock
 
 TODAY = date.fromordinal(date(1970, 1, 1).toordinal() + system_clock() // US_PER_DAY)
@@ -86,10 +86,10 @@ async def test_what_is_sealed_and_opened_again_is_what_was_stored_to_the_last_bi
         await ours.execute("SELECT ensure_history_partition(%s, %s)", (kind.history, DAY))
         keys = sorted({key for key, _ in rows})
         found = await ours.execute(
-            f"SELECT device_key, day FROM unseal_{kind.name}_days(%s::integer[], %s::date[], %s::date[], %s) ORDER BY 1",
-            (keys, [DAY] * len(keys), [DAY] * len(keys), DAY),
+            UNSEAL[kind.name],
+            {"keys": keys, "first_days": [DAY] * len(keys), "last_days": [DAY] * len(keys), "unsealed_until": DAY},
         )
-        assert await found.fetchall() == [(key, DAY) for key in keys]
+        assert sorted(await found.fetchall()) == [(key, DAY) for key in keys]
         assert await (await ours.execute(history)).fetchone() == (len(rows),)
         assert await stored(ours, kind) == before
 

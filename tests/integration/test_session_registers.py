@@ -19,8 +19,19 @@ from shared.db.embedded import EmbeddedServer
 from shared.db.engine import make_engine
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, datetime_from_us, us_from_datetime
 from tests.builders import NOW_US
-from tests.integration.test_writer_appending import LIMITS, MIDNIGHT_US, WAYS, Places, Spy, check, counted, expect
+from tests.integration.test_writer_appending import (
+    LIMITS,
+    MIDNIGHT_US,
+    WAYS,
+    Places,
+    Spy,
+    check,
+    counted,
+    expect,
+    sealings,
+)
 from tests.model import Values, judge
+from tests.sealed import seal_all
 from tests.verified import differences
 
 MINUTE_US = 60 * US_PER_SECOND
@@ -92,34 +103,53 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("verified")
+@pytest.mark.parametrize("sealing", [False, True], ids=["open", "sealed"])
 @pytest.mark.parametrize("least", WAYS)
 @pytest.mark.timeout(300)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sent=arrivals())
-@example(sent=[(0, [reading]) for reading in rising(1, 0.25, 20)])
-@example(sent=[(at % 2, [reading]) for at, reading in enumerate(rising(15, 1.5, 8))])
-@example(sent=[(0, rising(15, 0.3125, 8))])
-@example(sent=[(0, rising(15, 0.34375, 8))])
-@example(sent=[(0, [reading]) for reading in reversed(rising(1, 0.25, 20))])
-@example(sent=[(0, rising(1, 0.25, 20)), (0, [(NOW_US + 10 * MINUTE_US + 1, 0.25)])])
-@example(sent=[(0, [each for each in rising(1, 0.25, 15) if each[1] != 1.0]), (0, [(NOW_US + 4 * MINUTE_US, 1.0)])])
-@example(sent=[(0, HELD_FOR_DAYS[1:-1]), (0, HELD_FOR_DAYS[:1]), (0, HELD_FOR_DAYS[-1:])])
+@given(sent=arrivals(), sealed=sealings)
+@example(sent=[(0, [reading]) for reading in rising(1, 0.25, 20)], sealed=[False])
+@example(sent=[(0, [reading]) for reading in rising(1, 0.25, 20)], sealed=[True])
+@example(sent=[(at % 2, [reading]) for at, reading in enumerate(rising(15, 1.5, 8))], sealed=[False])
+@example(sent=[(at % 2, [reading]) for at, reading in enumerate(rising(15, 1.5, 8))], sealed=[True])
+@example(sent=[(0, rising(15, 0.3125, 8))], sealed=[False])
+@example(sent=[(0, rising(15, 0.3125, 8))], sealed=[True])
+@example(sent=[(0, rising(15, 0.34375, 8))], sealed=[False])
+@example(sent=[(0, rising(15, 0.34375, 8))], sealed=[True])
+@example(sent=[(0, [reading]) for reading in reversed(rising(1, 0.25, 20))], sealed=[False])
+@example(sent=[(0, [reading]) for reading in reversed(rising(1, 0.25, 20))], sealed=[True])
+@example(sent=[(0, rising(1, 0.25, 20)), (0, [(NOW_US + 10 * MINUTE_US + 1, 0.25)])], sealed=[False])
+@example(sent=[(0, rising(1, 0.25, 20)), (0, [(NOW_US + 10 * MINUTE_US + 1, 0.25)])], sealed=[True])
+@example(
+    sent=[(0, [each for each in rising(1, 0.25, 15) if each[1] != 1.0]), (0, [(NOW_US + 4 * MINUTE_US, 1.0)])],
+    sealed=[False],
+)
+@example(
+    sent=[(0, [each for each in rising(1, 0.25, 15) if each[1] != 1.0]), (0, [(NOW_US + 4 * MINUTE_US, 1.0)])],
+    sealed=[True],
+)
+@example(sent=[(0, HELD_FOR_DAYS[1:-1]), (0, HELD_FOR_DAYS[:1]), (0, HELD_FOR_DAYS[-1:])], sealed=[False])
+@example(sent=[(0, HELD_FOR_DAYS[1:-1]), (0, HELD_FOR_DAYS[:1]), (0, HELD_FOR_DAYS[-1:])], sealed=[True])
 async def test_what_rises_as_a_sessions_register_does_not_count_whatever_the_order(
     sent: list[tuple[int, list[tuple[int, float | None]]]],
+    sealed: list[bool],
     least: int,
+    sealing: bool,
     postgres: EmbeddedServer,
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(known_devices, "APPEND_MIN_READINGS", least)
     if least > 1:
-        monkeypatch.setattr(session_registers, "FOLLOWING", (8, 12, None))
+        monkeypatch.setattr(session_registers, "LOOKED_AT", ((3 * US_PER_DAY, 8), (4 * US_PER_DAY, 12), (None, None)))
     url = postgres.url(database, role="energyfleet_ingestion")
     suffix = f"-s{next(_examples)}"
     writers = [Spy(METERS, url, Places()) for _ in range(2)]
     model: dict[str, dict[int, Values]] = defaultdict(dict)
     try:
-        for at_writer, readings in sent:
+        for step, (at_writer, readings) in enumerate(sent):
+            if sealing and sealed[step % len(sealed)]:
+                await seal_all(url, 5)
             rows = [MeterRow(f"m{suffix}", ts, kwh, None, 4_000.0 if kwh is None else None) for ts, kwh in readings]
             assert await writers[at_writer].write(rows) == expect(model, rows)
     finally:

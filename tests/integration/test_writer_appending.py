@@ -24,10 +24,14 @@ from shared.power_limits import PowerLimits
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, us_from_datetime
 from tests.builders import NOW_US
 from tests.model import Values, hour_start_us, judge
+from tests.sealed import seal_all
 
 MIDNIGHT_US = NOW_US // US_PER_DAY * US_PER_DAY
 LIMITS = PowerLimits(by_beginning={("meter", "weak-"): 40.0})
 _examples = itertools.count()
+
+sealings = st.lists(st.booleans(), min_size=1, max_size=5)
+"""Before which of the steps, over and over, days are sealed that are old enough; all are here."""
 
 WAYS = [pytest.param(1, id="appending"), pytest.param(10**9, id="careful", marks=pytest.mark.one_server)]
 """The least readings that are appended; what appends writes some the slow path, too."""
@@ -264,13 +268,19 @@ def batches(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int, Any, Any]]]
     return [batch for batch in found if batch[1]]
 
 
+@pytest.mark.parametrize("sealing", [False, True], ids=["open", "sealed"])
 @pytest.mark.parametrize("least", WAYS)
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("any_number_of_readings_is_appended")
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sent=batches())
+@given(sent=batches(), sealed=sealings)
 async def test_two_writers_give_what_a_plain_model_gives(
-    sent: list[tuple[int, list[tuple[int, int, Any, Any]]]], least: int, url: str, monkeypatch: pytest.MonkeyPatch
+    sent: list[tuple[int, list[tuple[int, int, Any, Any]]]],
+    sealed: list[bool],
+    least: int,
+    sealing: bool,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(known_devices, "APPEND_MIN_READINGS", least)
     monkeypatch.setattr(known_devices, "DEVICE_KEYS_MAX", 3)
@@ -278,7 +288,9 @@ async def test_two_writers_give_what_a_plain_model_gives(
     meters = [Spy(METERS, url, Places()) for _ in range(2)]
     vehicles = [Spy(VEHICLES, url, Places()) for _ in range(2)]
     model: dict[str, dict[int, Values]] = defaultdict(dict)
-    for at_writer, rows in sent:
+    for step, (at_writer, rows) in enumerate(sent):
+        if sealing and sealed[step % len(sealed)]:
+            await seal_all(url, 5)
         meter_rows = [MeterRow(f"{METER_IDS[device]}{suffix}", ts_us, *values) for device, ts_us, values, _ in rows]
         vehicle_rows = [VehicleRow(f"v{device}{suffix}", ts_us, *values) for device, ts_us, _, values in rows]
         assert await meters[at_writer].write(meter_rows) == expect(model, meter_rows)
@@ -333,15 +345,18 @@ def check(
     }
 
     def stored_in(table: str, columns: str) -> dict[tuple[str, int], tuple[float | None, ...]]:
-        rows = connection.execute(
+        cursor = connection.execute(
             kind.render(
                 f"SELECT {{device}}_id, {columns} FROM {{device}}_{table} JOIN {{device}}s USING ({{device}}_key)"
             )
             + f" WHERE {kind.name}_id LIKE '%{suffix}'"
         )
-        return {(device_id, us_from_datetime(time)): tuple(values) for device_id, time, *values in rows}
+        rows = cursor.fetchall()
+        found = {(device_id, us_from_datetime(time)): tuple(values) for device_id, time, *values in rows}
+        assert len(found) == len(rows)
+        return found
 
-    assert stored_in("telemetry_history", "ts, {measurements}, sent_kwh, counting") == {
+    assert stored_in("readings", "ts, {measurements}, sent_kwh, counting") == {
         (device_id, ts_us): values for device_id, places in devices.items() for ts_us, values in places.items()
     }
     assert stored_in("current_status", "ts, {measurements}") == {

@@ -371,13 +371,12 @@ _SEAL = (
     DECLARE
         first_day CONSTANT date := (SELECT min(first) FROM unnest(first_days) AS first);
         last_day CONSTANT date := (SELECT max(last) FROM unnest(last_days) AS last);
+        until CONSTANT text := greatest(
+            current_setting('energyfleet.unsealed_until', true), to_char(unsealed_until, 'YYYY-MM-DD')
+        );
         missing text;
     BEGIN
         PERFORM pg_advisory_xact_lock_shared(sealing_lock('{device}'));
-        PERFORM set_config(
-            'energyfleet.unsealed_until',
-            greatest(current_setting('energyfleet.unsealed_until', true), to_char(unsealed_until, 'YYYY-MM-DD')), true
-        );
         SELECT string_agg(DISTINCT sealed.day::text, ',') INTO missing
         FROM unnest(keys, first_days, last_days) AS asked (device_key, first, last)
             JOIN {device}_sealed_days AS sealed
@@ -387,6 +386,7 @@ _SEAL = (
         IF missing IS NOT NULL THEN
             RAISE EXCEPTION 'no partition for the days %', missing USING ERRCODE = 'EF002', DETAIL = missing;
         END IF;
+        PERFORM set_config('energyfleet.unsealed_until', 'infinity', true);
         RETURN QUERY WITH unsealed AS (
             DELETE FROM {device}_sealed_days AS sealed
             USING unnest(keys, first_days, last_days) AS asked (device_key, first, last)
@@ -405,14 +405,16 @@ _SEAL = (
             ) AS reading
         )
         SELECT unsealed.device_key, unsealed.day FROM unsealed;
+        PERFORM set_config('energyfleet.unsealed_until', until, true);
     END
     $$
     """,
     """
     COMMENT ON FUNCTION unseal_{device}_days IS
         'Opens sealed days of {device}s again, for each key those from a first to a last UTC day, and tells which were'
-        ' sealed. From then on the transaction may insert into days up to `unsealed_until`, of which it has asked for'
-        ' all that it changes. SQLSTATE EF002 where a day has no partition; the days are its detail.'
+        ' sealed. From then on the transaction may insert into days up to `unsealed_until`, where that is not null, of'
+        ' which it has asked for all that it inserts. SQLSTATE EF002 where a day has no partition; its detail is the'
+        ' days.'
     """,
 )
 
