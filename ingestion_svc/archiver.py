@@ -38,8 +38,8 @@ INTERVAL_S = 3_600.0
 RETRY_S = 300.0
 """After a failure: a store that is away for minutes is back by then, and an hour's log has a dozen tries at most."""
 
-BUSY_S = 60.0
-"""While another session seals or archives."""
+BUSY_S = 10.0
+"""Between looks while another session seals or archives; sealing a day of a large fleet takes minutes."""
 
 LOOK_TIMEOUT_S = 60.0
 """For what waits to be found."""

@@ -205,7 +205,7 @@ async def test_maintain_archives_before_it_drops_and_drops_nothing_while_the_sto
         bound.bind(("127.0.0.1", 0))
         away = f"s3://fleet/x?endpoint_override=127.0.0.1:{bound.getsockname()[1]}&scheme=http&region=any"
         variables = {"DATABASE_URL": postgres.url(database, role="energyfleet_maintenance"), "RETENTION_DAYS": "45"}
-        environment = an_environment(tmp_path, **variables, ARCHIVE_URL=away)
+        environment = an_environment(tmp_path, **variables, SEAL_AFTER_DAYS="0", ARCHIVE_URL=away)
         environment |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
         failed = await asyncio.to_thread(energyfleet, "maintain", environment=environment)
     assert failed.returncode == 1
@@ -230,6 +230,7 @@ async def test_the_service_archives_by_itself_and_takes_readings_while_it_cannot
     postgres: EmbeddedServer, database: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingestion_svc.archiver.RETRY_S", 0.5)
+    monkeypatch.setattr("ingestion_svc.archiver.BUSY_S", 0.2)  # the service seals, too
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner:
         await store(owner, METER, YOUNG - timedelta(days=3), {("m", 7): a_row(METER)})
     place = tmp_path / "archive"
