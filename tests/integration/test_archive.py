@@ -20,7 +20,7 @@ from shared.archive.archive_url import archive_url
 from shared.archive.archiving import Archived, archive
 from shared.archive.day_store import DayStore
 from shared.config import ROLLUP_RETENTION_DAYS
-from shared.db.archive_days import may_maintain, recorded, waiting_days
+from shared.db.archive_days import DaySnapshot, Device, may_maintain, recorded, waiting_days
 from shared.db.device_kind import KINDS, METER, VEHICLE, DeviceKind
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
@@ -188,6 +188,39 @@ async def test_a_day_that_changes_while_it_is_archived_is_archived_as_it_was_and
     assert len((await checked(ours, place)).problems) == 1
     await archived(ours, place)
     assert in_archive(root, METER, DAY) == in_database(database_url, METER, DAY) != before
+
+
+async def test_a_day_that_changes_while_it_is_read_is_archived_as_it_was_at_one_instant(
+    ours: AsyncConnection[Any], database_url: str, root: Path, place: DayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(ours, METER, DAY, {(f"m{at}", 7): a_row(METER) for at in range(5)})
+    before = in_database(database_url, METER, DAY)
+    devices_of = DaySnapshot.devices
+
+    async def and_change(snapshot: DaySnapshot) -> list[Device]:
+        found = await devices_of(snapshot)
+        if len(found) == len(before):
+            async with await AsyncConnection.connect(database_url, autocommit=True) as another:
+                await store(another, METER, DAY, {("m3", 8): a_row(METER), ("n", 8): a_row(METER)}, may_be_new=False)
+        return found
+
+    monkeypatch.setattr(DaySnapshot, "devices", and_change)
+    await archived(ours, place)
+    assert in_archive(root, METER, DAY) == before
+    assert [day.readings for day in (await archived(ours, place)).days] == [7]
+
+
+async def test_a_partition_that_is_in_use_is_dropped_later_without_being_archived_again(
+    ours: AsyncConnection[Any], database_url: str, place: DayStore
+) -> None:
+    day = days_ago(RETENTION_DAYS).replace(day=1) - timedelta(days=1)  # of the month before the floor's
+    await store(ours, METER, day, {("m", 7): a_row(METER)})
+    await archived(ours, place)
+    with psycopg.connect(database_url) as reader:
+        reader.execute("SELECT count(*) FROM meter_telemetry_history")  # holds its lock until it ends
+        assert (await maintained(ours, place)).in_use == ["meter_telemetry_history"]
+    assert await waiting(ours, place) == []
+    assert (await maintained(ours, place)).dropped == [f"meter_telemetry_history_{day:%Y%m%d}"]
 
 
 async def test_two_at_once_archive_each_day_once(ingestion_url: str, ours: AsyncConnection[Any], root: Path) -> None:
