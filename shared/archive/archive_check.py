@@ -1,5 +1,6 @@
 """Holds the archive against what is recorded of it, and against the database."""
 
+import asyncio
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ async def _problem(store: DayStore, day: ArchivedDay) -> str:
         if digest != day.sha256:
             return "was changed: its SHA-256 is not the recorded one"
         try:
-            found = totals_of(local)
+            found = await asyncio.to_thread(totals_of, local)
         except BadDayFile as error:
             return str(error)
     difference = _expected(day).differs_from(found)

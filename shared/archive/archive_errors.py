@@ -1,13 +1,16 @@
 """What can go wrong with the archive. Each message says what to do.
 
-ArchiveError
-├── BadArchiveUrl       not the URL of a place that readings can be archived to
-├── ExtraMissing        pyarrow is not installed
-├── StoreFailed         the directory or object store refused, or could not be reached
-├── StoreTooSlow        it did not answer in time
-├── BadDayFile          not a file of the archive, or not whole
-├── NotWhatWasWritten   what was read back is not what was read from the database
-└── ArchiverBusy        another session seals or archives
+    ArchiveError
+    ├── BadArchiveUrl       not the URL of a place that readings can be archived to
+    ├── ExtraMissing        pyarrow is not installed
+    ├── PackingFailed       a day could not be written to a file beside us
+    ├── StoreFailed         the directory or object store refused, or could not be reached
+    ├── StoreTooSlow        it did not answer in time
+    ├── BadDayFile          not a file of the archive, or not whole
+    ├── NotWhatWasWritten   what was read back is not what was read from the database
+    └── ArchiverBusy        another session seals or archives
+
+No caller of a service ever sees one.
 """
 
 from shared.errors import FleetError
@@ -26,6 +29,16 @@ class ExtraMissing(ArchiveError):
 
     def __init__(self) -> None:
         super().__init__("the archive needs pyarrow: pip install 'energy-fleet[archive]'")
+
+
+class PackingFailed(ArchiveError):
+    """A day could not be written to a file beside us."""
+
+    def __init__(self, directory: str, why: str) -> None:
+        super().__init__(
+            f"{directory}: packing a day failed: {why}; see that the temporary directory has room for one, or set TMPDIR"
+            " to another one"
+        )
 
 
 class StoreFailed(ArchiveError):

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from psycopg import AsyncConnection
 
-from shared.archive.archive_errors import ArchiverBusy, NotWhatWasWritten
+from shared.archive.archive_errors import ArchiverBusy, NotWhatWasWritten, PackingFailed
 from shared.archive.day_arrays import day_table
 from shared.archive.day_file import ROW_GROUP_READINGS, DayTotals, DayWriter, totals_of
 from shared.archive.day_store import DayStore, file_of
@@ -36,6 +37,7 @@ from shared.db.archive_days import (
     waiting_days,
 )
 from shared.db.retention import us_from_day
+from shared.errors import reason_of
 from shared.timestamps import datetime_from_us, us_from_datetime
 
 BUSY_TIMEOUT_S = 30.0
@@ -119,8 +121,11 @@ async def _archive_day(
         async with day_snapshot(connection, kind, day) as snapshot:
             version = await snapshot.version()
             devices = await snapshot.devices()
-            with DayWriter(local, kind, day) as writer:
-                await _write(snapshot, waiting, devices, writer, row_group_readings)
+            try:
+                with DayWriter(local, kind, day) as writer:
+                    await _write(snapshot, waiting, devices, writer, row_group_readings)
+            except (OSError, pa.ArrowException) as error:
+                raise PackingFailed(directory, reason_of(error)) from None
         totals, expected = writer.totals, _expected(devices)
         if not totals.readings and not devices:
             return None

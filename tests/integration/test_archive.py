@@ -1,6 +1,8 @@
 """The archive: what is in it is what was stored, to the last bit, and nothing is dropped that is not in it."""
 
 import asyncio
+import errno
+import os
 import random
 import signal
 from collections.abc import AsyncIterator
@@ -15,9 +17,10 @@ from psycopg import AsyncConnection
 
 from ingestion_svc.maintenance import Maintenance
 from shared.archive.archive_check import Checked, check, repair
-from shared.archive.archive_errors import ArchiverBusy, NotWhatWasWritten
+from shared.archive.archive_errors import ArchiverBusy, NotWhatWasWritten, PackingFailed
 from shared.archive.archive_url import archive_url
 from shared.archive.archiving import Archived, archive
+from shared.archive.day_file import DayWriter
 from shared.archive.day_store import DayStore
 from shared.config import ROLLUP_RETENTION_DAYS
 from shared.db.archive_days import DaySnapshot, Device, may_maintain, recorded, waiting_days
@@ -293,6 +296,22 @@ async def test_killed_between_any_two_steps_it_goes_on_and_no_reader_sees_a_day_
 
 async def waiting(connection: AsyncConnection[Any], place: DayStore) -> list[date]:
     return [each.day for each in await waiting_days(connection, str(place.url), system_clock(), 2)]
+
+
+async def test_a_full_disk_is_told_with_where_and_the_day_waits(
+    ours: AsyncConnection[Any], place: DayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(ours, METER, DAY, {("m", 7): a_row(METER)})
+
+    def fill(writer: DayWriter, table: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(DayWriter, "write", fill)
+        with pytest.raises(PackingFailed, match=r"energyfleet-archive-.*: .*No space left on device; .*TMPDIR"):
+            await archived(ours, place)
+    assert await waiting(ours, place) == [DAY]
+    assert len((await archived(ours, place)).days) == 1
 
 
 async def test_files_that_were_cut_changed_removed_or_added_are_named_with_what_to_do(
