@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from ingestion_svc.failpoints import FailPoints
 from shared.background import BackgroundLoop
 from shared.db.retention import Maintained, days_ahead, days_held, maintain
-from shared.db.sealing import seal
+from shared.db.sealing import WHEN_FULL, seal
 from shared.timestamps import US_PER_DAY, Clock
 
 _log = structlog.get_logger()
@@ -48,6 +48,8 @@ class Sealing(BackgroundLoop):
             done = await seal(connection, self._clock(), self._seal_after_days, self._pass_fail_point)
         if done.days or done.dropped or done.in_use:
             _log.info("days_sealed", days=done.days, readings=done.readings, dropped=done.dropped, in_use=done.in_use)
+        if done.disk_full:
+            _log.error("sealing_stopped", reason=WHEN_FULL)
 
 
 class Maintenance(BackgroundLoop):

@@ -3,13 +3,14 @@
 import asyncio
 
 from fleetcli.commands.archive import ArchivedTable, archive_to, fail
-from fleetcli.commands.console import note, say
+from fleetcli.commands.command_errors import CommandError
+from fleetcli.commands.console import complain, note, say
 from fleetcli.commands.stack import Database, connected, database
 from shared.archive.archive_errors import ArchiveError
 from shared.config import IngestionSettings, read_settings
 from shared.db.retention import Maintained
 from shared.db.retention import maintain as maintain_partitions
-from shared.db.sealing import Sealed, seal
+from shared.db.sealing import WHEN_FULL, Sealed, seal
 from shared.timestamps import system_clock
 
 
@@ -41,6 +42,10 @@ def maintain() -> None:
             " `energyfleet archive` archives it",
             "yellow",
         )
+    if sealed.disk_full:
+        if failure is not None:
+            complain(str(failure))
+        raise CommandError(f"Sealing stopped: {WHEN_FULL}. Then run `energyfleet maintain` again.")
     dropped = len(done.dropped) + len(sealed.dropped)
     say(f"{len(done.created)} partitions created, {dropped} dropped; {floor}.")
     if failure is not None:

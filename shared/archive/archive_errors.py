@@ -36,8 +36,8 @@ class PackingFailed(ArchiveError):
 
     def __init__(self, directory: str, why: str) -> None:
         super().__init__(
-            f"{directory}: packing a day failed: {why}; see that the temporary directory has room for one, or set TMPDIR"
-            " to another one"
+            f"{directory}: packing a day failed: {why}; see that the temporary directory has room for one, or set"
+            " TMPDIR to another one"
         )
 
 

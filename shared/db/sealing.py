@@ -49,6 +49,14 @@ _SEAL = "SELECT last_key, devices, readings FROM seal_{device}_days(%(day)s, %(a
 
 _DROP = "SELECT drop_sealed_history_partition(%(parent)s, %(day)s)"
 
+WHEN_FULL = (
+    "the database's disk is full: nothing is lost, and what was sealed stays so; make room, about a tenth of what the"
+    " days take that are to be sealed, whose room is free when all of their devices are sealed"
+)
+
+PAUSES_S = (0.1, 0.5, 1.0, 1.0)
+"""After each time that others used a day for too long; then it is left to the next round."""
+
 # Of some devices of one kind, for each its sealed days from a first to a last one.
 _UNSEAL = """
     SELECT device_key, day FROM unseal_{device}_days(
@@ -76,6 +84,8 @@ class Sealed:
     """The partitions that were empty then."""
     in_use: list[str] = field(default_factory=list)
     """Those that others used for too long; the next round goes on with them."""
+    disk_full: bool = False
+    """It ended because there was no room. All that is stored stays what it is, open or sealed."""
 
 
 async def seal(
@@ -99,9 +109,17 @@ async def seal(
     for kind in KINDS:
         rows = await (await connection.execute(_OPEN_DAYS, {"parent": kind.history})).fetchall()
         for (day,) in rows:
-            try:
-                await _seal_day(connection, kind, day, done, pass_fail_point, chunk_readings)
-            except (errors.LockNotAvailable, errors.DeadlockDetected):
+            for pause_s in PAUSES_S:
+                try:
+                    await _seal_day(connection, kind, day, done, pass_fail_point, chunk_readings)
+                except (errors.LockNotAvailable, errors.DeadlockDetected):
+                    await asyncio.sleep(pause_s)
+                except errors.DiskFull:
+                    done.disk_full = True
+                    return done
+                else:
+                    break
+            else:
                 done.in_use.append(f"{kind.history}_{day:%Y%m%d}")
     return done
 

@@ -111,7 +111,7 @@ def test_statements_about_sessions_are_planned(
 
 @pytest.mark.parametrize("side", SIDES, ids=["meters", "vehicles"])
 def test_statements_of_verify_are_planned(side: Side, owner: psycopg.Connection[Any]) -> None:
-    assert len(statements(side)) == 16
+    assert len(statements(side)) == 22
     for statement in statements(side):
         plan(owner, statement)
 

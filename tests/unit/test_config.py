@@ -120,3 +120,12 @@ def test_every_url_of_the_settings_names_the_schema_last(
     for found in (settings.database_url, settings.analytics_database_url, settings.in_schema(url)):
         given = conninfo_to_dict(url) | {"options": f"{options}-c search_path=north,pg_temp"}
         assert conninfo_to_dict(str(found)) == given
+
+
+def test_days_are_sealed_after_two_whole_days_at_the_soonest_or_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    for days in (0, 2, 30):
+        monkeypatch.setenv("ENERGYFLEET_SEAL_AFTER_DAYS", str(days))
+        assert read_settings(IngestionSettings).seal_after_days == days
+    monkeypatch.setenv("ENERGYFLEET_SEAL_AFTER_DAYS", "1")
+    with pytest.raises(ConfigError, match="ENERGYFLEET_SEAL_AFTER_DAYS: at least 2, or 0: never"):
+        read_settings(IngestionSettings)
