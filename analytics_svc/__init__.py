@@ -27,8 +27,10 @@ Charging sessions are found first, and each is then judged as a window:
 `session_queries` runs the statements of `sessions_sql`, and `sessions` finds the sessions. `session_result` has the
 hours of each, which `performance` judges.
 
-`buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
-replication lag.
+`readings_sql` says where statements find readings: in the tables of open days, or of sealed ones, too.
+
+`buckets` cuts a series into hours or days, `series` adds up its hours, `freshness` says whether a device still reports,
+and `replica` watches the replication lag.
 """
 
 import shared as _shared  # noqa: F401  # before gRPC, whose log it silences

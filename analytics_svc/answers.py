@@ -38,7 +38,7 @@ def performance_answer(
     vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
     return wire.GetVehiclePerformanceResponse(
         **performance_fields(vehicle, thresholds, evidence),
-        window=window_message(question.window),
+        **window_fields(question.window),
         evidence=wire.PerformanceEvidence(
             first_vehicle_reading=timestamp_message(evidence.first_vehicle_us),
             last_vehicle_reading=timestamp_message(evidence.last_vehicle_us),
@@ -62,7 +62,7 @@ def page_answer(
 ) -> wire.ListVehiclePerformanceResponse:
     totals = result.totals
     return wire.ListVehiclePerformanceResponse(
-        window=window_message(result.window),
+        **window_fields(result.window),
         vehicles=[
             wire.VehiclePerformance(**performance_fields(each, thresholds), mapping_count=each.totals.mappings)
             for each in page
@@ -90,11 +90,11 @@ def page_answer(
 
 
 def series_answer(
-    question: SeriesQuestion, answer: QueryResult[list[Bucket]], thresholds: Thresholds
+    question: SeriesQuestion, window: Window, answer: QueryResult[list[Bucket]], thresholds: Thresholds
 ) -> wire.GetPerformanceSeriesResponse:
     return wire.GetPerformanceSeriesResponse(
         vehicle_id=question.vehicle_id,
-        window=window_message(Window(question.buckets[0].start_us, question.buckets[-1].end_us)),
+        **window_fields(window),
         granularity=wire.SeriesGranularity.Value(question.granularity),
         time_zone=question.time_zone,
         buckets=[
@@ -150,6 +150,15 @@ def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, s
     if status is not None:
         fields["reading"] = _READINGS[kind](**named, **status.measurements, timestamp=proto_from_us(status.ts_us))
     return fields
+
+
+def window_fields(window: Window) -> dict[str, Any]:
+    """The fields of every message that says which window was looked at."""
+    return {
+        "window": window_message(window),
+        "window_aligned": window.aligned,
+        "readings_since": timestamp_message(window.readings_since_us),
+    }
 
 
 def window_message(window: Window) -> wire.TimeWindow:

@@ -43,7 +43,7 @@ WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: they hold a whole night's charge at any time of day."""
 
 WINDOW_MAX_DAYS = 400
-"""As far as history goes back by default. A year with its leap day and the month before it fit."""
+"""A year with its leap day and the month before it fit. However long ago they were."""
 
 DAYS_DEFAULT_US = 30 * US_PER_DAY
 """A month, for a series of days: 24 hours are two of them."""

@@ -10,6 +10,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
+from analytics_svc.buckets import looked_at
 from analytics_svc.device_answers import device_page_answer
 from analytics_svc.device_list import DeviceResult, device_result
 from analytics_svc.device_queries import all_devices
@@ -72,7 +73,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         clock: Clock,
         session_pause_us: int = PAUSE_US,
     ) -> None:
-        self._queries = queries
+        self._queries, self._reader = queries, queries.reader
         self._meters = MeterQueries(queries.reader, queries.fleet)
         self._sessions = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
         self._session_pause_us = session_pause_us
@@ -85,8 +86,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def GetVehiclePerformance(
         self, request: wire.GetVehiclePerformanceRequest, context: Context
     ) -> wire.GetVehiclePerformanceResponse:
-        question = parse_get_vehicle_performance(request, self._clock())
-        answer = await self._queries.performance(question, self._limits)
+        asked = parse_get_vehicle_performance(request, self._clock())
+        window, answer = await self._reader.ask_as_kept(
+            asked.window, lambda window: self._queries.performance(replace(asked, window=window), self._limits)
+        )
+        question = replace(asked, window=window)
         judgement = await self._queries.fleet.judged(question.window, answer.value[0], self._thresholds)
         return performance_answer(question, answer, judgement, self._thresholds)
 
@@ -98,8 +102,10 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return page_answer(result, result.page(*its), token, self._thresholds)
 
     async def _judged(self, page: FleetPage) -> FleetResult:
-        fleet, window = self._queries.fleet, page.window
-        found = await fleet.totals(window, page.question.vehicle_ids, self._limits)
+        fleet, vehicle_ids = self._queries.fleet, page.question.vehicle_ids
+        window, found = await self._reader.ask_as_kept(
+            page.window, lambda window: fleet.totals(window, vehicle_ids, self._limits)
+        )
         judgement = await fleet.judged(window, found.value, self._thresholds)
         result = await fleet_result(page.question, window, found, judgement)
         return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
@@ -112,9 +118,12 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return meter_page_answer(result, result.page(*its), token, self._thresholds)
 
     async def _judged_meters(self, page: MeterPage) -> MeterResult:
-        found = await self._meters.totals(page.window, page.question.meter_ids, self._limits)
-        judgement = await self._meters.judged(page.window, found.value, self._thresholds)
-        return meter_result(page.question, page.window, found, judgement)
+        meters, meter_ids = self._meters, page.question.meter_ids
+        window, found = await self._reader.ask_as_kept(
+            page.window, lambda window: meters.totals(window, meter_ids, self._limits)
+        )
+        judgement = await meters.judged(window, found.value, self._thresholds)
+        return meter_result(page.question, window, found, judgement)
 
     async def _page(
         self, page: Page, first: Callable[[Page], Awaitable[Answered]]
@@ -131,8 +140,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context
     ) -> wire.GetPerformanceSeriesResponse:
-        question = parse_get_performance_series(request, self._clock())
-        return series_answer(question, await self._queries.performance_series(question), self._thresholds)
+        asked = parse_get_performance_series(request, self._clock())
+        window, answer = await self._reader.ask_as_kept(
+            asked.window, lambda window: self._queries.performance_series(looked_at(asked, window))
+        )
+        return series_answer(looked_at(asked, window), window, answer, self._thresholds)
 
     async def ListChargingSessions(
         self, request: wire.ListChargingSessionsRequest, context: Context
@@ -143,10 +155,16 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return sessions_answer(result, sessions, token, self._session_pause_us, self._thresholds)
 
     async def _found_sessions(self, page: SessionPage) -> SessionResult:
-        vehicle_id, meter_id = page.question.vehicle_id, page.question.meter_id
-        if vehicle_id:
-            return (await self._sessions.of_vehicle(page.window, vehicle_id)).value
-        return (await self._sessions.of_meter(page.window, meter_id)).value
+        sessions, question = self._sessions, page.question
+        _, answer = await self._reader.ask_as_kept(
+            page.window,
+            lambda window: (
+                sessions.of_vehicle(window, question.vehicle_id)
+                if question.vehicle_id
+                else sessions.of_meter(window, question.meter_id)
+            ),
+        )
+        return answer.value
 
     async def _session(self, session: ChargingSession) -> wire.ChargingSession:
         """A session, judged as GetVehiclePerformance does."""

@@ -9,6 +9,7 @@ from analytics_svc.answers import (
     feeding_message,
     performance_fields,
     thresholds_message,
+    window_fields,
     window_message,
 )
 from analytics_svc.fleet_performance import JudgedVehicle
@@ -30,7 +31,7 @@ def sessions_answer(
     thresholds: Thresholds,
 ) -> wire.ListChargingSessionsResponse:
     return wire.ListChargingSessionsResponse(
-        window=window_message(result.window),
+        **window_fields(result.window),
         sessions=page,
         matched=len(result.positions),
         kwh_delivered_dc_outside=result.kwh_delivered_dc_outside,

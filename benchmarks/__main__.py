@@ -11,7 +11,21 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks import ack, fairness, growth, performance, plans, reads, soak, stall, storm, stream, streams, unary
+from benchmarks import (
+    ack,
+    fairness,
+    growth,
+    performance,
+    plans,
+    reads,
+    soak,
+    stall,
+    storm,
+    stream,
+    streams,
+    unary,
+    years,
+)
 from benchmarks.client import BenchmarkError
 from benchmarks.exact import check
 from benchmarks.figures import Figure, machine_facts, show, write_json
@@ -31,6 +45,7 @@ class Benchmark(StrEnum):
     UNARY = "unary"
     PERFORMANCE = "performance"
     GROWTH = "growth"
+    YEARS = "years"
     STREAMS = "streams"
     STORM = "storm"
     STALL = "stall"
@@ -164,6 +179,8 @@ def main(
                 figures += growth.measure(
                     harness, vehicles=vehicles, days=days or growth.DAYS, plans_directory=plans_directory, tell=tell
                 )
+            if Benchmark.YEARS in chosen:
+                figures += years.measure(harness, tell=tell)
             if Benchmark.STREAMS in chosen:
                 figures += streams.measure(
                     harness,

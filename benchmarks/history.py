@@ -65,6 +65,13 @@ SELECT DISTINCT ON ({device}_key) {device}_key, ts, {measurements}, %(open_hour)
 FROM {device}_telemetry_history WHERE ts > %(open_hour)s
 WINDOW device AS (PARTITION BY {device}_key) ORDER BY {device}_key, ts DESC
 """
+# What is stored otherwise charges at all times.
+_BY_NIGHT = (
+    "UPDATE {device}_telemetry_history SET {energy} = 0 WHERE date_part('hour', ts - interval '1 microsecond') >= 6",
+    """
+    UPDATE {device}_closed_hours SET kwh = 0 WHERE date_part('hour', hour_start) >= 6
+    """,
+)
 _SETTLED = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
 
 
@@ -140,6 +147,13 @@ def extend(url: str, stored: Stored, days: int) -> Stored:
         _run(url, [kind.render(_STATUS) for kind in KINDS], parameters)
     _run(url, _SETTLED)
     return replace(stored, days=max(days, stored.days))
+
+
+def charge_by_night(url: str) -> None:
+    """Takes the energies away that were stored of other hours than those from midnight to 6 o'clock in UTC."""
+    for kind in KINDS:
+        _run(url, [kind.render(statement) for statement in _BY_NIGHT])
+    _run(url, _SETTLED)
 
 
 def _run(url: str, statements: Sequence[str], parameters: dict[str, object] | None = None) -> None:

@@ -451,6 +451,8 @@ class GetVehiclePerformanceResponse(_message.Message):
     KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -505,6 +507,10 @@ class GetVehiclePerformanceResponse(_message.Message):
     """Of `kwh_delivered_dc`, what was charged while no meter was mapped, in kWh: it is never compared. Absent with
     `kwh_delivered_dc`.
     """
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -532,6 +538,14 @@ class GetVehiclePerformanceResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC, and what `QualityCounts` count is told of later readings only. Absent: the window has its readings
+        throughout.
+        """
+
     def __init__(
         self,
         *,
@@ -557,10 +571,12 @@ class GetVehiclePerformanceResponse(_message.Message):
         kwh_delivered_dc_unmapped: _builtins.float | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "readings_since", b"readings_since", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
@@ -750,7 +766,7 @@ class PerformanceEvidence(_message.Message):
     """How many mappings reach into the window. 0: VERDICT_NO_METER."""
     @_builtins.property
     def first_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
-        """Timestamp of the vehicle's first reading within the window. Absent: it sent none."""
+        """Timestamp of the vehicle's first reading within the window. Absent: it sent none, or `readings_since` is present."""
 
     @_builtins.property
     def last_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
@@ -758,7 +774,9 @@ class PerformanceEvidence(_message.Message):
 
     @_builtins.property
     def first_meter_reading(self) -> _timestamp_pb2.Timestamp:
-        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none."""
+        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none, or
+        `readings_since` is present.
+        """
 
     @_builtins.property
     def last_meter_reading(self) -> _timestamp_pb2.Timestamp:
@@ -1063,10 +1081,16 @@ class ListVehiclePerformanceResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many vehicles there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at, as `alignment` widened it; the same on every page."""
@@ -1094,6 +1118,13 @@ class ListVehiclePerformanceResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -1105,10 +1136,12 @@ class ListVehiclePerformanceResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1511,10 +1544,16 @@ class ListMeterPerformanceResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many meters there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at, as `alignment` widened it; the same on every page."""
@@ -1542,6 +1581,13 @@ class ListMeterPerformanceResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -1553,10 +1599,12 @@ class ListMeterPerformanceResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1870,12 +1918,18 @@ class GetPerformanceSeriesResponse(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     granularity: Global___SeriesGranularity.ValueType
     """How long the buckets are; never SERIES_GRANULARITY_UNSPECIFIED."""
     time_zone: _builtins.str
     """The time zone in which they begin; never empty."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -1895,6 +1949,13 @@ class GetPerformanceSeriesResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC, and buckets begin at the nearest one. Absent: the window has its readings throughout.
+        """
+
     def __init__(
         self,
         *,
@@ -1905,10 +1966,12 @@ class GetPerformanceSeriesResponse(_message.Message):
         buckets: _abc.Iterable[Global___PerformanceBucket] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "readings_since", b"readings_since", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2078,6 +2141,8 @@ class ListChargingSessionsResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many sessions there are on all pages together; the same on every page."""
     kwh_delivered_dc_outside: _builtins.float
@@ -2090,6 +2155,10 @@ class ListChargingSessionsResponse(_message.Message):
     """
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at; the same on every page."""
@@ -2113,6 +2182,13 @@ class ListChargingSessionsResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on sessions are told, where the window starts before that: readings are kept from then on. What lies before
+        counts as energy in no session. A session that was under way then begins then. Absent: sessions of the whole window
+        are told. The same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -2125,10 +2201,12 @@ class ListChargingSessionsResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "readings_since", b"readings_since", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["kwh_consumed_ac_outside"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside"]  # noqa: Y015
