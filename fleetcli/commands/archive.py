@@ -95,7 +95,6 @@ class ArchivedTable:
 
     def show(self) -> None:
         if not self._days:
-            say("Nothing to archive: no closed day has readings that are not archived there.")
             return
         say(f"Archived to {self._days[0][0].url}:")
         table = Table()
@@ -122,7 +121,9 @@ async def archive_to(used: Database, settings: IngestionSettings, url: ArchiveUr
 
     async with connected(used, APPLICATION_NAME, statement_timeout=STATEMENT_TIMEOUT) as connection:
         store = DayStore(url, settings.archive_timeout_s)
-        await archiving.archive(connection, store, system_clock(), settings.seal_after_days, archived.add)
+        done = await archiving.archive(connection, store, system_clock(), settings.seal_after_days, archived.add)
+    if not done.days:
+        say("Nothing to archive: no closed day has readings that are not archived there.")
 
 
 async def _check(used: Database, settings: IngestionSettings, url: ArchiveUrl, repair: bool) -> None:

@@ -211,6 +211,7 @@ async def test_maintain_archives_before_it_drops_and_drops_nothing_while_the_sto
     assert failed.returncode == 1
     assert f"{old} and later days stay, for that day is not archived to s3://fleet/x as it is now" in failed.stderr
     assert "see that the place is there" in failed.stderr
+    assert "Nothing to archive" not in failed.stdout
     assert f"readings are kept from {old} on." in failed.stdout
 
     environment["ENERGYFLEET_ARCHIVE_URL"] = str(tmp_path / "archive")
