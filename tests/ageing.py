@@ -40,7 +40,7 @@ class Ageing:
                     raise _Ended
 
         try:
-            await seal(self.maintenance, system_clock(), 2, pass_fail_point, chunk_readings=30)
+            await seal(self.maintenance, system_clock(), 2, pass_fail_point, chunk_readings=30, drop_after_s=0)
         except _Ended:
             return
 
