@@ -27,6 +27,7 @@ FUNCTIONS = {
     "health": "ask:health",
     "migrate": "migrate:migrate",
     "maintain": "maintain:maintain",
+    "archive": "archive:archive",
     "verify": "verify:verify",
     "map": "mapping:map_",  # `map` is Python's own
     "unmap": "mapping:unmap",

@@ -71,6 +71,8 @@ async def test_the_table_says_what_is_told(tmp_path: Path) -> None:
     its = IngestionMetrics(ingestion)
     its.write_failed(DatabaseUnavailable("08006"))
     its.set_partitions_ahead(7)
+    its.set_archive_waiting(2)
+    its.set_retention_held(0)
     servicer = Servicer()
     AnalyticsMetrics(analytics).observe(servicer)
     await servicer.GetStatus("known", None)
