@@ -53,7 +53,7 @@ lowest: setup $(LOWEST)/.checked ## run the wheel with the lowest versions that 
 $(LOWEST)/.installed: pyproject.toml $(STAMP)
 	rm -rf $(LOWEST)
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --extra plot --requirements pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --extra archive --extra plot --requirements pyproject.toml
 	@touch $@
 
 $(LOWEST)/.checked: $(LOWEST)/.installed $(WHEEL_SOURCES) tests/lowest.py
@@ -81,7 +81,7 @@ lock: setup ## resolve the newest versions that pyproject.toml allows
 		--group dev pyproject.toml --output-file requirements.lock
 	grep -oE '^[A-Za-z0-9_.-]+==[^\\]+' requirements.lock > $(VENV)/versions.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-		--constraint $(VENV)/versions.txt pyproject.toml --output-file requirements-runtime.lock
+		--constraint $(VENV)/versions.txt --extra archive pyproject.toml --output-file requirements-runtime.lock
 
 clean: ## remove what setup made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,13 @@ A list of the fleet passes others:
 `fleet_queries` runs the statements of `fleet_sql`, and fetches only the hours that `hour_cache` does not have.
 `fleet_performance` finds, orders and adds up the verdicts, and `page_cache` keeps the result for later pages.
 
+Beside either, what is normal for a vehicle comes from the 28 days before the window:
+
+    baseline_queries -> baseline_cache -> baseline_tables -> baseline_charges -> baseline
+
+`baseline_queries` runs the statements of `baseline_sql`, and reads only the days that `baseline_cache` does not have.
+`baseline_charges` finds the charges in tables of hours, and `baseline` who has dropped.
+
 A list by meter goes beside it, by the same judge:
 
     servicer -> parse -> meter_queries -> meter_tables -> meter_performance -> page_cache -> meter_answers
@@ -27,8 +34,10 @@ Charging sessions are found first, and each is then judged as a window:
 `session_queries` runs the statements of `sessions_sql`, and `sessions` finds the sessions. `session_result` has the
 hours of each, which `performance` judges.
 
-`buckets` cuts a series into hours or days, `freshness` says whether a device still reports, and `replica` watches the
-replication lag.
+`readings_sql` says where statements find readings: in the tables of open days, or of sealed ones, too.
+
+`buckets` cuts a series into hours or days, `series` adds up its hours, `freshness` says whether a device still reports,
+and `replica` watches the replication lag.
 """
 
 import shared as _shared  # noqa: F401  # before gRPC, whose log it silences

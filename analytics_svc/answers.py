@@ -11,6 +11,8 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, VehicleReading
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from analytics_svc.baseline import baselines
+from analytics_svc.baseline_result import NO_BASELINE, Baseline
 from analytics_svc.explanation import Finding, explain, findings_of
 from analytics_svc.fleet_performance import FleetResult, GroupTotals, JudgedVehicle
 from analytics_svc.freshness import DOUBTED, ClockEvidence, Found, Freshness, Refusal, freshness
@@ -35,10 +37,11 @@ def performance_answer(
     totals = found.at(0)
     performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in evidence.feedings})
-    vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids)
+    normal = baseline_of(found, evidence, judgement, thresholds)
+    vehicle = JudgedVehicle(question.vehicle_id, totals, performance, meter_ids, normal)
     return wire.GetVehiclePerformanceResponse(
         **performance_fields(vehicle, thresholds, evidence),
-        window=window_message(question.window),
+        **window_fields(question.window),
         evidence=wire.PerformanceEvidence(
             first_vehicle_reading=timestamp_message(evidence.first_vehicle_us),
             last_vehicle_reading=timestamp_message(evidence.last_vehicle_us),
@@ -57,12 +60,19 @@ def performance_answer(
     )
 
 
+def baseline_of(found: FleetTotals, evidence: Evidence, judgement: Judgement, thresholds: Thresholds) -> Baseline:
+    """What is normal for the only vehicle that was found."""
+    if evidence.baseline_sums is None:
+        return NO_BASELINE
+    return baselines(evidence.baseline_sums, found, judgement, thresholds).at(0)
+
+
 def page_answer(
     result: FleetResult, page: Sequence[JudgedVehicle], next_page_token: str, thresholds: Thresholds
 ) -> wire.ListVehiclePerformanceResponse:
     totals = result.totals
     return wire.ListVehiclePerformanceResponse(
-        window=window_message(result.window),
+        **window_fields(result.window),
         vehicles=[
             wire.VehiclePerformance(**performance_fields(each, thresholds), mapping_count=each.totals.mappings)
             for each in page
@@ -90,11 +100,11 @@ def page_answer(
 
 
 def series_answer(
-    question: SeriesQuestion, answer: QueryResult[list[Bucket]], thresholds: Thresholds
+    question: SeriesQuestion, window: Window, answer: QueryResult[list[Bucket]], thresholds: Thresholds
 ) -> wire.GetPerformanceSeriesResponse:
     return wire.GetPerformanceSeriesResponse(
         vehicle_id=question.vehicle_id,
-        window=window_message(Window(question.buckets[0].start_us, question.buckets[-1].end_us)),
+        **window_fields(window),
         granularity=wire.SeriesGranularity.Value(question.granularity),
         time_zone=question.time_zone,
         buckets=[
@@ -150,6 +160,15 @@ def status_fields(kind: DeviceKind, device_id: str, found: Found, now_us: int, s
     if status is not None:
         fields["reading"] = _READINGS[kind](**named, **status.measurements, timestamp=proto_from_us(status.ts_us))
     return fields
+
+
+def window_fields(window: Window) -> dict[str, Any]:
+    """The fields of every message that says which window was looked at."""
+    return {
+        "window": window_message(window),
+        "window_aligned": window.aligned,
+        "readings_since": timestamp_message(window.readings_since_us),
+    }
 
 
 def window_message(window: Window) -> wire.TimeWindow:
@@ -214,8 +233,8 @@ def _refusal_message(refusal: Refusal) -> wire.Refusal:
 def performance_fields(
     vehicle: JudgedVehicle, thresholds: Thresholds, evidence: Evidence | None = None
 ) -> dict[str, Any]:
-    vehicle_id, totals, performance, meter_ids = vehicle
-    explanation = explain(vehicle_id, meter_ids, totals, performance, thresholds)
+    vehicle_id, totals, performance, meter_ids, baseline = vehicle
+    explanation = explain(vehicle_id, meter_ids, totals, performance, thresholds, baseline)
     return {
         "vehicle_id": vehicle_id,
         "kwh_delivered_dc": totals.kwh_delivered_dc,
@@ -234,7 +253,9 @@ def performance_fields(
         "comparison": comparison_message(performance.compared, evidence),
         "kwh_consumed_ac_idle": totals.kwh_consumed_ac_idle,
         "kwh_delivered_dc_unmapped": totals.kwh_delivered_dc_unmapped,
-        "findings": map(finding_message, findings_of(totals, performance, evidence)),
+        "findings": map(finding_message, findings_of(totals, performance, evidence, baseline)),
+        "baseline_ratio": baseline.ratio,
+        "ratio_change": baseline.change,
     }
 
 
@@ -260,6 +281,8 @@ def finding_message(finding: Finding) -> wire.Finding:
         kwh=finding.kwh,
         readings=finding.readings,
         hours_apart=finding.hours_apart,
+        baseline_ratio=finding.baseline_ratio,
+        ratio_change=finding.ratio_change,
         since=timestamp_message(finding.since_us),
         text=finding.text,
     )

@@ -1,11 +1,12 @@
 """Cuts a window into the hours or days of a time zone. Pure."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
-from analytics_svc.questions import Granularity
+from analytics_svc.questions import Granularity, SeriesQuestion, Window
 from shared.timestamps import US_PER_HOUR, datetime_from_us, us_from_datetime
 
 BUCKETS_MAX = 1_000
@@ -28,6 +29,18 @@ def bucket_edges(start_us: int, end_us: int, granularity: Granularity, zone: Zon
         if edge_us > edges[-1]:  # a day that a zone skipped begins when the next one does
             edges.append(edge_us)
     return [*edges, end_us]
+
+
+def looked_at(question: SeriesQuestion, window: Window) -> SeriesQuestion:
+    """A series of a window as it is looked at: where that reaches back to where there are hours alone, each bucket
+    begins at the nearest full hour."""
+    if window.readings_since_us is None:
+        return question
+    edges = bucket_edges(window.start_us, window.end_us, question.granularity, ZoneInfo(question.time_zone))
+    nearest = {(edge_us + US_PER_HOUR // 2) // US_PER_HOUR * US_PER_HOUR for edge_us in edges[1:-1]}
+    within = sorted(edge_us for edge_us in nearest if window.start_us < edge_us < window.end_us)
+    buckets = [Window(start_us, end_us) for start_us, end_us in pairwise([window.start_us, *within, window.end_us])]
+    return replace(question, buckets=buckets)
 
 
 def widened_to_days(start_us: int, end_us: int, zone: ZoneInfo) -> tuple[int, int]:

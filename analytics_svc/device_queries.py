@@ -27,4 +27,4 @@ async def all_devices(reader: Reader, question: DeviceQuestion) -> QueryResult[D
         )
     )
     parts = [Devices.of(kind, answer.value[0]) for kind, answer in zip(kinds, answers, strict=True)]
-    return QueryResult(Devices.joined(parts), min(answer.as_of_us for answer in answers))
+    return answers[0].replace(Devices.joined(parts)).beside(*answers)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from analytics_svc.baseline_result import NO_BASELINE, Baseline
 from analytics_svc.performance import RELATIVE_TOLERANCE, Compared, Performance, Thresholds, VerdictReason
 from analytics_svc.questions import Verdict
 from analytics_svc.stretches import Aside
@@ -42,6 +43,7 @@ class FindingKind(StrEnum):
     SIDES_APART = "FINDING_KIND_SIDES_APART"
     ID_DIFFERS_IN_CASE = "FINDING_KIND_ID_DIFFERS_IN_CASE"
     VALUES_LEFT_OUT = "FINDING_KIND_VALUES_LEFT_OUT"
+    RATIO_DROPPED = "FINDING_KIND_RATIO_DROPPED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Finding:
     readings: int | None = None
     hours_apart: float | None = None
     since_us: int | None = None
+    baseline_ratio: float | None = None
+    ratio_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,12 @@ class Explanation:
 
 
 def explain(
-    vehicle_id: str, meter_ids: Sequence[str], totals: Totals, performance: Performance, thresholds: Thresholds
+    vehicle_id: str,
+    meter_ids: Sequence[str],
+    totals: Totals,
+    performance: Performance,
+    thresholds: Thresholds,
+    baseline: Baseline = NO_BASELINE,
 ) -> Explanation:
     """The reason of the verdict and, where somebody should inspect the charger, the alert."""
     alert = ""
@@ -73,7 +82,20 @@ def explain(
             f"Vehicle {vehicle_id}{_at_meters(meter_ids)} loses {in_kwh(its.kwh_lost)} of {in_kwh(its.kwh_consumed_ac)}"
             " while charging: inspect charger, cable and battery for heat, ageing and leakage."
         )
-    return Explanation(reason_of(totals, performance, thresholds), alert)
+    reason = reason_of(totals, performance, thresholds)
+    if baseline.dropped:
+        reason += f" {_dropped(baseline)}"
+    return Explanation(reason, alert)
+
+
+def _dropped(baseline: Baseline) -> str:
+    assert baseline.ratio is not None
+    assert baseline.change is not None
+    points = round(-baseline.change * 100, _ROUNDED_DIGITS)
+    return (
+        f"On the 28 days before it delivered {_percent(baseline.ratio)} of what was drawn: its ratio has dropped by"
+        f" {points:.1f} points."
+    )
 
 
 def _at_meters(meter_ids: Sequence[str]) -> str:
@@ -149,7 +171,9 @@ def _compared(performance: Performance, its: Compared, thresholds: Thresholds) -
     return f"{numbers}, {percent}: at least the {limit} of a healthy charger{power}."
 
 
-def findings_of(totals: Totals, performance: Performance, evidence: Evidence | None) -> list[Finding]:
+def findings_of(
+    totals: Totals, performance: Performance, evidence: Evidence | None, baseline: Baseline = NO_BASELINE
+) -> list[Finding]:
     """What else there is to say, each kind at most once, by number. Without evidence what it would show is left out."""
     found: list[Finding] = []
     if totals.kwh_delivered_dc_unmapped:
@@ -171,6 +195,11 @@ def findings_of(totals: Totals, performance: Performance, evidence: Evidence | N
         way = "later" if hours_apart > 0 else "earlier"
         text = f"The sides lie about {abs(hours_apart):g} h apart, the vehicle {way}: a clock is wrong."
         found.append(Finding(FindingKind.SIDES_APART, text, hours_apart=hours_apart))
+    if baseline.dropped:
+        text = _dropped(baseline)
+        found.append(
+            Finding(FindingKind.RATIO_DROPPED, text, baseline_ratio=baseline.ratio, ratio_change=baseline.change)
+        )
     if evidence is not None:
         _tell_evidence(found, evidence)
     return sorted(found, key=_by_number) if len(found) > 1 else found

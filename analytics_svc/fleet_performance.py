@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analytics_svc.baseline_result import NO_BASELINE, Baseline, Baselines
 from analytics_svc.charging import Numbers, Places
 from analytics_svc.performance import Judgement, Performance, VerdictReason
 from analytics_svc.questions import FleetQuestion, Order, Verdict, Window
@@ -24,6 +25,8 @@ class JudgedVehicle(NamedTuple):
     performance: Performance
     meter_ids: Sequence[str]
     """The meters that fed it, where its charger should be inspected."""
+    baseline: Baseline = NO_BASELINE
+    """What is normal for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class FleetResult:
     found: FleetTotals
     """All vehicles that the question is about, whatever their verdict."""
     judgement: Judgement
+    baselines: Baselines
     positions: Sequence[int]
     """Of the vehicles in `found` that have one of the question's verdicts, in its order."""
     totals: GroupTotals
@@ -116,7 +120,8 @@ class FleetResult:
         performances = self.judgement.of(its, totals, self.found.comparison)
         vehicle_ids = [self.found.vehicle_ids[position] for position in its]
         meter_ids = [self.meters_of.get(vehicle_id, ()) for vehicle_id in vehicle_ids]
-        return list(map(JudgedVehicle, vehicle_ids, totals, performances, meter_ids))
+        baselines = map(self.baselines.at, its)
+        return list(map(JudgedVehicle, vehicle_ids, totals, performances, meter_ids, baselines))
 
     @property
     def low_efficiency_ids(self) -> list[str]:
@@ -126,7 +131,11 @@ class FleetResult:
 
 
 async def fleet_result(
-    question: FleetQuestion, window: Window, answer: QueryResult[FleetTotals], judgement: Judgement
+    question: FleetQuestion,
+    window: Window,
+    answer: QueryResult[FleetTotals],
+    judgement: Judgement,
+    baselines: Baselines,
 ) -> FleetResult:
     """The verdicts, order and totals of the vehicles that were found. Lets other calls run in between."""
     found = answer.value
@@ -140,7 +149,8 @@ async def fleet_result(
         window,
         found,
         judgement,
-        worst_first(wanted, found.by_id, ranked_by(question.order, judgement)),
+        baselines,
+        worst_first(wanted, found.by_id, _ranked(question.order, judgement, baselines)),
         GroupTotals.combined(list(by_verdict.values())),
         by_verdict,
         dc / ac if len(comparable) else None,
@@ -158,6 +168,10 @@ def positions_by_verdict(judgement: Judgement) -> dict[Verdict, Places]:
         )
         for verdict in Verdict
     }
+
+
+def _ranked(order: Order, judgement: Judgement, baselines: Baselines) -> Numbers:
+    return baselines.change if order is Order.DROP else ranked_by(order, judgement)
 
 
 def ranked_by(order: Order, judgement: Judgement) -> Numbers:

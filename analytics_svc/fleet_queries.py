@@ -2,13 +2,13 @@
 
 For every vehicle in a window of a few days, from hour to hour, the hours come from memory, and the database sends those
 that changed since. Vehicles whose mappings changed within the window are queried span by span. So is everything in
-other windows, in those that reach back beyond the retention floor, and about some vehicles: a slice of them at a time.
+other windows, and about some vehicles: a slice of them at a time.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from sqlalchemy import TextClause
@@ -28,6 +28,7 @@ from analytics_svc.hour_cache import CACHED_HOURS_MAX, DeviceTable, Hour, HourCa
 from analytics_svc.performance import Judgement, Thresholds, judge, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
+from analytics_svc.readings_sql import OfReadings
 from analytics_svc.span_tables import hours_in, totals_of, vehicles_of
 from analytics_svc.stretches import CompareLimits
 from analytics_svc.totals import SLICE_VEHICLES, FleetTotals, by_id
@@ -70,8 +71,6 @@ class _Mapped:
     through_vehicles: Keys
     through_meters: Keys
     moved: Sequence[int]
-    kept: bool
-    hour_before_kept: bool
 
 
 class FleetQueries:
@@ -91,22 +90,19 @@ class FleetQueries:
             known = await self._reader.ask(VEHICLE_KEYS, {"vehicle_ids": list(vehicle_ids)})
             keys = [row.vehicle_key for row in known.value]
             answer = await self._from_spans(window, keys, [row.vehicle_id for row in known.value], limits)
-            return QueryResult(answer.value, min(answer.as_of_us, known.as_of_us))
+            return answer.beside(known)
         if of_cached_hours(window):
             mapped, of_vehicles, of_meters = await asyncio.gather(
                 self._mapped(window),
                 self._hours(VEHICLE_HOURS, self._vehicle_hours, window),
                 self._hours(METER_HOURS, self._meter_hours, window),
             )
-            if mapped.value.kept:
-                answer = await self._from_hours(window, mapped.value, of_vehicles.value, of_meters.value, limits)
-                as_of_us = min(each.as_of_us for each in (mapped, of_vehicles, of_meters, answer))
-                return QueryResult(answer.value, as_of_us)
-        else:
-            mapped = await self._mapped(window)
+            hours = mapped.beside(of_vehicles, of_meters)
+            return await self._from_hours(window, hours, of_vehicles.value, of_meters.value, limits)
+        mapped = await self._mapped(window)
         known_vehicles = mapped.value.known
         answer = await self._from_spans(window, known_vehicles.keys.tolist(), known_vehicles.ids, limits)
-        return QueryResult(answer.value, min(answer.as_of_us, mapped.as_of_us))
+        return answer.beside(mapped)
 
     async def _mapped(self, window: Window) -> QueryResult["_Mapped"]:
         known = self._vehicles
@@ -116,7 +112,7 @@ class FleetQueries:
         if row.vehicles != devices_version(known.keys):
             known = self._vehicles = _Vehicles.of(np.array(row.vehicle_keys, dtype=np.int32), row.vehicle_ids)
         through = unpack_keys(row.through_vehicle_keys), unpack_keys(row.through_meter_keys)
-        return answer.replace(_Mapped(known, *through, row.moved, row.kept, row.hour_before_kept))
+        return answer.replace(_Mapped(known, *through, row.moved))
 
     async def judged(self, window: Window, found: FleetTotals, thresholds: Thresholds) -> Judgement:
         """The verdicts of vehicles; asks how finely their meters tell energy where that matters."""
@@ -125,13 +121,21 @@ class FleetQueries:
         if not suspects:
             return judgement
         ids = [found.vehicle_ids[position] for position in suspects]
-        answer = await self._reader.ask(REGISTER_STEPS, window_ends(window) | {"vehicle_ids": ids})
+        answer = await ask_of_window(self._reader, REGISTER_STEPS, window, {"vehicle_ids": ids})
         if not answer.value:
             return judgement
         steps_kwh = {row.vehicle_id: float(row.step_kwh) for row in answer.value}
         for position, vehicle_id in zip(suspects, ids, strict=True):
             found.comparison.step_kwh[position] = steps_kwh.get(vehicle_id, 0.0)
         return judge(found, thresholds)
+
+    async def keys_of(self, vehicle_ids: Sequence[str]) -> Keys:
+        """The keys of vehicles that were all found, in the order of their keys."""
+        known = self._vehicles
+        if list(vehicle_ids) == list(known.ids):
+            return known.keys
+        answer = await self._reader.ask(VEHICLE_KEYS, {"vehicle_ids": list(vehicle_ids)})
+        return np.array([row.vehicle_key for row in answer.value], np.int32)
 
     async def meters_of(self, window: Window, vehicle_ids: Sequence[str]) -> dict[str, list[str]]:
         """The ids of the meters that fed some vehicles within a window."""
@@ -145,10 +149,11 @@ class FleetQueries:
     ) -> QueryResult[FleetTotals]:
         """Of vehicles, a slice after the other."""
         size = at_a_time(window, HOURS_ASKED_MAX)
-        parts, as_of_us = [], None
+        parts, answers = [], []
         for start in range(0, len(keys) or 1, size):
             asked = keys[start : start + size]
-            answer = await self._reader.ask(FLEET_SPANS, span_parameters(window) | {"vehicle_keys": asked})
+            answer = await ask_of_window(self._reader, FLEET_SPANS, window, {"vehicle_keys": asked}, US_PER_HOUR)
+            answers.append(answer.replace(None))
             vehicles = vehicles_of(answer.value)
             compared = at_a_time(window, HOURS_COMPARED_MAX)
             for first in range(0, len(asked) or 1, compared):
@@ -156,49 +161,41 @@ class FleetQueries:
                 part, _ = totals_of(window, their_ids[: len(some)], [vehicles[key] for key in some], limits)
                 parts.append(part)
                 await asyncio.sleep(0)
-            as_of_us = answer.as_of_us if as_of_us is None else min(as_of_us, answer.as_of_us)
-        assert as_of_us is not None
-        return QueryResult(_joined(parts), as_of_us)
+        return answers[0].replace(_joined(parts)).beside(*answers)
 
     async def _from_hours(
         self,
         window: Window,
-        mapped: "_Mapped",
+        mapped: QueryResult["_Mapped"],
         of_vehicles: Sequence[Hour],
         of_meters: Sequence[Hour],
         limits: CompareLimits,
     ) -> QueryResult[FleetTotals]:
         """Of every vehicle, from the rollups of the window and of the hour before it."""
-        known, before = mapped.known, 0 if mapped.hour_before_kept else 1
-        order = np.argsort(mapped.through_meters)
-        delivered = await _table(known.keys, of_vehicles, window, before, VEHICLE.averaged)
-        drawn = await _table(mapped.through_meters[order], of_meters, window, before)
-        places = np.searchsorted(known.keys, mapped.through_vehicles[order])
+        known, moved = mapped.value.known, mapped.value.moved
+        order = np.argsort(mapped.value.through_meters)
+        delivered = await _table(known.keys, of_vehicles, window, VEHICLE.averaged)
+        drawn = await _table(mapped.value.through_meters[order], of_meters, window)
+        places = np.searchsorted(known.keys, mapped.value.through_vehicles[order])
         mappings, consumed = _of_vehicles(drawn.side, places, len(known.keys))
         totals = await _fleet_totals(window, known, mappings, delivered, consumed, limits)
-        if not mapped.moved:
-            return QueryResult(totals, us_from_datetime(datetime.max.replace(tzinfo=UTC)))
-        moved = await self._from_spans(window, mapped.moved, [""] * len(mapped.moved), limits)
-        _put(totals, moved.value, np.searchsorted(known.keys, mapped.moved))
-        return QueryResult(totals, moved.as_of_us)
+        if not moved:
+            return mapped.replace(totals)
+        of_moved = await self._from_spans(window, moved, [""] * len(moved), limits)
+        _put(totals, of_moved.value, np.searchsorted(known.keys, moved))
+        return mapped.replace(totals).beside(of_moved)
 
     async def fed_throughout(
-        self,
-        window: Window,
-        keys: Keys,
-        vehicle_ids: Sequence[str],
-        pairs: tuple[Keys, Keys],
-        hour_before_kept: bool,
-        limits: CompareLimits,
+        self, window: Window, keys: Keys, vehicle_ids: Sequence[str], pairs: tuple[Keys, Keys], limits: CompareLimits
     ) -> QueryResult[tuple[FleetTotals, list[Hour]]]:
         """Of vehicles, by their keys, which ascend, that the meters paired with them fed all through a window; and the
         hours of all meters, with the one before it."""
         of_vehicles, of_meters = await asyncio.gather(
             self._hours(VEHICLE_HOURS, self._vehicle_hours, window), self._hours(METER_HOURS, self._meter_hours, window)
         )
-        mapped = _Mapped(_Vehicles(keys, vehicle_ids, range(len(keys))), *pairs, (), True, hour_before_kept)
+        mapped = of_vehicles.replace(_Mapped(_Vehicles(keys, vehicle_ids, range(len(keys))), *pairs, ()))
         answer = await self._from_hours(window, mapped, of_vehicles.value, of_meters.value, limits)
-        return QueryResult((answer.value, of_meters.value), min(of_vehicles.as_of_us, of_meters.as_of_us))
+        return answer.replace((answer.value, of_meters.value)).beside(of_meters)
 
     async def _hours(self, statement: TextClause, kept: HourCache, window: Window) -> QueryResult[list[Hour]]:
         """The hour before a window and all hours of it, in one snapshot."""
@@ -218,12 +215,10 @@ class FleetQueries:
         return answer.replace([hours[start_us] for start_us in starts_us])
 
 
-async def _table(
-    keys: Keys, hours: Sequence[Hour], window: Window, before: int, averaged: Sequence[str] = ()
-) -> DeviceTable:
-    """The hours of devices, but not the first `before`."""
+async def _table(keys: Keys, hours: Sequence[Hour], window: Window, averaged: Sequence[str] = ()) -> DeviceTable:
+    """The hours of devices."""
     table = DeviceTable(keys, len(hours), averaged)
-    for number, hour in enumerate(hours[before:], before):
+    for number, hour in enumerate(hours):
         table.put(number, hour, window.start_us + number * US_PER_HOUR)
         if number % 8 == 7:
             await asyncio.sleep(0)
@@ -334,11 +329,12 @@ def at_a_time(window: Window, hours: int) -> int:
     return min(max(1, hours // hours_in(window)), VEHICLES_ASKED_MAX)
 
 
-def span_parameters(window: Window) -> dict[str, object]:
-    return window_ends(window) | {
-        "first_day": datetime_from_us(max(window.start_us - US_PER_HOUR, TIMESTAMP_MIN_US)).date(),
-        "last_day": datetime_from_us(window.end_us).date(),
-    }
+async def ask_of_window(
+    reader: Reader, statement: OfReadings, window: Window, parameters: Mapping[str, object], before_us: int = 0
+) -> QueryResult[list[Any]]:
+    """Asks of the readings of many devices within a window, and some time before it; planned each time."""
+    asked = {**window_ends(window), **parameters}
+    return await reader.ask_of_days(statement, asked, window.start_us - before_us, window.end_us, planned_once=False)
 
 
 def window_ends(window: Window) -> dict[str, object]:

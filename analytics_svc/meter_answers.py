@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from energyfleet.v1 import analytics_service_pb2 as wire
 
-from analytics_svc.answers import comparison_message, finding_message, thresholds_message, window_message
+from analytics_svc.answers import comparison_message, finding_message, thresholds_message, window_fields
 from analytics_svc.judged_meter import JudgedMeter
 from analytics_svc.meter_explanation import explain_meter, meter_findings_of
 from analytics_svc.meter_performance import MeterResult
@@ -17,7 +17,7 @@ def meter_page_answer(
 ) -> wire.ListMeterPerformanceResponse:
     totals = result.totals
     return wire.ListMeterPerformanceResponse(
-        window=window_message(result.window),
+        **window_fields(result.window),
         meters=[_meter_message(each, thresholds) for each in page],
         matched=len(result.positions),
         totals=wire.MeterTotals(

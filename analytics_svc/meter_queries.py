@@ -1,8 +1,8 @@
 """The questions about meters: what each drew, what the vehicles took that it fed, and what can be compared of that.
 
 As in `fleet_queries`, the hours of a window of a few days, from hour to hour, come from memory. Meters of vehicles
-whose mappings changed within the window are asked about span by span. So is everything in other windows, in those that
-reach back beyond the retention floor, and about some meters: a slice of meters at a time.
+whose mappings changed within the window are asked about span by span. So is everything in other windows, and about some
+meters: a slice of meters at a time.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ import numpy as np
 from analytics_svc.fleet_queries import (
     HOURS_COMPARED_MAX,
     FleetQueries,
+    ask_of_window,
     at_a_time,
     devices_version,
     of_cached_hours,
-    span_parameters,
     window_ends,
 )
 from analytics_svc.hour_cache import Keys, unpack_keys
@@ -29,6 +29,7 @@ from analytics_svc.performance import Judgement, Thresholds, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.stretches import CompareLimits
+from shared.timestamps import US_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +55,18 @@ class MeterQueries:
             named = await self._reader.ask(METER_KEYS, {"meter_ids": list(meter_ids)})
             known = Meters.of([row.meter_key for row in named.value], [row.meter_id for row in named.value])
             answer = await self._from_spans(window, known, _nothing_of(known), known.keys, limits)
-            return QueryResult(answer.value, min(answer.as_of_us, named.as_of_us))
+            return answer.beside(named)
         mapped = await self._mapped(window)
         row, known, vehicles = mapped.value
-        if not (of_cached_hours(window) and row.kept):
+        if not of_cached_hours(window):
             answer = await self._from_spans(window, known, _nothing_of(known), known.keys, limits)
-            return QueryResult(answer.value, min(answer.as_of_us, mapped.as_of_us))
+            return answer.beside(mapped)
         answer = await self._from_hours(window, row, known, vehicles, limits)
         moved = np.array(row.moved_meter_keys, dtype=np.int32)
         if len(moved):
             of_moved = await self._from_spans(window, known, answer.value, moved, limits)
-            answer = QueryResult(of_moved.value, min(of_moved.as_of_us, answer.as_of_us))
-        return QueryResult(answer.value, min(answer.as_of_us, mapped.as_of_us))
+            answer = of_moved.beside(answer)
+        return answer.beside(mapped)
 
     async def judged(self, window: Window, found: MeterTable, thresholds: Thresholds) -> Judgement:
         """The verdicts of meters; asks how finely they tell energy where that matters."""
@@ -74,7 +75,7 @@ class MeterQueries:
         if not suspects:
             return judgement
         ids = [found.fed.vehicle_ids[position] for position in suspects]
-        answer = await self._reader.ask(METER_STEPS, window_ends(window) | {"meter_ids": ids})
+        answer = await ask_of_window(self._reader, METER_STEPS, window, {"meter_ids": ids})
         if not answer.value:
             return judgement
         steps_kwh = {row.meter_id: float(row.step_kwh) for row in answer.value}
@@ -101,7 +102,7 @@ class MeterQueries:
         of_pairs = unpack_keys(row.fed_vehicle_keys), unpack_keys(row.fed_meter_keys)
         fed_keys = np.unique(of_pairs[0])
         fed_ids = [vehicles.ids[at] for at in np.searchsorted(vehicles.keys, fed_keys).tolist()]
-        answer = await self._fleet.fed_throughout(window, fed_keys, fed_ids, of_pairs, row.hour_before_kept, limits)
+        answer = await self._fleet.fed_throughout(window, fed_keys, fed_ids, of_pairs, limits)
         of_vehicles, of_meters = answer.value
         own = OwnSums.of_hours(known.keys, of_meters[1:])
         await asyncio.sleep(0)
@@ -113,17 +114,17 @@ class MeterQueries:
     ) -> QueryResult[MeterTable]:
         """The table with some of its meters asked about anew, a slice after the other."""
         size = at_a_time(window, HOURS_COMPARED_MAX)
-        as_of_us = None
+        answers = []
         for start in range(0, len(keys) or 1, size):
             asked = keys[start : start + size]
-            answer = await self._reader.ask(METER_SPANS, span_parameters(window) | {"meter_keys": asked.tolist()})
+            its_keys = {"meter_keys": asked.tolist()}
+            answer = await ask_of_window(self._reader, METER_SPANS, window, its_keys, US_PER_HOUR)
+            answers.append(answer.replace(None))
             places = np.searchsorted(known.keys, asked)
             its = Meters.of(asked.tolist(), [known.ids[place] for place in places.tolist()])
             table = table.put(table_of_spans(window, its, answer.value, limits), places)
-            as_of_us = answer.as_of_us if as_of_us is None else min(as_of_us, answer.as_of_us)
             await asyncio.sleep(0)
-        assert as_of_us is not None
-        return QueryResult(table, as_of_us)
+        return answers[0].replace(table).beside(*answers)
 
 
 def _nothing_of(known: Meters) -> MeterTable:

@@ -5,8 +5,9 @@ Windows are from hour to hour.
 
 from sqlalchemy import text
 
-from analytics_svc.fleet_sql import STEP_OF_MAPPING
-from analytics_svc.spans_sql import cut_into_hours, packed_hours, span_ctes
+from analytics_svc.fleet_sql import step_of_mapping
+from analytics_svc.readings_sql import Readings, of_readings
+from analytics_svc.spans_sql import KEPT, cut_into_hours, mapped_within, packed_hours, span_ctes
 from shared.db.device_kind import METER
 
 # One row. Devices are never renamed or deleted, so that their number is their version: all of a kind are told, by key,
@@ -32,13 +33,8 @@ fed AS (
 counted AS (
     SELECT (SELECT count(*) || ':' || coalesce(max(vehicle_key), 0) FROM vehicles) AS vehicles,
            (SELECT count(*) || ':' || coalesce(max(meter_key), 0) FROM meters) AS meters
-),
-floor AS (
-    SELECT CAST(floor_day AS timestamp) AT TIME ZONE 'UTC' AS since FROM retention
 )
-SELECT floor.since <= :window_start AS kept,
-       floor.since <= CAST(:window_start AS timestamptz) - interval '1 hour' AS hour_before_kept,
-       vehicles,
+SELECT vehicles,
        ARRAY(SELECT vehicle_key FROM vehicles WHERE counted.vehicles <> :known_vehicles ORDER BY vehicle_key)
            AS vehicle_keys,
        ARRAY(SELECT vehicle_id FROM vehicles WHERE counted.vehicles <> :known_vehicles ORDER BY vehicle_key)
@@ -50,7 +46,7 @@ SELECT floor.since <= :window_start AS kept,
        fed.meter_keys AS fed_meter_keys,
        ARRAY(SELECT DISTINCT meter_key FROM within WHERE vehicle_key IN (SELECT vehicle_key FROM moved))
            AS moved_meter_keys
-FROM counted CROSS JOIN fed CROSS JOIN floor
+FROM counted CROSS JOIN fed
 """)
 
 # The keys of those of some meters that are known.
@@ -65,23 +61,18 @@ _FED_BY_THEM = """
     )
 """
 
-# The spans in which some meters fed vehicles, as `reported` has them, with ids; beside them, without a vehicle, the
-# hours of each of the meters while it fed none.
-METER_SPANS = text(f"""
-WITH asked_meters AS (
+
+def _meter_spans(readings: Readings) -> str:
+    return f"""
+WITH {KEPT},
+asked_meters AS (
     SELECT meter_key FROM meters WHERE meter_key = ANY (CAST(:meter_keys AS integer[]))
 ),
-fed_by AS (
-    SELECT meter_key, vehicle_key, greatest(effective_from, :window_start) AS since,
-           least(effective_until, :window_end) AS until
-    FROM asked_meters JOIN vehicle_meter_map USING (meter_key)
-    WHERE effective_from < :window_end
-      AND (effective_until IS NULL OR effective_until > :window_start)
-),
+fed_by AS ({mapped_within("asked_meters JOIN vehicle_meter_map USING (meter_key)")}),
 asked AS (
     SELECT DISTINCT vehicle_key FROM fed_by
 ),
-{span_ctes(_FED_BY_THEM).strip()},
+{span_ctes(readings, _FED_BY_THEM).strip()},
 gaps AS (
     SELECT meter_key, since AS until,
            lag(until, 1, CAST(:window_start AS timestamptz)) OVER (PARTITION BY meter_key ORDER BY since, until)
@@ -99,12 +90,17 @@ FROM reported
 UNION ALL
 SELECT CAST(NULL AS integer), since, until, meter_key, CAST(NULL AS timestamptz), CAST(NULL AS timestamptz),
        hours, CAST(NULL AS text), CAST(NULL AS text)
-FROM unfed AS cut CROSS JOIN LATERAL ({packed_hours(METER)} OFFSET 0) AS packed
-""")  # noqa: S608 (all are constants)
+FROM unfed AS cut CROSS JOIN LATERAL ({packed_hours(METER, readings)} OFFSET 0) AS packed
+"""  # noqa: S608 (all are constants)
 
-# How finely the registers of some meters, and of those that fed a vehicle at the same time, tell energy: the steps of
-# all their mappings together; no row where they do so more finely than in tenths.
-METER_STEPS = text(f"""
+
+# The spans in which some meters fed vehicles, as `reported` has them, with ids; beside them, without a vehicle, the
+# hours of each of the meters while it fed none.
+METER_SPANS = of_readings(_meter_spans)
+
+
+def _meter_steps(readings: Readings) -> str:
+    return f"""
 WITH fed AS (
     SELECT meter_id, vehicle_key, effective_from, effective_until
     FROM meters JOIN vehicle_meter_map USING (meter_key)
@@ -121,7 +117,12 @@ mapping AS (
       AND (beside.effective_until IS NULL OR beside.effective_until > :window_start)
 )
 SELECT meter_id, sum(step_kwh) AS step_kwh
-FROM mapping CROSS JOIN LATERAL ({STEP_OF_MAPPING}) AS steps
+FROM mapping CROSS JOIN LATERAL ({step_of_mapping(readings)}) AS steps
 WHERE step_kwh IS NOT NULL
 GROUP BY meter_id
-""")  # noqa: S608 (all are constants)
+"""  # noqa: S608 (all are constants)
+
+
+# How finely the registers of some meters, and of those that fed a vehicle at the same time, tell energy: the steps of
+# all their mappings together; no row where they do so more finely than in tenths.
+METER_STEPS = of_readings(_meter_steps)

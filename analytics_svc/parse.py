@@ -43,7 +43,7 @@ WINDOW_DEFAULT_US = US_PER_DAY
 """The trailing 24 hours: they hold a whole night's charge at any time of day."""
 
 WINDOW_MAX_DAYS = 400
-"""As far as history goes back by default. A year with its leap day and the month before it fit."""
+"""A year with its leap day and the month before it fit. However long ago they were."""
 
 DAYS_DEFAULT_US = 30 * US_PER_DAY
 """A month, for a series of days: 24 hours are two of them."""
@@ -103,6 +103,8 @@ def parse_list_meter_performance(request: wire.ListMeterPerformanceRequest, now_
     verdicts = _named("verdicts", request.verdicts, METER_VERDICTS, wire.Verdict, VERDICTS_MAX, checks)
     _check_ids("meter_ids", request.meter_ids, checks)
     order = _choice("order", request.order, Order.RATIO, wire.PerformanceOrder, checks)
+    if order is Order.DROP:
+        checks.add("order", f"{order} is of vehicles: a meter has no ratio that is normal for it")
     place = _place(request.page_size, request.page_token, checks)
     checks.raise_if_any()
     question = MeterQuestion(asked, verdicts, frozenset(request.meter_ids), order)

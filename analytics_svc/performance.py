@@ -46,6 +46,10 @@ class Thresholds:
     """Meters that draw no more on average stand by."""
     plausible_min: float
     """A ratio below it is no charger's."""
+    baseline_min_kwh: float
+    """Energy drawn in the charges of the 28 days before. Below nobody can say what is normal for a vehicle."""
+    ratio_drop_min: float
+    """By how much less than normal a ratio has to be to be worth saying."""
     low_efficiency_by_power: Sequence[tuple[float, float]] = field(default=())
     """Limits from some power in kW on, ascending; empty: `low_efficiency_below` for all."""
 
@@ -254,7 +258,7 @@ def judge(found: FleetTotals, thresholds: Thresholds) -> Judgement:
     accused, coarse = low | high, its.step_kwh > 0
     reasons = np.full(len(found), VerdictReason.HEALTHY.number, np.int8)
     if np.count_nonzero(accused | coarse):
-        at_least, at_most = _bounds(its, dc, ac, accused)
+        at_least, at_most = ratio_bounds(its, dc, ac, accused)
         reasons[coarse & ((at_least < limit) | (at_most > thresholds.implausible_above))] = (
             VerdictReason.TOO_COARSE.number
         )
@@ -288,7 +292,7 @@ def judge(found: FleetTotals, thresholds: Thresholds) -> Judgement:
     return Judgement(reasons, dc, ac, at_least, at_most, power_kw, limit, coverage)
 
 
-def _bounds(its: Comparison, dc: Numbers, ac: Numbers, accused: Flags) -> tuple[Numbers, Numbers]:
+def ratio_bounds(its: Comparison, dc: Numbers, ac: Numbers, accused: Flags) -> tuple[Numbers, Numbers]:
     """Between which the ratios lie: of those that accuse nobody, as far as the meters' steps allow."""
     surely_drawn = ac - its.step_kwh - np.where(accused, its.ac_less, 0.0)
     surely_delivered = dc + np.where(accused, its.dc_more, 0.0)

@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import TextClause
-
+from analytics_svc.baseline_charges import baseline_window
+from analytics_svc.baseline_queries import BaselineQueries, VehicleVersion, period_parameters
 from analytics_svc.fleet_queries import FleetQueries, window_ends
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found, Refusal
-from analytics_svc.queries_sql import MAPPINGS_MAX, PERFORMANCE, PERFORMANCE_SERIES, REFUSALS_MAX, REPLICA_LAG, STATUSES
+from analytics_svc.queries_sql import (
+    HOURS_SERIES,
+    MAPPINGS_MAX,
+    PERFORMANCE,
+    PERFORMANCE_SERIES,
+    REFUSALS_MAX,
+    REPLICA_LAG,
+    STATUSES,
+)
 from analytics_svc.questions import PerformanceQuestion, SeriesQuestion, Window
 from analytics_svc.reader import QueryResult, Reader
+from analytics_svc.readings_sql import OfReadings
+from analytics_svc.series import buckets_of
 from analytics_svc.span_tables import evidence_of, feedings_of, totals_of, vehicles_of
 from analytics_svc.stretches import CompareLimits
 from analytics_svc.totals import Bucket, Evidence, FleetTotals
@@ -30,44 +40,56 @@ class Queries:
     def __init__(self, url: str, application_name: str, *, pool_size: int, timeout_s: float) -> None:
         self.reader = Reader(url, application_name, pool_size=pool_size, timeout_s=timeout_s)
         self.fleet = FleetQueries(self.reader)
+        self.baselines = BaselineQueries(self.reader)
 
     async def performance(
         self, question: PerformanceQuestion, limits: CompareLimits
     ) -> QueryResult[tuple[FleetTotals, Evidence]]:
         """What the vehicle and its meters reported: totals of one vehicle. Raises UnknownDevice."""
         window = question.window
-        answer = await self._query_history(PERFORMANCE, {"vehicle_id": question.vehicle_id}, window, US_PER_HOUR)
+        asked = {"vehicle_id": question.vehicle_id, **period_parameters(baseline_window(window))}
+        answer = await self._query_readings(PERFORMANCE, asked, window, US_PER_HOUR)
         if not answer.value:
             raise await self._unknown(question.vehicle_id)
         row = answer.value[0]
+        version = VehicleVersion(question.vehicle_id, row.vehicle_key, row.baseline_version, row.baseline_mappings)
+        baseline = await self.baselines.of_vehicle(window, answer.replace(version), limits)
         [vehicle] = vehicles_of(answer.value).values()
         totals, stretches = totals_of(window, [question.vehicle_id], [vehicle], limits)
         meter_ids = {each.meter_key: each.meter_id for each in answer.value if each.meter_key is not None}
         evidence = evidence_of(
             vehicle,
             stretches,
-            first_vehicle_us=_us_or_none(row.first_vehicle_ts),
-            first_meter_us=_us_or_none(row.first_meter_ts),
+            first_vehicle_us=_us_or_none(row.first_vehicle_ts) if window.readings_since_us is None else None,
+            first_meter_us=_us_or_none(row.first_meter_ts) if window.readings_since_us is None else None,
             feedings=feedings_of(vehicle.mappings, meter_ids)[-MAPPINGS_MAX:],
             vehicle_quality=row.vehicle_quality or {},
             meter_quality=row.meter_quality or {},
             values_left_out=row.values_left_out or {},
+            baseline_sums=baseline.value,
             similar_vehicle_ids=row.similar_ids,
         )
-        return answer.replace((totals, evidence))
+        return answer.replace((totals, evidence)).beside(baseline)
 
     async def performance_series(self, question: SeriesQuestion) -> QueryResult[list[Bucket]]:
-        """What the vehicle and its meters reported in each bucket. Raises UnknownDevice."""
+        """What the vehicle and its meters reported in each bucket. Raises UnknownDevice.
+
+        Of whole hours, but for the first and the last one: from rollups.
+        """
         buckets = question.buckets
-        parameters = {
-            "vehicle_id": question.vehicle_id,
-            "starts": [datetime_from_us(bucket.start_us) for bucket in buckets],
-        }
-        window = Window(buckets[0].start_us, buckets[-1].end_us)
-        answer = await self._query_history(PERFORMANCE_SERIES, parameters, window)
+        starts_us = [bucket.start_us for bucket in buckets]
+        window = question.window
+        asked: dict[str, object] = {"vehicle_id": question.vehicle_id}
+        whole = all(start_us % US_PER_HOUR == 0 for start_us in starts_us[1:])
+        if whole:
+            answer = await self._query_readings(HOURS_SERIES, asked, window, US_PER_HOUR)
+        else:
+            asked["starts"] = [datetime_from_us(start_us) for start_us in starts_us]
+            answer = await self._query_readings(PERFORMANCE_SERIES, asked, window)
         if not answer.value:
             raise await self._unknown(question.vehicle_id)
-        return answer.replace([Bucket.of(row) for row in answer.value])
+        found = buckets_of(window, starts_us, answer.value) if whole else [Bucket.of(row) for row in answer.value]
+        return answer.replace(found)
 
     async def status(self, kind: DeviceKind, device_id: str) -> QueryResult[Found]:
         """What is known of the device. Raises UnknownDevice."""
@@ -89,6 +111,7 @@ class Queries:
 
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
+        await self.baselines.close()
         await self.reader.close()
 
     async def _unknown(self, vehicle_id: str) -> UnknownDevice:
@@ -96,8 +119,8 @@ class Queries:
         answer = await self.statuses(VEHICLE, [vehicle_id])
         return UnknownDevice(VEHICLE.name, vehicle_id, answer.value[0].similar_ids)
 
-    async def _query_history(
-        self, statement: TextClause, parameters: Mapping[str, object], window: Window, before_us: int = 0
+    async def _query_readings(
+        self, statement: OfReadings, parameters: Mapping[str, object], window: Window, before_us: int = 0
     ) -> QueryResult[list[Any]]:
         """The answer, from the days of a window and of some time before it."""
         asked = {**parameters, **window_ends(window)}

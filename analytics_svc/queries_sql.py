@@ -2,23 +2,16 @@
 
 History is read from its covering primary keys alone, and of its partitions only those that the window touches. Scalar
 subqueries, LATERAL and the fence OFFSET 0 leave the planner no other way than one index scan per device or mapping and
-day; it sees the days apart from the window, see `queries`. What is asked about a fleet is in `fleet_sql`.
+day; it sees the days apart from the window, see `queries`. Where days may be sealed, the same is read from views: see
+`readings_sql`. What is asked about a fleet is in `fleet_sql`.
 """
 
 from sqlalchemy import text
 
-from analytics_svc.spans_sql import OF_THE_DAYS, SPANS
-from shared.db.device_kind import KINDS, VEHICLE
-
-# Runs before each question in the same message, which is one transaction: its end undoes the settings. `now()` is its
-# start, hence before both snapshots. Not in a pipeline: the driver would take twice as many turns of the event loop.
-PREAMBLE = text("""
-SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT beat_at FROM heartbeat) ELSE now() END AS as_of,
-       set_config('statement_timeout', :timeout_ms, true) AS timeout_ms,
-       set_config('plan_cache_mode', :plans, true) AS plans
-""")
-
-IS_PREPARED = "SELECT FROM pg_prepared_statements WHERE name = %s"
+from analytics_svc.baseline_sql import BASELINE_MAPPINGS, BASELINE_VERSION
+from analytics_svc.readings_sql import Readings, of_readings
+from analytics_svc.spans_sql import KEPT, mapped_within, span_ctes
+from shared.db.device_kind import KINDS, METER, VEHICLE
 
 MAPPINGS_MAX = 100
 """Mappings of a vehicle that are told one by one: a charger that is moved every day of a season."""
@@ -39,30 +32,37 @@ def similar_ids(asked: str) -> str:
 
 _OPTIONAL_FIELDS = ", ".join(f"'{kind.name}.{name}'" for kind in KINDS for name in kind.optional)
 
-# No row for an unknown vehicle. Otherwise the hours of each of its spans, and of each meter in it, beside what is known
-# of the whole window. The first and the last reading come from history.
-PERFORMANCE = text(f"""
-WITH asked AS (
+
+def _performance(readings: Readings) -> str:
+    own, its = "asked.vehicle_key", "mapped.meter_key"
+    return f"""
+WITH {KEPT},
+asked AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
-{SPANS.strip()},
+{span_ctes(readings).strip()},
 evidence AS MATERIALIZED (
     SELECT (
-               SELECT min(ts) FROM vehicle_telemetry_history
-               WHERE vehicle_key = asked.vehicle_key AND ts > :window_start AND ts <= :window_end AND {OF_THE_DAYS}
+               SELECT min(ts) FROM {readings.of(VEHICLE)}
+               WHERE vehicle_key = asked.vehicle_key AND ts > :window_start AND ts <= :window_end
+                 AND {readings.of_the_days}
+                 {readings.days(readings.until_first, VEHICLE, key=own, since=":window_start")}
            ) AS first_vehicle_ts,
            (
                SELECT min(first_ts)
                FROM mapped CROSS JOIN LATERAL (
-                   SELECT min(ts) AS first_ts FROM meter_telemetry_history
-                   WHERE meter_key = mapped.meter_key AND ts > mapped.since AND ts <= mapped.until AND {OF_THE_DAYS}
+                   SELECT min(ts) AS first_ts FROM {readings.of(METER)}
+                   WHERE meter_key = mapped.meter_key AND ts > mapped.since AND ts <= mapped.until
+                     AND {readings.of_the_days}
+                     {readings.days(readings.until_first, METER, key=its, since="mapped.since")}
                ) AS ends
            ) AS first_meter_ts,
            (
                SELECT jsonb_object_agg(counting, readings) FROM (
-                   SELECT counting, count(*) AS readings FROM vehicle_telemetry_history
+                   SELECT counting, count(*) AS readings FROM {readings.of(VEHICLE)}
                    WHERE vehicle_key = asked.vehicle_key AND ts > :window_start AND ts <= :window_end
-                     AND {OF_THE_DAYS} AND counting IS NOT NULL
+                     AND {readings.of_the_days} AND counting IS NOT NULL
+                     {readings.days(readings.marked, VEHICLE, key=own)}
                    GROUP BY counting
                ) AS counted
            ) AS vehicle_quality,
@@ -70,9 +70,11 @@ evidence AS MATERIALIZED (
                SELECT jsonb_object_agg(counting, readings) FROM (
                    SELECT counting, count(*) AS readings
                    FROM mapped CROSS JOIN LATERAL (
-                       SELECT counting FROM meter_telemetry_history
+                       SELECT counting FROM {readings.of(METER)}
                        WHERE meter_key = mapped.meter_key AND ts > mapped.since AND ts <= mapped.until
-                         AND {OF_THE_DAYS} AND counting IS NOT NULL
+                         AND {readings.of_the_days} AND counting IS NOT NULL
+                         {readings.days(readings.between, METER, since="mapped.since", until="mapped.until")}
+                         {readings.days(readings.marked, METER, key=its)}
                        OFFSET 0
                    ) AS history
                    GROUP BY counting
@@ -90,16 +92,38 @@ evidence AS MATERIALIZED (
                    GROUP BY field
                ) AS added
            ) AS values_left_out,
-           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))}
+           {VEHICLE.render(similar_ids("CAST(:vehicle_id AS text)"))},
+           {BASELINE_VERSION.strip()} AS baseline_version,
+           ({BASELINE_MAPPINGS.format(vehicle_key="asked.vehicle_key").strip()}) AS baseline_mappings
     FROM asked
 )
 SELECT reported.*, (SELECT meter_id FROM meters WHERE meter_key = reported.meter_key) AS meter_id, evidence.*
 FROM reported CROSS JOIN evidence
-""")
+"""
 
-# A row for each bucket in their order, or none for an unknown vehicle. The buckets follow each other without a
-# gap: `(:starts[n], :starts[n + 1]]`, and the last one ends at :window_end.
-PERFORMANCE_SERIES = text(f"""
+
+# No row for an unknown vehicle. Otherwise the hours of each of its spans, and of each meter in it, beside what is known
+# of the whole window. The first and the last reading come from history.
+PERFORMANCE = of_readings(_performance)
+
+
+def _hours_series(readings: Readings) -> str:
+    return f"""
+WITH {KEPT},
+asked AS (
+    SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
+),
+{span_ctes(readings).strip()}
+SELECT * FROM reported
+"""
+
+
+# No row for an unknown vehicle. Otherwise the hours of each of its spans, and of each meter in it.
+HOURS_SERIES = of_readings(_hours_series)
+
+
+def _performance_series(readings: Readings) -> str:
+    return f"""
 WITH vehicle AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
@@ -107,22 +131,17 @@ buckets AS (
     SELECT bucket, since, lead(since, 1, :window_end) OVER (ORDER BY bucket) AS until
     FROM unnest(CAST(:starts AS timestamptz[])) WITH ORDINALITY AS starts (since, bucket)
 ),
-mapped AS (
-    SELECT meter_key, greatest(effective_from, :window_start) AS since, least(effective_until, :window_end) AS until
-    FROM vehicle_meter_map
-    WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND effective_from < :window_end
-      AND (effective_until IS NULL OR effective_until > :window_start)
-),
+{KEPT},
+mapped AS ({mapped_within("vehicle JOIN vehicle_meter_map USING (vehicle_key)")}),
 delivered AS (
     SELECT width_bucket(ts - interval '1 microsecond', CAST(:starts AS timestamptz[])) AS bucket,
            sum(kwh_delivered_dc) AS kwh,
            sum(greatest(0, -kwh_delivered_dc)) AS kwh_returned,
            count(*) AS readings,
            avg(battery_temp) AS average_battery_temp
-    FROM vehicle_telemetry_history
+    FROM {readings.of(VEHICLE)}
     WHERE vehicle_key = (SELECT vehicle_key FROM vehicle)
-      AND ts > :window_start AND ts <= :window_end AND {OF_THE_DAYS}
+      AND ts > :window_start AND ts <= :window_end AND {readings.of_the_days}
     GROUP BY 1
 ),
 consumed AS (
@@ -132,9 +151,11 @@ consumed AS (
            count(*) AS readings
     FROM mapped CROSS JOIN LATERAL (
         SELECT ts, kwh_consumed_ac
-        FROM meter_telemetry_history
+        FROM {readings.of(METER)}
         WHERE meter_key = mapped.meter_key
-          AND ts > :window_start AND ts <= :window_end AND {OF_THE_DAYS} AND ts > mapped.since AND ts <= mapped.until
+          AND ts > :window_start AND ts <= :window_end AND ts > mapped.since AND ts <= mapped.until
+          AND {readings.of_the_days}
+          {readings.days(readings.between, METER, since="mapped.since", until="mapped.until")}
         OFFSET 0
     ) AS history
     GROUP BY 1
@@ -151,7 +172,12 @@ FROM vehicle CROSS JOIN buckets
      LEFT JOIN delivered ON delivered.bucket = buckets.bucket
      LEFT JOIN consumed ON consumed.bucket = buckets.bucket
 ORDER BY buckets.bucket
-""")
+"""
+
+
+# A row for each bucket in their order, or none for an unknown vehicle. The buckets follow each other without a
+# gap: `(:starts[n], :starts[n + 1]]`, and the last one ends at :window_end.
+PERFORMANCE_SERIES = of_readings(_performance_series)
 
 REFUSALS_MAX = 20
 """Refusals of a device that are told, by field and reason: more than there are of either kind."""

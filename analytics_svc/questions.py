@@ -1,9 +1,11 @@
 """What callers of analytics can ask, as all of the service sees it: verdicts, orders, windows and the questions."""
 
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from enum import StrEnum
 
 from shared.db.device_kind import DeviceKind
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, us_from_datetime
 
 
 class Verdict(StrEnum):
@@ -36,6 +38,8 @@ class Order(StrEnum):
 
     RATIO = "PERFORMANCE_ORDER_RATIO"
     KWH_LOST = "PERFORMANCE_ORDER_KWH_LOST"
+    DROP = "PERFORMANCE_ORDER_DROP"
+    """Of vehicles alone."""
 
 
 class DeviceState(StrEnum):
@@ -64,6 +68,50 @@ class Window:
 
     start_us: int
     end_us: int
+    kept_since_us: int | None = None
+    """From when on readings are kept. None: before all that is looked at, or the window is yet to be looked at."""
+    aligned: bool = False
+    """It was widened to full hours since it reaches back to where there are no readings."""
+
+    @property
+    def readings_since_us(self) -> int | None:
+        """From when on it has readings, and before that whole hours alone; None: readings throughout."""
+        kept_since_us = self.kept_since_us
+        return kept_since_us if kept_since_us is not None and self.start_us < kept_since_us else None
+
+
+LOOKED_BEFORE_US = 4 * US_PER_DAY
+"""More than any question looks at before its window."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Retention:
+    """Which days are kept, and which of them are all open. UTC days, which only move on."""
+
+    floor_day: date = date.min
+    """Readings of the days before it are dropped, or about to be; their hours are kept."""
+    sealed_before: date = date.min
+    """Readings of the days before it may be sealed."""
+
+    @property
+    def kept_since_us(self) -> int:
+        return us_from_datetime(datetime(*self.floor_day.timetuple()[:3], tzinfo=UTC))
+
+    @property
+    def open_since(self) -> date:
+        return max(self.floor_day, self.sealed_before)
+
+    def looked_at(self, window: Window) -> Window:
+        """A window as it can be answered: an end before which readings are dropped is widened to a full hour."""
+        kept_since_us = self.kept_since_us
+        if window.start_us - LOOKED_BEFORE_US >= kept_since_us:
+            return window
+        start_us, end_us = window.start_us, window.end_us
+        if start_us < kept_since_us:
+            start_us = start_us // US_PER_HOUR * US_PER_HOUR
+        if end_us < kept_since_us:
+            end_us = -(-end_us // US_PER_HOUR) * US_PER_HOUR
+        return Window(start_us, end_us, kept_since_us, (start_us, end_us) != (window.start_us, window.end_us))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +185,10 @@ class SeriesQuestion:
     time_zone: str
     buckets: list[Window]
     """One after the other, without a gap."""
+
+    @property
+    def window(self) -> Window:
+        return Window(self.buckets[0].start_us, self.buckets[-1].end_us)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Questions to a database that may be a replica: limited in time, dated, and cancelled with their callers.
 
 A question travels with a preamble in the same message. The preamble passes the caller's time limit to the server and
-reads `as_of`, the time up to which the answer is complete. Its snapshot is never later than the question's, so
+reads `as_of`, the time up to which the answer is complete. The two have one snapshot, taken after it, so that
 everything that was committed on the primary before `as_of` is in the answer. On a primary `as_of` is the instant at
 which the two arrived, on a replica the newest heartbeat that it has replayed: see `ingestion_svc.heartbeat`.
 
@@ -21,7 +21,7 @@ import math
 import os
 import socket
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -35,7 +35,9 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import TextClause
 
 from analytics_svc.prepared import Prepared
-from analytics_svc.queries_sql import IS_PREPARED, PREAMBLE
+from analytics_svc.questions import Retention, Window
+from analytics_svc.reader_sql import IS_PREPARED, PREAMBLE
+from analytics_svc.readings_sql import OfReadings
 from shared import deadline
 from shared.background import is_set_within
 from shared.db.engine import connection_parameters, database_errors
@@ -75,10 +77,17 @@ class QueryResult(Generic[Value]):
 
     value: Value
     as_of_us: int
+    retention: Retention
+    """As the answer found it."""
 
     def replace(self, value: Other) -> "QueryResult[Other]":
         """Another value as of the same time."""
-        return QueryResult(value, self.as_of_us)
+        return QueryResult(value, self.as_of_us, self.retention)
+
+    def beside(self, *others: "QueryResult[Any]") -> "QueryResult[Value]":
+        """The same value, which others are a part of."""
+        every = [self, *others]
+        return QueryResult(self.value, min(each.as_of_us for each in every), max(each.retention for each in every))
 
 
 class _Session(AsyncConnection[Any]):
@@ -153,6 +162,7 @@ class Reader:
             # Large questions are two or three statements at a time: on two cores workers cost more than they save.
             max_parallel_workers_per_gather="0",
             default_transaction_read_only="on",
+            default_transaction_isolation="repeatable\\ read",  # one snapshot for the preamble and the question
         )
         self._pool_size = pool_size
         self._free = asyncio.Semaphore(pool_size)
@@ -162,6 +172,8 @@ class Reader:
         self._preamble = Prepared.named("preamble", PREAMBLE)
         self._numbers = itertools.count()
         self._prepared: OrderedDict[tuple[TextClause, tuple[date, ...]], Prepared] = OrderedDict()
+        self.retention = Retention()
+        """As the last answer found it: a guess for the next one."""
 
     async def ask(
         self, statement: TextClause, parameters: Mapping[str, object], planned_for: Mapping[str, date] | None = None
@@ -189,7 +201,9 @@ class Reader:
             else:
                 await self._free.acquire()
             try:
-                return await self._answer(question)
+                answer = await self._answer(question)
+                self.retention = answer.retention
+                return answer
             finally:
                 self._free.release()
         except (TimeoutError, _OutOfTime):
@@ -199,15 +213,39 @@ class Reader:
             raise DatabaseUnavailable from None
 
     async def ask_of_days(
-        self, statement: TextClause, parameters: Mapping[str, object], start_us: int, end_us: int
+        self,
+        statement: OfReadings,
+        parameters: Mapping[str, object],
+        start_us: int,
+        end_us: int,
+        *,
+        planned_once: bool = True,
     ) -> QueryResult[list[Any]]:
-        """Asks of history from one time to another: `first_day` and `last_day` are constants of the plan."""
+        """Asks of readings from one time to another: `first_day` and `last_day` are constants of the plan, where it is
+        made once for all windows of these days."""
         days: dict[str, date] = {
             "first_day": datetime_from_us(max(start_us, TIMESTAMP_MIN_US)).date(),
             "last_day": datetime_from_us(end_us).date(),
         }
-        planned_for = days if end_us - start_us <= PLANNED_ONCE_MAX_US else None
-        return await self.ask(statement, {**parameters, **days}, planned_for)
+        planned_for = days if planned_once and end_us - start_us <= PLANNED_ONCE_MAX_US else None
+        asked = {**parameters, **days}
+        if days["first_day"] >= self.retention.open_since:
+            answer = await self.ask(statement.open, asked, planned_for)
+            if days["first_day"] >= answer.retention.open_since:
+                return answer
+        return await self.ask(statement.all, asked, planned_for)
+
+    async def ask_as_kept(
+        self, window: Window, ask: Callable[[Window], Awaitable[QueryResult[Value]]]
+    ) -> tuple[Window, QueryResult[Value]]:
+        """Asks about a window as it is looked at, see `Retention`; again where the retention floor has moved."""
+        looked_at = self.retention.looked_at(window)
+        while True:
+            answer = await ask(looked_at)
+            wanted = answer.retention.looked_at(window)
+            if wanted == looked_at:
+                return looked_at, answer
+            looked_at = wanted
 
     async def close(self) -> None:
         """Waits a moment for questions that are being cancelled, then closes the connections."""
@@ -315,9 +353,10 @@ class _Question:
             f"{preamble.execute}; {asked.execute}",
             {**self.parameters, "timeout_ms": str(self._timeout_ms()), "plans": asked.plans},
         )
-        [(as_of, *_)] = await cursor.fetchall()
+        [(as_of, floor_day, sealed_before, *_)] = await cursor.fetchall()
         cursor.nextset()
-        return QueryResult(await cursor.fetchall(), us_from_datetime(as_of))
+        retention = Retention(floor_day, sealed_before)
+        return QueryResult(await cursor.fetchall(), us_from_datetime(as_of), retention)
 
     @property
     def has_time(self) -> bool:

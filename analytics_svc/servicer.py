@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -10,6 +11,9 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
 from analytics_svc.answers import duration_message, page_answer, performance_answer, series_answer, status_fields
+from analytics_svc.baseline import baselines
+from analytics_svc.baseline_charges import Sums
+from analytics_svc.buckets import looked_at
 from analytics_svc.device_answers import device_page_answer
 from analytics_svc.device_list import DeviceResult, device_result
 from analytics_svc.device_queries import all_devices
@@ -35,7 +39,8 @@ from analytics_svc.parse import (
 )
 from analytics_svc.performance import Thresholds
 from analytics_svc.queries import Queries
-from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage
+from analytics_svc.questions import DevicePage, FleetPage, MeterPage, SessionPage, Window
+from analytics_svc.reader import QueryResult
 from analytics_svc.session_answers import meter_session, sessions_answer, vehicle_session
 from analytics_svc.session_queries import SessionQueries
 from analytics_svc.session_result import ChargingSession, SessionResult
@@ -72,7 +77,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         clock: Clock,
         session_pause_us: int = PAUSE_US,
     ) -> None:
-        self._queries = queries
+        self._queries, self._reader = queries, queries.reader
         self._meters = MeterQueries(queries.reader, queries.fleet)
         self._sessions = SessionQueries(queries.reader, SessionRules(session_pause_us, thresholds.standby_kw))
         self._session_pause_us = session_pause_us
@@ -85,8 +90,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def GetVehiclePerformance(
         self, request: wire.GetVehiclePerformanceRequest, context: Context
     ) -> wire.GetVehiclePerformanceResponse:
-        question = parse_get_vehicle_performance(request, self._clock())
-        answer = await self._queries.performance(question, self._limits)
+        asked = parse_get_vehicle_performance(request, self._clock())
+        window, answer = await self._reader.ask_as_kept(
+            asked.window, lambda window: self._queries.performance(replace(asked, window=window), self._limits)
+        )
+        question = replace(asked, window=window)
         judgement = await self._queries.fleet.judged(question.window, answer.value[0], self._thresholds)
         return performance_answer(question, answer, judgement, self._thresholds)
 
@@ -98,11 +106,23 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return page_answer(result, result.page(*its), token, self._thresholds)
 
     async def _judged(self, page: FleetPage) -> FleetResult:
-        fleet, window = self._queries.fleet, page.window
-        found = await fleet.totals(window, page.question.vehicle_ids, self._limits)
+        fleet, vehicle_ids = self._queries.fleet, page.question.vehicle_ids
+        window, found = await self._reader.ask_as_kept(
+            page.window, lambda window: fleet.totals(window, vehicle_ids, self._limits)
+        )
         judgement = await fleet.judged(window, found.value, self._thresholds)
-        result = await fleet_result(page.question, window, found, judgement)
+        normal = await self._normal(page, window, found.value.vehicle_ids)
+        its = baselines(normal.value, found.value, judgement, self._thresholds)
+        found = found.beside(normal)
+        result = await fleet_result(page.question, window, found, judgement, its)
         return replace(result, meters_of=await fleet.meters_of(window, result.low_efficiency_ids))
+
+    async def _normal(self, page: FleetPage, window: Window, vehicle_ids: Sequence[str]) -> QueryResult[Sums]:
+        """What the vehicles that were found charged on the 28 days before."""
+        if page.question.vehicle_ids:
+            return await self._queries.baselines.of_vehicles(window, vehicle_ids, self._limits)
+        keys = await self._queries.fleet.keys_of(vehicle_ids)
+        return await self._queries.baselines.of_fleet(window, keys, self._limits)
 
     async def ListMeterPerformance(
         self, request: wire.ListMeterPerformanceRequest, context: Context
@@ -112,9 +132,12 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return meter_page_answer(result, result.page(*its), token, self._thresholds)
 
     async def _judged_meters(self, page: MeterPage) -> MeterResult:
-        found = await self._meters.totals(page.window, page.question.meter_ids, self._limits)
-        judgement = await self._meters.judged(page.window, found.value, self._thresholds)
-        return meter_result(page.question, page.window, found, judgement)
+        meters, meter_ids = self._meters, page.question.meter_ids
+        window, found = await self._reader.ask_as_kept(
+            page.window, lambda window: meters.totals(window, meter_ids, self._limits)
+        )
+        judgement = await meters.judged(window, found.value, self._thresholds)
+        return meter_result(page.question, window, found, judgement)
 
     async def _page(
         self, page: Page, first: Callable[[Page], Awaitable[Answered]]
@@ -131,8 +154,11 @@ class AnalyticsServicer(AnalyticsServiceServicer):
     async def GetPerformanceSeries(
         self, request: wire.GetPerformanceSeriesRequest, context: Context
     ) -> wire.GetPerformanceSeriesResponse:
-        question = parse_get_performance_series(request, self._clock())
-        return series_answer(question, await self._queries.performance_series(question), self._thresholds)
+        asked = parse_get_performance_series(request, self._clock())
+        window, answer = await self._reader.ask_as_kept(
+            asked.window, lambda window: self._queries.performance_series(looked_at(asked, window))
+        )
+        return series_answer(looked_at(asked, window), window, answer, self._thresholds)
 
     async def ListChargingSessions(
         self, request: wire.ListChargingSessionsRequest, context: Context
@@ -143,10 +169,28 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return sessions_answer(result, sessions, token, self._session_pause_us, self._thresholds)
 
     async def _found_sessions(self, page: SessionPage) -> SessionResult:
-        vehicle_id, meter_id = page.question.vehicle_id, page.question.meter_id
-        if vehicle_id:
-            return (await self._sessions.of_vehicle(page.window, vehicle_id)).value
-        return (await self._sessions.of_meter(page.window, meter_id)).value
+        sessions, question = self._sessions, page.question
+        _, answer = await self._reader.ask_as_kept(
+            page.window,
+            lambda window: (
+                sessions.of_vehicle(window, question.vehicle_id)
+                if question.vehicle_id
+                else sessions.of_meter(window, question.meter_id)
+            ),
+        )
+        return await self._beside_baselines(answer.value)
+
+    async def _beside_baselines(self, result: SessionResult) -> SessionResult:
+        """The sessions, with what their vehicles charged on the 28 days before each."""
+        windows: dict[str, list[Window]] = defaultdict(list)
+        for session in result.sessions:
+            if session.vehicle_id:
+                windows[session.vehicle_id].append(session.window)
+        found = await self._queries.baselines.of_windows(windows, self._limits)
+        sessions = [
+            replace(each, baseline_sums=found.get((each.vehicle_id, each.window.start_us))) for each in result.sessions
+        ]
+        return replace(result, sessions=sessions)
 
     async def _session(self, session: ChargingSession) -> wire.ChargingSession:
         """A session, judged as GetVehiclePerformance does."""

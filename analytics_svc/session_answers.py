@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from energyfleet.v1 import analytics_service_pb2 as wire
 
 from analytics_svc.answers import (
+    baseline_of,
     duration_message,
     feeding_message,
     performance_fields,
     thresholds_message,
+    window_fields,
     window_message,
 )
 from analytics_svc.fleet_performance import JudgedVehicle
@@ -30,7 +32,7 @@ def sessions_answer(
     thresholds: Thresholds,
 ) -> wire.ListChargingSessionsResponse:
     return wire.ListChargingSessionsResponse(
-        window=window_message(result.window),
+        **window_fields(result.window),
         sessions=page,
         matched=len(result.positions),
         kwh_delivered_dc_outside=result.kwh_delivered_dc_outside,
@@ -51,7 +53,8 @@ def vehicle_session(
     totals = found.at(0)
     performance = judgement.of_totals(0, totals, found.comparison)
     meter_ids = sorted({each.meter_id for each in feedings})
-    vehicle = JudgedVehicle(session.vehicle_id, totals, performance, meter_ids)
+    normal = baseline_of(found, evidence, judgement, thresholds)
+    vehicle = JudgedVehicle(session.vehicle_id, totals, performance, meter_ids, normal)
     message = _session(session)
     message.performance.CopyFrom(
         wire.VehiclePerformance(**performance_fields(vehicle, thresholds, evidence), mapping_count=totals.mappings)

@@ -27,10 +27,10 @@ from analytics_svc.sessions import (
     find_sessions,
 )
 from analytics_svc.sessions_sql import CHARGES, METER_PARTS, METER_PIECES, SESSION_DETAILS, SESSION_SPANS, VEHICLE_PARTS
-from analytics_svc.span_tables import energy_of, hours_of_part, rows_by_part
+from analytics_svc.span_tables import DeviceHours, energy_of, hours_of_part, rows_by_part
 from shared.db.device_kind import METER, VEHICLE, DeviceKind
 from shared.errors import InvalidRequest, UnknownDevice, Violation
-from shared.timestamps import TIMESTAMP_MIN_US, datetime_from_us, us_from_datetime, us_from_timedelta
+from shared.timestamps import TIMESTAMP_MIN_US, US_PER_HOUR, datetime_from_us, us_from_datetime, us_from_timedelta
 
 SESSIONS_MAX = 1_000
 """In a window: more than 30 a day for a month. What is kept of each is some 10 KiB."""
@@ -78,7 +78,7 @@ class SessionQueries:
         _require_few(spans)
         similar_ids = next(row.similar_ids for row in answer.value if row.meter_key is None)
         result = await self._reported(window, vehicle_id, spans, similar_ids)
-        return QueryResult(result.value, min(answer.as_of_us, result.as_of_us))
+        return result.beside(answer)
 
     async def of_meter(self, window: Window, meter_id: str) -> QueryResult[SessionResult]:
         """The sessions of the vehicles that a meter fed, and its own while it was mapped to none."""
@@ -95,10 +95,10 @@ class SessionQueries:
         if len(fed) > METER_VEHICLES_MAX:
             told = f"the meter fed {len(fed):,} vehicles in it; at most {METER_VEHICLES_MAX}: ask for less"
             raise InvalidRequest([Violation("window", told)])
-        found, within, as_of_us = [], [], answer.as_of_us
+        found, within, answers = [], [], [answer.replace(None)]
         for vehicle_id in fed:
             its = await self.of_vehicle(window, vehicle_id)
-            as_of_us = min(as_of_us, its.as_of_us)
+            answers.append(its.replace(None))
             for session in its.value.sessions:
                 common = _common(session.span, [each[1:] for each in mapped if each[0] == vehicle_id])
                 if common:
@@ -107,7 +107,7 @@ class SessionQueries:
         alone = await self._alone(window, own, [each[1:] for each in mapped])
         _require_few([*found, *alone])
         result = await self._drawn(window, own.meter_key, meter_id, found, within, alone)
-        return QueryResult(result.value, min(as_of_us, result.as_of_us))
+        return result.beside(*answers)
 
     async def _alone(self, window: Window, own: Any, mapped: Sequence[Time]) -> list[SessionSpan]:
         """The sessions of a meter while it was mapped to no vehicle; mapped times do not overlap, and are by time."""
@@ -159,7 +159,7 @@ class SessionQueries:
                 "standby_kw": self._rules.standby_kw,
                 "counted_h": self._rules.counted_h(takes=kind is VEHICLE),
             },
-            self._rules.looked_from(window) - OUTAGE_US,
+            self._looked_from_us(window) - OUTAGE_US,
             window.end_us,
         )
         return [_told_by(spans[row.span - 1][0], row) for row in answer.value]
@@ -231,10 +231,11 @@ class SessionQueries:
         answer = await self._reader.ask_of_days(
             METER_PIECES,
             {"meter_key": meter_key, "starts": [datetime_from_us(us) for us in edges[:-1]], **window_ends(window)},
-            window.start_us,
+            window.start_us - US_PER_HOUR,
             window.end_us,
         )
-        pieces = {edges[row.piece - 1]: MeterSums(row.kwh, row.kwh_returned, row.readings) for row in answer.value}
+        told = ((us_from_datetime(row.since), DeviceHours.unpacked(row.hours).sums) for row in answer.value)
+        pieces = {us: MeterSums(its.kwh, its.kwh_returned, its.readings) for us, its in told if its.readings}
         inside = {
             since_us for since_us, until_us in (*within, *own) for since_us in _pieces_of(edges, since_us, until_us)
         }
@@ -247,11 +248,18 @@ class SessionQueries:
         kwh = sum(each.kwh for each in outside) if outside else None
         return answer.replace(SessionResult(window, sessions, None, kwh, as_of_us=answer.as_of_us))
 
+    def _looked_from_us(self, window: Window) -> int:
+        """From when on readings are looked at, of those that are kept."""
+        earliest_us = max(window.kept_since_us or TIMESTAMP_MIN_US, TIMESTAMP_MIN_US + 2 * SILENCE_US)
+        return max(self._rules.looked_from(window), earliest_us)
+
     def _looking(self, window: Window) -> dict[str, object]:
-        looked_from_us = max(self._rules.looked_from(window), TIMESTAMP_MIN_US + 2 * SILENCE_US)
+        looked_from_us = self._looked_from_us(window)
         least = {"least_vehicle_kwh": self._rules.least_kwh(takes=True)}
         least["least_meter_kwh"] = self._rules.least_kwh(takes=False)
-        return least | {"looked_from": datetime_from_us(looked_from_us), **window_ends(window)}
+        kept_since = datetime_from_us(TIMESTAMP_MIN_US if window.kept_since_us is None else window.kept_since_us)
+        looking = {"looked_from": datetime_from_us(looked_from_us), "kept_since": kept_since}
+        return least | looking | window_ends(window)
 
     async def _unknown(self, kind: DeviceKind, device_id: str) -> UnknownDevice:
         answer = await self._reader.ask(STATUSES[kind], {"ids": [device_id], "refusals_max": 0})

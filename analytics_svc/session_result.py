@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analytics_svc.questions import Window
 from analytics_svc.sessions import SessionSpan
 from analytics_svc.span_tables import VehicleHours, evidence_of, feedings_of, totals_of
@@ -45,6 +48,8 @@ class ChargingSession:
     hours: VehicleHours | None = None
     details: VehicleDetails | None = None
     sums: MeterSums | None = None
+    baseline_sums: NDArray[np.float64] | None = None
+    """What the vehicle charged on the 28 days before."""
 
     @property
     def window(self) -> Window:
@@ -83,6 +88,7 @@ class ChargingSession:
             vehicle_quality=self.details.vehicle_quality,
             meter_quality=self.details.meter_quality,
             similar_vehicle_ids=self.details.similar_ids,
+            baseline_sums=self.baseline_sums,
         )
 
 

@@ -4,19 +4,24 @@ Readings are judged where they lie, and what travels are stretches of charging: 
 hundred rows. Only the hours in which something was charged are looked at, and those beside them.
 """
 
+from functools import partial
+
 from sqlalchemy import text
 
 from analytics_svc.queries_sql import similar_ids
-from analytics_svc.spans_sql import OF_THE_DAYS, span_ctes
-from shared.db.device_kind import KINDS, METER, VEHICLE
+from analytics_svc.readings_sql import Readings, of_readings
+from analytics_svc.spans_sql import KEPT, cut_into_hours, packed_hours, span_ctes
+from shared.db.device_kind import KINDS, METER, VEHICLE, DeviceKind
 
-# The hours within a time in which a device took more than so much. As in `spans_sql`, the key finds them.
+# The hours within a time in which a device took more than so much, of those of which all readings are kept. As in
+# `spans_sql`, the key finds them.
 _BUSY_HOURS = """ARRAY(
         SELECT hour_start FROM {device}_energy_hourly
         WHERE {device}_key = devices.{device}_key AND {energy} + {returned} > :least_{device}_kwh
           AND ({device}_key, hour_start)
               >= (devices.{device}_key, CAST(:looked_from AS timestamptz) - interval '2 hours')
           AND ({device}_key, hour_start) < (devices.{device}_key, :window_end)
+          AND hour_start >= CAST(:kept_since AS timestamptz)
         ORDER BY hour_start
     ) AS hours"""
 
@@ -74,12 +79,12 @@ sent AS (
                lag(ts) OVER by_time AS before_ts, lag({energy}) OVER by_time AS before_kwh,
                lag(ts, 2) OVER by_time AS earlier_ts,
                lead(ts) OVER by_time AS next_ts, lead({energy}) OVER by_time AS next_kwh
-        FROM {device}_telemetry_history
-        WHERE {device}_key = spans.device_key AND ts <= spans.until AND {of_the_days}
+        FROM {readings}
+        WHERE {device}_key = spans.device_key AND ts <= spans.until AND {of_the_days}{until_end}{since_latest}
           AND ts >= coalesce((
               SELECT min(ts) FROM (
-                  SELECT ts FROM {device}_telemetry_history
-                  WHERE {device}_key = spans.device_key AND {of_the_days}
+                  SELECT ts FROM {readings}
+                  WHERE {device}_key = spans.device_key AND {of_the_days}{until_begin}{since_latest}
                     AND ts <= spans.since AND ts > spans.since - CAST(:outage AS interval)
                   ORDER BY ts DESC
                   LIMIT 2
@@ -120,26 +125,55 @@ SELECT span, before_ts, ts, NULL, NULL, kwh, earlier_ts, before_kwh, next_ts, ne
 FROM told
 WHERE NOT sure
 """
-CHARGES = {kind: text(kind.render(_CHARGES.replace("{of_the_days}", OF_THE_DAYS))) for kind in KINDS}
+
+
+def _charges(kind: DeviceKind, readings: Readings) -> str:
+    outage = "(spans.since - CAST(:outage AS interval))"
+    holes = {
+        "{readings}": readings.of(kind),
+        "{of_the_days}": readings.of_the_days,
+        "{until_begin}": readings.days(readings.between, kind, since=outage, until="spans.since"),
+        "{until_end}": readings.days(readings.between, kind, since=outage, until="spans.until"),
+        "{since_latest}": readings.days(readings.since_latest, kind, key="spans.device_key", since="spans.since"),
+    }
+    statement = _CHARGES
+    for hole, sql in holes.items():
+        statement = statement.replace(hole, sql)
+    return kind.render(statement)
+
+
+CHARGES = {kind: of_readings(partial(_charges, kind)) for kind in KINDS}
 
 _CUTS = """
         UNION SELECT vehicle_key, cuts.at FROM asked CROSS JOIN unnest(CAST(:cuts AS timestamptz[])) AS cuts (at)"""
 
-# The hours of a vehicle, span by span; spans end at the cuts, which lie within the window.
-SESSION_SPANS = text(f"""
-WITH asked AS (
+
+def _session_spans(readings: Readings) -> str:
+    return f"""
+WITH {KEPT},
+asked AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
-{span_ctes(more_edges=_CUTS).strip()}
+{span_ctes(readings, more_edges=_CUTS).strip()}
 SELECT reported.*, (SELECT meter_id FROM meters WHERE meter_key = reported.meter_key) AS meter_id
 FROM reported
-""")  # noqa: S608 (all are constants)
+"""  # noqa: S608 (all are constants)
+
+
+# The hours of a vehicle, span by span; spans end at the cuts, which lie within the window.
+SESSION_SPANS = of_readings(_session_spans)
 
 BESIDE_MAX = 100
 """Readings of a session at each end of which one may have a state of charge: devices that leave it out do so often."""
 
-# A row for each session in their order: what of it only its readings know.
-SESSION_DETAILS = text(f"""
+
+def _session_details(readings: Readings) -> str:
+    own = {"since": "sessions.since", "until": "sessions.until"}
+    its = {
+        "since": "greatest(mapped.effective_from, sessions.since)",
+        "until": "least(mapped.effective_until, sessions.until)",
+    }
+    return f"""
 WITH asked AS (
     SELECT vehicle_key FROM vehicles WHERE vehicle_id = :vehicle_id
 ),
@@ -150,25 +184,29 @@ sessions AS (
 )
 SELECT (
            SELECT soc FROM (
-               SELECT ts, soc FROM vehicle_telemetry_history
-               WHERE vehicle_key = asked.vehicle_key AND ts > sessions.since AND ts <= sessions.until AND {OF_THE_DAYS}
+               SELECT ts, soc FROM {readings.of(VEHICLE)}
+               WHERE vehicle_key = asked.vehicle_key AND ts > sessions.since AND ts <= sessions.until
+                 AND {readings.of_the_days} {readings.days(readings.between, VEHICLE, **own)}
                ORDER BY ts LIMIT {BESIDE_MAX}
            ) AS readings
            WHERE soc IS NOT NULL ORDER BY ts LIMIT 1
        ) AS soc_at_start,
        (
            SELECT soc FROM (
-               SELECT ts, soc FROM vehicle_telemetry_history
-               WHERE vehicle_key = asked.vehicle_key AND ts > sessions.since AND ts <= sessions.until AND {OF_THE_DAYS}
+               SELECT ts, soc FROM {readings.of(VEHICLE)}
+               WHERE vehicle_key = asked.vehicle_key AND ts > sessions.since AND ts <= sessions.until
+                 AND {readings.of_the_days} {readings.days(readings.between, VEHICLE, **own)}
                ORDER BY ts DESC LIMIT {BESIDE_MAX}
            ) AS readings
            WHERE soc IS NOT NULL ORDER BY ts DESC LIMIT 1
        ) AS soc_at_end,
        (
            SELECT jsonb_object_agg(counting, readings) FROM (
-               SELECT counting, count(*) AS readings FROM vehicle_telemetry_history
+               SELECT counting, count(*) AS readings FROM {readings.of(VEHICLE)}
                WHERE vehicle_key = asked.vehicle_key AND ts > sessions.since AND ts <= sessions.until
-                 AND {OF_THE_DAYS} AND counting IS NOT NULL
+                 AND {readings.of_the_days} AND counting IS NOT NULL
+                 {readings.days(readings.between, VEHICLE, **own)}
+                 {readings.days(readings.marked, VEHICLE, key="asked.vehicle_key")}
                GROUP BY counting
            ) AS counted
        ) AS vehicle_quality,
@@ -176,10 +214,12 @@ SELECT (
            SELECT jsonb_object_agg(counting, readings) FROM (
                SELECT counting, count(*) AS readings
                FROM vehicle_meter_map AS mapped CROSS JOIN LATERAL (
-                   SELECT counting FROM meter_telemetry_history
-                   WHERE meter_key = mapped.meter_key AND {OF_THE_DAYS} AND counting IS NOT NULL
+                   SELECT counting FROM {readings.of(METER)}
+                   WHERE meter_key = mapped.meter_key AND {readings.of_the_days} AND counting IS NOT NULL
                      AND ts > greatest(mapped.effective_from, sessions.since)
                      AND ts <= least(mapped.effective_until, sessions.until)
+                     {readings.days(readings.between, METER, **its)}
+                     {readings.days(readings.marked, METER, key="mapped.meter_key")}
                    OFFSET 0
                ) AS history
                WHERE mapped.vehicle_key = asked.vehicle_key AND effective_from < sessions.until
@@ -189,14 +229,26 @@ SELECT (
        ) AS meter_quality
 FROM asked CROSS JOIN sessions
 ORDER BY session
-""")  # noqa: S608 (all are constants)
+"""  # noqa: S608 (all are constants)
 
-# A row for each piece of a window in which a meter reported. The pieces follow each other without a gap:
+
+# A row for each session in their order: what of it only its readings know.
+SESSION_DETAILS = of_readings(_session_details)
+
+
+def _meter_pieces(readings: Readings) -> str:
+    return f"""
+WITH {KEPT},
+pieces AS (
+    SELECT CAST(:meter_key AS integer) AS meter_key, since,
+           lead(since, 1, CAST(:window_end AS timestamptz)) OVER (ORDER BY since) AS until
+    FROM unnest(CAST(:starts AS timestamptz[])) AS starts (since)
+),
+cut AS MATERIALIZED ({cut_into_hours("meter", "pieces")})
+SELECT since, hours FROM cut CROSS JOIN LATERAL ({packed_hours(METER, readings)} OFFSET 0) AS packed
+"""  # noqa: S608 (all are constants)
+
+
+# A row for each piece of a window, with the hours of a meter in it. The pieces follow each other without a gap:
 # `(:starts[n], :starts[n + 1]]`, and the last one ends at :window_end.
-METER_PIECES = text(f"""
-SELECT width_bucket(ts - interval '1 microsecond', CAST(:starts AS timestamptz[])) AS piece,
-       sum(kwh_consumed_ac) AS kwh, sum(greatest(0, -kwh_consumed_ac)) AS kwh_returned, count(*) AS readings
-FROM meter_telemetry_history
-WHERE meter_key = :meter_key AND ts > :window_start AND ts <= :window_end AND {OF_THE_DAYS}
-GROUP BY 1
-""")  # noqa: S608 (all are constants)
+METER_PIECES = of_readings(_meter_pieces)

@@ -151,6 +151,8 @@ class Evidence:
     meter_quality: Mapping[str, int] = field(default_factory=dict)
     values_left_out: Mapping[str, int] = field(default_factory=dict)
     """How many values of which optional fields ever were, of fields of which some were within the window."""
+    baseline_sums: NDArray[np.float64] | None = None
+    """What was charged on the 28 days before, see `analytics_svc.baseline`."""
     similar_vehicle_ids: Sequence[str] = ()
     """Other vehicles whose ids differ from this one's only in case; where there are many, the first ones."""
 

@@ -26,6 +26,7 @@ from benchmarks import (
     stream,
     streams,
     unary,
+    years,
 )
 from benchmarks.client import BenchmarkError
 from benchmarks.exact import check
@@ -33,6 +34,7 @@ from benchmarks.figures import Figure, machine_facts, show, write_json
 from benchmarks.harness import Harness
 from benchmarks.history import ROWS_MIN
 from benchmarks.verdicts import check as verdicts
+from benchmarks.verdicts import normal
 
 LOG_WIDTH = 132
 """Columns where the output is a file: the table's width, not the 80 of a terminal that is not there."""
@@ -47,6 +49,7 @@ class Benchmark(StrEnum):
     PERFORMANCE = "performance"
     GROWTH = "growth"
     STORAGE = "storage"
+    YEARS = "years"
     STREAMS = "streams"
     STORM = "storm"
     STALL = "stall"
@@ -199,6 +202,8 @@ def main(
                     seed=storage.SEED if seed is None else seed,
                     tell=tell,
                 )
+            if Benchmark.YEARS in chosen:
+                figures += years.measure(harness, tell=tell)
             if Benchmark.STREAMS in chosen:
                 figures += streams.measure(
                     harness,
@@ -226,6 +231,9 @@ def main(
                 )
             if Benchmark.VERDICTS in chosen:
                 figures += verdicts.measure(
+                    pairs=pairs, seed=verdicts.SEED if seed is None else seed, tell=tell, output=output
+                )
+                figures += normal.measure(
                     pairs=pairs, seed=verdicts.SEED if seed is None else seed, tell=tell, output=output
                 )
     except BenchmarkError as error:

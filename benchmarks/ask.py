@@ -82,6 +82,32 @@ def devices(target: Target, request: ListDevicesRequest, calls: int, pairs: int)
     return asyncio.run(_first_pages(target, "ListDevices", request, calls, _devices_counted, (2 * pairs,)))
 
 
+def again(target: Target, rpc: str, request: Message, calls: int) -> list[float]:
+    """Asks so often, one call after the other, and returns latencies in seconds. BenchmarkError when the first answer
+    is not each further one, but for `as_of`."""
+    return asyncio.run(_again(target, rpc, request, calls))
+
+
+async def _again(target: Target, rpc: str, request: Any, calls: int) -> list[float]:
+    async with grpc.aio.insecure_channel(target.address) as channel:
+        await ready(channel)
+        call = getattr(AnalyticsServiceStub(channel), rpc)
+        latencies: list[float] = []
+        try:
+            first = await call(request)
+            first.ClearField("as_of")
+            for _ in range(calls):
+                asked = time.perf_counter()
+                answer = await call(request)
+                latencies.append(time.perf_counter() - asked)
+                answer.ClearField("as_of")
+                if answer != first:
+                    raise BenchmarkError(f"{rpc} answers differently when it is asked again")
+        except grpc.aio.AioRpcError as error:
+            raise BenchmarkError(described(error)) from None
+        return latencies
+
+
 def _vehicles_counted(answer: Any) -> tuple[int, ...]:
     return answer.totals.vehicles, answer.totals.vehicle_readings, answer.totals.meter_readings
 

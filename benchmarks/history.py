@@ -82,6 +82,13 @@ SELECT DISTINCT ON ({device}_key) {device}_key, ts, {measurements}, %(open_hour)
 FROM {device}_telemetry_history WHERE ts > %(open_hour)s
 WINDOW device AS (PARTITION BY {device}_key) ORDER BY {device}_key, ts DESC
 """
+# What is stored otherwise charges at all times.
+_BY_NIGHT = (
+    "UPDATE {device}_telemetry_history SET {energy} = 0 WHERE date_part('hour', ts - interval '1 microsecond') >= 6",
+    """
+    UPDATE {device}_closed_hours SET kwh = 0 WHERE date_part('hour', hour_start) >= 6
+    """,
+)
 _SETTLED = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
 
 
@@ -213,6 +220,13 @@ def store_days(url: str, days: Sequence[date], interval_us: int, values: Values,
     with ThreadPoolExecutor(2) as both:
         for done in [both.submit(load, number) for number in range(2)]:
             done.result()
+
+
+def charge_by_night(url: str) -> None:
+    """Takes the energies away that were stored of other hours than those from midnight to 6 o'clock in UTC."""
+    for kind in KINDS:
+        _run(url, [kind.render(statement) for statement in _BY_NIGHT])
+    _run(url, _SETTLED)
 
 
 def _run(url: str, statements: Sequence[str], parameters: dict[str, object] | None = None) -> None:

@@ -14,12 +14,12 @@ NEVER_SEALS = {"ENERGYFLEET_SEAL_AFTER_DAYS": "0"}
 
 
 def seal_days(url: str, seal_after_days: int) -> Sealed:
-    """Seals what is so many whole days old, as the service does."""
+    """Seals what is so many whole days old, as the service does; no question is under way."""
 
     async def sealed() -> Sealed:
         parameters = connection_parameters(url, "benchmark")
         async with await AsyncConnection.connect(**parameters, autocommit=True) as connection:
-            return await seal(connection, system_clock(), seal_after_days)
+            return await seal(connection, system_clock(), seal_after_days, drop_after_s=0)
 
     return asyncio.run(sealed())
 

@@ -28,6 +28,7 @@ FUNCTIONS = {
     "migrate": "migrate:migrate",
     "maintain": "maintain:maintain",
     "storage": "storage:storage",
+    "archive": "archive:archive",
     "verify": "verify:verify",
     "map": "mapping:map_",  # `map` is Python's own
     "unmap": "mapping:unmap",

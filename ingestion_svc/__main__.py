@@ -1,6 +1,7 @@
 """Starts the ingestion service: `python -m ingestion_svc`. The only place where its parts are put together.
 
-With `--workers N` this process serves nothing itself and supervises N that do.
+With `--workers N` this process serves nothing itself and supervises N that do. With `--archive`, as the service itself
+starts it, it serves nothing either: it archives the days that wait for it, and ends.
 """
 
 import argparse
@@ -14,6 +15,8 @@ from energyfleet.v1.ingestion_service_pb2_grpc import add_IngestionServiceServic
 from prometheus_client import CollectorRegistry
 
 from ingestion_svc.admission import Admission, DeviceRates
+from ingestion_svc.archiver import ARGUMENT as ARCHIVE_ARGUMENT
+from ingestion_svc.archiver import Archiver, archive_once
 from ingestion_svc.batch import Batcher
 from ingestion_svc.device_evidence import DeviceEvidence
 from ingestion_svc.failpoints import fail_points_from
@@ -28,9 +31,13 @@ from ingestion_svc.storage_metrics import StorageMetrics
 from ingestion_svc.supervisor import WorkersFailed, supervise
 from ingestion_svc.writer import Writer
 from ingestion_svc.writer_sql import METERS, VEHICLES
+from shared.archive.archive_errors import ExtraMissing
+from shared.archive.archive_extra import require_extra
+from shared.background import BackgroundLoop
 from shared.config import IngestionSettings, read_settings
 from shared.db.engine import answers, connection_parameters, make_engine
 from shared.db.migrate import refusing_start, require_usable_database
+from shared.errors import StartRefused
 from shared.exporter import DIRECTORY_VARIABLE, exporting, keep_values_for_supervisor, own_registry, watching_event_loop
 from shared.logs import configure_logs
 from shared.serve import Service, run, tune_gc
@@ -72,7 +79,13 @@ async def serving(
     limits = settings.power_limits
     background = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s")
     maintenance = Maintenance(
-        background, settings.retention_days, settings.rollup_retention_days, clock, metrics.set_partitions_ahead
+        background,
+        settings.retention_days,
+        settings.rollup_retention_days,
+        clock,
+        metrics.set_partitions_ahead,
+        None if settings.archive is None else str(settings.archive),
+        metrics.set_retention_held,
     )
     sealing = Sealing(background, settings.seal_after_days, clock, pass_fail_point, StorageMetrics(registry))
     # Nobody is told that evidence is durable, and no replica sees a beat before its log is on the disk: no commit of
@@ -80,6 +93,13 @@ async def serving(
     unwaited = connection_parameters(url, APPLICATION_NAME, statement_timeout="30s", synchronous_commit="off")
     evidence = DeviceEvidence(unwaited)
     heartbeat = Heartbeat(unwaited)
+    loops: list[BackgroundLoop] = [maintenance, sealing, evidence, heartbeat]
+    if settings.archive is not None:
+        try:
+            require_extra()
+        except ExtraMissing as missing:
+            raise StartRefused(f"ENERGYFLEET_ARCHIVE_URL is set: {missing}") from None
+        loops.append(Archiver(background, settings, settings.archive, clock, metrics.set_archive_waiting))
     batcher = Batcher(
         [
             Writer(METERS, parameters, settings.write_timeout_s, pass_fail_point, limits)
@@ -129,14 +149,14 @@ async def serving(
         try:
             with refusing_start("ENERGYFLEET_DATABASE_URL"):
                 await batcher.start()
-                for loop in (maintenance, sealing, evidence, heartbeat):
+                for loop in loops:
                     loop.start()
                 address = await service.start()
             yield service, address
         finally:
             await service.drain()
             await batcher.close()
-            for loop in (maintenance, sealing, evidence, heartbeat):
+            for loop in loops:
                 await loop.close()
             await engine.dispose()
 
@@ -148,6 +168,9 @@ async def main() -> None:
         os.environ["ENERGYFLEET_WORKERS"] = arguments.workers
     settings = read_settings(IngestionSettings)
     configure_logs(settings.log_level, "ingestion")
+    if arguments.archive:
+        await archive_once(settings, APPLICATION_NAME)
+        return
     if arguments.worker is None and settings.workers > 1:
         try:
             await supervise(settings)
@@ -168,6 +191,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--workers", metavar="N", help="serve through N processes behind one port (ENERGYFLEET_WORKERS, or 1)"
     )
+    parser.add_argument(ARCHIVE_ARGUMENT, action="store_true", dest="archive", help="archive closed days, and end")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # its number; what a supervisor starts
     return parser.parse_args()
 

@@ -5,6 +5,7 @@ Every worker may do so: the database lets one at a time. What `energyfleet maint
 
 import asyncio
 from collections.abc import Callable, Mapping
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -14,8 +15,8 @@ from psycopg import AsyncConnection
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.storage_metrics import StorageMetrics
 from shared.background import BackgroundLoop
-from shared.db.retention import days_ahead, maintain
-from shared.db.sealing import seal
+from shared.db.retention import Maintained, days_ahead, days_held, maintain
+from shared.db.sealing import WHEN_FULL, seal
 from shared.db.storage import measure
 from shared.timestamps import US_PER_DAY, Clock
 
@@ -68,6 +69,8 @@ class Sealing(BackgroundLoop):
             await self._measure(connection)
         if done.days or done.dropped or done.in_use:
             _log.info("days_sealed", days=done.days, readings=done.readings, dropped=done.dropped, in_use=done.in_use)
+        if done.disk_full:
+            _log.error("sealing_stopped", reason=WHEN_FULL)
 
     async def _measure(self, connection: AsyncConnection[Any]) -> None:
         async with asyncio.timeout(MEASURE_TIMEOUT_S):
@@ -84,6 +87,8 @@ class Maintenance(BackgroundLoop):
         rollup_retention_days: int,
         clock: Clock,
         on_partitions_ahead: Callable[[int], None] = lambda days: None,
+        archive_url: str | None = None,
+        on_retention_held: Callable[[int], None] = lambda days: None,
     ) -> None:
         self.floor_us: int | None = None
         """The earliest timestamp that the database takes, in microseconds; None until it was asked."""
@@ -93,6 +98,9 @@ class Maintenance(BackgroundLoop):
         self._clock = clock
         self._on_partitions_ahead = on_partitions_ahead
         self._covered_day: int | None = None
+        self._archive_url = archive_url
+        self._on_retention_held = on_retention_held
+        self._held_day: date | None = None
         super().__init__("maintenance", self.round, INTERVAL_S, retry_s=RETRY_S, jittered=True, at_once=True)
 
     async def round(self) -> None:
@@ -103,11 +111,23 @@ class Maintenance(BackgroundLoop):
                 asyncio.timeout(ROUND_TIMEOUT_S),
                 await AsyncConnection.connect(**self._parameters, autocommit=True) as connection,
             ):
-                done = await maintain(connection, now_us, self._retention_days, self._rollup_retention_days)
+                done = await maintain(
+                    connection, now_us, self._retention_days, self._rollup_retention_days, self._archive_url
+                )
                 self.floor_us = done.floor_us
                 self._covered_day = now_us // US_PER_DAY + await days_ahead(connection, now_us)
         finally:
             if self._covered_day is not None:
                 self._on_partitions_ahead(max(self._covered_day - now_us // US_PER_DAY, -1))
+        self._tell_held(done, now_us)
         if done.created or done.dropped or done.in_use:
             _log.info("partitions_maintained", created=done.created, dropped=done.dropped, in_use=done.in_use)
+
+    def _tell_held(self, done: Maintained, now_us: int) -> None:
+        """Tells of a day that only the archive keeps from being dropped, once."""
+        if self._archive_url is None:
+            return
+        self._on_retention_held(days_held(done, now_us, self._retention_days))
+        if done.held_day is not None and done.held_day != self._held_day:
+            _log.warning("retention_held", day=done.held_day.isoformat(), archive_url=self._archive_url)
+        self._held_day = done.held_day

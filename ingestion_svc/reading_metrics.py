@@ -63,6 +63,8 @@ class IngestionMetrics:
             "write_failures_total", "Failed attempts to commit a batch, by SQLSTATE class", ["sqlstate_class"]
         )
         self._partitions_ahead: Gauge | None = None
+        self._archive_waiting: Gauge | None = None
+        self._retention_held: Gauge | None = None
 
     def decoded(self, decoded: Decoded) -> None:
         """A slice of a message is in flight: counts what was rejected and omitted of it."""
@@ -121,6 +123,26 @@ class IngestionMetrics:
                 multiprocess_mode="livemostrecent",
             )
         self._partitions_ahead.set(days)
+
+    def set_archive_waiting(self, days: float) -> None:
+        """So many closed days of a kind are not archived as they are now. Created on first use, as are the others."""
+        if self._archive_waiting is None:
+            self._archive_waiting = self._gauge(
+                "archive_waiting_days",
+                "Closed days of meters, and of vehicles, that are not archived as they are now",
+                multiprocess_mode="livemostrecent",
+            )
+        self._archive_waiting.set(days)
+
+    def set_retention_held(self, days: float) -> None:
+        """So many days would be dropped if they were archived."""
+        if self._retention_held is None:
+            self._retention_held = self._gauge(
+                "retention_held_days",
+                "Days that are older than retention keeps, and stay because they are not archived",
+                multiprocess_mode="livemostrecent",
+            )
+        self._retention_held.set(days)
 
 
 def _label(reason: RejectionReason) -> str:

@@ -45,6 +45,9 @@ class Suspects(NamedTuple):
         )
 
 
+NO_SUSPECTS = Suspects(np.empty(0, np.intp), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0))
+
+
 @dataclass(slots=True)
 class Sessions:
     """What was found out about suspects."""

@@ -1,10 +1,7 @@
 """Writes a batch of rows in one transaction; the statements are in `writer_sql`.
 
-The slow path: the rows go by COPY into a temporary table that lives as long as the session. Then one statement
-inserts into history what is new there and, from the rows that it really inserted, brings current status forward and
-adds to the hourly rollups. A resend can therefore never be counted twice, whatever happened between COMMIT and the
-answer. What counts of a row depends on the reading before it, so a late row changes what counts of the one after it:
-that follows in the same transaction.
+The slow path, `slow_path`: the rows go by COPY into a temporary table that lives as long as the session, and from there
+what is new into history.
 
 The fast path, for devices whose rows are all newer than what this writer saw of them, and of which all simply counts:
 COPY straight into history, and status and rollups from what is known of the rows here. If a device's newest reading is
@@ -25,13 +22,13 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from ingestion_svc.copy_format import Columns, Keys, Positions, appended_readings, staged_hours, staged_readings
+from ingestion_svc.copy_format import Columns, Positions, appended_readings, staged_hours
 from ingestion_svc.failpoints import FailPoints
 from ingestion_svc.known_devices import NOT_KNOWN, NOTHING, Appendable, KnownDevices
-from ingestion_svc.readings import AnyRow, Values, Written
-from ingestion_svc.rises import Merged, Newest, merge
+from ingestion_svc.readings import AnyRow, Written
 from ingestion_svc.sealed_days import DAY_MAY_BE_SEALED, SealedDays
-from ingestion_svc.session_registers import EVER, Suspects, count_sessions
+from ingestion_svc.session_registers import Suspects, count_sessions
+from ingestion_svc.slow_path import Merging, SlowPath, executed, find_devices
 from ingestion_svc.writer_sql import Target
 from shared.db.engine import UnsafeServer, require_safe_server
 from shared.db.partitions import create_partitions
@@ -49,9 +46,6 @@ Found = TypeVar("Found")
 
 PARTITION_DAYS_MAX = 1_000
 """Days whose partition a writer knows to be there: more than retention keeps."""
-
-NEIGHBOUR_MAX_US = US_PER_DAY
-"""How far from a batch's late rows the readings before and after them are looked for, before all days are looked at."""
 
 _ROWS_FAULT = ("22", "23")
 """SQLSTATE classes data exception and integrity violation: the rows' fault. All others are the database's."""
@@ -88,10 +82,8 @@ class Writer(Generic[AnyRow]):
         self._pass_fail_point = pass_fail_point
         self._connection: AsyncConnection[Any] | None = None
         self._limits = limits
-        self._min_interval = {"min_interval_s": limits.min_interval_s}
-        # Without parameters PostgreSQL plans it once: to plan it takes longer than to run it for a few rows.
-        self._insert = target.insert % self._min_interval
         self._devices = KnownDevices(target.device, limits)
+        self._slow_path = SlowPath(target, self._devices, limits)
         self._partition_days: set[int] = set()
         self._sealed_before_us = 0
 
@@ -122,7 +114,7 @@ class Writer(Generic[AnyRow]):
 
     async def unregistered(self, ids: set[str]) -> set[str]:
         """Those of some devices that are not registered. Raises DatabaseUnavailable."""
-        found = await self._asked(lambda cursor: self._find_devices(ids, cursor))
+        found = await self._asked(lambda cursor: find_devices(self._target, ids, cursor))
         return ids - found.keys()
 
     async def registered(self) -> int:
@@ -222,16 +214,16 @@ class Writer(Generic[AnyRow]):
     ) -> Written:
         """One transaction: appends the rows that may be, and takes the others the slow path."""
         others = np.delete(np.arange(len(rows)), appendable.positions)
-        written, new_keys, newest = Written(), dict[str, int](), None
-        anew = set[tuple[int, datetime]]()
+        merged = Merging()
         async with connection.transaction(), connection.cursor(binary=True) as cursor:
-            sealed = SealedDays(self._target.device, partial(_executed, cursor))
+            sealed = SealedDays(self._target.device, partial(executed, cursor))
             suspects = self._suspects(columns, appendable)
             if len(appendable.positions):
                 await self._append(columns, appendable, cursor)
             if len(others):
-                written, new_keys, merged, newest = await self._merge(rows, columns, others, anew, sealed, cursor)
-                suspects = suspects.and_others(merged)
+                merged = await self._merge(rows, columns, others, sealed, cursor)
+                suspects = suspects.and_others(merged.suspects)
+            written, anew = merged.written, merged.anew
             if len(suspects.keys):
                 await self._count_sessions(suspects, written, anew, sealed, cursor)
             if anew:
@@ -244,10 +236,10 @@ class Writer(Generic[AnyRow]):
         self._pass_fail_point("after_commit")
         not_inserted = [*written.duplicates, *written.conflicts, *written.refused]
         slots = columns.slots
-        if new_keys:
-            self._devices.remember(new_keys)
+        if merged.new_keys:
+            self._devices.remember(merged.new_keys)
             slots = self._slots(rows)
-        self._devices.learn(slots, columns, not_inserted, appendable, newest)
+        self._devices.learn(slots, columns, not_inserted, appendable, merged.newest)
         return written
 
     def _slots(self, rows: Sequence[AnyRow]) -> Positions:
@@ -280,44 +272,14 @@ class Writer(Generic[AnyRow]):
         rows: Sequence[AnyRow],
         columns: Columns,
         positions: Positions,
-        anew: set[tuple[int, datetime]],
         sealed: SealedDays,
         cursor: psycopg.AsyncCursor[Any],
-    ) -> tuple[Written, dict[str, int], Suspects, tuple[Positions, Newest]]:
-        """What became of the rows at some positions, the keys of devices that were not known here, the suspects among
-        them, and their devices' newest readings now, with a row of each.
-
-        Adds the hours to `anew` that have to be added up anew, after the keys of the devices whose they are.
-        """
-        target = self._target
+    ) -> Merging:
+        """The slow path of the rows at some positions."""
         if len(positions) < len(rows):
             rows, columns = [rows[position] for position in positions], columns.at(positions)
-        keys, new_keys = await self._resolve(rows, columns.slots, cursor)
-        devices, of_devices, device_of = np.unique(keys, return_index=True, return_inverse=True)
-        merged = merge(await self._lock(devices, cursor), keys, columns.ts_us, columns.kwh)
-        max_kw = np.array([self._limits.max_kw_of(target.device, rows[at][0]) for at in of_devices.tolist()])[device_of]
-        async with cursor.copy(target.copy_to_staging) as copy:
-            await copy.write(staged_readings(keys, columns, max_kw))
-        if (old := columns.ts_us < self._sealed_before_us).any():
-            await sealed.open_of_rows(keys[old], columns.ts_us[old])
-        followed = await self._find_neighbours(columns, merged, sealed, cursor)
-        await cursor.execute(self._insert, prepare=True)
-        [(inserted, missed, doubted)] = await cursor.fetchall()
-        if len(merged.changed):
-            changed = merged.newest.at(merged.changed)
-            its = {"keys": changed.keys.tolist(), "rising_from_kwh": changed.from_kwh.tolist()}
-            await cursor.execute(target.change_rises, its, prepare=False)
-        if followed is not None:
-            await cursor.execute(target.count_anew, self._min_interval | followed, prepare=False)
-            anew.update(await cursor.fetchall())
-        written = Written(doubted=sorted(doubted))
-        if inserted < len(rows):
-            stored = await self._find_stored(columns, missed, cursor) if missed else {}
-            _compare(rows, set(missed), stored, written)
-        suspected = merged.suspected
-        suspected[[*written.duplicates, *written.conflicts, *written.refused]] = False
-        suspects = Suspects(positions, keys, columns.ts_us, max_kw).at(np.flatnonzero(suspected))
-        return written.of(positions.tolist()), new_keys, suspects, (positions[of_devices], merged.newest)
+        old = columns.ts_us < self._sealed_before_us
+        return await self._slow_path.merge(rows, columns, positions, old, sealed, cursor)
 
     def _suspects(self, columns: Columns, appendable: Appendable) -> Suspects:
         """The rows that will be appended and whose devices' energies rise and rise."""
@@ -334,7 +296,7 @@ class Writer(Generic[AnyRow]):
         cursor: psycopg.AsyncCursor[Any],
     ) -> None:
         """Has nothing count of what is a session's register; adds to what was `written` and to `anew`."""
-        execute = partial(_executed, cursor)
+        execute = partial(executed, cursor)
         sessions = await count_sessions(execute, sealed, self._target.device, suspects, self._limits.min_interval_s)
         anew |= sessions.anew
         if sessions.doubted:
@@ -345,36 +307,6 @@ class Writer(Generic[AnyRow]):
                 if place in sessions.doubted
             )
             written.doubted = sorted({*written.doubted, *written.session_registers})
-
-    async def _lock(self, keys: Keys, cursor: psycopg.AsyncCursor[Any]) -> Newest:
-        """Locks devices, whose keys ascend, and returns their newest readings."""
-        target, its_keys = self._target, {"keys": keys.tolist()}
-        await cursor.execute(target.lock_status, its_keys, prepare=True)
-        if cursor.rowcount < len(keys):
-            await cursor.execute(target.lock_new_devices, prepare=True)
-            await cursor.execute(target.lock_status, its_keys, prepare=True)
-        await cursor.execute(target.find_newest, its_keys, prepare=True)
-        return Newest.of(keys, await cursor.fetchall())
-
-    async def _find_neighbours(
-        self, columns: Columns, merged: Merged, sealed: SealedDays, cursor: psycopg.AsyncCursor[Any]
-    ) -> dict[str, datetime] | None:
-        """Finds between which stored readings late rows belong.
-
-        The first and the last timestamp of stored readings that now come after late rows; None where there are none.
-        """
-        target = self._target
-        if not merged.late.any():
-            return None
-        near = {
-            "first": datetime_from_us(int(columns.ts_us.min()) - NEIGHBOUR_MAX_US),
-            "last": datetime_from_us(int(columns.ts_us.max()) + NEIGHBOUR_MAX_US),
-        }
-        [(beyond, first, last, keys, days)] = await _executed(cursor, target.find_neighbours, near)
-        if beyond:
-            [(_, first, last, keys, days)] = await _executed(cursor, target.find_neighbours, EVER)
-        await sealed.open(keys, days, days)
-        return None if first is None else {"first": first, "last": last}
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -398,45 +330,6 @@ class Writer(Generic[AnyRow]):
                 self._partition_days.clear()
             self._partition_days |= missing
 
-    async def _resolve(
-        self, rows: Sequence[AnyRow], slots: Positions, cursor: psycopg.AsyncCursor[Any]
-    ) -> tuple[Keys, dict[str, int]]:
-        """The devices' keys, and which of them were not known here; unknown devices are registered."""
-        keys = self._devices.keys(slots)
-        at_unknown = np.flatnonzero(slots == NOT_KNOWN).tolist()
-        if not at_unknown:
-            return keys, {}
-        unknown = {rows[at][0] for at in at_unknown}
-        new_keys = await self._find_devices(unknown, cursor)
-        if len(new_keys) < len(unknown):
-            await cursor.execute(self._target.add_devices, {"ids": list(unknown - new_keys.keys())})
-            new_keys = await self._find_devices(unknown, cursor)
-        keys[at_unknown] = [new_keys[rows[at][0]] for at in at_unknown]
-        return keys, new_keys
-
-    async def _find_devices(self, ids: set[str], cursor: psycopg.AsyncCursor[Any]) -> dict[str, int]:
-        await cursor.execute(self._target.find_devices, {"ids": list(ids)})
-        return dict(await cursor.fetchall())
-
-    async def _find_stored(
-        self, rows: Columns, missed: list[int], cursor: psycopg.AsyncCursor[Any]
-    ) -> dict[int, Values]:
-        """The values that were sent for the slots of the rows that history did not take."""
-        times = rows.ts_us[missed]
-        bounds = {"first": datetime_from_us(int(times.min())), "last": datetime_from_us(int(times.max()))}
-        await cursor.execute(self._target.find_stored, {**bounds, "ordinals": missed}, prepare=False)
-        return {
-            ordinal: (None if register is not None else kwh if sent_kwh is None else sent_kwh, *others, register)
-            for ordinal, sent_kwh, kwh, *others, register in await cursor.fetchall()
-        }
-
-
-async def _executed(
-    cursor: psycopg.AsyncCursor[Any], statement: str, parameters: dict[str, Any]
-) -> Sequence[tuple[Any, ...]]:
-    await cursor.execute(statement, parameters, prepare=False)
-    return await cursor.fetchall()
-
 
 def _has_no_partition(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None
@@ -448,27 +341,3 @@ def _unavailable(error: Exception) -> DatabaseUnavailable:
 
 def _hours(rows: Columns) -> list[datetime]:
     return [datetime_from_us(hour * US_PER_HOUR) for hour in np.unique((rows.ts_us - 1) // US_PER_HOUR).tolist()]
-
-
-def _compare(rows: Sequence[AnyRow], missed: set[int], stored: dict[int, Values], written: Written) -> None:
-    """Tells duplicates from conflicts.
-
-    A row is held against what history has in its slot: what was found there (`missed`, `stored`), or else the first
-    row of the batch with its device and timestamp.
-    """
-    inserted: dict[tuple[str, int], int] = {}
-    for position, row in enumerate(rows):
-        if position in missed:
-            values = stored.get(position)
-        else:
-            first = inserted.setdefault((row[0], row.ts_us), position)
-            if first == position:
-                continue
-            values = rows[first][2:]
-        if values is None:
-            written.refused.append(position)  # its partition was dropped between two statements: older than the floor
-        elif values == row[2:]:
-            written.duplicates.append(position)
-        else:
-            written.conflicts.append(position)
-            written.stored[position] = values

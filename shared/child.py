@@ -19,7 +19,7 @@ STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 
 
-def _command_prefix() -> tuple[str, ...]:
+def command_prefix() -> tuple[str, ...]:
     """The words before a command that make it end when we do, even when we are killed, on Linux."""
     if sys.platform == "linux" and shutil.which("setpriv"):
         return ("setpriv", "--pdeathsig", "TERM", "--")
@@ -67,7 +67,7 @@ class Child:
         ready_file = directory / f"{name}.ready"
         ready_file.unlink(missing_ok=True)
         process = await asyncio.create_subprocess_exec(
-            *_command_prefix(),
+            *command_prefix(),
             sys.executable,
             "-P",  # what lies in the current directory must not pass for one of our modules
             "-m",

@@ -3,11 +3,15 @@
 Run by the interpreter of that environment with `-I`, so that the modules are those of the wheel and not the checkout's.
 """
 
+import asyncio
 import importlib
 import pkgutil
 import re
 import sys
+from datetime import UTC, date, datetime
 from importlib.metadata import requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -40,10 +44,32 @@ def imported() -> int:
     return len(names)
 
 
+async def archived(directory: Path) -> None:
+    """Writes a day of readings, puts it into an archive and reads it back."""
+    import pyarrow as pa
+
+    from shared.archive.archive_url import archive_url
+    from shared.archive.day_file import DayWriter, schema_of, totals_of
+    from shared.archive.day_store import DayStore, file_of
+    from shared.db.device_kind import METER
+
+    rows = [{"meter_id": "m", "ts": datetime(2026, 2, 9, at, tzinfo=UTC), METER.energy: at / 8} for at in range(24)]
+    file, day = directory / "day.parquet", date(2026, 2, 9)
+    with DayWriter(file, METER, day) as writer:
+        writer.write(pa.Table.from_pylist(rows, schema_of(METER)))
+    store = DayStore(archive_url(str(directory / "archive")), 30)
+    await store.publish(await store.put_aside(file, METER.name, day), file_of(METER.name, day))
+    back = directory / "back.parquet"
+    assert await store.fetch(file_of(METER.name, day), back) is not None
+    assert writer.totals.differs_from(totals_of(back)) == ""
+
+
 def main() -> None:
     """Exits with what is wrong."""
     if problems := floors_out_of_reach():
         sys.exit("\n".join(problems))
+    with TemporaryDirectory() as directory:
+        asyncio.run(archived(Path(directory)))
     sys.stdout.write(f"{imported()} modules of the wheel, every dependency at its lowest version\n")
 
 

@@ -55,7 +55,7 @@ def known_meter(model: Model, meter_id: str) -> bool:
 
 
 def meter_performance(model: Model, meter_id: str, start_us: int, end_us: int) -> MeterPerformance:
-    within = [part for mapping in model.mappings if (part := mapping.within(start_us, end_us))]
+    within = model.mapped_within(start_us, end_us)
     its = [mapping for mapping in within if mapping.meter_id == meter_id]
     drawn = {ts: kwh for ts, kwh in model.energies(("meter", meter_id)).items() if start_us < ts <= end_us}
     ac = [kwh for ts, kwh in drawn.items() if any(mapping.holds(ts) for mapping in its)]
@@ -70,9 +70,9 @@ def meter_performance(model: Model, meter_id: str, start_us: int, end_us: int) -
         beside = [other for other in within if other.vehicle_id == mapping.vehicle_id]
         for since_us, to_us in itertools.pairwise(_edges(mapping, beside, end_us)):
             feeding = [each for each in beside if each.from_us <= since_us and to_us <= (each.until_us or end_us)]
-            spans.append(
-                FedSpan(since_us, to_us, taken, [model.energies(("meter", each.meter_id)) for each in feeding])
-            )
+            drew = [model.energies_of_span(("meter", each.meter_id), since_us) for each in feeding]
+            took = model.energies_of_span(("vehicle", mapping.vehicle_id), since_us)
+            spans.append(FedSpan(since_us, to_us, took, drew))
             shared_with |= {each.meter_id for each in feeding} - {meter_id}
     return MeterPerformance(
         vehicle_ids=sorted({mapping.vehicle_id for mapping in its}),

@@ -75,9 +75,9 @@ class Performance:
     mapped: bool
     hours_either: int
     hours_both: int
-    vehicle_ends: tuple[int, int] | None
-    """When the vehicle reported first and last."""
-    meter_ends: tuple[int, int] | None
+    vehicle_ends: tuple[int | None, int] | None
+    """When the vehicle reported first and last; of the first nothing is known where readings are not kept."""
+    meter_ends: tuple[int | None, int] | None
     feedings: list[tuple[str, int, int, float | None, int, float | None]]
     """Meter, from and until within the window, kWh, readings, kWh that flowed back."""
     returned_dc: float | None
@@ -195,6 +195,10 @@ def hour_start_us(ts_us: int) -> int:
     return (ts_us - 1) // US_PER_HOUR * US_PER_HOUR
 
 
+def round_half_up(at_us: int, to_us: int) -> int:
+    return (at_us + to_us // 2) // to_us * to_us
+
+
 def energies(readings: Mapping[Any, Values]) -> list[float]:
     """The kWh of some readings; negative: they flowed back."""
     return [values[0] or 0.0 for values in readings.values()]
@@ -214,6 +218,8 @@ class Model:
     mappings: list[Span] = field(default_factory=list)
     mapped: set[str] = field(default_factory=set)
     """Vehicles that were in a mapping at some time, also where none is left."""
+    kept_since_us: int = NEVER_US
+    """When the first day begins of which readings are kept, and not their hours alone."""
 
     def send(self, readings: list[Telemetry]) -> Counts:
         counts = Counts()
@@ -328,10 +334,31 @@ class Model:
             hour: (math.fsum(kwh := energies(its)), returned(kwh), len(its), max(its)) for hour, its in hours.items()
         }
 
+    def looked_at(self, start_us: int, end_us: int) -> tuple[int, int]:
+        """A window as far as it can be told: from hour to hour where readings are not kept."""
+        if start_us < self.kept_since_us:
+            start_us = start_us // US_PER_HOUR * US_PER_HOUR
+        if end_us < self.kept_since_us:
+            end_us = -(-end_us // US_PER_HOUR) * US_PER_HOUR
+        return start_us, end_us
+
+    def mapped_within(self, start_us: int, end_us: int) -> list[Span]:
+        """The mappings as far as they lie within a window, and as far as they can be told."""
+        told = (
+            span._replace(
+                from_us=self._kept_edge(span.from_us),
+                until_us=None if span.until_us is None else self._kept_edge(span.until_us),
+            )
+            for span in self.mappings
+        )
+        return [part for span in told if (part := span.within(start_us, end_us))]
+
+    def _kept_edge(self, at_us: int) -> int:
+        return at_us if at_us >= self.kept_since_us else round_half_up(at_us, US_PER_HOUR)
+
     def performance(self, vehicle_id: str, start_us: int, end_us: int) -> Performance:
-        spans = [
-            part for span in self.mappings if span.vehicle_id == vehicle_id and (part := span.within(start_us, end_us))
-        ]
+        """Of a window as it can be told."""
+        spans = [part for part in self.mapped_within(start_us, end_us) if part.vehicle_id == vehicle_id]
         dc = self._within(("vehicle", vehicle_id), start_us, end_us)
         ac = {
             (span.meter_id, ts_us): values
@@ -351,8 +378,8 @@ class Model:
             mapped=bool(spans),
             hours_either=len(dc_hours | ac_hours),
             hours_both=len(dc_hours & ac_hours),
-            vehicle_ends=(min(dc), max(dc)) if dc else None,
-            meter_ends=(min(ts for _, ts in ac), max(ts for _, ts in ac)) if ac else None,
+            vehicle_ends=self._ends(start_us, list(dc)),
+            meter_ends=self._ends(start_us, [ts_us for _, ts_us in ac]),
             feedings=[
                 self._feeding(span, span.from_us, span.until_us or end_us) for span in sorted(spans, key=Span.place)
             ],
@@ -367,6 +394,11 @@ class Model:
             ),
         )
 
+    def _ends(self, start_us: int, times_us: list[int]) -> tuple[int | None, int] | None:
+        if not times_us:
+            return None
+        return None if start_us < self.kept_since_us else min(times_us), max(times_us)
+
     def _fed_spans(self, vehicle_id: str, start_us: int, end_us: int, mappings: list[Span]) -> list[FedSpan]:
         """The parts of a window in which the same meters fed a vehicle, by time."""
         ends = [(mapping.from_us, mapping.until_us or end_us) for mapping in mappings]
@@ -375,9 +407,9 @@ class Model:
             FedSpan(
                 since_us,
                 until_us,
-                self.energies(("vehicle", vehicle_id)),
+                self.energies_of_span(("vehicle", vehicle_id), since_us),
                 [
-                    self.energies(("meter", mapping.meter_id))
+                    self.energies_of_span(("meter", mapping.meter_id), since_us)
                     for mapping, (from_us, to_us) in zip(mappings, ends, strict=True)
                     if from_us <= since_us and until_us <= to_us
                 ],
@@ -388,6 +420,13 @@ class Model:
     def energies(self, device: Device) -> dict[int, float]:
         """The energies of its readings that count, by their time."""
         return {ts_us: values[0] or 0.0 for ts_us, values in self.counted(device).items()}
+
+    def energies_of_span(self, device: Device, since_us: int) -> dict[int, float]:
+        """Likewise; but without the hour before a span that begins within an hour, where its readings are not kept."""
+        found = self.energies(device)
+        if since_us % US_PER_HOUR and since_us - US_PER_HOUR < self.kept_since_us:
+            return {ts_us: kwh for ts_us, kwh in found.items() if ts_us > since_us}
+        return found
 
     def known(self, vehicle_id: str) -> bool:
         """Whether the vehicle was ever heard of."""

@@ -11,4 +11,4 @@ from shared.timestamps import system_clock
 async def seal_all(url: str, chunk_readings: int = CHUNK_READINGS) -> Sealed:
     """Seals the days of a database that are old enough."""
     async with await AsyncConnection.connect(**connection_parameters(url, "test"), autocommit=True) as connection:
-        return await seal(connection, system_clock(), SEAL_AFTER_DAYS, chunk_readings=chunk_readings)
+        return await seal(connection, system_clock(), SEAL_AFTER_DAYS, chunk_readings=chunk_readings, drop_after_s=0)

@@ -96,8 +96,8 @@ class Stretch:
 
 
 def vehicle_sessions(model: Model, vehicle_id: str, start_us: int, end_us: int, pause_us: int) -> list[Session]:
-    """Of a vehicle and the meters that fed it, while they did."""
-    looked_us = start_us - max(pause_us, SILENCE_US)
+    """Of a vehicle and the meters that fed it, while they did; since readings are kept."""
+    looked_us = max(start_us - max(pause_us, SILENCE_US), model.kept_since_us)
     parts = [Part(("vehicle", vehicle_id), looked_us, end_us)]
     for span in model.mappings:
         part = span.within(looked_us, end_us) if span.vehicle_id == vehicle_id else None
@@ -107,8 +107,8 @@ def vehicle_sessions(model: Model, vehicle_id: str, start_us: int, end_us: int, 
 
 
 def meter_sessions(model: Model, meter_id: str, start_us: int, end_us: int, pause_us: int) -> list[Session]:
-    """Of a meter while it was mapped to nobody."""
-    looked_us = start_us - max(pause_us, SILENCE_US)
+    """Of a meter while it was mapped to nobody; since readings are kept."""
+    looked_us = max(start_us - max(pause_us, SILENCE_US), model.kept_since_us)
     mapped = [part for span in model.mappings if span.meter_id == meter_id if (part := span.within(looked_us, end_us))]
     edges = [looked_us]
     for part in sorted(mapped, key=lambda each: each.from_us):
@@ -167,10 +167,14 @@ def _looked_at(model: Model, parts: Sequence[Part], end_us: int) -> Iterator[tup
             hours[hour] = hours.get(hour, 0.0) + max(values[0] or 0.0, 0.0)
         least = STANDBY_KW * (0.25 if part.is_vehicle else 1.0)
         for hour, kwh in hours.items():
-            if kwh > least and hour * US_PER_HOUR < end_us:
+            if kwh > least and model.kept_since_us <= hour * US_PER_HOUR < end_us:
                 near |= {hour - 1, hour, hour + 1}
     for part in parts:
-        sent = [(ts_us, values[0] or 0.0) for ts_us, values in sorted(model.counted(part.device).items())]
+        sent = [
+            (ts_us, values[0] or 0.0)
+            for ts_us, values in sorted(model.counted(part.device).items())
+            if ts_us >= model.kept_since_us
+        ]
         for at, (ts_us, kwh) in enumerate(sent):
             first = last = (ts_us - 1) // US_PER_HOUR
             if not (part.since_us < ts_us <= part.until_us) or first not in near or kwh <= 0:

@@ -80,8 +80,8 @@ class Reported:
     def hours(self) -> VehicleHours:
         """As `analytics_svc.span_tables` makes it of the database's rows."""
         window = self.window
-        vehicle = _once(self.vehicle)
-        meters = {number: _once(readings) for number, readings in self.meters.items()}
+        vehicle = once(self.vehicle)
+        meters = {number: once(readings) for number, readings in self.meters.items()}
         edges = {window.start_us, window.end_us, *(us for _, *ends in self.mappings for us in ends)}
         spans: list[VehicleSpan] = []
         mapped: dict[MappedPart, list[DeviceHours]] = defaultdict(list)
@@ -101,7 +101,7 @@ def last_day(asked_us: int) -> Window:
     return Window(asked_us - US_PER_DAY, asked_us)
 
 
-def _once(readings: Readings) -> Readings:
+def once(readings: Readings) -> Readings:
     """By time, without those that came again: as they are stored."""
     ts_us, first = np.unique(readings.ts_us, return_index=True)
     return Readings(ts_us, readings.kwh[first])

@@ -170,17 +170,29 @@ def _add_comparison(table: Table, answer: Performance) -> None:
     """What the verdict goes by."""
     if not answer.HasField("comparison"):
         table.add_row("compared", "nothing")
+        _add_normal(table, answer)
         return
     its = answer.comparison
     table.add_row("compared", f"{its.kwh_delivered_dc:,.4f} kWh delivered of {its.kwh_consumed_ac:,.4f} kWh drawn")
     table.add_row("efficiency", _efficiency(its))
     table.add_row("limit", f"{its.low_efficiency_below:g} at {its.mean_power_kw:,.1f} kW on average")
+    _add_normal(table, answer)
     table.add_row("lost", f"{its.kwh_lost:,.4f} kWh")
     table.add_row("share compared", measured(answer, "coverage", "{:.0%}"))
     stretches = [f"{_clock(each.start)} to {_clock(each.end)}" for each in its.spans[-_STRETCHES_SHOWN:]]
     if len(its.spans) > _STRETCHES_SHOWN:
         stretches.insert(0, f"{len(its.spans) - _STRETCHES_SHOWN:,} earlier")
     table.add_row("stretches", "\n".join(stretches))
+
+
+def _add_normal(table: Table, answer: Performance) -> None:
+    """What is normal for the vehicle, and by how much its ratio differs; an older service does not say."""
+    if answer.HasField("baseline_ratio"):
+        change = measured(answer, "ratio_change", "; {:+.4f}") if answer.HasField("ratio_change") else ""
+        table.add_row("normal for it", f"{answer.baseline_ratio:.4f} on the 28 days before{change}")
+    elif answer.thresholds.ratio_drop_min:
+        least = f"less than {answer.thresholds.baseline_min_kwh:g} kWh"
+        table.add_row("normal for it", f"unknown: {least} in charges of the 28 days before")
 
 
 def _efficiency(its: Comparison) -> str:

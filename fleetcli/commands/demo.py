@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fleetcli.client.channel import PLAINTEXT
 from fleetcli.client.errors import ClientError
-from fleetcli.client.services import AnalyticsClient, verdict_of
+from fleetcli.client.services import AnalyticsClient, finding_of, verdict_of
 from fleetcli.commands.command_errors import CommandError
 from fleetcli.commands.console import compared, complain, measured, note, out, say, verdict_text
 from fleetcli.commands.options import window_start_us
@@ -34,6 +34,7 @@ PARTLY_BELOW = 0.9
 """Share compared of a vehicle that is worth a look."""
 GIVING_BACK_SHOWN = 3
 BY_PHASE_SHOWN = 2
+DROPPED_SHOWN = 3
 DIFFERENCES_SHOWN = 20
 LOG_LINES_SHOWN = 20
 
@@ -111,12 +112,13 @@ async def _stream_and_check(stack: Stack, fleet: Fleet) -> None:
 
 
 def _table(checked: Sequence[Checked]) -> Table:
-    """The worst vehicles, the lowest ratio first, then some that are compared in part or not at all, some that gave
-    back, and some with three meters."""
+    """The worst vehicles, the lowest ratio first, then some that dropped below what is normal for them, some that are
+    compared in part or not at all, some that gave back, and some with three meters."""
     judged = [each for each in checked if verdict_of(each.answer) in ("LOW_EFFICIENCY", "IMPLAUSIBLE", "OK")]
     judged.sort(key=_ratio_or_last)
     giving_back = [each for each in checked if each.answer.kwh_returned_ac]
     by_phase = [each for each in checked if each.answer.evidence.mapping_count == len(PHASES)]
+    dropped = [each for each in checked if any(finding_of(its) == "RATIO_DROPPED" for its in each.answer.findings)]
     others = [each for each in checked if each not in judged[:WORST_SHOWN]]
     partly = [each for each in others if each not in judged or each.answer.coverage < PARTLY_BELOW]
     table = Table(title=f"The worst of {len(checked):,} vehicles", title_justify="left")
@@ -125,7 +127,7 @@ def _table(checked: Sequence[Checked]) -> Table:
     for name in ("verdict", "what was simulated", "agrees"):
         table.add_column(name)
     unusual = (partly[:PARTLY_SHOWN], giving_back[:GIVING_BACK_SHOWN], by_phase[:BY_PHASE_SHOWN])
-    for rows in (judged[:WORST_SHOWN], *unusual):
+    for rows in (judged[:WORST_SHOWN], dropped[:DROPPED_SHOWN], *unusual):
         for each in rows:
             table.add_row(*_row(each))
         table.add_section()
@@ -140,6 +142,7 @@ def _ratio_or_last(checked: Checked) -> float:
 
 def _row(checked: Checked) -> tuple[str | Text, ...]:
     answer = checked.answer
+    dropped = f", {answer.ratio_change * 100:+.1f} points" if answer.HasField("ratio_change") else ""
     returned = f", {answer.kwh_returned_ac:,.0f} kWh back" if answer.kwh_returned_ac else ""
     return (
         answer.vehicle_id,
@@ -147,6 +150,6 @@ def _row(checked: Checked) -> tuple[str | Text, ...]:
         measured(answer, "kwh_consumed_ac", "{:,.3f}"),
         compared(answer, "efficiency_ratio", "{:.4f}"),
         verdict_text(verdict_of(answer)),
-        checked.truth.story + returned,
+        checked.truth.story + returned + dropped,
         Text("no", "bold red") if checked.differences else Text("yes", "green"),
     )

@@ -18,7 +18,12 @@ PROBLEMS_SHOWN = 10
 DEVICES_COUNTED = 100_000
 """Ten times the fleet, and some 15 MB."""
 
-_FORMAT_NAMES = {Format.CSV: "CSV", Format.NDJSON: "JSON, a reading a line", Format.JSON: "JSON, an array of readings"}
+_FORMAT_NAMES = {
+    Format.CSV: "CSV",
+    Format.NDJSON: "JSON, a reading a line",
+    Format.JSON: "JSON, an array of readings",
+    Format.PARQUET: "a day of the archive",
+}
 
 
 @dataclass(slots=True)

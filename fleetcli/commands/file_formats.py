@@ -19,7 +19,10 @@ _NOT_READ = (
     (b"\x28\xb5\x2f\xfd", _UNPACK.format("zstd", "unzstd -c")),
     (b"PK\x03\x04", "a ZIP archive or a workbook (xlsx, ods) is not read: unpack it, or save the sheet as CSV, first"),
     (b"\xd0\xcf\x11\xe0", _SAVE.format("a workbook (xls)")),
-    (b"PAR1", _SAVE.format("Parquet")),
+    (
+        b"PAR1",
+        "Parquet is not read: save it as CSV first, or name a day of the archive by a name that ends in .parquet",
+    ),
     (b"SQLite format 3\0", _SAVE.format("an SQLite database")),
     (b"%PDF", _SAVE.format("PDF")),
     (b"<", _SAVE.format("XML or HTML")),
@@ -32,6 +35,7 @@ class Format(StrEnum):
     CSV = "csv"
     NDJSON = "ndjson"
     JSON = "json"
+    PARQUET = "parquet"
 
 
 _TABLES = frozenset({".csv", ".tsv"})

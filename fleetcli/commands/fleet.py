@@ -63,9 +63,11 @@ _RETURNED = {"DC back": "kwh_returned_dc", "AC back": "kwh_returned_ac"}
 
 COMPARED = "Lost and ratio: of the charging that both sides account for. Standby and what is not compared are left out."
 
-_NUMBERS = ("DC kWh", "AC kWh", *_RETURNED, "compared", "lost kWh", "ratio")
+NORMAL = "Change: from what is normal for the vehicle, by the 28 days before."
 
-_LEFT_OUT = ("compared", *_RETURNED, "DC kWh", "AC kWh", "lost kWh", "by the hour")
+_NUMBERS = ("DC kWh", "AC kWh", *_RETURNED, "compared", "lost kWh", "ratio", "change")
+
+_LEFT_OUT = ("compared", *_RETURNED, "DC kWh", "AC kWh", "lost kWh", "by the hour", "change")
 """Columns that a narrow terminal has to do without, one after the other."""
 
 
@@ -82,7 +84,13 @@ class OrderName(StrEnum):
     LOST = "lost"
 
 
-ORDERS = {OrderName.RATIO: "RATIO", OrderName.LOST: "KWH_LOST"}
+class VehicleOrderName(StrEnum):
+    RATIO = "ratio"
+    LOST = "lost"
+    DROP = "drop"
+
+
+ORDERS = {"ratio": "RATIO", "lost": "KWH_LOST", "drop": "DROP"}
 
 _CSV_FIELDS = (
     "efficiency_ratio",
@@ -97,6 +105,8 @@ _CSV_FIELDS = (
     "kwh_returned_ac",
     "kwh_consumed_ac_idle",
     "kwh_delivered_dc_unmapped",
+    "baseline_ratio",
+    "ratio_change",
 )
 
 CSV_COMPARED = (
@@ -120,8 +130,11 @@ def fleet(
     exact: Exact = False,
     days_of: DaysOf = None,
     order: Annotated[
-        OrderName, typer.Option(help="What comes first: the lowest ratio, or the most kWh lost.")
-    ] = OrderName.RATIO,
+        VehicleOrderName,
+        typer.Option(
+            help="What comes first: the lowest ratio, the most kWh lost, or the greatest drop below what is normal."
+        ),
+    ] = VehicleOrderName.RATIO,
     verdict: Annotated[
         list[VerdictName] | None,
         typer.Option(case_sensitive=False, help="Only vehicles with it; may be given several times."),
@@ -202,6 +215,8 @@ def _show(answer: FleetPerformance, hours_of: Sequence[Series]) -> None:
         out.print(_table(answer, hours_of, f"{start} to {end} UTC"))
         say(LEGEND, "dim")
         say(COMPARED, "dim")
+        if any(vehicle.HasField("ratio_change") for vehicle in answer.vehicles):
+            say(NORMAL, "dim")
     _show_totals(answer)
 
 
@@ -212,6 +227,9 @@ def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> 
         for name, field in _RETURNED.items()
         if any(getattr(vehicle, field) for vehicle in answer.vehicles)
     }
+    normal = {}
+    if any(vehicle.HasField("ratio_change") for vehicle in answer.vehicles):
+        normal["change"] = [measured(vehicle, "ratio_change", "{:+.4f}") for vehicle in answer.vehicles]
     columns: dict[str, Sequence[Any]] = {
         "vehicle": [Text(vehicle.vehicle_id) for vehicle in answer.vehicles],
         "DC kWh": [measured(vehicle, "kwh_delivered_dc", "{:,.3f}") for vehicle in answer.vehicles],
@@ -220,6 +238,7 @@ def _table(answer: FleetPerformance, hours_of: Sequence[Series], title: str) -> 
         "compared": [measured(vehicle, "coverage", "{:.0%}") for vehicle in answer.vehicles],
         "lost kWh": [compared(vehicle, "kwh_lost", "{:,.3f}") for vehicle in answer.vehicles],
         "ratio": [compared(vehicle, "efficiency_ratio", "{:.4f}") for vehicle in answer.vehicles],
+        **normal,
         "verdict": [verdict_text(verdict_of(vehicle)) for vehicle in answer.vehicles],
         "by the hour": [sparkline(series.buckets, answer.thresholds) for series in hours_of],
     }

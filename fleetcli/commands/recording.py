@@ -5,11 +5,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, BinaryIO, cast
 
+from fleetcli.commands.archived_day import is_archived_day, lines_of, local_day
 from fleetcli.commands.command_errors import BadInput
 from fleetcli.commands.console import note
 from fleetcli.commands.file_columns import Dialect, Findings
@@ -45,7 +46,7 @@ class Recording:
         """Reads through it for its oldest and newest reading, and goes back to its beginning."""
         for line in self._parsed():
             self.see(line)
-        self.source.seek(0)
+        self._rewind()
 
     def lines(self) -> Iterator[Line]:
         """Its lines, with their readings moved in time."""
@@ -53,6 +54,9 @@ class Recording:
             if line.reading is not None and self.move_by_us:
                 move(line.reading, self.move_by_us)
             yield line
+
+    def _rewind(self) -> None:
+        self.source.seek(0)
 
     def _parsed(self) -> Iterator[Line]:
         source = as_utf8(self.source) if self.utf16 else self.source
@@ -62,10 +66,39 @@ class Recording:
             raise BadInput(f"{self.name}: {why}") from None
 
 
+class ArchivedRecording(Recording):
+    """A day of the archive. Its lines are its readings."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        super().__init__(name, BytesIO(), Format.PARQUET)
+        self._file = file
+
+    def _rewind(self) -> None:
+        """Each reading through it begins at its beginning."""
+
+    def _parsed(self) -> Iterator[Line]:
+        try:
+            yield from lines_of(self._file, self._note_corrected)
+        except BadInput as why:
+            raise BadInput(f"{self.name}: {why}") from None
+
+    def _note_corrected(self, readings: int) -> None:
+        note(
+            f"{self.name}: {readings:,} readings had been corrected; corrections are not in the archive, and what was"
+            " sent is sent again: `energyfleet correct` corrects it",
+            "yellow",
+        )
+
+
 @contextmanager
 def opened(file: str, form: Format | None, dialect: Dialect, read_twice: bool) -> Iterator[Recording]:
     """The recording behind a name, its format found out. BadInput where it cannot be opened or is not one."""
-    if file == "-" and not read_twice:
+    if form is Format.PARQUET or (form is None and is_archived_day(file)):
+        if file == "-" or dialect != Dialect():
+            raise BadInput("a day of the archive is read from a file or a URL, and says itself what its columns are")
+        with local_day(file) as local:
+            yield ArchivedRecording(file, local)
+    elif file == "-" and not read_twice:
         yield _recognised("standard input", form, dialect, sys.stdin.buffer)
     elif file == "-":
         with tempfile.TemporaryFile(prefix="energyfleet-replay-") as kept:

@@ -77,7 +77,9 @@ class Report:
 
 @takes_credentials
 def replay(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or JSON; - for standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON, or a day of the archive (.parquet); - for standard input.")
+    ],
     ingestion: Ingestion = INGESTION_DEFAULT,
     ending: Annotated[
         str | None,
@@ -117,6 +119,9 @@ def replay(
     {"vehicle": {"vehicleId": ...}}, one a line or in an array. Other usual names, delimiters and decimal signs are
     found out; what could mean two things is refused until an option says it. What was found out is what --check prints.
     Sending a file twice is safe unless it is moved.
+
+    A day of the archive, a file or a URL that ends in .parquet, is sent as it once was: registers as registers,
+    energies before they were doubted or corrected. Corrections are not brought back.
 
     Memory stays bounded whatever the file's size. With --ending or --map the file is read twice; standard input is kept
     in a temporary file for that.

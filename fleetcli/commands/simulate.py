@@ -53,6 +53,7 @@ def simulate(
     register: Annotated[float, _share("Meters that send their register.")] = _FAULTS.register,
     sentinel: Annotated[float, _share("Vehicles with a broken temperature sensor.")] = _FAULTS.sentinel,
     glitch: Annotated[float, _share("Meters with a glitch that gets corrected.")] = _FAULTS.glitch,
+    wearing: Annotated[float, _share("Chargers that wear slowly, with a month of history before.")] = _FAULTS.wearing,
     credentials: Credentials = PLAINTEXT,
 ) -> None:
     """Simulate a fleet of chargers, some of them broken on purpose, and send what its devices report.
@@ -62,7 +63,7 @@ def simulate(
     if seed is None:
         seed = random.SystemRandom().randrange(SEEDS)
     end_us = moment_us("--ending", ending, system_clock())
-    faults = Faults(worn, silent, moved, uneven, late, repeated, v2g, by_phase, register, sentinel, glitch)
+    faults = Faults(worn, silent, moved, uneven, late, repeated, v2g, by_phase, register, sentinel, glitch, wearing)
     fleet = Fleet(FleetPlan(chargers, window_start_us(end_us, hours), end_us, every, seed, faults))
     say(f"{chargers:,} chargers, a reading every {every} s, {hours:g} hours up to {iso_from_us(end_us)}, seed {seed}")
     say(f"Broken on purpose: {fleet.faults}")

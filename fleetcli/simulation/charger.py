@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fleetcli.simulation.charging import Charging, Step
 from fleetcli.simulation.efficiency import measured_curves
 from fleetcli.simulation.truth import VehicleTruth
-from shared.timestamps import US_PER_SECOND, datetime_from_us
+from shared.timestamps import US_PER_HOUR, US_PER_SECOND, datetime_from_us
 
 UNEVEN_INTERVALS = ((1, 5), (5, 1), (1, 15), (15, 1))
 """Reporting intervals of (meter, vehicle) that differ, in steps."""
@@ -25,6 +25,23 @@ CAR_WEIGHTS = {"Renault Zoe R110": 1}
 
 WORN_HEALTH = (0.70, 0.84)
 """Share of a healthy charger's output that a worn one has left: below 0.85 with every car that was measured."""
+
+WEARING_HEALTH = (0.92, 0.94)
+"""What a charger has left whose wear is slow: 5 to 7 points less than before."""
+
+WEARING_CAR = "Volkswagen ID3"
+"""One that is far enough above 0.85 to stay there."""
+
+WEARING_DAYS = 10
+"""In which it sinks to that, up to the span."""
+
+PAST_DAYS = 29
+"""Before the span that a charger with a past reports, by the hour: 28 whole ones tell what is normal for it."""
+
+PAST_STEP_S = 3_600
+
+SPAN_MAX_DAYS = 399
+"""With the past: older readings are refused."""
 
 VOLTS = (226.0, 234.0)
 
@@ -93,6 +110,7 @@ class Faulty(Enum):
     """What can be wrong with a charger, or out of the ordinary; the values are for people."""
 
     WORN = "worn"
+    WEARING = "wearing slowly"
     SILENT = "with a silent meter"
     MOVED = "moved to another meter"
     V2G = "that give back to the grid"
@@ -111,6 +129,8 @@ class Charger:
         self._random = random = Random(f"{seed}/{number}")
         curves = measured_curves()
         curve = curves[random.choices(list(curves), [CAR_WEIGHTS.get(car, 4) for car in curves])[0]]
+        if fault is Faulty.WEARING:
+            curve = curves[WEARING_CAR]
         kinds, weights = zip(*RATED_WATTS, strict=True)
         rated_watts = min(random.choices(kinds, weights)[0], curve.grid_watts[-1])
         health = random.uniform(*WORN_HEALTH) if fault is Faulty.WORN else 1.0
@@ -122,17 +142,26 @@ class Charger:
         self._done_steps = 0
         self._meter_interval, self._vehicle_interval = random.choice(UNEVEN_INTERVALS) if uneven else (1, 1)
         span_s = (end_us - start_us) / US_PER_SECOND
+        self._past_hours = 0
+        if fault is Faulty.WEARING:
+            health = random.uniform(*WEARING_HEALTH)
+            self._past_hours = int(24 * max(0.0, min(PAST_DAYS, SPAN_MAX_DAYS - span_s / 86_400)))
+            self._past = Charging(random, curve, rated_watts, 1.0, PAST_STEP_S, span_s, False)
+        self._health = health
         self._charging = Charging(random, curve, rated_watts, health, every_s, span_s, fault is Faulty.V2G)
         self._stranger_kwh = STRANGER_WATTS * every_s / 3_600_000
         self._vehicle_id = f"ev-{seed}-{number:05}"
         self.meter_ids = [f"meter-{seed}-{number:05}"]
-        self.mappings = [Mapping(self._vehicle_id, self.meter_ids[0], start_us)]
+        past_us = self._past_hours * US_PER_HOUR
+        self.mappings = [Mapping(self._vehicle_id, self.meter_ids[0], start_us - past_us)]
         self.corrections: list[Correction] = []
         self._registers: dict[str, float] = {}
         self._silent_from = self._moved_at = self._glitch_from = self.steps
         story = f"healthy, {curve.car} at {rated_watts / 1_000:.1f} kW"
         if fault is Faulty.WORN:
             story = f"worn, gives {health:.0%} of a healthy {curve.car}"
+        elif fault is Faulty.WEARING:
+            story = f"wears slowly, gives {health:.0%} of a healthy {curve.car}"
         elif fault is Faulty.SILENT:
             self._silent_from = int(self.steps * random.uniform(0.25, 0.6))
             story = f"meter silent after {self._clock(self._silent_from - 1)}"
@@ -156,6 +185,20 @@ class Charger:
             self.mappings.append(Mapping(self._vehicle_id, self.meter_ids[1], self._ts_us(self._moved_at - 1)))
             story = f"moved to another meter at {self._clock(self._moved_at - 1)}"
         self.truth = VehicleTruth(self._vehicle_id, story, mappings=len(self.mappings))
+
+    def past_bursts(self) -> list[Burst]:
+        """What its devices report of the days before the span, hour by hour. Tells `truth` what is normal."""
+        meter: list[MeterReading] = []
+        vehicle: list[VehicleReading] = []
+        uniform, wearing_h = self._random.uniform, WEARING_DAYS * 24
+        for left in range(self._past_hours - 1, -1, -1):
+            self._past.health = 1.0 - (1.0 - self._health) * max(0, wearing_h - left) / wearing_h
+            ts_us = self._first_ts_us - self._step_us - left * US_PER_HOUR
+            ac_kwh, dc_kwh, soc, battery_temp = self._past.step()
+            meter.append(MeterReading(self.meter_ids[0], ts_us, ac_kwh, uniform(*VOLTS)))
+            vehicle.append(VehicleReading(self._vehicle_id, ts_us, dc_kwh, soc, battery_temp))
+            self.truth.add_past(ac_kwh, dc_kwh)
+        return [burst for burst in (meter, vehicle) if burst]
 
     def next_bursts(self, steps: int) -> list[Burst]:
         """What its devices report of the next steps, a burst for each device that has something to report.

@@ -31,8 +31,8 @@ class Step(NamedTuple):
 
 
 class Charging:
-    """Makes one step after another; `health` is the share of a healthy charger's output that is left. With `v2g` a car
-    gives some of its charge back before it leaves."""
+    """Makes one step after another; `health`, which may change, is the share of a healthy charger's output that is
+    left. With `v2g` a car gives some of its charge back before it leaves."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Charging:
         self._uniform = random.uniform
         self._curve = curve
         self._rated_watts = rated_watts
-        self._health = health
+        self.health = health
         self._v2g = v2g
         self._taken_kwh = self._to_give_kwh = 0.0
         self._step_s = step_s
@@ -75,7 +75,7 @@ class Charging:
         if self._soc > TAPER_FROM_SOC:
             watts = max(LEAST_WATTS, watts * (100.0 - self._soc) / (100.0 - TAPER_FROM_SOC))
         ac_kwh = watts * self._kwh_per_watt
-        dc_kwh = ac_kwh * self._curve.at(watts) * self._health
+        dc_kwh = ac_kwh * self._curve.at(watts) * self.health
         self._soc = min(100.0, self._soc + dc_kwh * self._soc_per_kwh)
         self._temp += (self._ambient_temp + watts / 800.0 - self._temp) * self._warming
         step = Step(ac_kwh, dc_kwh, self._soc, self._temp)
@@ -89,7 +89,7 @@ class Charging:
 
     def _give_back(self) -> Step:
         dc_kwh = min(self._rated_watts * self._kwh_per_watt, self._to_give_kwh)
-        ac_kwh = dc_kwh * self._curve.at(self._rated_watts) * self._health
+        ac_kwh = dc_kwh * self._curve.at(self._rated_watts) * self.health
         self._to_give_kwh -= dc_kwh
         self._soc -= dc_kwh * self._soc_per_kwh
         self._temp += (self._ambient_temp + self._rated_watts / 800.0 - self._temp) * self._warming

@@ -7,11 +7,14 @@ from math import isclose
 
 from google.protobuf.message import Message
 
-from fleetcli.client.services import AnalyticsClient, Performance, verdict_of
+from fleetcli.client.services import AnalyticsClient, Performance, finding_of, verdict_of
 from fleetcli.simulation.truth import VehicleTruth
 
 SUMS_AGREE_WITHIN = 1e-9
 """Relative. A day's sum of doubles differs by 1e-13 or so with the order of its terms; a reading too many by 1e-4."""
+
+NORMAL_WITHIN = 0.01
+"""Relative. The first charges and the last ones before the span may be left out."""
 
 _QUESTIONS_AT_ONCE = 8
 
@@ -55,6 +58,12 @@ def differences(truth: VehicleTruth, answer: Performance) -> Iterator[str]:
     for name, count in (("vehicle_readings", truth.vehicle_readings), ("meter_readings", truth.meter_readings)):
         if getattr(answer, name) != count:
             yield f"{name} is {getattr(answer, name)} instead of {count}"
+    answered_normal = _answered(answer, "baseline_ratio")
+    if not _agree(truth.baseline_ratio, answered_normal, NORMAL_WITHIN):
+        yield f"baseline_ratio is {answered_normal!r} instead of {truth.baseline_ratio!r}"
+    told = any(finding_of(each) == "RATIO_DROPPED" for each in answer.findings)
+    if truth.has_dropped not in (None, told):
+        yield f"RATIO_DROPPED is {'' if told else 'not '}told"
     if verdict_of(answer) not in truth.verdicts:
         yield f"verdict is {verdict_of(answer)} instead of {truth.verdict}"
 
@@ -63,7 +72,7 @@ def _answered(answer: Message, field: str) -> float | None:
     return getattr(answer, field) if answer.HasField(field) else None
 
 
-def _agree(value: float | None, answered: float | None) -> bool:
+def _agree(value: float | None, answered: float | None, within: float = SUMS_AGREE_WITHIN) -> bool:
     if value is None or answered is None:
         return value is answered
-    return isclose(value, answered, rel_tol=SUMS_AGREE_WITHIN)
+    return isclose(value, answered, rel_tol=within)

@@ -61,6 +61,9 @@ class Faults:
     glitch: float = 0.01
     """Meters with one reading that cannot be, which an operator corrects."""
 
+    wearing: float = 0.005
+    """Chargers that wear slowly, which have reported for weeks before."""
+
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
@@ -136,6 +139,10 @@ class Fleet:
         steps = max((charger.steps for charger in self._chargers), default=0)
         lagging: defaultdict[int, list[Burst]] = defaultdict(list)
         rounds = ceil(steps / steps_each)
+        for charger in self._chargers:
+            for burst in charger.past_bursts():
+                self.sent.distinct += len(burst)
+                yield burst
         for turn in range(rounds):
             yield from lagging.pop(turn, ())
             for charger in self._chargers:
@@ -169,6 +176,7 @@ def _assigned(plan: FleetPlan) -> Iterator[tuple[int, Faulty | None, bool]]:
         (Faulty.REGISTER, plan.faults.register),
         (Faulty.SENTINEL, plan.faults.sentinel),
         (Faulty.GLITCH, plan.faults.glitch),
+        (Faulty.WEARING, plan.faults.wearing),
     ):
         faulty += [fault] * _count(share, plan.chargers)
     of_number = dict(zip(numbers, faulty, strict=False))

@@ -18,6 +18,11 @@ RETURNED_MAX_SHARE = 0.01
 NEAR_A_LIMIT = 0.02
 """Relative. So much may a ratio be moved by what the service leaves out at the ends of charges."""
 
+BASELINE_MIN_KWH = 20.0
+RATIO_DROP_MIN = 0.03
+NEAR_THE_DROP = 0.015
+"""So much may a drop be moved: the first charge and the last one of the days before may be left out."""
+
 SURE_HOURS = 3
 SURE_KWH = 2.0
 """Hours, and kWh drawn, from which on a charge has to be judged: of less, edges may be the greater part."""
@@ -48,6 +53,29 @@ class VehicleTruth:
     ac_returned_kwh: float = 0.0
     mappings: int = 1
     """Of meters to the vehicle, within the span."""
+
+    past_ac_kwh: float = 0.0
+    """What was drawn on the days before the span; the next likewise."""
+    past_dc_kwh: float = 0.0
+
+    def add_past(self, ac_kwh: float, dc_kwh: float) -> None:
+        """Counts an hour of the days before the span."""
+        self.past_ac_kwh += ac_kwh
+        self.past_dc_kwh += dc_kwh
+
+    @property
+    def baseline_ratio(self) -> float | None:
+        """What is normal for the vehicle. Absent where too little came before."""
+        return self.past_dc_kwh / self.past_ac_kwh if self.past_ac_kwh >= BASELINE_MIN_KWH else None
+
+    @property
+    def has_dropped(self) -> bool | None:
+        """Whether its ratio has dropped below that; None where it is near enough for either."""
+        normal, ratio = self.baseline_ratio, self.compared_ratio
+        if normal is None or ratio is None:
+            return False
+        less = normal - ratio - RATIO_DROP_MIN
+        return None if abs(less) <= NEAR_THE_DROP else less > 0
 
     def add_meter_reading(self, ts_us: int, kwh: float) -> None:
         """Counts a reading of a meter that fed the vehicle then."""

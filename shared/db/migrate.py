@@ -30,7 +30,11 @@ _MISSING_SCHEMA = """
 """
 _INSTALLED = "SELECT version_num FROM alembic_version"
 _ON_REPLICA = "SELECT pg_is_in_recovery()"
-_GRANTS = ("SELECT grant_to_maintenance()", "SELECT grant_sealing_to_maintenance()")
+_GRANTS = (
+    "SELECT grant_to_maintenance()",
+    "SELECT grant_sealing_to_maintenance()",
+    "SELECT grant_archive_to_maintenance()",
+)
 """Whenever somebody migrates: the role may have been made since the last time."""
 
 

@@ -7,7 +7,7 @@ rollups stay much longer than the readings that they are sums of.
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from psycopg import AsyncConnection, errors
@@ -17,11 +17,14 @@ from shared.db.hour_changes import FORGET_HOURS
 from shared.db.partitions import ENSURE, HISTORY_TABLES, days_to_cover
 from shared.timestamps import datetime_from_us, us_from_datetime
 
-_MOVE_FLOOR = "SELECT move_retention_floor(%(now)s, %(retention_days)s)"
+_MOVE_FLOOR = """
+    SELECT floor_day, held_day FROM move_archived_retention_floor(%(now)s, %(retention_days)s, %(archive_url)s)
+"""
 
-_DROP_OLDEST = "SELECT drop_oldest_history_partition(%(parent)s)"
+RETENTION_DAYS_MIN = 30
+"""Kept whatever the setting says; the database holds it."""
 
-_DROP_OLDEST_SEALED = "SELECT drop_oldest_sealed_month(%(parent)s)"
+_DROP_OLDEST = "SELECT dropped, held_day FROM drop_oldest_archived(%(parent)s, %(archive_url)s)"
 
 _FLOOR = "SELECT floor_day FROM retention"
 
@@ -58,6 +61,8 @@ class Maintained:
     """The first UTC day whose readings are kept."""
     created: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    held_day: date | None = None
+    """The first UTC day that would be dropped but for the archive, which has not got it as it is now."""
     in_use: list[str] = field(default_factory=list)
     """The tables from which nothing could be dropped in time; the next round tries again."""
     rollups_deleted: int = 0
@@ -69,27 +74,35 @@ class Maintained:
 
 
 async def maintain(
-    connection: AsyncConnection[Any], now_us: int, retention_days: int, rollup_retention_days: int
+    connection: AsyncConnection[Any],
+    now_us: int,
+    retention_days: int,
+    rollup_retention_days: int,
+    archive_url: str | None = None,
 ) -> Maintained:
-    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it, and deletes
-    the rollups that are older than readings and so many days.
+    """Creates partitions from yesterday to a week ahead, moves the floor, drops what lies wholly before it, with a URL
+    no day that is not archived there in its present version, and deletes the rollups that are older than readings and
+    so many days.
 
     The connection commits by itself (autocommit): the floor before the first drop, and every drop for itself, so that
     the locks are short. Safe from several processes at once. Raises the driver's errors.
     """
     assert connection.autocommit
     created = await create_ahead(connection, now_us)
-    floor_day = await _one(connection, _MOVE_FLOOR, now=datetime_from_us(now_us), retention_days=retention_days)
-    for kind in KINDS:
-        await connection.execute(kind.render(FORGET_HOURS))
-    done = Maintained(floor_day, created)
-    for statement, parents in (_DROP_OLDEST, HISTORY_TABLES), (_DROP_OLDEST_SEALED, [kind.sealed for kind in KINDS]):
-        for parent in parents:
-            try:
-                while name := await _one(connection, statement, parent=parent):
-                    done.dropped.append(name)
-            except errors.LockNotAvailable:
-                done.in_use.append(parent)
+    parameters = {"now": datetime_from_us(now_us), "retention_days": retention_days, "archive_url": archive_url}
+    try:
+        [(floor_day, held_day)] = await (await connection.execute(_MOVE_FLOOR, parameters)).fetchall()
+    except errors.LockNotAvailable:  # the next round moves it
+        floor_day, held_day = await _one(connection, _FLOOR), None
+    done = Maintained(floor_day, created, held_day=held_day)
+    for parent in (*HISTORY_TABLES, *(kind.sealed for kind in KINDS)):
+        try:
+            await _drop(connection, parent, archive_url, done)
+        except errors.LockNotAvailable:
+            done.in_use.append(parent)
+    if not done.in_use and done.held_day is None:  # what is left has its version still
+        for kind in KINDS:
+            await connection.execute(kind.render(FORGET_HOURS))
     asked = {"now": datetime_from_us(now_us), "days": rollup_retention_days, "most": ROLLUPS_AT_ONCE}
     for kind in KINDS:
         deleted = ROLLUPS_AT_ONCE
@@ -97,6 +110,25 @@ async def maintain(
             deleted = (await connection.execute(kind.render(_FORGET_ROLLUPS), asked)).rowcount
             done.rollups_deleted += deleted
     return done
+
+
+async def _drop(connection: AsyncConnection[Any], parent: str, archive_url: str | None, done: Maintained) -> None:
+    while True:
+        parameters = {"parent": parent, "archive_url": archive_url}
+        [(dropped, held_day)] = await (await connection.execute(_DROP_OLDEST, parameters)).fetchall()
+        if held_day is not None:
+            done.held_day = min(held_day, done.held_day or held_day)
+        if dropped is None:
+            return
+        done.dropped.append(dropped)
+
+
+def days_held(done: Maintained, now_us: int, retention_days: int) -> int:
+    """How many days more would be dropped but for the archive; 0 where it holds none."""
+    if done.held_day is None:
+        return 0
+    wanted = datetime_from_us(now_us).date() - timedelta(days=max(retention_days, RETENTION_DAYS_MIN))
+    return max((wanted - done.held_day).days, 0)
 
 
 async def forget_devices(connection: AsyncConnection[Any]) -> list[tuple[str, str]]:

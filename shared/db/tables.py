@@ -257,3 +257,21 @@ corrections = Table(
     Column("identity", Text),  # the caller's; null where nobody knows
     Index("corrections_reading", "device_kind", "device_id", "ts"),
 )
+
+# Which days of readings are archived, where, and what each file was when it was read back: see `shared.archive`.
+# `version` is what `meter_day_version` or `vehicle_day_version` said in the snapshot that was archived.
+archived_days = Table(
+    "archived_days",
+    metadata,
+    Column("kind", Text(collation="C"), nullable=False),
+    Column("day", Date, nullable=False),
+    Column("url", Text(collation="C"), nullable=False),
+    Column("file", Text, nullable=False),
+    Column("readings", BigInteger, nullable=False),
+    *(Column(name, Double, nullable=False) for name in ("kwh", "kwh_returned")),
+    *(_timestamptz(f"{end}_ts") for end in ("first", "last")),
+    Column("bytes", BigInteger, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("sha256", "version")),
+    Column("archived_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("kind", "day", "url"),
+)

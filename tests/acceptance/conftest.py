@@ -14,6 +14,7 @@ import ingestion_svc.__main__
 from shared.config import AnalyticsSettings, IngestionSettings
 from shared.db.embedded import EmbeddedServer
 from shared.serve import Service
+from tests.ageing import Ageing, ageing_of
 from tests.builders import clock
 
 if TYPE_CHECKING:  # in the stubs' types only
@@ -73,3 +74,9 @@ async def analytics(postgres: EmbeddedServer, database: str) -> AsyncIterator[Ru
 def ask(analytics: Running) -> "AnalyticsServiceAsyncStub":
     """The analytics service's rpcs."""
     return AnalyticsServiceStub(analytics.channel)
+
+
+@pytest.fixture
+async def ageing(postgres: EmbeddedServer, database: str, database_url: str) -> AsyncIterator[Ageing]:
+    async with ageing_of(postgres.url(database, role="energyfleet_ingestion"), database_url) as found:
+        yield found

@@ -46,7 +46,7 @@ async def service_process(
     } | variables
     with open(log, "wb") if log else nullcontext() as stderr:  # noqa: PTH123  # the latter is no file
         process = subprocess.Popen(
-            [*child._command_prefix(), sys.executable, "-m", *module.split()], env=os.environ | variables, stderr=stderr
+            [*child.command_prefix(), sys.executable, "-m", *module.split()], env=os.environ | variables, stderr=stderr
         )
     try:
         await until(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)
@@ -63,7 +63,7 @@ async def refusal(module: str, *arguments: str, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ENERGYFLEET_")}
     addresses = {"ENERGYFLEET_INGESTION_ADDRESS": "127.0.0.1:0", "ENERGYFLEET_ANALYTICS_ADDRESS": "127.0.0.1:0"}
     process = await asyncio.create_subprocess_exec(
-        *child._command_prefix(), sys.executable, "-m", module, *arguments,
+        *child.command_prefix(), sys.executable, "-m", module, *arguments,
         env=inherited | addresses | {"ENERGYFLEET_LOG_LEVEL": "WARNING"} | environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us, us_from_datetime, us_from_proto
 from tests.builders import NOW_US
 from tests.model import Contradiction, Counts, Device, Model, Span
+from tests.sealed import seal_all
 from tests.verified import differences
 
 if TYPE_CHECKING:  # in the stubs' types only
@@ -90,6 +91,8 @@ corrections = st.tuples(
     st.just("correct"),
     st.tuples(st.sampled_from(["meter", "vehicle"]), device_numbers, times, st.sampled_from(["void", "as sent", 2.5])),
 )
+seals = st.tuples(st.just("seal"), st.sampled_from([1, 20, 20_000]))
+"""All days that are here are old enough for the database, whose clock is right."""
 unmaps = st.tuples(st.just("unmap"), st.tuples(device_numbers, spans, st.none() | device_numbers))
 
 
@@ -110,7 +113,9 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 @pytest.mark.timeout(600)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    steps=st.lists(st.one_of(sends, sends, rises, maps, unmaps, corrections, corrections), min_size=1, max_size=12),
+    steps=st.lists(
+        st.one_of(sends, sends, rises, maps, unmaps, corrections, corrections, seals), min_size=1, max_size=12
+    ),
     asked=st.lists(windows, min_size=1, max_size=4),
 )
 async def test_history_status_rollups_and_performance_are_what_was_sent(
@@ -132,6 +137,8 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
             await check_unmapping(ingest, model, f"{prefix}v{vehicle}", *span, meter_id=meter_id)
         elif kind == "correct":
             await check_correction(ingest, model, prefix, *what)
+        elif kind == "seal":
+            await seal_all(database_url, what)
         elif kind == "rise":
             side, number, start_us, order = what
             energy = "kwh_consumed_ac" if side == "meter" else "kwh_delivered_dc"
@@ -285,8 +292,8 @@ COLUMNS = {
 def check_stored(connection: psycopg.Connection[Any], model: Model, device: Device) -> None:
     side, device_id = device
     source = f"JOIN {side}s USING ({side}_key) WHERE {side}_id = '{device_id}'"
-    history = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_telemetry_history {source}")
-    assert {us_from_datetime(ts): tuple(values) for ts, *values in history} == model.counted(device)
+    history = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_readings {source} ORDER BY ts").fetchall()
+    assert [(us_from_datetime(ts), tuple(values)) for ts, *values in history] == sorted(model.counted(device).items())
 
     status = connection.execute(f"SELECT ts, {COLUMNS[side]} FROM {side}_current_status {source}").fetchall()
     newest = model.newest(device)

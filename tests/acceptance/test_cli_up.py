@@ -104,7 +104,7 @@ def started(
     stdout, stderr = directory / "stdout", directory / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
-            [*child._command_prefix(), *command, *arguments],
+            [*child.command_prefix(), *command, *arguments],
             env=environment,
             stdout=out,
             stderr=err,

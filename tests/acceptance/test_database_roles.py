@@ -86,7 +86,9 @@ OF_THE_OWNER = (
     "UPDATE retention SET floor_day = '2099-01-01'",
     "UPDATE alembic_version SET version_num = 'mine'",
     "DELETE FROM meter_clock_evidence",
+    "DELETE FROM archived_days",
     "SELECT grant_to_maintenance()",
+    "SELECT grant_archive_to_maintenance()",
 )
 """What only the owner may do."""
 
@@ -109,6 +111,9 @@ OF_OTHERS = {
         "SELECT ensure_history_partition('meter_telemetry_history', DATE '2025-06-01')",
         "SELECT move_retention_floor(now(), 400)",
         "SELECT drop_oldest_history_partition('meter_telemetry_history')",
+        "SELECT move_archived_retention_floor(now(), 400, NULL)",
+        "SELECT drop_oldest_archived('meter_telemetry_history', NULL)",
+        "UPDATE archived_days SET version = ''",
     ),
     "maintenance_svc": (
         "CREATE TEMPORARY TABLE mine (a integer)",
@@ -285,6 +290,8 @@ def test_each_login_can_do_its_work(deployed: Deployed, tmp_path: Path) -> None:
     assert "1 row of vehicle_telemetry_history" in told
     maintained = energyfleet("maintain", environment=maintenance)
     assert "0 partitions created, 2 dropped" in maintained.stdout, maintained.stderr
+    archived = energyfleet("archive", "--to", str(tmp_path / "archive"), environment=maintenance)
+    assert (archived.returncode, archived.stderr) == (0, "")
 
 
 async def ingest_and_ask(deployed: Deployed) -> None:

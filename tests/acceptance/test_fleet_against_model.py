@@ -18,10 +18,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us, us_from_proto
+from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, proto_from_us, us_from_proto
 from tests.acceptance.test_against_model import close
+from tests.ageing import Ageing
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading, us
-from tests.model import Contradiction, Model, Performance
+from tests.model import Contradiction, Model, Performance, round_half_up
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -111,6 +112,27 @@ class Happened:
     page_size: int
     named: bool
     alignment: wire.WindowAlignment.ValueType
+    aged: Aged
+
+
+@dataclass(frozen=True)
+class Aged:
+    """What becomes of the days then."""
+
+    sealing_steps: int | None
+    """Steps of sealing after which it is ended; None: all days are sealed."""
+    floor_day: int | None
+    """The first day of which readings are kept, from the anchor."""
+    dropped: bool
+    """The readings before it are gone."""
+
+
+aged = st.builds(
+    Aged,
+    st.sampled_from([0, 1, 3, 8, 20, None, None]),
+    st.sampled_from([None, None, None, -2, -1, 0, 0, 1]),
+    st.booleans(),
+)
 
 
 happenings = st.builds(
@@ -127,6 +149,7 @@ happenings = st.builds(
     st.integers(1, 4),
     st.booleans(),
     st.sampled_from(wire.WindowAlignment.values()),
+    aged,
 )
 
 
@@ -134,10 +157,11 @@ happenings = st.builds(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=happenings)
 async def test_every_question_of_performance_is_answered_as_the_model_does(
-    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
 ) -> None:
     model, prefix = Model(), f"f{next(_examples)}-"
-    await let_happen(happened, ingest, model, prefix)
+    await let_happen(happened, ingest, model, prefix, ageing)
+    let_age(happened.aged, happened.anchor_us, ageing, model)
     for start, end in happened.windows:
         start_us, end_us = happened.anchor_us + start, happened.anchor_us + end
         for number in VEHICLES:
@@ -149,8 +173,11 @@ async def test_every_question_of_performance_is_answered_as_the_model_does(
         await check_fleet(ask, model, prefix, happened, start_us, end_us)
 
 
-async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:
-    """Through the real service, and into the model."""
+async def let_happen(
+    happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str, ageing: Ageing
+) -> None:
+    """Through the real service, and into the model; days are sealed meanwhile."""
+    ageing.renew()
     mapped = [(each.vehicle, each.meter, each.start, True) for each in happened.chargings if each.mapped]
     for vehicle, meter, at, join in [*happened.maps, *mapped]:
         vehicle_id, meter_id, from_us = f"{prefix}v{vehicle}", f"{prefix}m{meter}", happened.anchor_us + at
@@ -187,9 +214,29 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
             telemetry.append(a_vehicle_reading(f"{prefix}v{each.vehicle}", ts_us, delivered))
             if half <= 2 * (each.hours - each.silent_hours):
                 telemetry.append(a_meter_reading(f"{prefix}m{each.meter}", ts_us, 0.0 if each.stuck else drawn))
-    if telemetry:
-        await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=telemetry))
-        model.send(telemetry)
+    half = len(telemetry) // 2
+    for some in (telemetry[:half], telemetry[half:]):
+        if some:
+            await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=some))
+        await ageing.seal(happened.aged.sealing_steps)
+    model.send(telemetry)
+
+
+def let_age(aged: Aged, anchor_us: int, ageing: Ageing, model: Model) -> None:
+    """The retention floor passes."""
+    if aged.floor_day is not None:
+        model.kept_since_us = anchor_us + aged.floor_day * US_PER_DAY
+        ageing.drop_before(model.kept_since_us, readings=aged.dropped)
+
+
+def check_window(answer: Any, model: Model, start_us: int, end_us: int) -> tuple[int, int]:
+    """The window that was looked at, and what is said of it."""
+    looked_at = model.looked_at(start_us, end_us)
+    assert answer.window == window_of(*looked_at)
+    assert answer.window_aligned == (looked_at != (start_us, end_us))
+    kept_since_us = model.kept_since_us if looked_at[0] < model.kept_since_us else None
+    assert instant(present(answer, "readings_since")) == kept_since_us
+    return looked_at
 
 
 def window_of(start_us: int, end_us: int) -> wire.TimeWindow:
@@ -249,7 +296,7 @@ async def check_one(
 ) -> wire.GetVehiclePerformanceResponse:
     window = window_of(start_us, end_us)
     answer = await ask.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id=vehicle_id, window=window))
-    expected = model.performance(vehicle_id, start_us, end_us)
+    expected = model.performance(vehicle_id, *check_window(answer, model, start_us, end_us))
     check_numbers(answer, expected)
     check_judged(answer, expected)
     compared_us = [(instant(each.start), instant(each.end)) for each in answer.comparison.spans]
@@ -285,16 +332,21 @@ async def check_series(
             vehicle_id=vehicle_id, window=window_of(start_us, end_us), granularity=granularity, time_zone=zone
         )
     )
-    assert (answer.window, answer.time_zone) == (window_of(start_us, end_us), zone or "UTC")
+    assert answer.time_zone == (zone or "UTC")
+    start_us, end_us = check_window(answer, model, start_us, end_us)
     starts = [us_from_proto(each.window.start) for each in answer.buckets]
     ends = [us_from_proto(each.window.end) for each in answer.buckets]
     assert [start_us, *ends] == [*starts, end_us]
     in_days = granularity == wire.SERIES_GRANULARITY_DAY
-    assert starts[1:] == [
+    edges = [
         at_us
         for at_us in range(-(-(start_us + 1) // GRID_US) * GRID_US, end_us, GRID_US)
         if name_of(at_us - 1, zone, in_days) != name_of(at_us, zone, in_days)
     ]
+    if answer.HasField("readings_since"):
+        nearest = {round_half_up(at_us, US_PER_HOUR) for at_us in edges}
+        edges = sorted(at_us for at_us in nearest if start_us < at_us < end_us)
+    assert starts[1:] == edges
     for each, bucket_start_us, bucket_end_us in zip(answer.buckets, starts, ends, strict=True):
         expected = model.performance(vehicle_id, bucket_start_us, bucket_end_us)
         check_numbers(each, expected)
@@ -331,8 +383,7 @@ async def check_fleet(
     for page in pages:
         assert (page.window, page.matched, page.totals) == (first.window, len(rows), first.totals)
 
-    looked_at = widened(happened, start_us, end_us)
-    assert first.window == window_of(*looked_at)
+    looked_at = check_window(first, model, *widened(happened, start_us, end_us))
     expected = {vehicle_id: model.performance(vehicle_id, *looked_at) for vehicle_id in known}
     ours = {row.vehicle_id: row for row in rows if row.vehicle_id.startswith(prefix)}
     assert set(ours) == {
@@ -348,10 +399,12 @@ async def check_fleet(
         assert row.mapping_count == one.evidence.mapping_count
         for name in ("coverage", "verdict", "verdict_reason", "alert"):
             assert getattr(row, name) == getattr(one, name), name
+        for name in ("baseline_ratio", "ratio_change"):
+            assert close(present(row, name), present(one, name)), name
         del one.comparison.spans[:]
         assert row.comparison == one.comparison
         assert list(row.findings) == findings_of_list(one)
-    check_order(rows, by_loss=happened.by_loss)
+    check_order(rows, by="kwh_lost" if happened.by_loss else "efficiency_ratio")
     if happened.named:
         check_totals(first, expected)
         assert list(first.unknown_vehicle_ids) == sorted(
@@ -377,11 +430,13 @@ def widened(happened: Happened, start_us: int, end_us: int) -> tuple[int, int]:
     return start_us // US_PER_HOUR * US_PER_HOUR, -(-end_us // US_PER_HOUR) * US_PER_HOUR
 
 
-def check_order(rows: list[wire.VehiclePerformance], *, by_loss: bool) -> None:
+def check_order(rows: list[wire.VehiclePerformance], *, by: str) -> None:
+    """By kwh_lost the highest first, by others the lowest; those of which nothing is told last."""
+
     def place(row: wire.VehiclePerformance) -> tuple[bool, float, str]:
-        name = "kwh_lost" if by_loss else "efficiency_ratio"
-        number = getattr(row.comparison, name) if row.HasField("comparison") else None
-        return number is None, (number or 0.0) * (-1 if by_loss else 1), row.vehicle_id
+        of: Any = row if by == "ratio_change" else row.comparison
+        told = row.HasField("ratio_change" if by == "ratio_change" else "comparison")
+        return not told, (getattr(of, by) if told else 0.0) * (-1 if by == "kwh_lost" else 1), row.vehicle_id
 
     assert [row.vehicle_id for row in rows] == [row.vehicle_id for row in sorted(rows, key=place)]
 

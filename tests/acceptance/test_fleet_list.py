@@ -10,7 +10,7 @@ import pytest
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1 import ingestion_service_pb2 as ingestion_wire
 
-from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us
+from shared.timestamps import US_PER_HOUR, datetime_from_us, proto_from_us, us_from_proto
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 from tests.verified import repaired
 
@@ -94,7 +94,7 @@ async def test_a_token_of_another_question_or_of_no_result_is_refused_with_what_
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_before_the_retention_floor_the_list_counts_what_history_has_and_not_what_rollups_remember(
+async def test_before_the_retention_floor_hours_tell_what_readings_told(
     ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, database_url: str
 ) -> None:
     for ts_us in (MIDNIGHT_US - 2 * US_PER_HOUR, MIDNIGHT_US - 1, MIDNIGHT_US, MIDNIGHT_US + 1):
@@ -102,6 +102,8 @@ async def test_before_the_retention_floor_the_list_counts_what_history_has_and_n
     window = wire.TimeWindow(
         start=proto_from_us(MIDNIGHT_US - 3 * US_PER_HOUR), end=proto_from_us(MIDNIGHT_US + US_PER_HOUR)
     )
+
+    told: list[int | None] = []
 
     async def readings() -> int:
         """Of each side; the list and the question about the vehicle alone agree on it."""
@@ -111,6 +113,8 @@ async def test_before_the_retention_floor_the_list_counts_what_history_has_and_n
         assert (row.vehicle_readings, row.meter_readings) == (one.vehicle_readings, one.meter_readings)
         assert (row.coverage, row.verdict, row.verdict_reason) == (one.coverage, one.verdict, one.verdict_reason)
         assert row.vehicle_readings == row.meter_readings
+        assert (listed.readings_since, listed.window_aligned) == (one.readings_since, False)
+        told.append(us_from_proto(one.readings_since) if one.HasField("readings_since") else None)
         return row.vehicle_readings
 
     assert await readings() == 5
@@ -120,7 +124,8 @@ async def test_before_the_retention_floor_the_list_counts_what_history_has_and_n
         assert await readings() == 5
         for side in ("vehicle", "meter"):
             owner.execute("SELECT drop_oldest_history_partition(%s)", (f"{side}_telemetry_history",))
-    assert await readings() == 2
+    assert await readings() == 5
+    assert told == [None, MIDNIGHT_US, MIDNIGHT_US]
 
 
 @pytest.mark.usefixtures("fleet")

@@ -19,11 +19,14 @@ from tests.acceptance.test_fleet_against_model import (
     VEHICLES,
     VERDICTS,
     Happened,
+    check_window,
     happenings,
+    let_age,
     let_happen,
     present,
     window_of,
 )
+from tests.ageing import Ageing
 from tests.meter_model import MeterPerformance, known_meter, meter_performance
 from tests.model import Model
 
@@ -41,10 +44,11 @@ _examples = itertools.count()
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=happenings)
 async def test_meters_are_what_the_model_says_and_agree_with_the_vehicles(
-    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
 ) -> None:
     model, prefix = Model(), f"f{next(_examples)}-"
-    await let_happen(happened, ingest, model, prefix)
+    await let_happen(happened, ingest, model, prefix, ageing)
+    let_age(happened.aged, happened.anchor_us, ageing, model)
     for start, end in happened.windows:
         start_us, end_us = (
             (happened.anchor_us + start) // US_PER_HOUR * US_PER_HOUR,
@@ -65,7 +69,7 @@ async def check_meters(
         window=window_of(start_us, end_us), meter_ids=named, order=order, page_size=1_000
     )
     whole = await ask.ListMeterPerformance(request)
-    assert whole.window == window_of(start_us, end_us)
+    assert check_window(whole, model, start_us, end_us) == (start_us, end_us)
     check_order(list(whole.meters), by_loss=happened.by_loss)
     ours = {row.meter_id: row for row in whole.meters if row.meter_id.startswith(prefix)}
     assert set(ours) == set(known)

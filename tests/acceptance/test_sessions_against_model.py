@@ -17,7 +17,8 @@ from analytics_svc.sessions import PAUSE_US
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND, us_from_proto
 from tests import session_model
 from tests.acceptance.test_against_model import close
-from tests.acceptance.test_fleet_against_model import instant, present, window_of
+from tests.acceptance.test_fleet_against_model import Aged, aged, check_window, instant, let_age, present, window_of
+from tests.ageing import Ageing
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
 from tests.model import Contradiction, Model
 
@@ -101,6 +102,7 @@ class Happened:
     charges: list[list[Charge]]
     singles: list[tuple[str, int, int, float]]
     windows: list[list[int]]
+    aged: Aged
 
 
 happenings = st.builds(
@@ -109,6 +111,7 @@ happenings = st.builds(
     st.lists(pairs | charges.map(lambda charge: [charge]), min_size=1, max_size=5),
     st.lists(single, max_size=6),
     st.lists(windows, min_size=1, max_size=2).map(lambda some: [*some, [-12 * US_PER_HOUR, 24 * US_PER_HOUR]]),
+    aged,
 )
 
 
@@ -131,8 +134,11 @@ def readings_of(charge: Charge) -> dict[int, float]:
     return dict.fromkeys(times, kwh)
 
 
-async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:
-    """Through the real service, and into the model."""
+async def let_happen(
+    happened: Happened, ingest: IngestionServiceAsyncStub, model: Model, prefix: str, ageing: Ageing
+) -> None:
+    """Through the real service, and into the model; days are sealed meanwhile."""
+    ageing.renew()
     for vehicle, meter, at, join in happened.maps:
         vehicle_id, meter_id = f"{prefix}v{vehicle}", f"{prefix}m{meter}"
         request = ingestion_wire.MapVehicleRequest(vehicle_id=vehicle_id, meter_id=meter_id)
@@ -153,9 +159,11 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
         else a_vehicle_reading(f"{prefix}v{number}", ANCHOR_US + at, kwh, soc=at // US_PER_MINUTE % 100)
         for (side, number, at), kwh in sent.items()
     ]
-    for start in range(0, len(telemetry), 5_000):
-        some = telemetry[start : start + 5_000]
+    half = min(-(-len(telemetry) // 2), 5_000)
+    for start in range(0, len(telemetry), half):
+        some = telemetry[start : start + half]
         await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=some))
+        await ageing.seal(happened.aged.sealing_steps)
     model.send(telemetry)
 
 
@@ -163,10 +171,11 @@ async def let_happen(happened: Happened, ingest: IngestionServiceAsyncStub, mode
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=happenings)
 async def test_sessions_are_what_the_model_says_and_add_up_with_what_lies_outside(
-    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub
+    happened: Happened, ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
 ) -> None:
     model, prefix = Model(), f"s{next(_examples)}-"
-    await let_happen(happened, ingest, model, prefix)
+    await let_happen(happened, ingest, model, prefix, ageing)
+    let_age(happened.aged, ANCHOR_US, ageing, model)
     for start, end in happened.windows:
         start_us, end_us = ANCHOR_US + start, ANCHOR_US + end
         for number in VEHICLES:
@@ -214,6 +223,7 @@ async def check_vehicle(
     ask: AnalyticsServiceAsyncStub, model: Model, vehicle_id: str, start_us: int, end_us: int
 ) -> None:
     answer, sessions = await all_sessions(ask, start_us, end_us, vehicle_id=vehicle_id)
+    start_us, end_us = check_window(answer, model, start_us, end_us)
     expected = session_model.vehicle_sessions(model, vehicle_id, start_us, end_us, PAUSE_US)
     assert [of_wire(each) for each in sessions] == [of_model(each) for each in expected]
     event(f"{min(len(sessions), 4)} sessions")
@@ -266,6 +276,7 @@ def check_charge_state(
 
 async def check_meter(ask: AnalyticsServiceAsyncStub, model: Model, meter_id: str, start_us: int, end_us: int) -> None:
     answer, sessions = await all_sessions(ask, start_us, end_us, meter_id=meter_id)
+    start_us, end_us = check_window(answer, model, start_us, end_us)
     alone = [each for each in sessions if not each.vehicle_id]
     expected = session_model.meter_sessions(model, meter_id, start_us, end_us, PAUSE_US)
     assert [of_wire(each) for each in alone] == [of_model(each) for each in expected]

@@ -67,6 +67,16 @@ def standby_but(start: str, end: str, minutes: int, standby: float, kwh: float) 
     ]
 
 
+def nights(before: tuple[float, float], today: tuple[float, float]) -> Sequence[Telemetry]:
+    """Three hours each evening of four weeks: drawn and delivered in a quarter of an hour, then and today."""
+    return [
+        reading
+        for day in range(-28, 1)
+        for drawn, delivered in [before if day else today]
+        for reading in (*meter(15, drawn, "18:00", "21:00", day), *vehicle(15, delivered, "18:00", "21:00", day))
+    ]
+
+
 @dataclass(frozen=True)
 class Case:
     readings: Sequence[Telemetry]
@@ -164,6 +174,30 @@ CASES = {
         ["LOW_POWER"],
         told=lambda it: it.comparison.mean_power_kw == pytest.approx(2.3),
         reason="2.3 kW",
+    ),
+    "a car that fell from 91 to 87 percent": Case(
+        nights((1.85, 1.6835), (1.85, 1.6095)),
+        "OK",
+        0.87,
+        ["RATIO_DROPPED"],
+        told=lambda it: [it.baseline_ratio, it.ratio_change] == pytest.approx([0.91, -0.04]),
+        reason="dropped by 4.0 points",
+    ),
+    "a car that has always lost much at low power": Case(
+        nights((0.575, 0.4359), (0.575, 0.4359)),
+        "LOW_EFFICIENCY",
+        0.4359 / 0.575,
+        told=lambda it: (
+            it.baseline_ratio == pytest.approx(0.4359 / 0.575)
+            and it.ratio_change == pytest.approx(0)
+            and wire.FINDING_KIND_RATIO_DROPPED not in {each.kind for each in it.findings}
+        ),
+    ),
+    "a car that nobody knew before": Case(
+        [*meter(15, 1.85, "18:00", "21:00"), *vehicle(15, 1.6095, "18:00", "21:00")],
+        "OK",
+        0.87,
+        told=lambda it: not (it.HasField("baseline_ratio") or it.HasField("ratio_change")),
     ),
     "coarse register steps, after others": Case(
         [

@@ -95,7 +95,7 @@ async def workers(tmp_path: Path, url: str, count: int = 2, **variables: str) ->
     }
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [*child._command_prefix(), sys.executable, "-m", "ingestion_svc", "--workers", str(count)],
+            [*child.command_prefix(), sys.executable, "-m", "ingestion_svc", "--workers", str(count)],
             env=environment | variables,
             stderr=stderr,
             start_new_session=True,

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import TextClause
 
 from analytics_svc import fleet_sql, queries_sql
+from analytics_svc.baseline_charges import baseline_window
+from analytics_svc.baseline_queries import period_parameters
 from analytics_svc.freshness import ClockEvidence, DeviceStatus, Found
 from analytics_svc.hour_cache import HourCache
 from analytics_svc.prepared import Prepared
@@ -26,6 +28,7 @@ from shared.db.embedded import EmbeddedServer
 from shared.errors import UnknownDevice
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, datetime_from_us, us_from_datetime
 from tests.charging_model import THRESHOLDS
+from tests.sealed import seal_all
 
 MIDNIGHT_US = us_from_datetime(datetime(2026, 2, 9, tzinfo=UTC))
 MINUTE_US = US_PER_HOUR // 60
@@ -327,9 +330,12 @@ async def test_a_few_ids_of_very_many_that_differ_only_in_case_are_read_from_an_
     rows.connection.execute("VACUUM (ANALYZE) vehicles")
     days = {"first_day": date(2026, 2, 8), "last_day": date(2026, 2, 9)}
     ends = {"window_start": datetime_from_us(MIDNIGHT_US - 1), "window_end": datetime_from_us(MIDNIGHT_US)}
+    baseline = period_parameters(baseline_window(Window(MIDNIGHT_US - 1, MIDNIGHT_US)))
     for plan in (
         await plan_of(queries, queries_sql.STATUSES[VEHICLE], {"ids": ["x" * 12], "refusals_max": 1}),
-        await plan_of(queries, queries_sql.PERFORMANCE, {"vehicle_id": "x" * 12, **days, **ends}, days),
+        await plan_of(
+            queries, queries_sql.PERFORMANCE.open, {"vehicle_id": "x" * 12, **days, **ends, **baseline}, days
+        ),
     ):
         limits = [each for each in _nodes(plan) if each["Node Type"] == "Limit" and each.get("Subplan Name")]
         assert [[(node["Node Type"], node.get("Index Name")) for node in each["Plans"]] for each in limits] == [
@@ -364,13 +370,17 @@ def _scans(plan: dict[str, Any], tables: str) -> Iterator[tuple[str, str]]:
 
 
 async def plan_of(
-    queries: Queries, statement: TextClause, parameters: dict[str, Any], planned_for: dict[str, date] | None = None
+    queries: Queries,
+    statement: TextClause,
+    parameters: dict[str, Any],
+    planned_for: dict[str, date] | None = None,
+    options: str = "FORMAT JSON",
 ) -> dict[str, Any]:
     """The plan of a question as the reader puts it."""
     prepared = Prepared.named("asked", statement, planned_for)
     async with await queries.reader.connect() as connection:
         await connection.execute(f"SET plan_cache_mode = {prepared.plans}; {prepared.prepare}".encode())
-        explained = await connection.execute(f"EXPLAIN (FORMAT JSON) {prepared.execute}".encode(), parameters)
+        explained = await connection.execute(f"EXPLAIN ({options}) {prepared.execute}".encode(), parameters)
         [(plan,)] = await explained.fetchall()
     root: dict[str, Any] = plan[0]["Plan"]
     return root
@@ -406,7 +416,7 @@ async def test_a_fleet_s_hours_are_read_by_an_index_however_many_are_stored(
         "last_day": date(2026, 2, 9),
     }
     hour_by_hour = () if named else (fleet_sql.VEHICLE_HOURS, fleet_sql.METER_HOURS)
-    for statement in (fleet_sql.FLEET_SPANS, *hour_by_hour):
+    for statement in (fleet_sql.FLEET_SPANS.open, *hour_by_hour):
         scans = list(_scans(await plan_of(queries, statement, parameters), "closed_hours"))
         assert scans
         assert {kind for _, kind in scans} <= {"Index Scan", "Bitmap Heap Scan"}
@@ -458,8 +468,9 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
         "window_start": datetime_from_us(noon_us - US_PER_DAY),
         "window_end": datetime_from_us(noon_us),
         **days,
+        **period_parameters(baseline_window(Window(noon_us - US_PER_DAY, noon_us))),
     }
-    for statement in (queries_sql.PERFORMANCE, queries_sql.PERFORMANCE_SERIES):
+    for statement in (queries_sql.PERFORMANCE.open, queries_sql.PERFORMANCE_SERIES.open):
         plan = await plan_of(queries, statement, parameters, days if once else None)
         assert set(_scans(plan, "telemetry_history")) == {
             ("meter_telemetry_history_20260208", "Index Only Scan"),
@@ -470,6 +481,50 @@ async def test_history_is_read_index_only_from_the_days_of_the_window(rows: Rows
         assert {kind for _, kind in _scans(plan, "_hours")} <= {"Index Scan", "Bitmap Heap Scan"}
     totals = await totals_of(queries, noon_us - US_PER_DAY, noon_us)
     assert (totals.vehicle_readings, totals.meter_readings) == (1440, 1440)
+
+
+async def test_of_sealed_days_only_those_are_unpacked_of_which_single_readings_are_needed(
+    rows: Rows, queries: Queries, postgres: EmbeddedServer, database: str
+) -> None:
+    car, meter = rows.vehicle("car"), rows.meter("meter")
+    rows.mapping(car, meter, MIDNIGHT_US - 100 * US_PER_DAY)
+    hours = range(-40 * 24, 0)
+    rows.delivered(car, *((MIDNIGHT_US + hour * US_PER_HOUR + MINUTE_US, 0.5) for hour in hours))
+    rows.consumed(meter, *((MIDNIGHT_US + hour * US_PER_HOUR + MINUTE_US, 0.625) for hour in hours))
+    await seal_all(postgres.url(database, role="energyfleet_ingestion"))
+    rows.connection.execute("ANALYZE")
+    assert rows.connection.execute("SELECT count(*) FROM vehicle_sealed_days").fetchone() == (40,)
+
+    async def unpacked(start_us: int, end_us: int) -> int:
+        """Days of either side, by EXPLAIN."""
+        totals = await totals_of(queries, start_us, end_us)
+        assert totals.vehicle_readings == totals.meter_readings == (end_us - start_us) // US_PER_HOUR
+        days = {
+            "first_day": datetime_from_us(start_us - US_PER_HOUR).date(),
+            "last_day": datetime_from_us(end_us).date(),
+        }
+        parameters = {
+            "vehicle_id": "car",
+            "window_start": datetime_from_us(start_us),
+            "window_end": datetime_from_us(end_us),
+            **days,
+            **period_parameters(baseline_window(Window(start_us, end_us))),
+        }
+        plan = await plan_of(queries, queries_sql.PERFORMANCE.all, parameters, days, "ANALYZE, FORMAT JSON")
+        months = {table for table, _ in _scans(plan, "sealed_days")}
+        assert months <= {f"{kind.name}_sealed_days_{month}" for kind in KINDS for month in (202601, 202602)}
+        return sum(
+            node["Actual Loops"]
+            for node in _nodes(plan)
+            if node["Node Type"] == "Function Scan" and node["Alias"].startswith("packed")
+        )
+
+    noon_us = MIDNIGHT_US - 5 * US_PER_DAY + US_PER_DAY // 2
+    assert await unpacked(noon_us - US_PER_DAY, noon_us) == 2, "the first reading of either side"
+    assert await unpacked(noon_us - 20 * US_PER_DAY, noon_us) == 2
+    cut_us = noon_us + 30 * MINUTE_US
+    assert await unpacked(cut_us - US_PER_DAY, cut_us) == 8, "and the hour before, the first and the last hour"
+    assert await unpacked(cut_us - 20 * US_PER_DAY, cut_us) == 8
 
 
 async def test_the_longest_window_at_the_ends_of_time_is_answered(rows: Rows, queries: Queries) -> None:

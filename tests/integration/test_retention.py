@@ -90,7 +90,19 @@ async def test_partitions_wholly_before_the_floor_are_dropped_and_status_and_rol
     assert done.floor_us == days_ago(40) - US_PER_DAY // 2
     assert readings(owner) == (2, 4)
     assert owner.execute("SELECT count(*) FROM meter_current_status").fetchone() == (1,)
-    assert owner.execute("SELECT count(*) FROM meter_hour_changes").fetchone() == (2,)
+
+
+async def test_the_marks_of_hours_are_kept_for_as_long_as_readings_of_their_month_may_be(
+    ingestion_url: str, owner: psycopg.Connection[Any]
+) -> None:
+    async with writing(ingestion_url) as writer:
+        await writer.write([MeterRow("m", days_ago(days), 1.0, None) for days in (90, 80, 41, 39)])
+    done = await maintained(ingestion_url)
+
+    first = owner.execute("SELECT min(hour_start) FROM meter_hour_changes").fetchone()
+    assert first is not None
+    assert first[0] >= datetime(done.floor_day.year, done.floor_day.month, 1, tzinfo=UTC) - timedelta(hours=1)
+    assert owner.execute("SELECT count(*) > 0 FROM meter_hour_changes").fetchone() == (True,)
 
 
 async def test_a_day_that_is_sent_again_after_dropping_is_refused_and_its_neighbours_stored(

@@ -89,7 +89,7 @@ def test_functions_with_their_owners_rights_look_nowhere_but_in_their_schema(dat
             " FROM pg_proc CROSS JOIN unnest(proconfig) AS setting WHERE prosecdef AND setting ~ '^search_path='"
         ).fetchall()
     expected = [(schema, f"search_path={schema},pg_temp") for schema in ("north", "public")]
-    assert sorted(paths) == [each for each in expected for _ in range(13)]
+    assert sorted(paths) == [each for each in expected for _ in range(15)]
 
 
 def test_mappings_are_exclusive_wherever_the_extension_is(database_url: str) -> None:

@@ -39,7 +39,7 @@ async def ours(postgres: EmbeddedServer, database: str) -> AsyncIterator[AsyncCo
 
 
 async def sealed(connection: AsyncConnection[Any], chunk_readings: int = 20_000) -> Sealed:
-    return await seal(connection, system_clock(), 2, chunk_readings=chunk_readings)
+    return await seal(connection, system_clock(), 2, chunk_readings=chunk_readings, drop_after_s=0)
 
 
 def bits(rows: list[Any]) -> list[Any]:

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import TextClause
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from analytics_svc import device_sql, fleet_sql, meter_sql, queries_sql, sessions_sql
+from analytics_svc import baseline_sql, device_sql, fleet_sql, meter_sql, queries_sql, reader_sql, sessions_sql
+from analytics_svc.readings_sql import OfReadings
 from ingestion_svc import mappings_sql, upkeep_sql
 from ingestion_svc.clock_evidence import EvidenceRow
 from ingestion_svc.count_sessions_sql import COUNT_SESSIONS, FIND_RISES
@@ -111,7 +112,7 @@ def test_statements_about_sessions_are_planned(
 
 @pytest.mark.parametrize("side", SIDES, ids=["meters", "vehicles"])
 def test_statements_of_verify_are_planned(side: Side, owner: psycopg.Connection[Any]) -> None:
-    assert len(statements(side)) == 16
+    assert len(statements(side)) == 22
     for statement in statements(side):
         plan(owner, statement)
 
@@ -123,7 +124,7 @@ def test_statements_of_maintenance_are_planned(kind: DeviceKind, ingestion: psyc
 
 @pytest.mark.parametrize(
     "module",
-    [upkeep_sql, mappings_sql, fleet_sql, meter_sql, device_sql, sessions_sql, queries_sql],
+    [upkeep_sql, mappings_sql, fleet_sql, meter_sql, device_sql, sessions_sql, queries_sql, reader_sql, baseline_sql],
     ids=lambda m: m.__name__,
 )
 def test_the_services_other_statements_are_planned(module: ModuleType, postgres: EmbeddedServer, database: str) -> None:
@@ -132,8 +133,9 @@ def test_the_services_other_statements_are_planned(module: ModuleType, postgres:
         for name, statement in vars(module).items():
             by_kind = statement.values() if isinstance(statement, dict) else [statement]
             for each in by_kind:
-                if isinstance(each, TextClause):
-                    plan_prepared(connection, each)
+                for form in each if isinstance(each, OfReadings) else [each]:
+                    if isinstance(form, TextClause):
+                        plan_prepared(connection, form)
             if isinstance(statement, str) and name == "BEAT":
                 plan(connection, statement)
 

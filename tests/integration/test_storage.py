@@ -1,7 +1,9 @@
 """What readings take of the disk: counted where tables are small, near the truth where they are not."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, timedelta
+from functools import partial
 
 import psycopg
 import pytest
@@ -12,6 +14,7 @@ from ingestion_svc.storage_metrics import StorageMetrics
 from shared.db.device_kind import KINDS, METER, VEHICLE
 from shared.db.embedded import EmbeddedServer
 from shared.db.engine import connection_parameters
+from shared.db.sealing import seal
 from shared.db.storage import Storage, measure, measure_rollups
 from shared.exporter import new_registry
 from shared.timestamps import datetime_from_us, system_clock
@@ -127,22 +130,24 @@ async def test_rollups_of_the_last_whole_day_are_what_a_day_adds(
         assert found[kind.name].bytes_a_day == pytest.approx(found[kind.name].bytes * 24 / 72, rel=0.05)
 
 
-async def test_days_that_are_archived_are_told_where_there_is_an_archive(
+async def test_days_count_as_archived_where_the_file_is_what_the_day_is(
     owner: psycopg.Connection[object], maintenance_url: str
 ) -> None:
     store(owner, 3)
-    if owner.execute("SELECT to_regclass('archived_days')").fetchone() != (None,):
-        pytest.skip("test_archive has it")
-    assert [month.archived_days for month in (await measured(maintenance_url)).months] == [None, None]
-    owner.execute("CREATE TABLE archived_days (kind text, day date, url text, version text)")
-    owner.execute("GRANT SELECT ON archived_days TO energyfleet_maintenance")
+    assert [month.archived_days for month in (await measured(maintenance_url)).months] == [0, 0]
     day = TODAY - timedelta(days=3)
     before: date = day.replace(day=1) - timedelta(days=1)
-    owner.execute(
-        "INSERT INTO archived_days VALUES ('meter', %(day)s, 'a', 'v'), ('meter', %(day)s, 'b', 'v'),"
-        " ('meter', %(before)s, 'a', 'v'), ('vehicle', %(day)s, 'a', '')",
-        {"day": day, "before": before},
-    )
+    for kind, of, url, version in (
+        ("meter", day, "a", "v"),
+        ("meter", day, "b", "v"),
+        ("meter", before, "a", "v"),
+        ("vehicle", day, "a", ""),
+    ):
+        owner.execute(
+            "INSERT INTO archived_days (kind, day, url, version, file, readings, kwh, kwh_returned, first_ts, last_ts,"
+            " bytes, sha256) VALUES (%s, %s, %s, %s, 'f', 1, 0, 0, now(), now(), 1, '')",
+            (kind, of, url, version),
+        )
     found = {(month.kind, month.first): month.archived_days for month in (await measured(maintenance_url)).months}
     assert found == {
         ("meter", before.replace(day=1)): 1,
@@ -151,9 +156,15 @@ async def test_days_that_are_archived_are_told_where_there_is_an_archive(
     }
 
 
+@pytest.mark.parametrize("error", [psycopg.errors.DiskFull, psycopg.errors.QueryCanceled])
 async def test_the_service_s_sealing_tells_what_is_stored_and_what_waits(
-    owner: psycopg.Connection[object], postgres: EmbeddedServer, database: str
+    owner: psycopg.Connection[object],
+    postgres: EmbeddedServer,
+    database: str,
+    error: type[psycopg.Error],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ingestion_svc.maintenance.seal", partial(seal, drop_after_s=0))
     for ago in (1, 3, 4):
         store(owner, ago)
     registry = new_registry()
@@ -161,14 +172,14 @@ async def test_the_service_s_sealing_tells_what_is_stored_and_what_waits(
 
     def fail(place: str) -> None:
         if place == "chunk_sealed":
-            raise psycopg.errors.DiskFull
+            raise error
 
     def told(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"energyfleet_ingestion_{name}", labels)
 
     metrics = StorageMetrics(registry)
     failing = Sealing(parameters, 2, lambda: NOW_US, fail, metrics)
-    with pytest.raises(psycopg.errors.DiskFull):
+    with suppress(psycopg.errors.QueryCanceled):
         await failing.round()
     assert [told("unsealed_days", kind=kind.name) for kind in KINDS] == [1, 2]
     assert told("sealing_finished_timestamp_seconds") is None

@@ -315,6 +315,13 @@ def test_a_list_of_meters_is_asked_for_as_one_of_vehicles_is() -> None:
     assert list(meter_violations(meter_ids=[f"m{n}" for n in range(1_001)])) == ["meter_ids"]
 
 
+def test_meters_have_no_order_by_a_drop() -> None:
+    assert page_of(order=wire.PERFORMANCE_ORDER_DROP).question.order is Order.DROP
+    assert meter_violations(order=wire.PERFORMANCE_ORDER_DROP) == {
+        "order": "PERFORMANCE_ORDER_DROP is of vehicles: a meter has no ratio that is normal for it"
+    }
+
+
 def test_a_meter_never_lacks_a_meter() -> None:
     assert meter_violations(verdicts=[wire.VERDICT_OK, wire.VERDICT_NO_METER]) == {
         "verdicts": "5 is none of VERDICT_OK, VERDICT_LOW_EFFICIENCY, VERDICT_IMPLAUSIBLE, VERDICT_INSUFFICIENT_DATA"

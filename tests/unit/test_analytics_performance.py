@@ -11,6 +11,7 @@ from energyfleet.v1 import analytics_service_pb2 as wire
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analytics_svc.baseline_result import NO_BASELINE, Baseline
 from analytics_svc.comparison import Comparison
 from analytics_svc.explanation import Finding, FindingKind, explain, findings_of
 from analytics_svc.performance import Performance, Thresholds, VerdictReason, judge, may_be_too_coarse
@@ -27,6 +28,8 @@ THRESHOLDS = Thresholds(
     returned_max_share=0.01,
     standby_kw=0.2,
     plausible_min=0.3,
+    baseline_min_kwh=20.0,
+    ratio_drop_min=0.03,
 )
 
 BY_POWER = replace(THRESHOLDS, low_efficiency_by_power=((2.3, 0.72), (3.7, 0.78), (7.0, 0.85)))
@@ -93,11 +96,14 @@ class Judged:
         return [each.kind for each in self.findings]
 
 
-def judged(thresholds: Any = THRESHOLDS, *, evidence: Any = None, **differing: Any) -> Judged:
+def judged(
+    thresholds: Any = THRESHOLDS, *, evidence: Any = None, baseline: Any = NO_BASELINE, **differing: Any
+) -> Judged:
     found = a_vehicle(**differing)
     totals, performance = found.at(0), judge(found, thresholds).at(0, found)
-    explanation = explain("car-1", ["meter-1"], totals, performance, thresholds)
-    return Judged(performance, explanation.reason, explanation.alert, findings_of(totals, performance, evidence))
+    explanation = explain("car-1", ["meter-1"], totals, performance, thresholds, baseline)
+    findings = findings_of(totals, performance, evidence, baseline)
+    return Judged(performance, explanation.reason, explanation.alert, findings)
 
 
 def test_the_verdicts_are_those_of_the_contract() -> None:
@@ -562,9 +568,10 @@ def test_findings_are_told_with_their_numbers_in_the_contract_s_order_and_watts_
     )
     aside = dict.fromkeys(Aside, (1.0, 2.0))
     told: dict[str, Any] = {"kwh_delivered_dc_unmapped": 6.0, "idle": 7.0, "hours_apart": -5.0, "power_kw": 3.9}
-    performance = judged(dc=8.0, dc_more=1.0, aside=aside, evidence=evidence, **told)
+    dropped = Baseline(0.91, -0.04, dropped=True)
+    performance = judged(dc=8.0, dc_more=1.0, aside=aside, evidence=evidence, baseline=dropped, **told)
     assert performance.kinds == list(FindingKind)
-    assert [each.kwh for each in performance.findings] == [6.0, 1.0, 2.0, 7.0, 2.0, 2.0, 1.0, 2.0] + [None] * 6
+    assert [each.kwh for each in performance.findings] == [6.0, 1.0, 2.0, 7.0, 2.0, 2.0, 1.0, 2.0] + [None] * 7
     numbers = {each.kind: (each.readings, each.hours_apart) for each in performance.findings}
     assert numbers[FindingKind.DOUBTED_READINGS] == (12, None)
     assert numbers[FindingKind.SIDES_APART] == (None, -5.0)
@@ -573,7 +580,7 @@ def test_findings_are_told_with_their_numbers_in_the_contract_s_order_and_watts_
     assert "CAR-1, Car-1" in texts[FindingKind.ID_DIFFERS_IN_CASE]
     assert "meter.voltage 3, vehicle.soc 1,200." in texts[FindingKind.VALUES_LEFT_OUT]
     assert len(set(texts.values())) == len(FindingKind)
-    in_list = judged(dc=8.0, dc_more=1.0, aside=aside, **told).kinds
+    in_list = judged(dc=8.0, dc_more=1.0, aside=aside, baseline=dropped, **told).kinds
     assert set(FindingKind) - set(in_list) == {
         FindingKind.DOUBTED_READINGS,
         FindingKind.ID_DIFFERS_IN_CASE,

@@ -1,18 +1,22 @@
 """The simulated year that verdicts are measured with: what is reported is what happened, and few answers are wrong."""
 
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 
+from analytics_svc.__main__ import thresholds
+from benchmarks.verdicts import normal
 from benchmarks.verdicts.check import Answer, answers, rates
 from benchmarks.verdicts.devices import NOT_BY_ITSELF, Device, Habit, Outage
 from benchmarks.verdicts.visible import Pair, last_day
 from benchmarks.verdicts.year import ELSEWHERE, YEAR_START_US, Curve, Piece
+from shared.config import AnalyticsSettings
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
 
 SEED = 5
 PAIRS = 12
+LIMITS = thresholds(AnalyticsSettings())
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +112,22 @@ def test_spans_share_the_window_and_what_was_reported_in_it(found: list[Answer])
         assert sum(each.readings for each in spans) == len(within)
         assert sum(each.kwh for each in spans) == pytest.approx(sum(within))
         assert last_day(answer.window.end_us) == answer.window
+
+
+def test_what_is_normal_is_near_the_truth_and_a_drop_is_told() -> None:
+    """Of seldom readings; the benchmark has the others."""
+    quiet = (
+        pair
+        for number in range(60)
+        if (pair := Pair.of(3, False, number))
+        and min(each.cadence_us for each in (pair.vehicle, *pair.meters)) >= 5 * US_PER_MINUTE
+    )
+    answers = [
+        normal.answer(pair, last_day(YEAR_START_US + (60 + 7 * at) * US_PER_DAY), LIMITS)
+        for at, pair in enumerate(islice(quiet, 12))
+    ]
+    errors = [each.error for each in answers if each.error is not None]
+    assert len(errors) > 8
+    assert max(map(abs, errors)) < 1.5
+    assert not any(each.healthy.dropped for each in answers)
+    assert sum(each.dropped.dropped for each in answers) >= 3

@@ -131,6 +131,15 @@ def test_where_nothing_is_compared_it_is_said() -> None:
     assert not {"efficiency", "limit", "lost", "while unmapped (DC)", "at standby (AC)"} & rows.keys()
 
 
+def test_what_is_normal_for_the_vehicle_is_shown_beside_its_ratio() -> None:
+    answer = an_answer(a_comparison(), baseline_ratio=0.94, ratio_change=-0.04)
+    assert ("normal for it", "0.9400 on the 28 days before; -0.0400") in shown(answer)
+    answer = an_answer(None, baseline_ratio=0.94)
+    assert ("normal for it", "0.9400 on the 28 days before") in shown(answer)
+    answer = an_answer(None, thresholds=wire.PerformanceThresholds(baseline_min_kwh=20, ratio_drop_min=0.03))
+    assert ("normal for it", "unknown: less than 20 kWh in charges of the 28 days before") in shown(answer)
+
+
 def test_a_finding_of_a_newer_service_is_shown_by_its_number() -> None:
     answer = an_answer(None)
     answer.findings.add(kind=99, text="Something new.")
@@ -140,14 +149,15 @@ def test_a_finding_of_a_newer_service_is_shown_by_its_number() -> None:
 def a_fleet() -> wire.ListVehiclePerformanceResponse:
     totals = wire.FleetTotals(vehicles=2, kwh_consumed_ac_idle=0.66, kwh_delivered_dc_unmapped=25.0)
     rows = [a_row("ev-1", a_comparison()), a_row("ev-2", None)]
+    rows[0].baseline_ratio, rows[0].ratio_change = 0.94, -0.04
     return wire.ListVehiclePerformanceResponse(window=a_window(0, 24), vehicles=rows, matched=2, totals=totals)
 
 
 @pytest.mark.parametrize(
     ("width", "names"),
     [
-        (120, ["vehicle", "DC kWh", "AC kWh", "compared", "lost kWh", "ratio", "verdict", "by the hour"]),
-        (60, ["vehicle", "lost kWh", "ratio", "verdict", "by the hour"]),
+        (120, ["vehicle", "DC kWh", "AC kWh", "compared", "lost kWh", "ratio", "change", "verdict", "by the hour"]),
+        (68, ["vehicle", "lost kWh", "ratio", "change", "verdict", "by the hour"]),
         (34, ["vehicle", "ratio", "verdict"]),
     ],
 )
@@ -163,7 +173,7 @@ def test_ratio_and_loss_of_the_fleets_table_are_those_of_the_comparison(
     assert [name.strip() for name in head.strip("┃ ").split("┃")] == names
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     values = {"vehicle": "ev-1", "DC kWh": "20.000", "AC kWh": "15.460", "compared": "98%", "lost kWh": "1.480"}
-    values |= {"ratio": "0.9000", "verdict": "OK", "by the hour": ""}
+    values |= {"ratio": "0.9000", "change": "-0.0400", "verdict": "OK", "by the hour": ""}
     assert rows[0] == [values[name] for name in names]
     assert [cell for name, cell in zip(names, rows[1], strict=True) if name in ("lost kWh", "ratio")] == (
         ["-"] * len({"lost kWh", "ratio"} & set(names))

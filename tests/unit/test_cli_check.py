@@ -1,7 +1,7 @@
 """The demo's comparison finds every kind of difference."""
 
 import pytest
-from energyfleet.v1.analytics_service_pb2 import GetVehiclePerformanceResponse, Verdict
+from energyfleet.v1.analytics_service_pb2 import FindingKind, GetVehiclePerformanceResponse, Verdict
 
 from fleetcli.client.services import Summary, verdict_of
 from fleetcli.simulation.check import differences
@@ -88,3 +88,18 @@ def test_counts_of_the_stream_that_are_not_what_was_sent_are_told() -> None:
         f"{sent - repeated - 1} stored instead of {sent - repeated}",
         "1 rejected instead of 0",
     ]
+
+
+def test_a_wrong_absent_or_invented_normal_ratio_is_a_difference_and_so_is_a_drop_that_is_not_told() -> None:
+    truth, answer = a_truth(), an_answer()
+    answer.baseline_ratio = 0.9
+    assert len(list(differences(truth, answer))) == 1
+    truth.add_past(40.0, 38.0)
+    answer.baseline_ratio = 0.955
+    assert [each.partition(" ")[0] for each in differences(truth, answer)] == ["RATIO_DROPPED"]
+    answer.findings.add(kind=FindingKind.FINDING_KIND_RATIO_DROPPED)
+    assert list(differences(truth, answer)) == []
+    answer.baseline_ratio = 0.93
+    assert len(list(differences(truth, answer))) == 1
+    answer.ClearField("baseline_ratio")
+    assert len(list(differences(truth, answer))) == 1

@@ -31,6 +31,9 @@ from shared.power_limits import PowerLimits
         (AnalyticsSettings, "ANALYTICS_METRICS_ADDRESS", "9090", "not HOST:PORT"),
         (AnalyticsSettings, "LOW_EFFICIENCY_BELOW", "85", "ENERGYFLEET_LOW_EFFICIENCY_BELOW: "),
         (AnalyticsSettings, "RETURNED_MAX_SHARE", "1", "ENERGYFLEET_RETURNED_MAX_SHARE: "),
+        (AnalyticsSettings, "BASELINE_MIN_KWH", "-1", "ENERGYFLEET_BASELINE_MIN_KWH: "),
+        (AnalyticsSettings, "RATIO_DROP_MIN", "0", "ENERGYFLEET_RATIO_DROP_MIN: "),
+        (AnalyticsSettings, "RATIO_DROP_MIN", "1", "ENERGYFLEET_RATIO_DROP_MIN: "),
         (AnalyticsSettings, "STALE_AFTER_S", "0", "ENERGYFLEET_STALE_AFTER_S: "),
         (AnalyticsSettings, "SESSION_PAUSE_MINUTES", "0.5", "ENERGYFLEET_SESSION_PAUSE_MINUTES: "),
         (AnalyticsSettings, "STALE_AFTER_S", "inf", "ENERGYFLEET_STALE_AFTER_S: "),
@@ -120,3 +123,12 @@ def test_every_url_of_the_settings_names_the_schema_last(
     for found in (settings.database_url, settings.analytics_database_url, settings.in_schema(url)):
         given = conninfo_to_dict(url) | {"options": f"{options}-c search_path=north,pg_temp"}
         assert conninfo_to_dict(str(found)) == given
+
+
+def test_days_are_sealed_after_two_whole_days_at_the_soonest_or_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    for days in (0, 2, 30):
+        monkeypatch.setenv("ENERGYFLEET_SEAL_AFTER_DAYS", str(days))
+        assert read_settings(IngestionSettings).seal_after_days == days
+    monkeypatch.setenv("ENERGYFLEET_SEAL_AFTER_DAYS", "1")
+    with pytest.raises(ConfigError, match="ENERGYFLEET_SEAL_AFTER_DAYS: at least 2, or 0: never"):
+        read_settings(IngestionSettings)

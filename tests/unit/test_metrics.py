@@ -77,6 +77,8 @@ async def test_the_table_says_what_is_told(tmp_path: Path) -> None:
     of_storage = StorageMetrics(ingestion)
     of_storage.measured(Storage(open_days={kind.name: {} for kind in KINDS}), 0, 2)
     of_storage.sealing_finished(0)
+    its.set_archive_waiting(2)
+    its.set_retention_held(0)
     servicer = Servicer()
     AnalyticsMetrics(analytics).observe(servicer)
     await servicer.GetStatus("known", None)

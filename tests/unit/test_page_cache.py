@@ -5,6 +5,7 @@ import pytest
 
 from analytics_svc import page_cache
 from analytics_svc.__main__ import thresholds
+from analytics_svc.baseline_result import Baselines
 from analytics_svc.fleet_performance import FleetResult, GroupTotals
 from analytics_svc.page_cache import PageCache
 from analytics_svc.performance import judge
@@ -37,6 +38,7 @@ def a_result(vehicles: int = 3) -> FleetResult:
         Window(0, 1),
         found,
         judge(found, thresholds(AnalyticsSettings())),
+        Baselines(np.zeros(vehicles), np.zeros(vehicles), np.zeros(vehicles, np.bool_)),
         range(vehicles),
         GroupTotals.of(found, np.arange(0)),
         {},

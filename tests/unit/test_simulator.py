@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetcli.simulation.charger import GLITCH_KWH, SENTINEL_TEMP, Mapping, MeterReading, VehicleReading
+from fleetcli.simulation.charger import GLITCH_KWH, PAST_DAYS, SENTINEL_TEMP, Mapping, MeterReading, VehicleReading
 from fleetcli.simulation.efficiency import EfficiencyCurve, measured_curves
 from fleetcli.simulation.simulator import Faults, Fleet, FleetPlan
 from fleetcli.simulation.truth import VehicleTruth, hour_of
 from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 
 END_US = 1_770_631_200_123_456
-NO_FAULTS = Faults(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NO_FAULTS = Faults(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 shares = st.sampled_from([0.0, 0.2, 1.0])
 plans = st.builds(
@@ -35,6 +35,7 @@ plans = st.builds(
         repeated=shares,
         v2g=shares,
         by_phase=shares,
+        wearing=shares,
     ),
 )
 
@@ -61,7 +62,8 @@ def recomputed(fleet: Fleet) -> dict[str, VehicleTruth]:
         fed_from[mapping.vehicle_id].append(mapping)
         truths[mapping.vehicle_id].mappings = len(fed_from[mapping.vehicle_id])
     registers: dict[str, float] = {}
-    distinct = sorted(set(readings_of(fleet)), key=lambda reading: reading.ts_us)
+    within = {reading for reading in readings_of(fleet) if reading.ts_us > fleet.plan.start_us}
+    distinct = sorted(within, key=lambda reading: reading.ts_us)
     corrected = {(each.meter_id, each.ts_us): each.kwh for each in fleet.corrections}
     for reading in distinct:
         if isinstance(reading, VehicleReading):
@@ -109,8 +111,13 @@ def test_what_is_sent_is_counted_and_within_the_span(plan: FleetPlan) -> None:
     assert len(sent) == fleet.sent.total
     assert len({(reading[0], reading.ts_us) for reading in sent}) == fleet.sent.distinct
     assert len(set(sent)) == fleet.sent.distinct, "a repeated reading has the same values"
-    assert all(plan.start_us < reading.ts_us <= plan.end_us for reading in sent)
-    assert all(plan.start_us <= mapping.effective_from_us <= plan.end_us for mapping in fleet.mappings)
+    with_past = {mapping.meter_id for mapping in fleet.mappings if mapping.effective_from_us < plan.start_us}
+    with_past |= {mapping.vehicle_id for mapping in fleet.mappings if mapping.meter_id in with_past}
+    since_us = plan.start_us - PAST_DAYS * US_PER_DAY
+    assert all(
+        (since_us if reading[0] in with_past else plan.start_us) < reading.ts_us <= plan.end_us for reading in sent
+    )
+    assert all(since_us <= mapping.effective_from_us <= plan.end_us for mapping in fleet.mappings)
 
 
 @settings(max_examples=20, deadline=None)
@@ -302,3 +309,25 @@ def test_the_measured_curves_are_those_of_six_cars() -> None:
     assert sum(len(curve.ratios) for curve in curves.values()) == 182
     assert curves["Nissan Leaf"].at(2_300) == pytest.approx(0.747202)
     assert all(list(curve.grid_watts) == sorted(curve.grid_watts) for curve in curves.values())
+
+
+def test_a_charger_that_wears_slowly_has_dropped_below_what_was_normal_before() -> None:
+    fleet = a_run_fleet(a_plan(chargers=10, faults=replace(NO_FAULTS, wearing=1.0)))
+    for truth in fleet.truth:
+        assert truth.story.startswith("wears slowly")
+        assert truth.baseline_ratio is not None
+        assert truth.compared_ratio is not None
+        assert 0.03 < truth.baseline_ratio - truth.compared_ratio < 0.08
+        assert truth.verdict == "OK"
+    assert sum(truth.has_dropped is True for truth in fleet.truth) >= 8
+
+
+def test_no_other_charger_has_a_past() -> None:
+    fleet = a_run_fleet(a_plan(faults=replace(NO_FAULTS, worn=0.5)))
+    assert {(truth.baseline_ratio, truth.has_dropped) for truth in fleet.truth} == {(None, False)}
+
+
+def test_a_past_that_would_be_refused_as_too_old_is_not_sent() -> None:
+    plan = replace(a_plan(2, faults=replace(NO_FAULTS, wearing=1.0)), start_us=END_US - 398 * US_PER_DAY, every_s=3_600)
+    oldest_us = min(reading.ts_us for reading in readings_of(Fleet(plan)))
+    assert END_US - oldest_us <= 399 * US_PER_DAY

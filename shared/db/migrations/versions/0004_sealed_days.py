@@ -228,10 +228,11 @@ _SEALING = (
         ' seal_vehicle_days. SQLSTATE 55P03 where others use the tables for longer than half a second.'
     """,
     # An empty partition of a day that may be sealed; the next late reading makes it anew. While we keep the lock nobody
-    # inserts into it. To look takes longer the more was deleted: before the parent is locked, against everybody.
+    # inserts into it. To look takes longer the more was deleted: before the parent is locked, against everybody, for
+    # which we wait no longer than a live reading may.
     """
     CREATE FUNCTION drop_sealed_history_partition(parent text, day date) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '500ms' AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
     DECLARE
         partition text := parent || '_' || to_char(day, 'YYYYMMDD');
         device text := split_part(parent, '_', 1);
@@ -258,7 +259,7 @@ _SEALING = (
     """
     COMMENT ON FUNCTION drop_sealed_history_partition IS
         'Drops the partition of a UTC day that is sealed for all devices; false where readings are left in it.'
-        ' SQLSTATE 55P03 where it is in use for longer than half a second.'
+        ' SQLSTATE 55P03 where it is in use for longer than a tenth of a second.'
     """,
     # As drop_oldest_history_partition.
     """

@@ -61,6 +61,11 @@ class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKi
     """Optional values that cannot be right, such as a state of charge of 250 %, were left out of readings that came within
     the window: a sensor is faulty. `readings` counts all of the same fields that ever were. Not in lists and sessions.
     """
+    FINDING_KIND_RATIO_DROPPED: _FindingKind.ValueType  # 15
+    """The ratio is by `PerformanceThresholds.ratio_drop_min` or more below what is normal for the vehicle, whatever clocks,
+    steps and standby leave open. It is not a verdict: a car may drop and be healthy still. Only beside VERDICT_OK and
+    VERDICT_LOW_EFFICIENCY, and never of a meter.
+    """
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
     """What can be found beside a verdict."""
@@ -96,6 +101,11 @@ FINDING_KIND_ID_DIFFERS_IN_CASE: FindingKind.ValueType  # 13
 FINDING_KIND_VALUES_LEFT_OUT: FindingKind.ValueType  # 14
 """Optional values that cannot be right, such as a state of charge of 250 %, were left out of readings that came within
 the window: a sensor is faulty. `readings` counts all of the same fields that ever were. Not in lists and sessions.
+"""
+FINDING_KIND_RATIO_DROPPED: FindingKind.ValueType  # 15
+"""The ratio is by `PerformanceThresholds.ratio_drop_min` or more below what is normal for the vehicle, whatever clocks,
+steps and standby leave open. It is not a verdict: a car may drop and be healthy still. Only beside VERDICT_OK and
+VERDICT_LOW_EFFICIENCY, and never of a meter.
 """
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
@@ -187,6 +197,10 @@ class _PerformanceOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Perf
     """The lowest `Comparison.efficiency_ratio`; what has none comes last."""
     PERFORMANCE_ORDER_KWH_LOST: _PerformanceOrder.ValueType  # 2
     """The highest `Comparison.kwh_lost`; what has none comes last."""
+    PERFORMANCE_ORDER_DROP: _PerformanceOrder.ValueType  # 3
+    """The greatest drop below what is normal for the vehicle, which is the lowest `VehiclePerformance.ratio_change`; what has
+    none comes last. Not in a list of meters.
+    """
 
 class PerformanceOrder(_PerformanceOrder, metaclass=_PerformanceOrderEnumTypeWrapper):
     """What comes first in a list of vehicles or of meters. Where two are alike, the lower id comes first."""
@@ -197,6 +211,10 @@ PERFORMANCE_ORDER_RATIO: PerformanceOrder.ValueType  # 1
 """The lowest `Comparison.efficiency_ratio`; what has none comes last."""
 PERFORMANCE_ORDER_KWH_LOST: PerformanceOrder.ValueType  # 2
 """The highest `Comparison.kwh_lost`; what has none comes last."""
+PERFORMANCE_ORDER_DROP: PerformanceOrder.ValueType  # 3
+"""The greatest drop below what is normal for the vehicle, which is the lowest `VehiclePerformance.ratio_change`; what has
+none comes last. Not in a list of meters.
+"""
 Global___PerformanceOrder: _TypeAlias = PerformanceOrder  # noqa: Y015
 
 class _SeriesGranularity:
@@ -450,7 +468,11 @@ class GetVehiclePerformanceResponse(_message.Message):
     KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
     KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    BASELINE_RATIO_FIELD_NUMBER: _builtins.int
+    RATIO_CHANGE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -505,6 +527,19 @@ class GetVehiclePerformanceResponse(_message.Message):
     """Of `kwh_delivered_dc`, what was charged while no meter was mapped, in kWh: it is never compared. Absent with
     `kwh_delivered_dc`.
     """
+    baseline_ratio: _builtins.float
+    """What is normal for this vehicle: energy delivered over energy drawn in its charges of the 28 whole days, in UTC, before
+    the one in which the window starts. A charge counts where both sides reported it whole, and plausibly. Absent: less than
+    `PerformanceThresholds.baseline_min_kwh` was drawn in them.
+    """
+    ratio_change: _builtins.float
+    """`Comparison.efficiency_ratio` less `baseline_ratio`: negative where less arrives than is normal for the vehicle.
+    Absent: one of the two is absent.
+    """
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -532,6 +567,14 @@ class GetVehiclePerformanceResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC, and what `QualityCounts` count is told of later readings only. Absent: the window has its readings
+        throughout.
+        """
+
     def __init__(
         self,
         *,
@@ -556,14 +599,20 @@ class GetVehiclePerformanceResponse(_message.Message):
         kwh_consumed_ac_idle: _builtins.float | None = ...,
         kwh_delivered_dc_unmapped: _builtins.float | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
+        baseline_ratio: _builtins.float | None = ...,
+        ratio_change: _builtins.float | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_baseline_ratio", b"_baseline_ratio", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "_ratio_change", b"_ratio_change", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "baseline_ratio", b"baseline_ratio", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "ratio_change", b"ratio_change", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_baseline_ratio", b"_baseline_ratio", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "_ratio_change", b"_ratio_change", "alert", b"alert", "as_of", b"as_of", "average_battery_temp", b"average_battery_temp", "baseline_ratio", b"baseline_ratio", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "evidence", b"evidence", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "meter_readings", b"meter_readings", "ratio_change", b"ratio_change", "readings_since", b"readings_since", "thresholds", b"thresholds", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
+    _WhichOneofReturnType__baseline_ratio: _TypeAlias = _typing.Literal["baseline_ratio"]  # noqa: Y015
+    _WhichOneofArgType__baseline_ratio: _TypeAlias = _typing.Literal["_baseline_ratio", b"_baseline_ratio"]  # noqa: Y015
     _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
     _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
     _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
@@ -582,8 +631,12 @@ class GetVehiclePerformanceResponse(_message.Message):
     _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
     _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofReturnType__ratio_change: _TypeAlias = _typing.Literal["ratio_change"]  # noqa: Y015
+    _WhichOneofArgType__ratio_change: _TypeAlias = _typing.Literal["_ratio_change", b"_ratio_change"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__baseline_ratio) -> _WhichOneofReturnType__baseline_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
     @_typing.overload
@@ -602,6 +655,8 @@ class GetVehiclePerformanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ratio_change) -> _WhichOneofReturnType__ratio_change | None: ...
 
 Global___GetVehiclePerformanceResponse: _TypeAlias = GetVehiclePerformanceResponse  # noqa: Y015
 
@@ -680,6 +735,8 @@ class Finding(_message.Message):
     HOURS_APART_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    BASELINE_RATIO_FIELD_NUMBER: _builtins.int
+    RATIO_CHANGE_FIELD_NUMBER: _builtins.int
     kind: Global___FindingKind.ValueType
     """What it is."""
     kwh: _builtins.float
@@ -692,6 +749,10 @@ class Finding(_message.Message):
     """
     text: _builtins.str
     """The finding as a sentence for people."""
+    baseline_ratio: _builtins.float
+    """What is normal for the vehicle, as `GetVehiclePerformanceResponse.baseline_ratio`. With FINDING_KIND_RATIO_DROPPED only."""
+    ratio_change: _builtins.float
+    """By how much the ratio differs from it: negative. With FINDING_KIND_RATIO_DROPPED only."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Since when, with FINDING_KIND_VEHICLE_SILENT and FINDING_KIND_METER_SILENT. In a list: absent."""
@@ -705,21 +766,31 @@ class Finding(_message.Message):
         hours_apart: _builtins.float | None = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         text: _builtins.str = ...,
+        baseline_ratio: _builtins.float | None = ...,
+        ratio_change: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_hours_apart", b"_hours_apart", "_kwh", b"_kwh", "_readings", b"_readings", "hours_apart", b"hours_apart", "kwh", b"kwh", "readings", b"readings", "since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_baseline_ratio", b"_baseline_ratio", "_hours_apart", b"_hours_apart", "_kwh", b"_kwh", "_ratio_change", b"_ratio_change", "_readings", b"_readings", "baseline_ratio", b"baseline_ratio", "hours_apart", b"hours_apart", "kwh", b"kwh", "ratio_change", b"ratio_change", "readings", b"readings", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hours_apart", b"_hours_apart", "_kwh", b"_kwh", "_readings", b"_readings", "hours_apart", b"hours_apart", "kind", b"kind", "kwh", b"kwh", "readings", b"readings", "since", b"since", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_baseline_ratio", b"_baseline_ratio", "_hours_apart", b"_hours_apart", "_kwh", b"_kwh", "_ratio_change", b"_ratio_change", "_readings", b"_readings", "baseline_ratio", b"baseline_ratio", "hours_apart", b"hours_apart", "kind", b"kind", "kwh", b"kwh", "ratio_change", b"ratio_change", "readings", b"readings", "since", b"since", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__baseline_ratio: _TypeAlias = _typing.Literal["baseline_ratio"]  # noqa: Y015
+    _WhichOneofArgType__baseline_ratio: _TypeAlias = _typing.Literal["_baseline_ratio", b"_baseline_ratio"]  # noqa: Y015
     _WhichOneofReturnType__hours_apart: _TypeAlias = _typing.Literal["hours_apart"]  # noqa: Y015
     _WhichOneofArgType__hours_apart: _TypeAlias = _typing.Literal["_hours_apart", b"_hours_apart"]  # noqa: Y015
     _WhichOneofReturnType__kwh: _TypeAlias = _typing.Literal["kwh"]  # noqa: Y015
     _WhichOneofArgType__kwh: _TypeAlias = _typing.Literal["_kwh", b"_kwh"]  # noqa: Y015
+    _WhichOneofReturnType__ratio_change: _TypeAlias = _typing.Literal["ratio_change"]  # noqa: Y015
+    _WhichOneofArgType__ratio_change: _TypeAlias = _typing.Literal["_ratio_change", b"_ratio_change"]  # noqa: Y015
     _WhichOneofReturnType__readings: _TypeAlias = _typing.Literal["readings"]  # noqa: Y015
     _WhichOneofArgType__readings: _TypeAlias = _typing.Literal["_readings", b"_readings"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__baseline_ratio) -> _WhichOneofReturnType__baseline_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hours_apart) -> _WhichOneofReturnType__hours_apart | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh) -> _WhichOneofReturnType__kwh | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ratio_change) -> _WhichOneofReturnType__ratio_change | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__readings) -> _WhichOneofReturnType__readings | None: ...
 
@@ -750,7 +821,7 @@ class PerformanceEvidence(_message.Message):
     """How many mappings reach into the window. 0: VERDICT_NO_METER."""
     @_builtins.property
     def first_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
-        """Timestamp of the vehicle's first reading within the window. Absent: it sent none."""
+        """Timestamp of the vehicle's first reading within the window. Absent: it sent none, or `readings_since` is present."""
 
     @_builtins.property
     def last_vehicle_reading(self) -> _timestamp_pb2.Timestamp:
@@ -758,7 +829,9 @@ class PerformanceEvidence(_message.Message):
 
     @_builtins.property
     def first_meter_reading(self) -> _timestamp_pb2.Timestamp:
-        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none."""
+        """Timestamp of the first reading of a meter that fed the vehicle, while it fed it, within the window. Absent: none, or
+        `readings_since` is present.
+        """
 
     @_builtins.property
     def last_meter_reading(self) -> _timestamp_pb2.Timestamp:
@@ -916,6 +989,8 @@ class PerformanceThresholds(_message.Message):
     STANDBY_KW_FIELD_NUMBER: _builtins.int
     PLAUSIBLE_MIN_FIELD_NUMBER: _builtins.int
     LOW_EFFICIENCY_BY_POWER_FIELD_NUMBER: _builtins.int
+    BASELINE_MIN_KWH_FIELD_NUMBER: _builtins.int
+    RATIO_DROP_MIN_FIELD_NUMBER: _builtins.int
     low_efficiency_below: _builtins.float
     """A ratio below it is VERDICT_LOW_EFFICIENCY, where `low_efficiency_by_power` says nothing else."""
     implausible_above: _builtins.float
@@ -934,6 +1009,10 @@ class PerformanceThresholds(_message.Message):
     """Meters that draw no more than so many kW on average stand by."""
     plausible_min: _builtins.float
     """A ratio below it is VERDICT_IMPLAUSIBLE: no charger loses so much."""
+    baseline_min_kwh: _builtins.float
+    """Less alternating current in the charges of the 28 days before, in kWh, and there is no `baseline_ratio`."""
+    ratio_drop_min: _builtins.float
+    """By how much less than `baseline_ratio` a ratio has to be for FINDING_KIND_RATIO_DROPPED; above 0 and below 1."""
     @_builtins.property
     def low_efficiency_by_power(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitByPower]:
         """Limits of a healthy charger by power, ascending: the one for the greatest power that is not above the mean power of
@@ -951,10 +1030,12 @@ class PerformanceThresholds(_message.Message):
         standby_kw: _builtins.float = ...,
         plausible_min: _builtins.float = ...,
         low_efficiency_by_power: _abc.Iterable[Global___LimitByPower] | None = ...,
+        baseline_min_kwh: _builtins.float = ...,
+        ratio_drop_min: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below", "low_efficiency_by_power", b"low_efficiency_by_power", "plausible_min", b"plausible_min", "returned_max_share", b"returned_max_share", "standby_kw", b"standby_kw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_min_kwh", b"baseline_min_kwh", "evidence_min_coverage", b"evidence_min_coverage", "evidence_min_kwh", b"evidence_min_kwh", "implausible_above", b"implausible_above", "low_efficiency_below", b"low_efficiency_below", "low_efficiency_by_power", b"low_efficiency_by_power", "plausible_min", b"plausible_min", "ratio_drop_min", b"ratio_drop_min", "returned_max_share", b"returned_max_share", "standby_kw", b"standby_kw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1063,10 +1144,16 @@ class ListVehiclePerformanceResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many vehicles there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at, as `alignment` widened it; the same on every page."""
@@ -1094,6 +1181,13 @@ class ListVehiclePerformanceResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -1105,10 +1199,12 @@ class ListVehiclePerformanceResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "unknown_vehicle_ids", b"unknown_vehicle_ids", "vehicles", b"vehicles", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1139,6 +1235,8 @@ class VehiclePerformance(_message.Message):
     KWH_CONSUMED_AC_IDLE_FIELD_NUMBER: _builtins.int
     KWH_DELIVERED_DC_UNMAPPED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    BASELINE_RATIO_FIELD_NUMBER: _builtins.int
+    RATIO_CHANGE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     kwh_delivered_dc: _builtins.float
@@ -1190,6 +1288,15 @@ class VehiclePerformance(_message.Message):
     """Of `kwh_delivered_dc`, what was charged while no meter was mapped, in kWh: it is never compared. Absent with
     `kwh_delivered_dc`.
     """
+    baseline_ratio: _builtins.float
+    """What is normal for this vehicle: energy delivered over energy drawn in its charges of the 28 whole days, in UTC, before
+    the one in which the window starts. A charge counts where both sides reported it whole, and plausibly. Absent: less than
+    `PerformanceThresholds.baseline_min_kwh` was drawn in them.
+    """
+    ratio_change: _builtins.float
+    """`Comparison.efficiency_ratio` less `baseline_ratio`: negative where less arrives than is normal for the vehicle.
+    Absent: one of the two is absent.
+    """
     @_builtins.property
     def comparison(self) -> Global___Comparison:
         """What both sides account for, and on what the verdict rests. Absent: nothing."""
@@ -1220,13 +1327,17 @@ class VehiclePerformance(_message.Message):
         kwh_consumed_ac_idle: _builtins.float | None = ...,
         kwh_delivered_dc_unmapped: _builtins.float | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
+        baseline_ratio: _builtins.float | None = ...,
+        ratio_change: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_baseline_ratio", b"_baseline_ratio", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "_ratio_change", b"_ratio_change", "average_battery_temp", b"average_battery_temp", "baseline_ratio", b"baseline_ratio", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "ratio_change", b"ratio_change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapping_count", b"mapping_count", "meter_readings", b"meter_readings", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp", "_baseline_ratio", b"_baseline_ratio", "_coverage", b"_coverage", "_efficiency_ratio", b"_efficiency_ratio", "_kwh_consumed_ac", b"_kwh_consumed_ac", "_kwh_consumed_ac_idle", b"_kwh_consumed_ac_idle", "_kwh_delivered_dc", b"_kwh_delivered_dc", "_kwh_delivered_dc_unmapped", b"_kwh_delivered_dc_unmapped", "_kwh_lost", b"_kwh_lost", "_kwh_returned_ac", b"_kwh_returned_ac", "_kwh_returned_dc", b"_kwh_returned_dc", "_ratio_change", b"_ratio_change", "alert", b"alert", "average_battery_temp", b"average_battery_temp", "baseline_ratio", b"baseline_ratio", "comparison", b"comparison", "coverage", b"coverage", "efficiency_ratio", b"efficiency_ratio", "findings", b"findings", "kwh_consumed_ac", b"kwh_consumed_ac", "kwh_consumed_ac_idle", b"kwh_consumed_ac_idle", "kwh_delivered_dc", b"kwh_delivered_dc", "kwh_delivered_dc_unmapped", b"kwh_delivered_dc_unmapped", "kwh_lost", b"kwh_lost", "kwh_returned_ac", b"kwh_returned_ac", "kwh_returned_dc", b"kwh_returned_dc", "mapping_count", b"mapping_count", "meter_readings", b"meter_readings", "ratio_change", b"ratio_change", "vehicle_id", b"vehicle_id", "vehicle_readings", b"vehicle_readings", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_battery_temp: _TypeAlias = _typing.Literal["average_battery_temp"]  # noqa: Y015
     _WhichOneofArgType__average_battery_temp: _TypeAlias = _typing.Literal["_average_battery_temp", b"_average_battery_temp"]  # noqa: Y015
+    _WhichOneofReturnType__baseline_ratio: _TypeAlias = _typing.Literal["baseline_ratio"]  # noqa: Y015
+    _WhichOneofArgType__baseline_ratio: _TypeAlias = _typing.Literal["_baseline_ratio", b"_baseline_ratio"]  # noqa: Y015
     _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
     _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
     _WhichOneofReturnType__efficiency_ratio: _TypeAlias = _typing.Literal["efficiency_ratio"]  # noqa: Y015
@@ -1245,8 +1356,12 @@ class VehiclePerformance(_message.Message):
     _WhichOneofArgType__kwh_returned_ac: _TypeAlias = _typing.Literal["_kwh_returned_ac", b"_kwh_returned_ac"]  # noqa: Y015
     _WhichOneofReturnType__kwh_returned_dc: _TypeAlias = _typing.Literal["kwh_returned_dc"]  # noqa: Y015
     _WhichOneofArgType__kwh_returned_dc: _TypeAlias = _typing.Literal["_kwh_returned_dc", b"_kwh_returned_dc"]  # noqa: Y015
+    _WhichOneofReturnType__ratio_change: _TypeAlias = _typing.Literal["ratio_change"]  # noqa: Y015
+    _WhichOneofArgType__ratio_change: _TypeAlias = _typing.Literal["_ratio_change", b"_ratio_change"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__average_battery_temp) -> _WhichOneofReturnType__average_battery_temp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__baseline_ratio) -> _WhichOneofReturnType__baseline_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
     @_typing.overload
@@ -1265,6 +1380,8 @@ class VehiclePerformance(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_ac) -> _WhichOneofReturnType__kwh_returned_ac | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kwh_returned_dc) -> _WhichOneofReturnType__kwh_returned_dc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ratio_change) -> _WhichOneofReturnType__ratio_change | None: ...
 
 Global___VehiclePerformance: _TypeAlias = VehiclePerformance  # noqa: Y015
 
@@ -1511,10 +1628,16 @@ class ListMeterPerformanceResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many meters there are on all pages together; the same on every page."""
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at, as `alignment` widened it; the same on every page."""
@@ -1542,6 +1665,13 @@ class ListMeterPerformanceResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC. Absent: the window has its readings throughout; the same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -1553,10 +1683,12 @@ class ListMeterPerformanceResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "matched", b"matched", "meters", b"meters", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "thresholds", b"thresholds", "totals", b"totals", "unknown_meter_ids", b"unknown_meter_ids", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1870,12 +2002,18 @@ class GetPerformanceSeriesResponse(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     """The vehicle."""
     granularity: Global___SeriesGranularity.ValueType
     """How long the buckets are; never SERIES_GRANULARITY_UNSPECIFIED."""
     time_zone: _builtins.str
     """The time zone in which they begin; never empty."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at."""
@@ -1895,6 +2033,13 @@ class GetPerformanceSeriesResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on readings are kept, where the window starts before that. What lies before is told from the hours that are
+        kept for longer: the numbers are as exact, but a mapping that changed within an hour changes at the nearest full
+        hour in UTC, and buckets begin at the nearest one. Absent: the window has its readings throughout.
+        """
+
     def __init__(
         self,
         *,
@@ -1905,10 +2050,12 @@ class GetPerformanceSeriesResponse(_message.Message):
         buckets: _abc.Iterable[Global___PerformanceBucket] | None = ...,
         thresholds: Global___PerformanceThresholds | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "readings_since", b"readings_since", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "buckets", b"buckets", "granularity", b"granularity", "readings_since", b"readings_since", "thresholds", b"thresholds", "time_zone", b"time_zone", "vehicle_id", b"vehicle_id", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2078,6 +2225,8 @@ class ListChargingSessionsResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    WINDOW_ALIGNED_FIELD_NUMBER: _builtins.int
+    READINGS_SINCE_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many sessions there are on all pages together; the same on every page."""
     kwh_delivered_dc_outside: _builtins.float
@@ -2090,6 +2239,10 @@ class ListChargingSessionsResponse(_message.Message):
     """
     next_page_token: _builtins.str
     """Gives the next page. Empty: this was the last one."""
+    window_aligned: _builtins.bool
+    """`window` is longer than what was asked for: an end of it lay before `readings_since` and within an hour, and was
+    widened to the full hour in UTC.
+    """
     @_builtins.property
     def window(self) -> Global___TimeWindow:
         """The window that was looked at; the same on every page."""
@@ -2113,6 +2266,13 @@ class ListChargingSessionsResponse(_message.Message):
         second or so earlier, or as far as it lags behind. Always present; the same on every page.
         """
 
+    @_builtins.property
+    def readings_since(self) -> _timestamp_pb2.Timestamp:
+        """From when on sessions are told, where the window starts before that: readings are kept from then on. What lies before
+        counts as energy in no session. A session that was under way then begins then. Absent: sessions of the whole window
+        are told. The same on every page.
+        """
+
     def __init__(
         self,
         *,
@@ -2125,10 +2285,12 @@ class ListChargingSessionsResponse(_message.Message):
         thresholds: Global___PerformanceThresholds | None = ...,
         next_page_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        window_aligned: _builtins.bool = ...,
+        readings_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "readings_since", b"readings_since", "session_pause", b"session_pause", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside", "_kwh_delivered_dc_outside", b"_kwh_delivered_dc_outside", "as_of", b"as_of", "kwh_consumed_ac_outside", b"kwh_consumed_ac_outside", "kwh_delivered_dc_outside", b"kwh_delivered_dc_outside", "matched", b"matched", "next_page_token", b"next_page_token", "readings_since", b"readings_since", "session_pause", b"session_pause", "sessions", b"sessions", "thresholds", b"thresholds", "window", b"window", "window_aligned", b"window_aligned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["kwh_consumed_ac_outside"]  # noqa: Y015
     _WhichOneofArgType__kwh_consumed_ac_outside: _TypeAlias = _typing.Literal["_kwh_consumed_ac_outside", b"_kwh_consumed_ac_outside"]  # noqa: Y015

@@ -30,6 +30,9 @@ class AnalyticsServiceStub:
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
     lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
+    No window is too long ago: of days whose readings are no longer kept whole hours are, and the answer says so, see
+    `readings_since`.
+
     Every rpc may also end with
     - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
       has expired or is revoked;
@@ -132,6 +135,9 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
     lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
 
+    No window is too long ago: of days whose readings are no longer kept whole hours are, and the answer says so, see
+    `readings_since`.
+
     Every rpc may also end with
     - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
       has expired or is revoked;
@@ -229,6 +235,9 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
 class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers from what is committed, which every answer dates: see `as_of`. Where the service answers from a replica that
     lags too far behind, its health is NOT_SERVING; queries still work, and `as_of` shows how stale they are.
+
+    No window is too long ago: of days whose readings are no longer kept whole hours are, and the answer says so, see
+    `readings_since`.
 
     Every rpc may also end with
     - UNAUTHENTICATED: who calls is not known, or not any more; the message says why: no certificate or token, or one that
