@@ -1,11 +1,16 @@
 """What readings take of the disk, open and sealed; what sealing takes, and what live readings notice of it."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 
+import psycopg
 from psycopg import AsyncConnection
 
 from benchmarks import backlog, client, history, sealed_questions
@@ -64,7 +69,7 @@ def measure(
 
 
 def _bytes(harness: Harness, seed: int, tell: Callable[[str], None]) -> list[Figure]:
-    """Bytes per reading of both kinds together, tables with their indexes and TOAST: as rows, and sealed."""
+    """Bytes per reading of both kinds together: tables with their indexes and TOAST, as rows and sealed, and files."""
     figures = []
     for number, (name, interval_us, values) in enumerate(CASES):
         tell(f"storage: bytes per reading, {name}")
@@ -74,6 +79,7 @@ def _bytes(harness: Harness, seed: int, tell: Callable[[str], None]) -> list[Fig
             opened = _stored(url)
             done = seal_days(url, 2)
             sealed = _stored(url)
+            archived = _archived_bytes_each(url, harness.directory / f"archive-{number}")
         readings = sum(opened.open(kind.name).readings for kind in KINDS)
         if (done.readings, sum(sealed.sealed(kind.name).readings for kind in KINDS)) != (readings, readings):
             raise BenchmarkError(f"{readings:,} readings were stored, and {done.readings:,} sealed")
@@ -84,9 +90,22 @@ def _bytes(harness: Harness, seed: int, tell: Callable[[str], None]) -> list[Fig
             Figure(subject, "readings", readings, ""),
             Figure(subject, "open: a row, with its key", as_rows, "B"),
             Figure(subject, "sealed", packed, "B", goal=BYTES_GOALS.get(name)),
+            Figure(subject, "archived, Parquet", archived, "B"),
             Figure(subject, "open over sealed", as_rows / packed, ""),
         ]
     return figures
+
+
+def _archived_bytes_each(url: str, directory: Path) -> float:
+    environment = {**os.environ, "ENERGYFLEET_DATABASE_URL": url}
+    command = [sys.executable, "-m", "fleetcli", "archive", "--to", str(directory)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise BenchmarkError(f"nothing was archived: {ran.stderr}")
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT sum(bytes), sum(readings) FROM archived_days").fetchone()
+    assert row is not None
+    return float(row[0] / row[1])
 
 
 def _stored(url: str) -> Storage:

@@ -109,7 +109,7 @@ def _show(found: Storage) -> None:
         "sealed\nsize": [_size(held.bytes) for held in sealed],
         "sealed\nB each": [_each(held) for held in sealed],
     }
-    if any(row[3] is not None for row in rows):
+    if any(row[3] for row in rows):
         columns["archived\ndays"] = [f"{row[3] or 0:,}" for row in rows]
     out.print(fitting_table("readings on disk", columns, columns.keys() - {"month"}, _LEFT_OUT))
 
