@@ -263,20 +263,24 @@ _INSERT = (
 # What counts of the stored readings that now come after late rows, of which only the last one before each of them
 # matters; the bounds let the planner leave out other days. What an operator has corrected stays, and a session's
 # registers are judged elsewhere. Returns devices and their hours whose sums have to be added up anew: to add
-# differences would leave their rounding.
+# differences would leave their rounding. MATERIALIZED and the limit make it look each of them up by its key: the first
+# readings of a day lie at one instant, and a join would sort all staged rows for each device of the fleet.
 _COUNT_ANEW = f"""
-    WITH followed AS (
+    WITH followed AS MATERIALIZED (
         SELECT DISTINCT ON (device_key, after_ts)
             device_key, after_ts, ts AS before_ts, register_kwh AS before_register_kwh, max_kw
         FROM staged_readings
         WHERE after_ts IS NOT NULL
         ORDER BY device_key, after_ts, ts DESC, ordinal
-    ), found AS (
-        SELECT followed.device_key, ts, before_ts, before_register_kwh, register_kwh, max_kw, {SENT} AS sent_kwh
-        FROM followed JOIN {{device}}_telemetry_history AS history
-            ON history.{{device}}_key = followed.device_key AND history.ts = followed.after_ts
-            AND history.ts BETWEEN %(first)s AND %(last)s
-        WHERE history.counting IS NULL OR history.counting NOT IN ('corrected', 'session')
+    ), found AS MATERIALIZED (
+        SELECT device_key, stored.ts, before_ts, before_register_kwh, stored.register_kwh, max_kw, stored.sent_kwh
+        FROM followed CROSS JOIN LATERAL (
+            SELECT ts, register_kwh, {SENT} AS sent_kwh FROM {{device}}_telemetry_history AS history
+            WHERE history.{{device}}_key = followed.device_key AND history.ts = followed.after_ts
+                AND history.ts BETWEEN %(first)s AND %(last)s
+                AND (history.counting IS NULL OR history.counting NOT IN ('corrected', 'session'))
+            LIMIT 1
+        ) AS stored
     ), judged AS (
         SELECT device_key, ts, before_register_kwh, register_kwh, sent_kwh, counting_of(
             sent_kwh, register_kwh, before_register_kwh,

@@ -102,6 +102,40 @@ def test_a_writer_s_statements_are_planned(target: Target[Any], ingestion: psyco
         plan(ingestion, statement.replace(")r", ")s"))  # the writer fills in what is configured
 
 
+def test_late_rows_are_not_looked_at_once_more_for_each_device_of_the_fleet(
+    ingestion: psycopg.Connection[Any], owner: psycopg.Connection[Any]
+) -> None:
+    """A few devices bring the hours before a midnight, at which the whole fleet has a reading. No statistics yet."""
+    fleet, senders, late = 200, 14, 1_000
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    owner.execute(
+        "INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac)"
+        " SELECT key, %s + at * interval '1 minute', 1"
+        " FROM generate_series(1, %s) AS key, generate_series(0, 99) AS at",
+        (day, fleet),
+    )
+    for statement in METERS.open_session:
+        ingestion.execute(statement)
+    with ingestion.transaction():
+        ingestion.execute(
+            "INSERT INTO staged_readings (ordinal, device_key, ts, kwh_consumed_ac, max_kw, late, stored, after_ts)"
+            " SELECT key * 1000 + at, key, %(day)s - at * interval '1 second', 1, 500, true, false, %(day)s"
+            " FROM generate_series(1, %(senders)s) AS key, generate_series(1, %(late)s) AS at",
+            {"day": day, "senders": senders, "late": late},
+        )
+        explained = psycopg.ClientCursor(ingestion).execute(
+            f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {METERS.count_anew}",
+            {"first": day, "last": day, "min_interval_s": 900.0},
+        )
+        [([found],)] = explained.fetchall()
+
+    def rows(node: dict[str, Any]) -> float:
+        below = [rows(each) for each in node.get("Plans", [])]
+        return max([float(node["Actual Rows"] * node["Actual Loops"]), *below])
+
+    assert rows(found["Plan"]) <= max(fleet * senders, senders * late)
+
+
 @pytest.mark.parametrize("device", ["meter", "vehicle"])
 @pytest.mark.parametrize("statement", [FIND_RISES, COUNT_SESSIONS], ids=["find rises", "count sessions"])
 def test_statements_about_sessions_are_planned(
