@@ -25,7 +25,7 @@ from analytics_svc.fleet_sql import (
     VEHICLE_KEYS,
 )
 from analytics_svc.hour_cache import CACHED_HOURS_MAX, DeviceTable, Hour, HourCache, Keys, unpack_keys
-from analytics_svc.performance import Judgement, Thresholds, judge, may_be_too_coarse
+from analytics_svc.performance import Judgement, Thresholds, coarsest_step, judge, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.readings_sql import OfReadings
@@ -122,11 +122,14 @@ class FleetQueries:
             return judgement
         ids = [found.vehicle_ids[position] for position in suspects]
         answer = await ask_of_window(self._reader, REGISTER_STEPS, window, {"vehicle_ids": ids})
-        if not answer.value:
+        gone = window.end_us <= answer.retention.kept_since_us
+        if not (answer.value or gone):
             return judgement
-        steps_kwh = {row.vehicle_id: float(row.step_kwh) for row in answer.value}
-        for position, vehicle_id in zip(suspects, ids, strict=True):
-            found.comparison.step_kwh[position] = steps_kwh.get(vehicle_id, 0.0)
+        its = found.comparison
+        its.step_kwh[suspects] = coarsest_step(its.ac[suspects]) if gone else 0.0
+        at = dict(zip(ids, suspects, strict=True))
+        for row in answer.value:
+            its.step_kwh[at[row.vehicle_id]] = float(row.step_kwh)
         return judge(found, thresholds)
 
     async def keys_of(self, vehicle_ids: Sequence[str]) -> Keys:

@@ -25,7 +25,7 @@ from analytics_svc.hour_cache import Keys, unpack_keys
 from analytics_svc.meter_performance import judge_meters
 from analytics_svc.meter_sql import METER_KEYS, METER_SPANS, METER_STEPS, METERS_MAPPED
 from analytics_svc.meter_tables import Meters, MeterTable, OwnSums, no_feedings, table_of_hours, table_of_spans
-from analytics_svc.performance import Judgement, Thresholds, may_be_too_coarse
+from analytics_svc.performance import Judgement, Thresholds, coarsest_step, may_be_too_coarse
 from analytics_svc.questions import Window
 from analytics_svc.reader import QueryResult, Reader
 from analytics_svc.stretches import CompareLimits
@@ -76,11 +76,14 @@ class MeterQueries:
             return judgement
         ids = [found.fed.vehicle_ids[position] for position in suspects]
         answer = await ask_of_window(self._reader, METER_STEPS, window, {"meter_ids": ids})
-        if not answer.value:
+        gone = window.end_us <= answer.retention.kept_since_us
+        if not (answer.value or gone):
             return judgement
-        steps_kwh = {row.meter_id: float(row.step_kwh) for row in answer.value}
-        for position, meter_id in zip(suspects, ids, strict=True):
-            found.fed.comparison.step_kwh[position] = steps_kwh.get(meter_id, 0.0)
+        its = found.fed.comparison
+        its.step_kwh[suspects] = coarsest_step(its.ac[suspects]) if gone else 0.0
+        at = dict(zip(ids, suspects, strict=True))
+        for row in answer.value:
+            its.step_kwh[at[row.meter_id]] = float(row.step_kwh)
         return judge_meters(found, thresholds)
 
     async def _mapped(self, window: Window) -> QueryResult[tuple[Any, Meters, _Vehicles]]:

@@ -322,6 +322,14 @@ def may_be_too_coarse(found: FleetTotals, judgement: Judgement, thresholds: Thre
     return np.flatnonzero(which)
 
 
+def coarsest_step(ac: Numbers) -> Numbers:
+    """The greatest steps that energies may be told in which are sums of some: where no register shows it any more."""
+    found = np.zeros(len(ac))
+    for step_kwh in reversed(REGISTER_STEPS_KWH):
+        found[_whole(ac, step_kwh)] = step_kwh
+    return found
+
+
 def _whole(kwh: Numbers, step_kwh: float) -> Flags:
     """Whether energies are whole steps, of which the smallest ones make up the others."""
     steps = kwh / step_kwh

@@ -84,13 +84,14 @@ class Difference:
 async def checks(
     connection: AsyncConnection[Any], start_us: int, end_us: int, limits: PowerLimits = _DEFAULT_LIMITS
 ) -> list[Check]:
-    """What there is to look at: current status, and of the hours that begin within `[start_us, end_us)` the rollups and
-    what counts of their readings, which depends on `limits`.
+    """What there is to look at: first sealed days, which are opened where they are wrong; then current status, and of
+    the hours that begin within `[start_us, end_us)` the rollups and what counts of their readings, which depends on
+    `limits`.
 
     Hours in which nothing is stored are left out, and those before the retention floor. A device or an hour that
     appears later is not among them. Raises the driver's errors.
     """
-    found = []
+    found, sealed = [], []
     start_us = max(start_us, await retention_floor_us(connection))
     open_us = await _open_from_us(connection)
     for side in SIDES:
@@ -107,9 +108,9 @@ async def checks(
             of_day = Check(side.sealed, [], day_us, max_kw, limits.min_interval_s, side.unseal, 24)
             of_hours = replace(of_day, hour_us=first_us, hours=(last_us - first_us) // US_PER_HOUR)
             for some in (keys[at : at + DEVICES_A_DAY] for at in range(0, len(keys), DEVICES_A_DAY)):
-                found.append(replace(of_day, keys=some))
+                sealed.append(replace(of_day, keys=some))
                 found += [replace(of_hours, keys=some, derived=each) for each in (side.counting, side.hours)]
-    return found
+    return sealed + found
 
 
 async def find(connection: AsyncConnection[Any], check: Check) -> list[Difference]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.db.device_kind import KINDS, DeviceKind
 from shared.db.hour_changes import MARK_HOURS
+from shared.db.sealed_verification_sql import FIND_SEALED, SEALED_DAYS, UNSEAL_NEAR, of_all, of_open
 from shared.db.session_registers_sql import REACH_DAYS, RISE_READINGS, SENT, SESSION, sessions
 
 
@@ -263,7 +264,8 @@ _NEWEST = """
         WHERE history.{device}_key = device.{device}_key
         ORDER BY ts DESC LIMIT 1
     ) UNION ALL (
-        SELECT last_ts, {measurements:#[readings]}, sent_kwh[readings] FROM {device}_sealed_days AS sealed
+        SELECT last_ts, {measurements:#[cardinality(gaps_us)]}, sent_kwh[cardinality(gaps_us)]
+        FROM {device}_sealed_days AS sealed
         WHERE sealed.device_key = device.{device}_key AND sealed.day >= (SELECT floor_day FROM retention)
         ORDER BY day DESC LIMIT 1
     )
@@ -339,83 +341,13 @@ _STORED_HOURS = """
 _SOME_READING = "SELECT ts FROM {device}_telemetry_history WHERE ts >= %(day)s AND ts < %(next_day)s LIMIT 1"
 
 
-# Of the sealed days of devices: whether the readings that each has are in their order and in their day, are as many and
-# have the sums that it says, and are the only ones of that day.
-_FIND_SEALED = """
-    WITH computed AS (
-        SELECT {device}_key AS device_key, count(*) AS readings, min(ts) AS first_ts, max(ts) AS last_ts,
-            count(DISTINCT ts) AS instants, sum({energy}) AS kwh, sum(greatest(0, -{energy})) AS kwh_returned,
-            sum(abs({energy})) AS kwh_magnitudes
-            {averaged:, coalesce(sum(#), 0) AS #_sum, count(#) AS #_readings, coalesce(sum(abs(#)), 0) AS #_magnitudes}
-        FROM {device}_readings WHERE {device}_key = ANY(%(keys)s) AND day = (%(hour)s AT TIME ZONE 'UTC')::date
-        GROUP BY {device}_key
-    )
-    SELECT device_key, {device}_id, %(hour)s::timestamptz,
-        {totals:stored.#}, stored.first_ts::text, stored.last_ts::text,
-        {totals:computed.#}, computed.first_ts::text, computed.last_ts::text
-    FROM {device}_sealed_days AS stored JOIN computed USING (device_key)
-        LEFT JOIN {device}s ON {device}_key = device_key
-    WHERE device_key = ANY(%(keys)s) AND day = (%(hour)s AT TIME ZONE 'UTC')::date
-        AND day >= (SELECT floor_day FROM retention)
-        AND (
-            (stored.readings, stored.first_ts, stored.last_ts {averaged:, stored.#_readings})
-                IS DISTINCT FROM
-                (computed.readings, computed.first_ts, computed.last_ts {averaged:, computed.#_readings})
-            OR computed.instants < computed.readings
-            OR computed.first_ts < %(hour)s OR computed.last_ts >= %(hour)s::timestamptz + interval '1 day'
-            OR 0 > ANY(gaps_us)
-            OR greatest(
-                abs(stored.kwh - computed.kwh) - 1e-9 * greatest(computed.kwh_magnitudes, 1e-290),
-                abs(stored.kwh_returned - computed.kwh_returned) - 1e-9 * greatest(computed.kwh_returned, 1e-290)
-                {averaged:, abs(stored.#_sum - computed.#_sum) - 1e-9 * greatest(computed.#_magnitudes, 1e-290)}
-            ) > 0
-        )
-    ORDER BY device_key
-"""
-
-_SEALED_DAYS = """
-    SELECT DISTINCT day FROM {device}_sealed_days
-    WHERE day BETWEEN (%(start)s AT TIME ZONE 'UTC')::date AND (%(end)s AT TIME ZONE 'UTC')::date
-"""
-
-_UNSEAL = f"""
-    SELECT device_key, day FROM unseal_{{device}}_days(
-        %(keys)s::integer[],
-        array_fill((%(hour)s AT TIME ZONE 'UTC')::date - {REACH_DAYS}, ARRAY[cardinality(%(keys)s::integer[])]),
-        array_fill((%(next_hour)s AT TIME ZONE 'UTC')::date + 1, ARRAY[cardinality(%(keys)s::integer[])]),
-        (%(next_hour)s AT TIME ZONE 'UTC')::date + 1
-    )
-"""  # noqa: S608 (a constant)
-
-# Where days may be sealed, from when on the days are that a piece of the readings may lie in.
-_DAYS = {
-    "of_days": "(%(hour)s AT TIME ZONE 'UTC')::date AND (%(next_hour)s AT TIME ZONE 'UTC')::date",
-    "before": f"(%(hour)s AT TIME ZONE 'UTC')::date - {REACH_DAYS} AND (%(hour)s AT TIME ZONE 'UTC')::date",
-    "after": "(%(next_hour)s AT TIME ZONE 'UTC')::date AND (%(next_hour)s AT TIME ZONE 'UTC')::date + 1",
-}
-
-
-def _of_open(statement: str) -> str:
-    statement = statement.replace("{history}", "{device}_telemetry_history AS history")
-    for name in _DAYS:
-        statement = statement.replace(f"{{{name}:history}}", "")
-    return statement.replace("{newest}", _NEWEST)
-
-
-def _of_all(statement: str) -> str:
-    statement = statement.replace("{history}", "{device}_readings AS history")
-    for name, days in _DAYS.items():
-        statement = statement.replace(f"{{{name}:history}}", f"AND history.day BETWEEN {days}")
-    return statement
-
-
 def _side(kind: DeviceKind) -> Side:
     _, _, *other_totals = kind.totals
     hours = Derived(
         table=kind.render("{device}_energy_hourly"),
         columns=(kind.energy, kind.returned, *other_totals, "last_ts"),
-        find=kind.render(_of_open(_FIND_HOURS)),
-        find_sealed=kind.render(_of_all(_FIND_HOURS)),
+        find=kind.render(of_open(_FIND_HOURS)),
+        find_sealed=kind.render(of_all(_FIND_HOURS)),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_HOURS),
         add=kind.render(_ADD_HOURS),
@@ -424,25 +356,25 @@ def _side(kind: DeviceKind) -> Side:
     counting = Derived(
         table=kind.history,
         columns=(kind.energy, "readings"),
-        find=kind.render(_of_open(_FIND_COUNTING)),
-        find_sealed=kind.render(_of_all(_FIND_COUNTING)),
+        find=kind.render(of_open(_FIND_COUNTING)),
+        find_sealed=kind.render(of_all(_FIND_COUNTING)),
         lock=kind.render(_LOCK),
-        remove=kind.render(_of_open(_CHANGE_COUNTING)),
+        remove=kind.render(of_open(_CHANGE_COUNTING)),
         add="",
     )
     status = Derived(
         table=kind.render("{device}_current_status"),
         columns=("ts", *kind.measurements, "sent_kwh", "hour_start"),
-        find=kind.render(_of_open(_FIND_STATUS)),
+        find=kind.render(_FIND_STATUS.replace("{newest}", _NEWEST)),
         lock=kind.render(_LOCK),
         remove=kind.render(_REMOVE_STATUS),
-        add=kind.render(_of_open(_ADD_STATUS)),
+        add=kind.render(_ADD_STATUS.replace("{newest}", _NEWEST)),
         mark_hours=kind.render(MARK_HOURS),
     )
     sealed = Derived(
         table=kind.sealed,
         columns=(*kind.totals, "first_ts", "last_ts"),
-        find=kind.render(_FIND_SEALED),
+        find=kind.render(FIND_SEALED),
         lock=kind.render(_LOCK),
         remove="",
         add="",
@@ -457,8 +389,8 @@ def _side(kind: DeviceKind) -> Side:
         stored_hours=kind.render(_STORED_HOURS),
         some_reading=kind.render(_SOME_READING),
         sealed=sealed,
-        sealed_days=kind.render(_SEALED_DAYS),
-        unseal=kind.render(_UNSEAL),
+        sealed_days=kind.render(SEALED_DAYS),
+        unseal=kind.render(UNSEAL_NEAR),
     )
 
 

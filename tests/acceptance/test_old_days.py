@@ -121,6 +121,31 @@ async def test_sealed_days_answer_as_open_ones(
             assert now == then
 
 
+async def test_what_was_too_coarse_to_accuse_is_so_when_no_register_shows_it_any_more(
+    ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
+) -> None:
+    """Ten whole kWh drawn and 8.4 delivered: of 9 or 11 kWh it may be 93 % or 76 %."""
+    await map_(ingest, "car", "meter", FIRST_US - US_PER_DAY)
+    shown = [4_000.0, *(4_000.0 + each for each in (2, 4, 7, 10)), 4_010.0]
+    for place, register in enumerate(shown):
+        ts_us = FIRST_US + (place + 6) * US_PER_HOUR
+        meter = MeterReading(meter_id="meter", timestamp=proto_from_us(ts_us), register_kwh=register)
+        taken = 2.1 if register not in shown[:place] and place else 0.0
+        await send(ingest, [Telemetry(meter=meter), a_vehicle_reading("car", ts_us, taken)])
+
+    async def verdicts() -> list[Any]:
+        of_day = window(FIRST_US, FIRST_US + US_PER_DAY)
+        one = await ask.GetVehiclePerformance(wire.GetVehiclePerformanceRequest(vehicle_id="car", window=of_day))
+        vehicles = await ask.ListVehiclePerformance(wire.ListVehiclePerformanceRequest(window=of_day))
+        meters = await ask.ListMeterPerformance(wire.ListMeterPerformanceRequest(window=of_day))
+        answers = (one, vehicles.vehicles[0], meters.meters[0])
+        return [(each.verdict, wire.FINDING_KIND_TOO_COARSE in [it.kind for it in each.findings]) for each in answers]
+
+    assert await verdicts() == [(wire.VERDICT_INSUFFICIENT_DATA, True)] * 3
+    ageing.drop_before(FIRST_US + US_PER_DAY, readings=True)
+    assert await verdicts() == [(wire.VERDICT_INSUFFICIENT_DATA, True)] * 3
+
+
 async def test_before_the_retention_floor_hours_answer_and_say_so(
     ingest: IngestionServiceAsyncStub, ask: AnalyticsServiceAsyncStub, ageing: Ageing
 ) -> None:

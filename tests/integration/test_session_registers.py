@@ -103,8 +103,7 @@ async def verified(database_url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("verified")
-@pytest.mark.parametrize("sealing", [False, True], ids=["open", "sealed"])
-@pytest.mark.parametrize("least", WAYS)
+@pytest.mark.parametrize(("least", "sealing"), WAYS)
 @pytest.mark.timeout(300)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=arrivals(), sealed=sealings)

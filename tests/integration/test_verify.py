@@ -344,3 +344,39 @@ async def test_only_hours_within_the_span_are_looked_at(
                 if each.derived.table == "meter_energy_hourly"
             ]
     assert hours == {-2: [1], -1: [1], 0: [1], 1: [0]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "kwh = kwh + 0.5",
+        "readings = readings + 1",
+        "last_ts = last_ts + interval '1 s'",
+        "gaps_us[1] = gaps_us[1] + 1, gaps_us[2] = gaps_us[2] - 1",
+        "kwh_consumed_ac[1] = 7",
+    ],
+)
+async def test_a_sealed_day_that_is_not_what_it_says_is_found_and_opened(
+    damage: str, owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
+) -> None:
+    await write(ingestion_url, [a_reading(minute) for minute in (0, 1, 2)])
+    await seal_all(ingestion_url)
+    assert await differences(maintenance_url) == []
+    owner.execute(f"UPDATE meter_sealed_days SET {damage}")
+    assert "meter_sealed_days" in {each.table for each in await differences(maintenance_url)}
+    await repaired(maintenance_url)
+    assert await differences(maintenance_url) == []
+
+
+async def test_readings_beside_a_sealed_day_of_their_device_are_found(
+    owner: psycopg.Connection[Any], ingestion_url: str, maintenance_url: str
+) -> None:
+    await write(ingestion_url, [a_reading(minute) for minute in (0, 1, 2)])
+    await seal_all(ingestion_url)
+    await write(ingestion_url, [a_reading(0, device=1)])
+    owner.execute("SET energyfleet.unsealed_until = 'infinity'")
+    owner.execute(
+        "INSERT INTO meter_telemetry_history (meter_key, ts, kwh_consumed_ac)"
+        " SELECT device_key, last_ts + interval '1 min', 1 FROM meter_sealed_days"
+    )
+    assert "meter_sealed_days" in {each.table for each in await differences(maintenance_url)}

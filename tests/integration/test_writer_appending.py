@@ -33,8 +33,13 @@ _examples = itertools.count()
 sealings = st.lists(st.booleans(), min_size=1, max_size=5)
 """Before which of the steps, over and over, days are sealed that are old enough; all are here."""
 
-WAYS = [pytest.param(1, id="appending"), pytest.param(10**9, id="careful", marks=pytest.mark.one_server)]
-"""The least readings that are appended; what appends writes some the slow path, too."""
+WAYS = [
+    pytest.param(1, False, id="appending"),
+    pytest.param(10**9, False, id="careful", marks=pytest.mark.one_server),
+    pytest.param(1, True, id="sealed"),
+]
+"""The least readings that are appended, and whether days are sealed now and then, to which nothing is appended. What
+appends writes some the slow path, too."""
 
 
 class Places:
@@ -268,8 +273,7 @@ def batches(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int, Any, Any]]]
     return [batch for batch in found if batch[1]]
 
 
-@pytest.mark.parametrize("sealing", [False, True], ids=["open", "sealed"])
-@pytest.mark.parametrize("least", WAYS)
+@pytest.mark.parametrize(("least", "sealing"), WAYS)
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("any_number_of_readings_is_appended")
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
