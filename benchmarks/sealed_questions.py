@@ -15,9 +15,10 @@ from shared.timestamps import US_PER_HOUR, system_clock
 PAIRS = 600
 OPEN_DAYS, SEALED_DAYS = 2, 60
 INTERVAL_US = US_PER_HOUR
-ROUNDS = 5
-CALLS = 200
-FLEET_CALLS = 20
+ROUNDS = 20
+"""Short ones: what slows the host for a moment is then in few of them."""
+CALLS = 60
+FLEET_CALLS = 6
 
 GOAL = Goal("below", 1.15)
 
