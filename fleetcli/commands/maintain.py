@@ -29,12 +29,15 @@ def maintain() -> None:
         done, sealed = asyncio.run(_maintain(used, settings))
     for name in done.created:
         say(f"created {name}")
-    for name in (*done.dropped, *sealed.dropped):
+    for name in done.dropped:
         say(f"dropped {name}")
     for name in (*done.in_use, *sealed.in_use):
         note(f"{name} is in use; what is left of it to drop or to seal comes the next time")
-    if sealed.days:
-        say(f"{sealed.readings:,} readings sealed, of {sealed.days:,} days of devices")
+    if sealed.days or sealed.dropped:
+        freed = f"the room of {len(sealed.dropped)} partitions is free again"
+        say(f"{sealed.readings:,} readings sealed, of {sealed.days:,} days of devices; {freed}")
+    if sealed.elsewhere:
+        note("Another process seals or archives at the moment; what is to be sealed is left to it.")
     floor = "no day was dropped yet" if done.floor_day.year == 1 else f"readings are kept from {done.floor_day} on"
     if done.held_day is not None:
         note(
@@ -46,8 +49,7 @@ def maintain() -> None:
         if failure is not None:
             complain(str(failure))
         raise CommandError(f"Sealing stopped: {WHEN_FULL}. Then run `energyfleet maintain` again.")
-    dropped = len(done.dropped) + len(sealed.dropped)
-    say(f"{len(done.created)} partitions created, {dropped} dropped; {floor}.")
+    say(f"{len(done.created)} partitions created, {len(done.dropped)} dropped; {floor}.")
     if failure is not None:
         fail(failure)
 

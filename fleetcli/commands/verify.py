@@ -122,7 +122,7 @@ async def _look(connection: AsyncConnection[Any], start_us: int, end_us: int, re
         todo = await checks(connection, start_us, end_us, seen.limits)
         seen.checks = len(todo)
         seen.devices = sum(len(check.keys) for check in todo if check.hour_us is None)
-        seen.hours = len({check.hour_us for check in todo} - {None})
+        seen.hours = len({hour_us for check in todo for hour_us in check.hours_us})
         progress.update(task, description="status and hours", total=len(todo))
         for check in todo:
             found = await find(connection, check)

@@ -88,6 +88,8 @@ class Sealed:
     """The partitions that were empty then."""
     in_use: list[str] = field(default_factory=list)
     """Those that others used for too long; the next round goes on with them."""
+    elsewhere: bool = False
+    """Another session seals or archives: nothing was done here."""
     disk_full: bool = False
     """It ended because there was no room. All that is stored stays what it is, open or sealed."""
     finished: bool = False
@@ -110,7 +112,10 @@ async def seal(
     """
     assert connection.autocommit
     done = Sealed()
-    if not seal_after_days or not await _value(connection, _MAINTAIN):
+    if not seal_after_days:
+        return done
+    if not await _value(connection, _MAINTAIN):
+        done.elsewhere = True
         return done
     await _value(connection, _SEALED_BEFORE, now=datetime_from_us(now_us), seal_after_days=seal_after_days)
     days = [

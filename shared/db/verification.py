@@ -64,6 +64,13 @@ class Check:
     """Opens the days that it needs."""
     hours: int = 1
 
+    @property
+    def hours_us(self) -> Sequence[int]:
+        """The starts of its hours."""
+        if self.hour_us is None:
+            return ()
+        return range(self.hour_us, self.hour_us + self.hours * US_PER_HOUR, US_PER_HOUR)
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
