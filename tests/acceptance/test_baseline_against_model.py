@@ -133,7 +133,7 @@ happenings = st.builds(
 
 @pytest.mark.timeout(600)
 @settings(
-    phases=[Phase.generate], max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    phases=[Phase.generate], max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(happened=happenings)
 async def test_what_is_normal_for_a_vehicle_is_what_the_model_says_also_after_the_past_has_changed(

@@ -33,19 +33,23 @@ async def environment(postgres: EmbeddedServer, database: str, tmp_path: Path) -
     return an_environment(tmp_path, DATABASE_URL=url)
 
 
+def cells_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+
+
 @pytest.mark.one_server
 async def test_storage_tells_months_growth_and_when_the_disk_is_full(environment: dict[str, str]) -> None:
     told = energyfleet("storage", "--free", "1GB", environment=environment)
     assert told.returncode == 0, told.stderr
     table, growth, full = told.stdout.strip().rsplit("\n", 2)
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+    cells = cells_of(table)
     _, *opened = cells[-1][:3]
     assert (*opened, *cells[-1][5:7]) == ("2", "3,840", "1", "1,920")  # of the only month, or of all
     assert float(cells[-1][8]) < float(cells[-1][4]) / 2
     assert "archived" not in table
     assert re.fullmatch(
-        r"It grows by \d+\.\d+ kB a day: 1,920 readings \(the mean of the last 2 closed days\) of \d+\.\d B once"
-        r" sealed, and 0 B of hourly rollups, which take \d+\.\d kB now\.",
+        r"It grows by \d+(\.\d+)? kB a day: 1,920 readings \(the mean of the last 2 closed days\) of \d+\.\d B once"
+        r" sealed, and 0 B of hourly rollups, which take \d+(\.\d+)? kB now\.",
         growth,
     )
     assert re.fullmatch(
@@ -56,7 +60,8 @@ async def test_storage_tells_months_growth_and_when_the_disk_is_full(environment
         "A database cannot tell how much is free on its disk: say it with --free, as --free 500GB.\n"
     )
     exact = energyfleet("storage", "--exact", "--free", "1GB", environment=environment)
-    assert exact.stdout == told.stdout
+    counted = [(*row[:3], *row[5:7]) for row in cells_of(exact.stdout)]
+    assert counted == [(*row[:3], *row[5:7]) for row in cells]  # its tables may have been vacuumed meanwhile
 
     rows = [*csv.DictReader(energyfleet("storage", "--csv", environment=environment).stdout.splitlines())]
     assert sum(int(row["open_readings"]) for row in rows) == 3_840

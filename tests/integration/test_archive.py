@@ -98,7 +98,7 @@ async def test_a_day_part_open_and_part_sealed_is_archived_to_the_last_bit(
         rows = some_rows(kind, seed)
         ids = sorted({device_id for device_id, _ in rows})
         await store(ours, kind, DAY, {key: row for key, row in rows.items() if key[0] in ids[::2]})
-        await seal(ours, system_clock(), 2)
+        await seal(ours, system_clock(), 2, drop_after_s=0)
         await store(ours, kind, DAY, {key: row for key, row in rows.items() if key[0] not in ids[::2]})
     before = {kind: in_database(database_url, kind, DAY) for kind in KINDS}
     done = await archived(ours, place, row_group_readings=row_group_readings)
@@ -389,7 +389,7 @@ async def test_a_month_of_sealed_days_goes_when_all_of_them_are_archived_as_they
     days = [first, first + timedelta(days=3)]
     for day in days:
         await store(ours, METER, day, {("m", 0): a_row(METER), ("n", 7): a_row(METER)})
-    await seal(ours, system_clock(), 2)
+    await seal(ours, system_clock(), 2, drop_after_s=0)
     assert (await maintained(ours, place)).held_day == days[0]
     await archived(ours, place)
     assert (await maintained(ours, place)).dropped == [f"meter_sealed_days_{first:%Y%m}"]
@@ -401,7 +401,7 @@ async def test_sealed_days_wait_too_and_without_an_archive_nothing_does(
     ours: AsyncConnection[Any], place: DayStore
 ) -> None:
     await store(ours, VEHICLE, days_ago(45), {("v", 7): a_row(VEHICLE)})
-    await seal(ours, system_clock(), 2)
+    await seal(ours, system_clock(), 2, drop_after_s=0)
     assert (await maintained(ours, place)).held_day == days_ago(45)
     done = await maintain(ours, system_clock(), RETENTION_DAYS, ROLLUP_RETENTION_DAYS)
     assert (done.held_day, done.floor_day) == (None, days_ago(RETENTION_DAYS))
@@ -421,7 +421,7 @@ async def test_a_day_that_was_dropped_in_part_does_not_take_the_place_of_the_who
     ours: AsyncConnection[Any], database_url: str, root: Path, place: DayStore
 ) -> None:
     await store(ours, METER, days_ago(45), {("a", 7): a_row(METER)})
-    await seal(ours, system_clock(), 2)
+    await seal(ours, system_clock(), 2, drop_after_s=0)
     await store(ours, METER, days_ago(45), {("b", 7): a_row(METER), ("c", 7): a_row(METER)})
     await archived(ours, place)
     await store(ours, METER, days_ago(45), {("b", 8): a_row(METER)})

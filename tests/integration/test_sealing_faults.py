@@ -113,6 +113,7 @@ async def test_readings_of_days_that_are_being_sealed_are_stored_once(url: str, 
     assert await differences(database_url) == []
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("place", ["sealing_begun:2", "chunk_sealed:3", "chunk_sealed:12", "sealed_day_dropped:1"])
 async def test_sealing_that_is_killed_goes_on_where_it_was(url: str, database_url: str, place: str) -> None:
     rows = some_days(2)
@@ -134,6 +135,7 @@ async def test_sealing_that_is_killed_goes_on_where_it_was(url: str, database_ur
         assert connection.execute("SELECT count(*) FROM meter_telemetry_history").fetchone() == (0,)
 
 
+@pytest.mark.one_server
 async def test_of_two_that_seal_at_once_one_does_and_the_other_leaves_it_to_him(url: str, database_url: str) -> None:
     rows = some_days(3)
     writer = a_writer(url)
@@ -144,6 +146,7 @@ async def test_of_two_that_seal_at_once_one_does_and_the_other_leaves_it_to_him(
     check_stored(database_url, rows)
 
 
+@pytest.mark.one_server
 async def test_where_the_disk_is_full_nothing_is_sealed_or_lost_and_it_goes_on_when_there_is_room(
     url: str, database_url: str
 ) -> None:
@@ -168,6 +171,7 @@ async def test_where_the_disk_is_full_nothing_is_sealed_or_lost_and_it_goes_on_w
     check_stored(database_url, rows)
 
 
+@pytest.mark.one_server
 async def test_a_clock_that_is_set_back_or_ahead_neither_opens_nor_seals_too_early(url: str, database_url: str) -> None:
     def sealed_before() -> Any:
         with psycopg.connect(database_url) as connection:
@@ -188,6 +192,7 @@ async def test_a_clock_that_is_set_back_or_ahead_neither_opens_nor_seals_too_ear
             assert sealed_before() == before
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("count", [1, 86_400])
 async def test_a_device_with_one_reading_a_day_and_one_with_one_each_second_are_sealed(
     url: str, database_url: str, count: int

@@ -36,7 +36,7 @@ sealings = st.lists(st.booleans(), min_size=1, max_size=5)
 WAYS = [
     pytest.param(1, False, id="appending"),
     pytest.param(10**9, False, id="careful", marks=pytest.mark.one_server),
-    pytest.param(1, True, id="sealed"),
+    pytest.param(1, True, id="sealed", marks=pytest.mark.one_server),
 ]
 """The least readings that are appended, and whether days are sealed now and then, to which nothing is appended. What
 appends writes some the slow path, too."""
