@@ -115,7 +115,8 @@ class TokenKey:
         found: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
         return found | {"kid": self.key_id, "alg": "ES256"}
 
-    def token(self, *roles: str, lasts_s: float = 600, **claims: Any) -> str:
+    def token(self, *roles: str, lasts_s: float = 86_400, **claims: Any) -> str:
+        """By default it lasts longer than the suite does, some of whose tokens are made as it begins."""
         said = {"sub": "back-end", "aud": "energyfleet", "exp": datetime.now(UTC) + timedelta(seconds=lasts_s)}
         return jwt.encode(said | {"roles": list(roles)} | claims, self._key, "ES256", {"kid": self.key_id})
 

@@ -31,7 +31,7 @@ def good(**claims: Any) -> dict[str, Any]:
         "sub": "alice",
         "aud": ["others", "energyfleet"],
         "iss": "https://issuer.example",
-        "exp": datetime.now(UTC) + timedelta(minutes=5),
+        "exp": datetime.now(UTC) + timedelta(days=1),
         "roles": ["reader"],
     } | claims
 
