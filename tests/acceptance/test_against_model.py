@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,11 +17,26 @@ from energyfleet.v1.telemetry_pb2 import MeterReading, Telemetry, VehicleReading
 from google.protobuf.empty_pb2 import Empty
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from psycopg import AsyncConnection
 
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, proto_from_us, us_from_datetime, us_from_proto
+from shared.archive.archive_check import check
+from shared.archive.archive_url import archive_url
+from shared.archive.archiving import archive
+from shared.archive.day_store import DayStore
+from shared.config import SEAL_AFTER_DAYS
+from shared.db.engine import connection_parameters
+from shared.db.sealing import seal
+from shared.timestamps import (
+    US_PER_DAY,
+    US_PER_HOUR,
+    US_PER_SECOND,
+    proto_from_us,
+    system_clock,
+    us_from_datetime,
+    us_from_proto,
+)
 from tests.builders import NOW_US
 from tests.model import Contradiction, Counts, Device, Model, Span
-from tests.sealed import seal_all
 from tests.verified import differences
 
 if TYPE_CHECKING:  # in the stubs' types only
@@ -93,6 +109,7 @@ corrections = st.tuples(
 )
 seals = st.tuples(st.just("seal"), st.sampled_from([1, 20, 20_000]))
 """All days that are here are old enough for the database, whose clock is right."""
+archives = st.tuples(st.just("archive"), st.none())
 unmaps = st.tuples(st.just("unmap"), st.tuples(device_numbers, spans, st.none() | device_numbers))
 
 
@@ -109,12 +126,19 @@ async def verified(database_url: str) -> AsyncIterator[None]:
     assert await differences(database_url) == []
 
 
+@pytest.fixture
+async def maintenance(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """The session that seals and archives."""
+    async with await AsyncConnection.connect(**connection_parameters(database_url, "test"), autocommit=True) as session:
+        yield session
+
+
 @pytest.mark.usefixtures("verified")
 @pytest.mark.timeout(600)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
-        st.one_of(sends, sends, rises, maps, unmaps, corrections, corrections, seals), min_size=1, max_size=12
+        st.one_of(sends, sends, rises, maps, unmaps, corrections, corrections, seals, archives), min_size=1, max_size=12
     ),
     asked=st.lists(windows, min_size=1, max_size=4),
 )
@@ -123,9 +147,12 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
     asked: list[list[int]],
     ingest: IngestionServiceAsyncStub,
     ask: AnalyticsServiceAsyncStub,
+    maintenance: AsyncConnection[Any],
+    tmp_path: Path,
     database_url: str,
 ) -> None:
     model = Model()
+    place = DayStore(archive_url(str(tmp_path)), 30)
     prefix = f"x{next(_examples)}-"
     for kind, what in steps:
         if kind == "map":
@@ -138,7 +165,9 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
         elif kind == "correct":
             await check_correction(ingest, model, prefix, *what)
         elif kind == "seal":
-            await seal_all(database_url, what)
+            await seal(maintenance, system_clock(), SEAL_AFTER_DAYS, chunk_readings=what, drop_after_s=0)
+        elif kind == "archive":
+            await archive(maintenance, place, system_clock(), SEAL_AFTER_DAYS)
         elif kind == "rise":
             side, number, start_us, order = what
             energy = "kwh_consumed_ac" if side == "meter" else "kwh_delivered_dc"
@@ -152,6 +181,9 @@ async def test_history_status_rollups_and_performance_are_what_was_sent(
             telemetry = [message(prefix, *each) for each in what]
             assert counts(await send(ingest, kind, telemetry)) == model.send(telemetry)
 
+    if any(kind == "archive" for kind, _ in steps):
+        await archive(maintenance, place, system_clock(), SEAL_AFTER_DAYS)
+        assert (await check(maintenance, place, system_clock(), SEAL_AFTER_DAYS)).problems == []
     with psycopg.connect(database_url) as connection:
         for number in DEVICES:
             check_stored(connection, model, ("meter", f"{prefix}m{number}"))
