@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import grpc
 import pytest
 from energyfleet.v1 import analytics_service_pb2 as wire
 from energyfleet.v1 import ingestion_service_pb2 as ingestion_wire
@@ -15,11 +14,11 @@ from energyfleet.v1.telemetry_pb2 import Telemetry
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from shared.timestamps import US_PER_DAY, US_PER_HOUR, proto_from_us
-from tests.acceptance.test_fleet_against_model import check_order, present, window_of
+from shared.timestamps import US_PER_DAY, US_PER_HOUR
+from tests.acceptance.test_fleet_against_model import check_order, map_or_be_refused, present, window_of
 from tests.baseline_model import baseline_ratio
 from tests.builders import NOW_US, a_meter_reading, a_vehicle_reading
-from tests.model import Contradiction, Model
+from tests.model import Model
 
 if TYPE_CHECKING:  # in the stubs' types only
     from energyfleet.v1.analytics_service_pb2_grpc import AnalyticsServiceAsyncStub
@@ -155,17 +154,7 @@ async def register(
     for vehicle, meter, day, quarter, join, beside_us in mappings:
         vehicle_id, meter_id = f"{prefix}v{vehicle}", f"{prefix}m{meter}"
         from_us = TODAY_US - day * US_PER_DAY + quarter * STEP_US + beside_us
-        request = ingestion_wire.MapVehicleRequest(
-            vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us)
-        )
-        request.mode = ingestion_wire.MAPPING_MODE_JOIN if join else ingestion_wire.MAPPING_MODE_REPLACE
-        try:
-            model.map(vehicle_id, meter_id, from_us, join=join)
-        except Contradiction:
-            with pytest.raises(grpc.aio.AioRpcError):
-                await ingest.MapVehicle(request)
-        else:
-            await ingest.MapVehicle(request)
+        await map_or_be_refused(ingest, model, vehicle_id, meter_id, from_us, join=join)
 
 
 async def send(charged: list[Charge], ingest: IngestionServiceAsyncStub, model: Model, prefix: str) -> None:

@@ -181,17 +181,7 @@ async def let_happen(
     mapped = [(each.vehicle, each.meter, each.start, True) for each in happened.chargings if each.mapped]
     for vehicle, meter, at, join in [*happened.maps, *mapped]:
         vehicle_id, meter_id, from_us = f"{prefix}v{vehicle}", f"{prefix}m{meter}", happened.anchor_us + at
-        request = ingestion_wire.MapVehicleRequest(
-            vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us)
-        )
-        request.mode = ingestion_wire.MAPPING_MODE_JOIN if join else ingestion_wire.MAPPING_MODE_REPLACE
-        try:
-            model.map(vehicle_id, meter_id, from_us, join=join)
-        except Contradiction:
-            with pytest.raises(grpc.aio.AioRpcError):
-                await ingest.MapVehicle(request)
-        else:
-            await ingest.MapVehicle(request)
+        await map_or_be_refused(ingest, model, vehicle_id, meter_id, from_us, join=join)
     telemetry = []
     edges = sorted({at for _, _, at, _ in happened.maps} | {at for window in happened.windows for at in window})
     at_edges = [
@@ -220,6 +210,23 @@ async def let_happen(
             await ingest.IngestTelemetry(ingestion_wire.IngestTelemetryRequest(readings=some))
         await ageing.seal(happened.aged.sealing_steps)
     model.send(telemetry)
+
+
+async def map_or_be_refused(
+    ingest: IngestionServiceAsyncStub, model: Model, vehicle_id: str, meter_id: str, from_us: int, *, join: bool
+) -> None:
+    """Through the real service, and into the model; the two contradict it alike."""
+    request = ingestion_wire.MapVehicleRequest(
+        vehicle_id=vehicle_id, meter_id=meter_id, effective_from=proto_from_us(from_us)
+    )
+    request.mode = ingestion_wire.MAPPING_MODE_JOIN if join else ingestion_wire.MAPPING_MODE_REPLACE
+    try:
+        model.map(vehicle_id, meter_id, from_us, join=join)
+    except Contradiction:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ingest.MapVehicle(request)
+    else:
+        await ingest.MapVehicle(request)
 
 
 def let_age(aged: Aged, anchor_us: int, ageing: Ageing, model: Model) -> None:
